@@ -1,0 +1,166 @@
+"""The one place for the contract between a node and whatever produces its tokens.
+
+A `Runtime` serves exactly one model. It knows nothing of gossip, peers or HTTP: it is asked what
+it offers, how busy it is, and to run one `GenerateRequest`; it answers with a stream of
+`Started`, `Chunk`..., `Finished`, or raises a `RuntimeFailure`.
+
+Rule 1: `Started` comes first and carries the rendered prompt's token ids, before any prefill.
+Rule 2: every completion token is in exactly one `Chunk`; the ids of all chunks are the completion.
+Rule 3: text is complete UTF-8; bytes of an unfinished character wait for the next chunk.
+Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once.
+"""
+
+import abc
+import dataclasses
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation, as the model's chat template sees it."""
+
+    role: str
+    """`system`, `user`, `assistant` or whatever else the template knows."""
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """What to generate. Exactly one of `messages` and `prompt` is given."""
+
+    model: str
+    """The model's name as the mesh lists it."""
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    """Completion tokens at most; None: as many as the context has room for."""
+    temperature: float = 0.8
+    """0 is greedy."""
+    top_p: float = 0.95
+    top_k: int = 40
+    """0 switches the filter off."""
+    min_p: float = 0.05
+    seed: int | None = None
+    """None: the runtime draws one."""
+    stop: tuple[str, ...] = ()
+    """Text that ends the completion; it is not part of the output."""
+    ignore_eos: bool = False
+    """Go on past the model's end-of-turn until `max_tokens`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Started:
+    """The request has a slot and its prompt is rendered."""
+
+    prompt_token_ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some completion tokens and the text that they complete."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    """May be empty while a character or a possible stop string is unfinished."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """The completion's regular end."""
+
+    finish_reason: str
+    """`stop` (end of turn or stop string) or `length`."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Every sampled token, the one that ended the turn included."""
+
+
+GenerateEvent = Started | Chunk | Finished
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a runtime offers to the mesh: one model."""
+
+    name: str
+    content_hash: str
+    """Lower-case hex over the weight files; equal hashes mean interchangeable models."""
+    runtime: str
+    """The runtime's entry-point name, such as `llama`."""
+    architecture: str = ""
+    parameters: int = 0
+    """Number of weights; 0: unknown."""
+    quantization: str = ""
+    size_bytes: int = 0
+    context_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a runtime is, in requests."""
+
+    queued: int
+    running: int
+    slots: int
+
+
+class RuntimeFailure(Exception):
+    """A request or a runtime failed; `code` is stable, the message is for people.
+
+    Codes: `bad_request` (the request can never succeed on this model), `context_too_long`,
+    `queue_full`, `unavailable` (not loaded, crashed, draining), `crashed` (died under the
+    request), `invalid_model` (the file is no usable model), `missing_dependency`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Runtime(abc.ABC):
+    """One model, ready to be asked. Used by one daemon, from trio tasks of one thread."""
+
+    @property
+    @abc.abstractmethod
+    def card(self) -> ModelCard | None:
+        """What is offered now; None until `serve` has loaded the model or while it is down."""
+
+    @property
+    @abc.abstractmethod
+    def load(self) -> Load:
+        """Requests waiting and running now."""
+
+    @abc.abstractmethod
+    async def serve(self, on_change: "ChangeCallback") -> None:
+        """Load the model and keep it up until cancelled; `on_change()` after card or health change.
+
+        Restarts a crashed worker with back-off. Raises RuntimeFailure only for what no restart
+        mends: `invalid_model`, `missing_dependency`.
+        """
+
+    @abc.abstractmethod
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """Run one request; see the rules above. Close it with `aclosing`.
+
+        Raises RuntimeFailure with the codes named there.
+        """
+
+
+class ChangeCallback(Protocol):
+    """Called without arguments, from a trio task, when `Runtime.card` may differ."""
+
+    def __call__(self) -> None: ...
+
+
+class RuntimeFactory(Protocol):
+    """An entry point of the group `meshd.runtimes`."""
+
+    def __call__(self, source: str, *, options: Mapping[str, str]) -> Runtime:
+        """Make a runtime for `source` (what follows `NAME:` on the command line, or a file path).
+
+        Cheap checks happen here (does the file exist, is it GGUF): raises RuntimeFailure with
+        `invalid_model` or `missing_dependency` and a message that says the mend.
+        """
+        ...
