@@ -1,0 +1,69 @@
+"""The one place for what the gateway asks of the mesh, and what it gets back.
+
+The gateway knows nothing of peers, views or gossip: it holds a `Mesh` and turns dialects of HTTP
+into `GenerateRequest` and `Answer` back into them.
+"""
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from runtimes.base import GenerateEvent, GenerateRequest
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """What the client demands beside the generation itself."""
+
+    request_id: str
+    """Chosen by the gateway; lower-case hex, names the request in headers, logs and explain."""
+    node: str | None = None
+    """From `x-meshd-node`: only this node, by name or id."""
+    deadline_s: float = 600.0
+    """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
+
+
+@dataclasses.dataclass(slots=True)
+class Answer:
+    """A request that some node has accepted: its prompt is rendered and its stream is open."""
+
+    request_id: str
+    node_name: str
+    node_id: str
+    """The serving node, text form."""
+    events: AsyncIterator[GenerateEvent]
+    """`Started`, then `Chunk`s, then `Finished`; or raises RequestFailed."""
+    resumed: int = 0
+    """Continuations so far."""
+
+
+class Mesh(Protocol):
+    """The daemon as the gateway sees it."""
+
+    def is_ready(self) -> bool:
+        """Whether sockets are bound and the node is a member."""
+        ...
+
+    def status(self) -> Mapping[str, Any]:
+        """The object of `/mesh/v1/status`."""
+        ...
+
+    def nodes(self, *, include_all: bool = False) -> Sequence[Mapping[str, Any]]:
+        """The rows of `/mesh/v1/nodes`; `include_all` keeps old dead and left members."""
+        ...
+
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """One row per model name: `{"name", "hash", "runtime", "architecture", "parameters",
+        "quantization", "size_bytes", "context_tokens", "nodes": [node names]}`.
+        """
+        ...
+
+    def generate(
+        self, request: GenerateRequest, options: RequestOptions
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Run a request somewhere; entering waits until a node has accepted it.
+
+        Leaving cancels it everywhere. Raises RequestFailed on entry and from `Answer.events`.
+        """
+        ...

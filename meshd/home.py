@@ -1,0 +1,135 @@
+"""The one place that knows what lies where in a node's home folder, and who may use it.
+
+A home belongs to one running daemon at a time (an advisory lock that dies with its process).
+Files are replaced atomically: after a crash at any instant a reader finds the old or the new
+content, never a part of it.
+"""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import platformdirs
+
+from meshd import posix
+from meshd.failures import UserError
+
+
+def default_home() -> pathlib.Path:
+    """`MESHD_HOME`, or the platform's folder for application data."""
+    named = os.environ.get("MESHD_HOME")
+    return pathlib.Path(named) if named else pathlib.Path(platformdirs.user_data_dir("meshd"))
+
+
+class Home:
+    """Paths in one home folder, and atomic writes to them."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def node_key(self) -> pathlib.Path:
+        """The node's Ed25519 private key, PKCS8 PEM."""
+        return self.path / "node.key"
+
+    @property
+    def mesh(self) -> pathlib.Path:
+        """What mesh this is: root public key, mesh secret, own admission (msgpack)."""
+        return self.path / "mesh.msgpack"
+
+    @property
+    def root_key(self) -> pathlib.Path:
+        """The mesh's root private key; only in the home that founded the mesh."""
+        return self.path / "root.key"
+
+    @property
+    def members(self) -> pathlib.Path:
+        """Members, authority records and own numbers as last known (msgpack)."""
+        return self.path / "members.msgpack"
+
+    @property
+    def boot_number(self) -> pathlib.Path:
+        """The number of the last start (decimal text)."""
+        return self.path / "boot"
+
+    @property
+    def tls(self) -> pathlib.Path:
+        """The certificate that carries the node key into TLS, and its issuer (PEM)."""
+        return self.path / "tls.pem"
+
+    @property
+    def model_hashes(self) -> pathlib.Path:
+        """Content hashes of model files by path, size and time (JSON)."""
+        return self.path / "model-hashes.json"
+
+    @property
+    def control_socket(self) -> pathlib.Path:
+        """Where a running daemon takes commands that change something."""
+        return self.path / "control.sock"
+
+    @property
+    def lock_file(self) -> pathlib.Path:
+        """Held while a daemon runs; contains its process id."""
+        return self.path / "daemon.lock"
+
+    def create(self) -> None:
+        """Make the folder, for the owner only. Raises UserError when that is impossible."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            list(self.path.iterdir())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"cannot use the home folder {self.path}: {reason}; "
+                "mend its permissions or choose another with --home"
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home for one daemon. Raises UserError when another one has it."""
+        self.create()
+        try:
+            lock = self.lock_file.open("a+b")
+        except OSError as error:
+            raise UserError(
+                f"cannot open {self.lock_file}: {error.strerror}; mend its permissions"
+            ) from error
+        with lock:
+            if not posix.lock_exclusively(lock):
+                raise UserError(
+                    f"a daemon already runs on {self.path}; stop it or choose another --home"
+                )
+            self._sweep()
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
+            lock.flush()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove the half-written files of a writer that was killed."""
+        for leftover in self.path.glob("*.tmp-*"):
+            leftover.unlink(missing_ok=True)
+
+    def write(self, path: pathlib.Path, content: bytes, *, secret: bool = False) -> None:
+        """Replace `path` atomically and durably; `secret` makes it readable by the owner only.
+
+        Raises OSError (a full disk, for one); the old content then still stands.
+        """
+        descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=self.path)
+        temporary = pathlib.Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if os.name == "posix":
+                temporary.chmod(0o600 if secret else 0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        posix.fsync_directory(self.path)
