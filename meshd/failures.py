@@ -1,4 +1,4 @@
-"""The one place for failures that leave the daemon: one line for a person, one code for a program."""
+"""The one place for failures that leave the daemon: a line for people, a code for programs."""
 
 import enum
 
