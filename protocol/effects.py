@@ -1,0 +1,118 @@
+"""The one place for what a node asks of the world. `Node.handle` returns them, in order.
+
+The driver carries each out before the next: a `Persist` is on disk before what follows is sent.
+"""
+
+import dataclasses
+
+from protocol.errors import DropReason
+from protocol.identity import Address, NodeId
+from protocol.members import State
+from protocol.messages import Load
+from protocol.statements import Offer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """Put these bytes into a UDP datagram."""
+
+    data: bytes
+    to: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Open a gossip stream to `peer`, send `data`, and bring its one answer."""
+
+    peer: NodeId
+    addresses: tuple[Address, ...]
+    """To be tried in order."""
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnswerStream:
+    """Send the last message on a stream that a peer opened."""
+
+    stream: int
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Persist:
+    """Own numbers must survive a crash: write them before anything that follows."""
+
+    incarnation: int
+    offers_version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MembersDirty:
+    """Members or authority records changed: worth writing to disk soon."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MembershipChanged:
+    """A member came, went, is in doubt, or changed its name or address."""
+
+    node: NodeId
+    name: str
+    state: State
+    incarnation: int
+    previous: State | None
+    """None: it was unknown."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OffersChanged:
+    """A member offers something else."""
+
+    node: NodeId
+    offer: Offer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadLearned:
+    """A member told how busy it is."""
+
+    node: NodeId
+    load: Load
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Admitted:
+    """This node let a newcomer in."""
+
+    node: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinRefused:
+    """This node turned a newcomer away."""
+
+    node: NodeId
+    refusal: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DatagramDropped:
+    """A datagram, a stream message, or one thing inside it was refused."""
+
+    reason: DropReason
+    source: Address | NodeId
+    detail: str = ""
+
+
+Effect = (
+    SendDatagram
+    | OpenStream
+    | AnswerStream
+    | Persist
+    | MembersDirty
+    | MembershipChanged
+    | OffersChanged
+    | LoadLearned
+    | Admitted
+    | JoinRefused
+    | DatagramDropped
+)

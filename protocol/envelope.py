@@ -1,0 +1,304 @@
+"""The one place for the outside of a datagram: who sent it, that it is fresh, and its seal.
+
+    sealed     version 1 | type 0 | mesh tag 4 | sender 8 | boot 8 | token 8 | counter 8 | box
+    challenge  version 1 | type 1 | mesh tag 4 | sender 8 | boot 8 | echoed boot 8 |
+               echoed counter 8 | token 8 | code 16
+
+`sender` is a short id. `boot` is the sender's boot nonce: it rises with every start of that node
+and ends in random bits. `token` is the receiver's boot nonce *as told to this sender at this
+address*: a keyed hash under a secret of the receiver's boot. One token therefore proves three
+things at once: the datagram was made for this boot of the receiver (old recordings die), the
+sender receives at the address it writes from (nothing is sent to an unproven address), and
+somebody answered before (so a random datagram costs one hash).
+
+The box is sealed under a key from both node keys, both boot values and the direction; the counter
+is its nonce. Every header byte goes into the key or the nonce, so all of it is authenticated.
+
+A wrong or missing token earns one challenge: stateless, rate-limited, never longer than its cause
+(the shortest sealed datagram is padded to that). It tells the token to use. Its code is keyed
+with the pair's secret, so only the true peer can tell; a receiver that does not know the sender
+answers with a code of zeros, which only says "introduce yourself on a stream".
+
+Replays: per sender boot a 64-entry window of counters; an older boot of a known sender is refused.
+"""
+
+import dataclasses
+import enum
+import struct
+from typing import Final
+
+from protocol.crypto import SEAL_KEY_BYTES, SEAL_NONCE_BYTES, SEAL_TAG_BYTES, Crypto, keyed_hash
+from protocol.errors import DropReason, Refused
+from protocol.identity import (
+    SHORT_ID_BYTES,
+    Address,
+    MeshId,
+    NodeId,
+    mesh_tag,
+    short_id,
+)
+
+PROTOCOL_VERSION: Final = 1
+DATAGRAM_BYTES_MAX: Final = 1_200
+WINDOW_BITS: Final = 64
+_SEALED: Final = struct.Struct(">BB4s8sQ8sQ")
+_CHALLENGE: Final = struct.Struct(">BB4s8sQQQ8s16s")
+_NO_TOKEN: Final = bytes(8)
+_UNKNOWN: Final = bytes(16)
+CHALLENGE_BYTES: Final = _CHALLENGE.size
+PAYLOAD_BYTES_MAX: Final = DATAGRAM_BYTES_MAX - _SEALED.size - SEAL_TAG_BYTES
+PAYLOAD_BYTES_MIN: Final = CHALLENGE_BYTES - _SEALED.size - SEAL_TAG_BYTES
+"""Shorter payloads are padded so that a challenge is never longer than its cause."""
+
+
+class _Type(enum.IntEnum):
+    SEALED = 0
+    CHALLENGE = 1
+
+
+@dataclasses.dataclass(slots=True)
+class Session:
+    """What one node remembers of its sealed traffic with one peer."""
+
+    pair_key: bytes
+    counter: int = 0
+    """Counter of our last datagram to this peer; never repeats under one boot of ours."""
+    token_theirs: bytes = _NO_TOKEN
+    """What the peer wants to see in our datagrams; zeros: not told yet."""
+    boot_theirs: int = 0
+    """The highest boot that authenticated; 0: none yet."""
+    window_top: int = 0
+    window: int = 0
+    address: Address | None = None
+    """Where the peer last proved to be."""
+    sealing: tuple[bytes, bytes] = (b"", b"")
+    """(token, key) of the last sealing, to derive each key once."""
+    opening: tuple[int, bytes, bytes] = (0, b"", b"")
+    """(boot, token, key) of the last opening."""
+    unread: bytes | None = None
+    """The last payload that was sealed without a token: the peer will not have read it."""
+
+    def is_replay(self, boot: int, counter: int) -> bool:
+        """Whether this counter was seen, or is too old to tell."""
+        if boot != self.boot_theirs or counter > self.window_top:
+            return False
+        age = self.window_top - counter
+        return age >= WINDOW_BITS or bool(self.window >> age & 1)
+
+    def note(self, boot: int, counter: int) -> None:
+        """Remember an authenticated counter."""
+        if boot != self.boot_theirs:
+            self.boot_theirs, self.window_top, self.window = boot, counter, 1
+        elif counter > self.window_top:
+            shift = min(counter - self.window_top, WINDOW_BITS)
+            self.window = (self.window << shift | 1) & (2**WINDOW_BITS - 1)
+            self.window_top = counter
+        else:
+            self.window |= 1 << (self.window_top - counter)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """An authentic, fresh payload from a proven address."""
+
+    sender: NodeId
+    payload: bytes
+    is_new_boot: bool
+    """The sender has started (or is heard for the first time) since the last one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """A peer told the token to use: what was sent to it before was not read."""
+
+    sender: NodeId
+    unread: bytes | None
+    """The payload to send again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unintroduced:
+    """Somebody at this short id does not know us as a member. Not authenticated: a hint only."""
+
+    sender: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unproven:
+    """Refused, and this challenge is due to the datagram's source."""
+
+    reason: DropReason
+    challenge: bytes
+
+
+Received = Opened | Told | Unintroduced | Unproven
+
+
+class Envelope:
+    """All sealed traffic of one node."""
+
+    def __init__(self, crypto: Crypto, mesh: MeshId, boot: int, secret: bytes) -> None:
+        """`boot`: above all boots this node had before. `secret`: 32 random bytes of this boot."""
+        self._crypto = crypto
+        self._tag = mesh_tag(mesh)
+        self._mesh = mesh
+        self._boot = boot
+        self._secret = secret
+        self._short = short_id(crypto.node_id)
+        self._sessions: dict[NodeId, Session] = {}
+
+    def session(self, peer: NodeId) -> Session | None:
+        """The session with a member, made on first use; None when its key is unusable."""
+        session = self._sessions.get(peer)
+        if session is None:
+            pair_key = self._crypto.pair_key(peer)
+            if pair_key is None:
+                return None
+            session = self._sessions[peer] = Session(pair_key)
+        return session
+
+    def forget(self, peer: NodeId) -> None:
+        """Drop all state about `peer`; it would have to prove everything anew."""
+        self._sessions.pop(peer, None)
+
+    def proven_address(self, peer: NodeId) -> Address | None:
+        """Where `peer` last proved to be."""
+        session = self._sessions.get(peer)
+        return session.address if session is not None else None
+
+    def seal(self, peer: NodeId, payload: bytes) -> bytes | None:
+        """A datagram to `peer`; None when its key is unusable.
+
+        Without a token the peer will not read it but tell one; the payload is safe all the same.
+        """
+        session = self.session(peer)
+        if session is None:
+            return None
+        token = session.token_theirs
+        if session.sealing[0] != token:
+            key = self._key(session, self._crypto.node_id, peer, self._boot, token)
+            session.sealing = (token, key)
+        if token == _NO_TOKEN:
+            session.unread = payload
+        session.counter += 1
+        header = _SEALED.pack(
+            PROTOCOL_VERSION,
+            _Type.SEALED,
+            self._tag,
+            self._short,
+            self._boot,
+            token,
+            session.counter,
+        )
+        plain = payload.ljust(PAYLOAD_BYTES_MIN, b"\xc0")
+        return header + self._crypto.seal(session.sealing[1], _nonce(session.counter), plain)
+
+    def open(self, data: bytes, source: Address, sender: NodeId) -> Received:
+        """Read what `sender` (resolved by the caller from `sender_of`) sent from `source`.
+
+        Raises Refused: BAD_CHALLENGE, OLD_BOOT, REPLAYED, BAD_SEAL, UNKNOWN_SENDER (bad key).
+        """
+        session = self.session(sender)
+        if session is None:
+            raise Refused(DropReason.UNKNOWN_SENDER)
+        if data[1] == _Type.CHALLENGE:
+            return self._take_challenge(data, sender, session)
+        _, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
+        if token != self._mint(sender, source):
+            challenge = self._challenge(boot, counter, sender, source, session)
+            return Unproven(DropReason.UNPROVEN, challenge)
+        if boot < session.boot_theirs:
+            raise Refused(DropReason.OLD_BOOT)
+        if session.is_replay(boot, counter):
+            raise Refused(DropReason.REPLAYED)
+        if session.opening[:2] != (boot, token):
+            key = self._key(session, sender, self._crypto.node_id, boot, token)
+        else:
+            key = session.opening[2]
+        payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
+        if payload is None:
+            raise Refused(DropReason.BAD_SEAL)
+        is_new_boot = boot != session.boot_theirs
+        if is_new_boot and session.boot_theirs:
+            session.token_theirs = _NO_TOKEN  # its secret died with its old boot
+        session.opening = (boot, token, key)
+        session.note(boot, counter)
+        session.address = source
+        return Opened(sender, payload, is_new_boot)
+
+    def refuse_unknown(self, data: bytes, source: Address) -> Unproven:
+        """The answer to a sealed datagram whose short id is no member's. Raises Refused."""
+        if data[1] != _Type.SEALED:
+            raise Refused(DropReason.UNKNOWN_SENDER)
+        _, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
+        token = keyed_hash(self._secret, short + str(source).encode(), 8, b"meshd unknown")
+        challenge = self._pack_challenge(boot, counter, token, _UNKNOWN)
+        return Unproven(DropReason.UNKNOWN_SENDER, challenge)
+
+    def sender_of(self, data: bytes) -> bytes:
+        """The sender's short id, after the checks that need no look-up.
+
+        Raises Refused: TOO_SHORT, TOO_LONG, BAD_VERSION, FOREIGN_MESH.
+        """
+        if len(data) < CHALLENGE_BYTES:
+            raise Refused(DropReason.TOO_SHORT)
+        if len(data) > DATAGRAM_BYTES_MAX:
+            raise Refused(DropReason.TOO_LONG)
+        if data[0] != PROTOCOL_VERSION or data[1] > _Type.CHALLENGE:
+            raise Refused(DropReason.BAD_VERSION)
+        if data[2:6] != self._tag:
+            raise Refused(DropReason.FOREIGN_MESH)
+        return data[6 : 6 + SHORT_ID_BYTES]
+
+    def _take_challenge(self, data: bytes, sender: NodeId, session: Session) -> Received:
+        if len(data) != CHALLENGE_BYTES:
+            raise Refused(DropReason.BAD_CHALLENGE)
+        _, _, _, _, boot, echoed_boot, echoed_counter, token, code = _CHALLENGE.unpack(data)
+        recent = session.counter - WINDOW_BITS < echoed_counter <= session.counter
+        if echoed_boot != self._boot or not recent:
+            raise Refused(DropReason.BAD_CHALLENGE)
+        if code == _UNKNOWN:
+            return Unintroduced(sender)
+        if code != self._code(session, sender, data[:-16]) or boot < session.boot_theirs:
+            raise Refused(DropReason.BAD_CHALLENGE)
+        if token == session.token_theirs:
+            raise Refused(DropReason.BAD_CHALLENGE)
+        session.token_theirs = token
+        unread, session.unread = session.unread, None
+        return Told(sender, unread)
+
+    def _challenge(
+        self, boot: int, counter: int, sender: NodeId, source: Address, session: Session
+    ) -> bytes:
+        head = self._pack_challenge(boot, counter, self._mint(sender, source), _UNKNOWN)[:-16]
+        return head + self._code(session, self._crypto.node_id, head)
+
+    def _pack_challenge(self, boot: int, counter: int, token: bytes, code: bytes) -> bytes:
+        return _CHALLENGE.pack(
+            PROTOCOL_VERSION,
+            _Type.CHALLENGE,
+            self._tag,
+            self._short,
+            self._boot,
+            boot,
+            counter,
+            token,
+            code,
+        )
+
+    def _mint(self, sender: NodeId, source: Address) -> bytes:
+        return keyed_hash(self._secret, sender + str(source).encode(), 8, b"meshd token")
+
+    def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
+        return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")
+
+    def _key(
+        self, session: Session, sender: NodeId, receiver: NodeId, boot: int, token: bytes
+    ) -> bytes:
+        material = self._mesh + sender + receiver + boot.to_bytes(8, "big") + token
+        material += bytes((PROTOCOL_VERSION,))
+        return keyed_hash(session.pair_key, material, SEAL_KEY_BYTES, b"meshd seal")
+
+
+def _nonce(counter: int) -> bytes:
+    return counter.to_bytes(SEAL_NONCE_BYTES, "big")

@@ -1,0 +1,114 @@
+"""The one place for what happens TO a node. The driver makes them; `Node.handle` takes them.
+
+Wall time appears only as a field of the events whose rule needs it.
+"""
+
+import dataclasses
+
+from protocol.identity import Address, NodeId
+from protocol.messages import Load
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Started:
+    """The driver's sockets are bound: publish ourselves and look for the members we remember."""
+
+    addresses: tuple[Address, ...]
+    """Where others reach us, best first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """Bytes from a UDP socket."""
+
+    data: bytes
+    source: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamReceived:
+    """One message on a gossip stream whose peer proved its key by TLS."""
+
+    stream: int
+    """The driver's number of the stream, for the answer."""
+    peer: NodeId
+    data: bytes
+    wall_s: int
+    """Unix time, by which an invite is judged."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamFailed:
+    """An exchange that we asked for came to nothing (refused, reset, timed out)."""
+
+    peer: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """`Node.deadline` has come."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfferChanged:
+    """This node offers `value` under `key` from now on; empty: no longer."""
+
+    key: str
+    value: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadChanged:
+    """How busy this node's runtimes are."""
+
+    load: Load
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AddressesChanged:
+    """This node is reached elsewhere from now on."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AddressFound:
+    """Somebody (mDNS, a person) says that a member is reached there. A hint, never a fact."""
+
+    node: NodeId
+    address: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecordIssued:
+    """This machine's owner issued an authority record: an invite."""
+
+    wire: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resumed:
+    """The process stood still for `gap_ns`: what it missed says nothing about others."""
+
+    gap_ns: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """Say goodbye."""
+
+
+Event = (
+    Started
+    | DatagramReceived
+    | StreamReceived
+    | StreamFailed
+    | DeadlineReached
+    | OfferChanged
+    | LoadChanged
+    | AddressesChanged
+    | AddressFound
+    | RecordIssued
+    | Resumed
+    | LeaveRequested
+)

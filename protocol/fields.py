@@ -1,0 +1,97 @@
+"""The one place for reading typed, bounded values out of foreign msgpack.
+
+Every value on the wire is an array whose items are read in order. Items behind the last one that
+is asked for are ignored: that is how later versions add fields.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from protocol.errors import DropReason, Refused
+
+
+def pack(value: Any) -> bytes:  # noqa: ANN401  # msgpack's own domain: nested tuples of scalars
+    """Encode nested tuples of int, bytes, str and None."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def unpack(data: bytes) -> Any:  # noqa: ANN401  # the caller reads it through Fields
+    """Decode one msgpack value. Raises Refused(MALFORMED) for anything else.
+
+    Nothing larger than `data` is ever allocated, so the caller bounds the work by bounding it.
+    """
+    try:
+        return msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise Refused(DropReason.MALFORMED, type(error).__name__) from error
+
+
+def unpack_fields(data: bytes) -> "Fields":
+    """Decode one msgpack array. Raises Refused(MALFORMED) for anything else."""
+    return Fields(unpack(data))
+
+
+class Fields:
+    """The items of one array, taken from the front. Each method raises Refused(MALFORMED)."""
+
+    __slots__ = ("_items", "_next")
+
+    def __init__(self, items: object) -> None:
+        if not isinstance(items, tuple):
+            raise Refused(DropReason.MALFORMED, "not an array")
+        self._items: Sequence[object] = items
+        self._next = 0
+
+    def take(self) -> object:
+        """The next item, whatever it is."""
+        if self._next >= len(self._items):
+            raise Refused(DropReason.MALFORMED, "missing field")
+        item = self._items[self._next]
+        self._next += 1
+        return item
+
+    def take_int(self, low: int, high: int) -> int:
+        """An integer from `low` to `high`, both included."""
+        item = self.take()
+        if type(item) is not int or not low <= item <= high:
+            raise Refused(DropReason.MALFORMED, "not an integer in range")
+        return item
+
+    def take_bytes(self, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        item = self.take()
+        if not isinstance(item, bytes) or len(item) != size:
+            raise Refused(DropReason.MALFORMED, f"not {size} bytes")
+        return item
+
+    def take_blob(self, size_max: int) -> bytes:
+        """At most `size_max` bytes."""
+        item = self.take()
+        if not isinstance(item, bytes) or len(item) > size_max:
+            raise Refused(DropReason.MALFORMED, f"not a blob of {size_max} bytes at most")
+        return item
+
+    def take_text(self, chars_max: int) -> str:
+        """At most `chars_max` characters of UTF-8."""
+        item = self.take()
+        if not isinstance(item, str) or len(item) > chars_max:
+            raise Refused(DropReason.MALFORMED, f"not a text of {chars_max} characters at most")
+        return item
+
+    def take_array(self, items_max: int) -> Sequence[object]:
+        """An array of at most `items_max` items."""
+        item = self.take()
+        if not isinstance(item, tuple) or len(item) > items_max:
+            raise Refused(DropReason.MALFORMED, f"not an array of {items_max} items at most")
+        return item
+
+    def take_blobs(self, items_max: int, size_max: int) -> tuple[bytes, ...]:
+        """An array of blobs, both bounded."""
+        items = self.take_array(items_max)
+        for item in items:
+            if not isinstance(item, bytes) or len(item) > size_max:
+                raise Refused(DropReason.MALFORMED, f"not blobs of {size_max} bytes at most")
+        return tuple(item for item in items if isinstance(item, bytes))

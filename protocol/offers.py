@@ -1,0 +1,138 @@
+"""The one place for what members offer: each node's own signed key-value records.
+
+One version counts over all keys of a node, so that a version names a state of them. An offer ends
+with an empty value or with its owner; there is no time-to-live. Limits: records and bytes a node.
+"""
+
+from protocol.authority import Authority
+from protocol.config import ProtocolConfig
+from protocol.crypto import Crypto
+from protocol.dissemination import Dissemination
+from protocol.effects import MembersDirty, OffersChanged
+from protocol.errors import DropReason, LocalProtocolError, Refused
+from protocol.identity import NodeId
+from protocol.membership import Membership
+from protocol.outbox import Outbox
+from protocol.statements import (
+    OFFER_KEY_CHARS_MAX,
+    OFFER_VALUE_BYTES_MAX,
+    Offer,
+    Statements,
+    make_offer,
+)
+
+
+class Offers:
+    """All offers that one node knows, its own among them."""
+
+    def __init__(
+        self,
+        config: ProtocolConfig,
+        crypto: Crypto,
+        authority: Authority,
+        statements: Statements,
+        membership: Membership,
+        rumours: Dissemination,
+        outbox: Outbox,
+    ) -> None:
+        self._config = config
+        self._crypto = crypto
+        self._authority = authority
+        self._statements = statements
+        self._membership = membership
+        self._rumours = rumours
+        self._outbox = outbox
+        self._offers: dict[NodeId, dict[str, Offer]] = {}
+
+    def of(self, node: NodeId) -> dict[str, bytes]:
+        """Keys and values that a member offers now."""
+        offers = self._offers.get(node, {})
+        return {key: offer.value for key, offer in offers.items() if offer.value}
+
+    def version(self, node: NodeId, key: str) -> int:
+        """The version of one offer; 0 when there is none."""
+        offer = self._offers.get(node, {}).get(key)
+        return offer.version if offer is not None else 0
+
+    def forget(self, node: NodeId) -> None:
+        """Offers end with their owner's membership."""
+        self._offers.pop(node, None)
+
+    def all(self) -> list[Offer]:
+        """Every offer, removals included (they must supersede elsewhere too)."""
+        return [offer for offers in self._offers.values() for offer in offers.values()]
+
+    def set_own(self, key: str, value: bytes) -> None:
+        """Offer `value` under `key`; empty removes. Raises LocalProtocolError over the limits."""
+        if len(key) > OFFER_KEY_CHARS_MAX or len(value) > OFFER_VALUE_BYTES_MAX:
+            raise LocalProtocolError(f"an offer is at most {OFFER_VALUE_BYTES_MAX} bytes")
+        own = self._crypto.node_id
+        known = self._offers.get(own, {}).get(key)
+        if (known.value if known is not None else b"") == value:
+            return
+        self._membership.offers_version += 1
+        self._membership.persist()
+        version = self._membership.offers_version
+        offer = make_offer(self._crypto, self._authority.mesh, version, key, value)
+        try:
+            self._store(offer)
+        except Refused as refused:
+            raise LocalProtocolError(f"this node offers too much: {refused}") from refused
+        self._statements.trust(offer)
+        self._rumours.add(offer)
+
+    def accept(self, offer: Offer) -> None:
+        """A verified offer. Raises Refused: NOT_ADMITTED, NOT_ALLOWED, STALE, TABLE_FULL."""
+        if offer.author == self._crypto.node_id:
+            self._accept_own(offer)
+            return
+        role = self._authority.role_of(offer.author)
+        if role is None:
+            raise Refused(DropReason.NOT_ADMITTED)
+        if not role.may_serve and offer.key.startswith("model/"):
+            raise Refused(DropReason.NOT_ALLOWED, "this role serves nothing")
+        self._store(offer)
+        self._rumours.add(offer)
+
+    def _accept_own(self, offer: Offer) -> None:
+        """An offer of ours comes back; a higher version than ours is from a lost past."""
+        known = self._offers.get(offer.author, {}).get(offer.key)
+        if offer.version <= self._membership.offers_version and (
+            known is None or offer.version <= known.version
+        ):
+            if known is None and offer.value:
+                # We offered it in an earlier life and do not now: say so above that version.
+                self._restate(offer.key, b"")
+                return
+            raise Refused(DropReason.STALE)
+        self._membership.offers_version = max(self._membership.offers_version, offer.version)
+        self._restate(offer.key, known.value if known is not None else b"")
+
+    def _restate(self, key: str, value: bytes) -> None:
+        self._membership.offers_version += 1
+        self._membership.persist()
+        version = self._membership.offers_version
+        offer = make_offer(self._crypto, self._authority.mesh, version, key, value)
+        self._store(offer)
+        self._statements.trust(offer)
+        self._rumours.add(offer)
+
+    def _store(self, offer: Offer) -> None:
+        offers = self._offers.get(offer.author, {})
+        known = offers.get(offer.key)
+        if known is not None and known.version >= offer.version:
+            raise Refused(DropReason.STALE)
+        others = [other for other in offers.values() if other.key != offer.key]
+        removed = [other for other in others if not other.value]
+        if len(others) >= self._config.offers_per_node_max and removed:
+            oldest = min(removed, key=lambda other: other.version)
+            others.remove(oldest)
+            del offers[oldest.key]
+        size = sum(len(other.wire) for other in others) + len(offer.wire)
+        if len(others) >= self._config.offers_per_node_max:
+            raise Refused(DropReason.TABLE_FULL)
+        if size > self._config.offer_bytes_per_node_max:
+            raise Refused(DropReason.TABLE_FULL)
+        self._offers.setdefault(offer.author, {})[offer.key] = offer
+        self._outbox.add(OffersChanged(offer.author, offer))
+        self._outbox.add(MembersDirty())

@@ -1,0 +1,110 @@
+"""The one place through which everything leaves a node: it collects the effects of one event.
+
+A datagram to a member is message plus riders, sealed for that member, at its proven address or,
+before it has proven one, at the addresses that it stated.
+"""
+
+from protocol.codec import encode_datagram, encode_rider, encode_stream
+from protocol.config import ProtocolConfig
+from protocol.dissemination import Dissemination
+from protocol.effects import DatagramDropped, Effect, OpenStream, SendDatagram
+from protocol.envelope import PAYLOAD_BYTES_MAX, Envelope
+from protocol.errors import DropReason
+from protocol.identity import Address, NodeId
+from protocol.members import Members, State
+from protocol.messages import DatagramMessage, StreamMessage
+from protocol.statements import ADDRESSES_MAX, Statement
+
+
+class Outbox:
+    """Seals, fills and addresses what the other parts of a node want sent."""
+
+    def __init__(
+        self,
+        config: ProtocolConfig,
+        envelope: Envelope,
+        members: Members,
+        rumours: Dissemination,
+    ) -> None:
+        self._config = config
+        self._envelope = envelope
+        self._members = members
+        self._rumours = rumours
+        self._effects: list[Effect] = []
+        self._hints: dict[NodeId, Address] = {}
+        self._attempts: dict[NodeId, int] = {}
+
+    def add(self, effect: Effect) -> None:
+        """Ask the world for something."""
+        self._effects.append(effect)
+
+    def drain(self) -> list[Effect]:
+        """Everything since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def drop(self, reason: DropReason, source: Address | NodeId, detail: str = "") -> None:
+        """Report a refusal."""
+        self._effects.append(DatagramDropped(reason, source, detail))
+
+    def hint(self, node: NodeId, address: Address) -> None:
+        """Somebody says that `node` is there; tried beside what the node itself states."""
+        self._hints[node] = address
+
+    def addresses(self, node: NodeId) -> tuple[Address, ...]:
+        """Where to try a member, best first: proven, stated, hinted."""
+        alive = self._members.last_known(node)
+        proven = self._envelope.proven_address(node)
+        hinted = self._hints.get(node)
+        found: dict[Address, None] = {}
+        if proven is not None:
+            found[proven] = None
+        if hinted is not None and self._members.state(node) in (None, State.DEAD, State.LEFT):
+            found[hinted] = None
+        for address in alive.addresses if alive is not None else ():
+            found[address] = None
+        if hinted is not None:
+            found[hinted] = None
+        return tuple(found)[: ADDRESSES_MAX + 2]
+
+    def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
+        """A datagram to a member, filled up with rumours; `first` rides before them."""
+        payload = encode_datagram(message)
+        if first is not None:
+            payload += encode_rider(first.wire)
+        room = PAYLOAD_BYTES_MAX - len(payload)
+        payload += self._rumours.fill(room, self._members.present_count)
+        self.send_payload(to, payload)
+
+    def send_payload(self, to: NodeId, payload: bytes) -> None:
+        """A datagram whose payload is complete."""
+        address = self._pick(to)
+        if address is None:
+            return
+        data = self._envelope.seal(to, payload)
+        if data is not None:
+            self._effects.append(SendDatagram(data, address))
+
+    def _pick(self, to: NodeId) -> Address | None:
+        proven = self._envelope.proven_address(to)
+        if proven is not None and self._members.is_present(to):
+            return proven
+        choices = self.addresses(to)
+        if len(choices) < 2:
+            return choices[0] if choices else None
+        # Nothing is proven: take turns, so that one dead interface does not hide a member.
+        turn = self._attempts.get(to, 0)
+        self._attempts[to] = turn + 1
+        return choices[turn % len(choices)]
+
+    def arrived(self, sender: NodeId) -> None:
+        """An authentic datagram came: taking turns may end."""
+        self._attempts.pop(sender, None)
+
+    def open_stream(self, to: NodeId, message: StreamMessage) -> bool:
+        """Ask for an exchange over a stream; False when no address is known."""
+        addresses = self.addresses(to)
+        if not addresses:
+            return False
+        self._effects.append(OpenStream(to, addresses, encode_stream(message)))
+        return True

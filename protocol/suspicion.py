@@ -1,0 +1,82 @@
+"""The one place for one suspicion: who accuses, and when it becomes a death.
+
+Lifeguard's LHA-Suspicion (arXiv 1707.00788 section IV-B) as memberlist runs it: the deadline
+starts at a maximum and falls with every further accuser, logarithmically, down to a minimum:
+
+    timeout(c) = max(min, max - (max - min) * log(c + 1) / log(k + 1))
+
+c counts confirmations: distinct signers beyond the first. Logarithms come from a table of
+integers (micro-units), so that every machine computes the same nanosecond.
+"""
+
+import dataclasses
+from typing import Final
+
+from protocol.config import ProtocolConfig
+from protocol.identity import NodeId
+
+_LN_MICRO: Final = (0, 693_147, 1_098_612, 1_386_294, 1_609_438, 1_791_759, 1_945_910, 2_079_442)
+"""round(1e6 * ln(1 + i)) for i = 0..7."""
+CONFIRMATIONS_MAX: Final = len(_LN_MICRO) - 1
+
+
+def log10_milli(count: int) -> int:
+    """floor(1000 * log10(count)) for count >= 1, by integers alone."""
+    digits = len(str(count)) - 1
+    # log10(x) = digits + log10(x / 10^digits); the fraction by repeated squaring, ten bits deep.
+    mantissa, scale, fraction = count * 10**12 // 10**digits, 10**12, 0
+    for _ in range(14):
+        mantissa = mantissa * mantissa // scale
+        fraction *= 2
+        if mantissa >= 10 * scale:
+            mantissa //= 10
+            fraction += 1
+    return digits * 1000 + fraction * 1000 // 2**14
+
+
+def timeout_bounds(config: ProtocolConfig, members: int) -> tuple[int, int]:
+    """(shortest, longest) suspicion in nanoseconds for a mesh of `members`."""
+    scale_milli = max(1000, log10_milli(max(1, members)))
+    shortest = config.suspicion_mult * config.probe_interval_ns * scale_milli // 1000
+    return shortest, shortest * config.suspicion_max_mult
+
+
+def confirmations_wanted(config: ProtocolConfig, members: int) -> int:
+    """How many further accusers bring the deadline to its minimum; 0 in meshes too small."""
+    wanted = min(max(0, config.suspicion_mult - 2), CONFIRMATIONS_MAX)
+    return wanted if members - 2 >= wanted else 0
+
+
+def suspicion_timeout(shortest: int, longest: int, confirmations: int, wanted: int) -> int:
+    """Nanoseconds from the start of a suspicion to the death, after `confirmations`."""
+    if wanted < 1 or confirmations >= wanted:
+        return shortest
+    cut = (longest - shortest) * _LN_MICRO[confirmations] // _LN_MICRO[wanted]
+    return max(shortest, longest - cut)
+
+
+@dataclasses.dataclass(slots=True)
+class Suspicion:
+    """One subject under suspicion in one view."""
+
+    incarnation: int
+    started_ns: int
+    shortest_ns: int
+    longest_ns: int
+    wanted: int
+    accusers: dict[NodeId, None] = dataclasses.field(default_factory=dict)
+    """In order of arrival; a dict because nothing here iterates a set."""
+
+    def confirm(self, accuser: NodeId) -> bool:
+        """Count an accuser; True when it is new and still shortens the deadline."""
+        if accuser in self.accusers or len(self.accusers) > self.wanted:
+            return False
+        self.accusers[accuser] = None
+        return True
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the subject is declared dead unless it refutes."""
+        confirmations = max(0, len(self.accusers) - 1)
+        timeout = suspicion_timeout(self.shortest_ns, self.longest_ns, confirmations, self.wanted)
+        return self.started_ns + timeout
