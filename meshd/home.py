@@ -46,23 +46,23 @@ class Home:
 
     @property
     def members(self) -> pathlib.Path:
-        """Members, authority records and own numbers as last known (msgpack)."""
+        """Members and authority records as last known (msgpack)."""
         return self.path / "members.msgpack"
 
     @property
-    def boot_number(self) -> pathlib.Path:
-        """The number of the last start (decimal text)."""
-        return self.path / "boot"
+    def numbers(self) -> pathlib.Path:
+        """Own numbers that must never fall: incarnation, offers' version, boot (msgpack)."""
+        return self.path / "numbers.msgpack"
+
+    @property
+    def last_port(self) -> pathlib.Path:
+        """The port that `--listen HOST:0` got last time (decimal text)."""
+        return self.path / "port"
 
     @property
     def tls(self) -> pathlib.Path:
         """The certificate that carries the node key into TLS, and its issuer (PEM)."""
         return self.path / "tls.pem"
-
-    @property
-    def model_hashes(self) -> pathlib.Path:
-        """Content hashes of model files by path, size and time (JSON)."""
-        return self.path / "model-hashes.json"
 
     @property
     def control_socket(self) -> pathlib.Path:

@@ -1,10 +1,15 @@
 """The one place for what only POSIX has; each function has an answer on systems without it."""
 
+import contextlib
+import ctypes
+import errno
 import os
 import pathlib
+import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable, Iterator
 from typing import IO
 
 try:
@@ -54,3 +59,80 @@ def fsync_directory(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def connect_unix(path: pathlib.Path, timeout_s: float) -> socket.socket:
+    """A connection to the Unix socket `path`. Raises OSError, TimeoutError among them."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        with _short_socket_path(path) as name:
+            connection.connect(name)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def listening_unix(path: pathlib.Path, backlog: int) -> Iterator[socket.socket]:
+    """A listening Unix socket, for its owner only; the file goes with it.
+
+    A socket left there by a process that was killed is replaced, so the caller must know that
+    no other lives. Raises OSError; FileExistsError when something else is in the way.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, f"{path.name} there is not a socket")
+        path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        with _short_socket_path(path) as name:
+            listening.bind(name)
+        made = path.lstat()
+        try:
+            path.chmod(0o600)  # before it listens: until then nobody can connect
+            listening.listen(backlog)
+            yield listening
+        finally:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(path.lstat(), made):
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def _short_socket_path(path: pathlib.Path) -> Iterator[str]:
+    """A name for `path` that fits into a socket address, while inside.
+
+    A long one is reached on Linux through a descriptor of its folder. Raises OSError
+    (ENAMETOOLONG where there is no such way).
+    """
+    if len(os.fsencode(path)) <= UNIX_PATH_BYTES_MAX:
+        yield str(path)
+        return
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.ENAMETOOLONG, f"its name is over {UNIX_PATH_BYTES_MAX} bytes long")
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def dying_with_parent() -> Callable[[], None] | None:
+    """What a child calls between fork and exec, to be killed when its parent's thread ends.
+
+    For `subprocess.Popen(preexec_fn=...)` from a thread that lives as long as the child should.
+    None where the system has no such thing: only Linux does.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # found before the fork: it takes locks
+    set_parent_death_signal = 1
+    parent = os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the kernel knew
+            os._exit(1)
+
+    return ask_the_kernel

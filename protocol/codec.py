@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgpack
 
 from protocol.errors import DropReason, Refused
-from protocol.fields import Fields, pack, unpack_fields
+from protocol.fields import Fields, pack, refuse_extension, refuse_map, unpack_fields
 from protocol.identity import INCARNATION_MAX, NODE_ID_BYTES, SIGNATURE_BYTES, NodeId
 from protocol.messages import (
     Ack,
@@ -88,7 +88,11 @@ def encode_rider(wire: bytes) -> bytes:
 def decode_datagram(payload: bytes) -> tuple[DatagramMessage, list[bytes]]:
     """The message and its riders. Raises Refused(MALFORMED)."""
     unpacker = msgpack.Unpacker(
-        raw=False, use_list=False, strict_map_key=True, max_buffer_size=len(payload) + 1
+        raw=False,
+        use_list=False,
+        max_buffer_size=len(payload) + 1,
+        object_pairs_hook=refuse_map,
+        ext_hook=refuse_extension,
     )
     unpacker.feed(payload)
     try:

@@ -31,23 +31,23 @@ class ProtocolConfig:
     push_pull_interval_ns: int = 30 * SECOND
     """A full exchange with a random member, scaled up with the mesh (`push_pull_period`)."""
     reconnect_interval_ns: int = 3 * SECOND
-    """Some missing member is tried at least this often ..."""
-    reconnect_backoff_max_ns: int = 60 * SECOND
-    """... and each one at least this often for the first hours; see reconnect.py."""
+    """Some missing member is tried this often, the longest untried first."""
     introduce_interval_ns: int = 500 * MILLISECOND
-    """At most one unsolicited exchange per peer in this time."""
+    """At most one unsolicited exchange per peer in this time ..."""
+    introductions_per_s: int = 32
+    """... and so many per second in all: each sends everything that is known."""
     leave_fanout: int = 64
     """A goodbye goes at once to so many members, then by gossip."""
     challenges_per_s: int = 256
-    """Challenges answered per second, with a burst of the same size."""
+    """Challenges per second to members, whose datagrams are authentic ..."""
+    stranger_challenges_per_s: int = 64
+    """... and to unknown short ids, which anybody can invent."""
     members_max: int = 16_384
     """Members in a view; beyond that newcomers are refused."""
     offers_per_node_max: int = 64
     """Offers of one node."""
     offer_bytes_per_node_max: int = 16_384
     """Bytes of all offers of one node."""
-    own_offer_key_chars_max: int = 64
-    """Longest key of an offer."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values under which the protocol cannot work."""

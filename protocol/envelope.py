@@ -6,18 +6,18 @@
 
 `sender` is a short id. `boot` is the sender's boot nonce: it rises with every start of that node
 and ends in random bits. `token` is the receiver's boot nonce *as told to this sender at this
-address*: a keyed hash under a secret of the receiver's boot. One token therefore proves three
-things at once: the datagram was made for this boot of the receiver (old recordings die), the
-sender receives at the address it writes from (nothing is sent to an unproven address), and
-somebody answered before (so a random datagram costs one hash).
+address*: a keyed hash under a secret of the receiver's boot. One token therefore proves two
+things at once: the datagram was made for this boot of the receiver (old recordings die), and the
+sender receives at the address it writes from (nothing is sent to an unproven address).
 
 The box is sealed under a key from both node keys, both boot values and the direction; the counter
 is its nonce. Every header byte goes into the key or the nonce, so all of it is authenticated.
 
-A wrong or missing token earns one challenge: stateless, rate-limited, never longer than its cause
-(the shortest sealed datagram is padded to that). It tells the token to use. Its code is keyed
-with the pair's secret, so only the true peer can tell; a receiver that does not know the sender
-answers with a code of zeros, which only says "introduce yourself on a stream".
+A datagram of a member whose box opens but whose token is wrong or missing earns one challenge:
+stateless, rate-limited, never longer than its cause (the shortest sealed datagram is padded to
+that). It tells the token to use. Its code is keyed with the pair's secret, so only the true peer
+can tell; a receiver that does not know the sender answers with a code of zeros, which only says
+"introduce yourself on a stream". Who merely knows a member's short id provokes nothing.
 
 Replays: per sender boot a 64-entry window of counters; an older boot of a known sender is refused.
 """
@@ -103,8 +103,6 @@ class Opened:
 
     sender: NodeId
     payload: bytes
-    is_new_boot: bool
-    """The sender has started (or is heard for the first time) since the last one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,10 +155,6 @@ class Envelope:
             session = self._sessions[peer] = Session(pair_key)
         return session
 
-    def forget(self, peer: NodeId) -> None:
-        """Drop all state about `peer`; it would have to prove everything anew."""
-        self._sessions.pop(peer, None)
-
     def proven_address(self, peer: NodeId) -> Address | None:
         """Where `peer` last proved to be."""
         session = self._sessions.get(peer)
@@ -204,9 +198,6 @@ class Envelope:
         if data[1] == _Type.CHALLENGE:
             return self._take_challenge(data, sender, session)
         _, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
-        if token != self._mint(sender, source):
-            challenge = self._challenge(boot, counter, sender, source, session)
-            return Unproven(DropReason.UNPROVEN, challenge)
         if boot < session.boot_theirs:
             raise Refused(DropReason.OLD_BOOT)
         if session.is_replay(boot, counter):
@@ -218,13 +209,16 @@ class Envelope:
         payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
         if payload is None:
             raise Refused(DropReason.BAD_SEAL)
-        is_new_boot = boot != session.boot_theirs
-        if is_new_boot and session.boot_theirs:
+        if token != self._mint(sender, source):
+            challenge = self._challenge(boot, counter, sender, source, session)
+            return Unproven(DropReason.UNPROVEN, challenge)
+        if boot != session.boot_theirs and session.boot_theirs:
             session.token_theirs = _NO_TOKEN  # its secret died with its old boot
         session.opening = (boot, token, key)
         session.note(boot, counter)
-        session.address = source
-        return Opened(sender, payload, is_new_boot)
+        if counter == session.window_top:
+            session.address = source  # a late one from an earlier address moves nothing back
+        return Opened(sender, payload)
 
     def refuse_unknown(self, data: bytes, source: Address) -> Unproven:
         """The answer to a sealed datagram whose short id is no member's. Raises Refused."""
@@ -254,7 +248,8 @@ class Envelope:
         if len(data) != CHALLENGE_BYTES:
             raise Refused(DropReason.BAD_CHALLENGE)
         _, _, _, _, boot, echoed_boot, echoed_counter, token, code = _CHALLENGE.unpack(data)
-        recent = session.counter - WINDOW_BITS < echoed_counter <= session.counter
+        oldest = max(1, session.counter - WINDOW_BITS + 1)
+        recent = oldest <= echoed_counter <= session.counter
         if echoed_boot != self._boot or not recent:
             raise Refused(DropReason.BAD_CHALLENGE)
         if code == _UNKNOWN:

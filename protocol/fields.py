@@ -4,8 +4,8 @@ Every value on the wire is an array whose items are read in order. Items behind 
 is asked for are ignored: that is how later versions add fields.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -21,17 +21,39 @@ def pack(value: Any) -> bytes:  # noqa: ANN401  # msgpack's own domain: nested t
 def unpack(data: bytes) -> Any:  # noqa: ANN401  # the caller reads it through Fields
     """Decode one msgpack value. Raises Refused(MALFORMED) for anything else.
 
-    Nothing larger than `data` is ever allocated, so the caller bounds the work by bounding it.
+    Small values take up to 80 times their encoded size, so the caller bounds the memory by
+    bounding `data`.
     """
+    return _unpack(data, None)
+
+
+def unpack_fields(data: bytes) -> "Fields":
+    """Decode one msgpack array without maps in it. Raises Refused(MALFORMED) for anything else."""
+    return Fields(_unpack(data, refuse_map))
+
+
+def _unpack(data: bytes, object_pairs_hook: Callable[[object], object] | None) -> object:
     try:
-        return msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=True)
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            use_list=False,
+            strict_map_key=True,
+            object_pairs_hook=object_pairs_hook,
+            ext_hook=refuse_extension,
+        )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise Refused(DropReason.MALFORMED, type(error).__name__) from error
 
 
-def unpack_fields(data: bytes) -> "Fields":
-    """Decode one msgpack array. Raises Refused(MALFORMED) for anything else."""
-    return Fields(unpack(data))
+def refuse_map(pairs: object) -> NoReturn:
+    """No message has maps: one byte of an empty map would cost eighty of memory."""
+    raise Refused(DropReason.MALFORMED, "map")
+
+
+def refuse_extension(code: int, data: bytes) -> NoReturn:
+    """No message has extension types (msgpack would hand them over as tuples)."""
+    raise Refused(DropReason.MALFORMED, "extension type")
 
 
 class Fields:

@@ -16,11 +16,13 @@ from protocol.crypto import Crypto
 from protocol.deadlines import Deadlines
 from protocol.dissemination import Dissemination
 from protocol.effects import MembersDirty, MembershipChanged, Persist
-from protocol.errors import DropReason, Refused
-from protocol.identity import INCARNATION_MAX, Address, NodeId
+from protocol.errors import DropReason, LocalProtocolError, Refused
+from protocol.identity import INCARNATION_MAX, Address, NodeId, is_valid_address
 from protocol.members import Gone, Members, State, supersedes
 from protocol.outbox import Outbox
 from protocol.statements import (
+    ADDRESS_BYTES_MAX,
+    ADDRESSES_MAX,
     Accusation,
     Alive,
     Left,
@@ -68,6 +70,7 @@ class Membership:
         self._incarnation = incarnation
         self._addresses: tuple[Address, ...] = ()
         self._has_left = False
+        self._accusations: dict[NodeId, Accusation] = {}
         self._on_present = on_present
         self.offers_version = offers_version
         self.suspicion_deadlines: Deadlines[NodeId] = Deadlines()
@@ -78,7 +81,16 @@ class Membership:
         return self._has_left
 
     def publish(self, addresses: tuple[Address, ...]) -> None:
-        """State that we live, with the next incarnation, and spread it."""
+        """State that we live, with the next incarnation, and spread it.
+
+        Raises LocalProtocolError for addresses that nobody could dial, or that are too many or
+        too long: others would refuse the statement, and this node could not refute anything.
+        """
+        bytes_stated = sum(len(address.host) for address in addresses)
+        if not 0 < len(addresses) <= ADDRESSES_MAX or bytes_stated > ADDRESS_BYTES_MAX:
+            raise LocalProtocolError(f"a node states 1 to {ADDRESSES_MAX} short addresses")
+        if not all(is_valid_address(*address) for address in addresses):
+            raise LocalProtocolError("nobody could dial such an address")
         self._addresses = addresses
         self._incarnation += 1
         self.persist()
@@ -155,11 +167,17 @@ class Membership:
         own = self._members.alive_record(self._own)
         if incarnation < self._incarnation or (own is not None and own.wire == wire):
             raise Refused(DropReason.STALE)
-        gone = self._members.gone(self._own)
-        if gone is not None:
+        if self._has_left:
             raise Refused(DropReason.STALE)  # we have said goodbye; so be it
-        self._incarnation = min(incarnation, INCARNATION_MAX - 1)
-        self.publish(self._addresses)
+        self._rise_above(incarnation)
+
+    def _rise_above(self, incarnation: int) -> None:
+        """Publish a number above one of ours that others hold; before the start: at the start."""
+        if incarnation >= INCARNATION_MAX:
+            raise Refused(DropReason.STALE)  # there is none
+        self._incarnation = incarnation
+        if self._addresses:
+            self.publish(self._addresses)
 
     def accept_left(self, left: Left, now: int) -> None:
         """A verified goodbye. Raises Refused: NOT_ADMITTED, STALE."""
@@ -198,9 +216,14 @@ class Membership:
             self._rumours.add(accusation)
 
     def _refute(self, accusation: Accusation) -> None:
-        if accusation.incarnation != self._incarnation or self._has_left:
+        own = self._members.alive_record(self._own)
+        if self._has_left or own is None or accusation.incarnation > self._incarnation:
             raise Refused(DropReason.STALE)
-        self.publish(self._addresses)
+        if accusation.incarnation < self._incarnation:
+            # The accuser missed our answer, and would count us dead though we speak to it.
+            self._rumours.add(own)
+            raise Refused(DropReason.STALE)
+        self._rise_above(accusation.incarnation)
 
     def suspect(self, subject: NodeId, now: int) -> None:
         """Our own probe of `subject` failed."""
@@ -228,13 +251,10 @@ class Membership:
             self._changed(subject, previous)
         return True
 
-    def _accuse(self, subject: NodeId, incarnation: int, *, is_dead: bool) -> Accusation:
-        accusation = make_accusation(
-            self._crypto, self._authority.mesh, subject, incarnation, is_dead=is_dead
-        )
+    def _accuse(self, subject: NodeId, incarnation: int, *, is_dead: bool) -> None:
+        accusation = self._accusation(subject, incarnation, is_dead=is_dead)
         self._statements.trust(accusation)
         self._rumours.add(accusation)
-        return accusation
 
     def advance(self, now: int) -> None:
         """Declare dead whose suspicion has run out."""
@@ -259,13 +279,23 @@ class Membership:
         if state not in (State.SUSPECT, State.DEAD):
             return None
         incarnation = self._members.incarnation(node)
-        return make_accusation(
-            self._crypto,
-            self._authority.mesh,
-            node,
-            incarnation,
-            is_dead=state is State.DEAD,
-        )
+        return self._accusation(node, incarnation, is_dead=state is State.DEAD)
+
+    def _accusation(self, subject: NodeId, incarnation: int, *, is_dead: bool) -> Accusation:
+        """Signed once: a mesh with many dead would sign for long at every exchange."""
+        known = self._accusations.get(subject)
+        if known is None or known.incarnation != incarnation or known.is_dead != is_dead:
+            mesh = self._authority.mesh
+            known = make_accusation(self._crypto, mesh, subject, incarnation, is_dead=is_dead)
+            self._accusations[subject] = known
+        return known
+
+    def expel(self, node: NodeId) -> None:
+        """Forget a member whose admission no longer counts."""
+        self._members.remove(node)
+        self._accusations.pop(node, None)
+        self.suspicion_deadlines.clear(node)
+        self._outbox.add(MembersDirty())
 
     def _require_admitted(self, node: NodeId) -> None:
         if self._authority.admission(node) is None:

@@ -10,10 +10,11 @@ times give the same effects, in the daemon (`meshd/gossip.py`), in the simulator
 import dataclasses
 import random
 
+from protocol.allowance import Allowance
 from protocol.authority import Authority
 from protocol.codec import decode_datagram, decode_stream
-from protocol.config import SECOND, ProtocolConfig
-from protocol.crypto import Crypto
+from protocol.config import ProtocolConfig
+from protocol.crypto import Crypto, keyed_hash
 from protocol.deadlines import NEVER
 from protocol.dissemination import Dissemination
 from protocol.effects import Effect, LoadLearned, SendDatagram
@@ -55,7 +56,7 @@ from protocol.outbox import Outbox
 from protocol.prober import Prober
 from protocol.push_pull import PushPuller
 from protocol.snapshot import Snapshot, recall, take_snapshot
-from protocol.statements import Statements
+from protocol.statements import Statements, is_valid_software
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +90,8 @@ class Node:
         statements: Statements | None = None,
     ) -> None:
         """`statements`: a cache of verified statements to share (simulations), else its own."""
-        if not is_valid_name(config.name):
-            raise LocalProtocolError(f"{config.name!r} is no name for a node")
+        if not is_valid_name(config.name) or not is_valid_software(config.software):
+            raise LocalProtocolError(f"{config.name!r} {config.software!r}: not to be published")
         knobs = config.protocol
         self._config = knobs
         self._rng = rng
@@ -142,6 +143,7 @@ class Node:
             rng,
             self.members,
             self._outbox,
+            keyed_hash(config.boot_secret, b"", 32, b"meshd probes"),
             own_load=lambda: self._load,
             accusation_of=self._membership.accusation_of,
             suspect=self._membership.suspect,
@@ -160,8 +162,8 @@ class Node:
         )
         self._load: Load | None = None
         self._gossip_ns = NEVER
-        self._challenges_left = knobs.challenges_per_s
-        self._challenges_since_ns = 0
+        self._challenges = Allowance(knobs.challenges_per_s)
+        self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
         self._is_started = False
         recall(config.snapshot, crypto, self.authority, self.members, self._statements)
 
@@ -197,7 +199,8 @@ class Node:
             case Started():
                 self._start(event.addresses, now)
             case AddressesChanged():
-                self._membership.publish(event.addresses)
+                if self._is_started and not self._membership.has_left:
+                    self._membership.publish(event.addresses)
             case AddressFound():
                 self._on_address(event.node, event.address, now)
             case RecordIssued():
@@ -235,7 +238,6 @@ class Node:
         if self.authority.admission(self.node_id) is None:
             raise LocalProtocolError("a node starts only as an admitted member")
         self._is_started = True
-        self._challenges_since_ns = now
         self._membership.publish(addresses)
         self._prober.start(now)
         self._push_puller.start(now)
@@ -308,14 +310,12 @@ class Node:
         return self._envelope.open(data, source, sender)
 
     def _challenge(self, unproven: Unproven, source: Address, now: int) -> None:
-        """Answer if this second's budget allows; the answer is never longer than its cause."""
-        if now - self._challenges_since_ns >= SECOND:
-            self._challenges_since_ns = now
-            self._challenges_left = self._config.challenges_per_s
-        if self._challenges_left <= 0:
+        """Answer if this second's allowance suffices; never longer than its cause."""
+        is_stranger = unproven.reason is DropReason.UNKNOWN_SENDER
+        allowance = self._stranger_challenges if is_stranger else self._challenges
+        if not allowance.take(now):
             self._outbox.drop(DropReason.RATE_LIMITED, source)
             return
-        self._challenges_left -= 1
         self._outbox.drop(unproven.reason, source)
         self._outbox.add(SendDatagram(unproven.challenge, source))
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol.config import ProtocolConfig
-from protocol.crypto import Crypto
+from protocol.crypto import Crypto, keyed_hash
 from protocol.deadlines import NEVER
-from protocol.identity import MeshId, NodeId
+from protocol.identity import INCARNATION_MAX, SIGNATURE_BYTES, MeshId, NodeId
 from protocol.members import Members
 from protocol.messages import Ack, Load, Origin, Ping, PingRequest, RelayedAck
 from protocol.outbox import Outbox
@@ -62,12 +62,16 @@ class Prober:
         rng: random.Random,
         members: Members,
         outbox: Outbox,
+        secret: bytes,
         *,
         own_load: Callable[[], Load | None],
         accusation_of: Callable[[NodeId], Statement | None],
         suspect: Callable[[NodeId, int], None],
     ) -> None:
-        """`accusation_of`: what to tell a suspected target first (Lifeguard's buddy system)."""
+        """`secret`: 32 bytes of this boot that nobody else knows.
+
+        `accusation_of`: what to tell a suspected target first (Lifeguard's buddy system).
+        """
         self._config = config
         self._crypto = crypto
         self._mesh = mesh
@@ -80,8 +84,8 @@ class Prober:
         self._order: list[NodeId] = []
         self._listed: dict[NodeId, None] = {}
         self._position = 0
-        # Unpredictable and never the same again, so that no old proof fits a new probe.
-        self._sequence = rng.getrandbits(48)
+        self._secret = secret
+        self._drawn = 0
         self._probe: Probe | None = None
         self._next_probe_ns = NEVER
         self._relays: dict[int, Relay] = {}
@@ -139,35 +143,29 @@ class Prober:
         elif now >= probe.helpers_ns and not probe.is_answered and not probe.is_helped:
             self._ask_helpers(probe)
 
-    def probe_now(self, target: NodeId, now: int) -> None:
-        """Give a member priority: it is the next to be probed, at once if none is running."""
-        if self._probe is not None and self._probe.target == target:
-            return
-        if target in self._order:
-            index = self._order.index(target)
-            del self._order[index]
-            if index < self._position:
-                self._position -= 1
-        self._order.insert(self._position, target)
-        self._listed[target] = None
-        if self._probe is None or self._probe.is_answered:
-            self._probe = None
-            self._start_probe(now)
-
     def _start_probe(self, now: int) -> None:
         target = self._next_target()
         if target is None:
             self._next_probe_ns = now + self._config.probe_interval_ns
             return
-        self._sequence += 1
         self._probe = Probe(
             target,
-            self._sequence,
+            self._draw_sequence(),
             pinged_ns=now,
             helpers_ns=now + self._config.probe_timeout_ns,
             ends_ns=now + self._config.probe_interval_ns,
         )
         self._ping(self._probe)
+
+    def _draw_sequence(self) -> int:
+        """A number that nobody can foresee.
+
+        Everybody signs a proof for everybody who asks: a helper that knew the next numbers could
+        collect proofs while the target lives, and show them after its death.
+        """
+        self._drawn += 1
+        drawn = keyed_hash(self._secret, self._drawn.to_bytes(8, "big"), 8, b"meshd sequence")
+        return int.from_bytes(drawn, "big") & INCARNATION_MAX
 
     def _ping(self, probe: Probe) -> None:
         ping = Ping(probe.sequence, self._own_load())
@@ -220,11 +218,12 @@ class Prober:
         """A direct answer, or one to pass on. False: nobody waits for it."""
         probe = self._probe
         if probe is not None and probe.target == sender and probe.sequence == ack.sequence:
-            self._learn_round_trip(sender, now - probe.pinged_ns)
+            if not probe.is_answered:
+                self._learn_round_trip(sender, now - probe.pinged_ns)
             probe.is_answered = True
             return True
         relay = self._relays.get(ack.sequence)
-        if relay is None or relay.target != sender or not ack.proof:
+        if relay is None or relay.target != sender or len(ack.proof) != SIGNATURE_BYTES:
             return False
         del self._relays[ack.sequence]
         self._outbox.send(relay.prober, RelayedAck(relay.sequence, relay.target, ack.proof))
@@ -234,12 +233,12 @@ class Prober:
         """Help another prober. False: the target is nobody we could reach."""
         if not self._members.is_present(request.target) or request.target == sender:
             return False
-        self._sequence += 1
+        sequence = self._draw_sequence()
         if len(self._relays) >= RELAYS_MAX:
             del self._relays[next(iter(self._relays))]
-        self._relays[self._sequence] = Relay(sender, request.sequence, request.target)
+        self._relays[sequence] = Relay(sender, request.sequence, request.target)
         origin = Origin(sender, request.sequence)
-        self._outbox.send(request.target, Ping(self._sequence, self._own_load(), origin))
+        self._outbox.send(request.target, Ping(sequence, self._own_load(), origin))
         return True
 
     def on_relayed_ack(self, relayed: RelayedAck) -> bool:

@@ -33,6 +33,9 @@ from protocol.identity import (
 STATEMENT_BYTES_MAX: Final = 1000
 """An offer of the largest value with its key, author and signature is below this."""
 ADDRESSES_MAX: Final = 4
+ADDRESS_BYTES_MAX: Final = 600
+"""All hosts of one Alive together, so that it stays within STATEMENT_BYTES_MAX."""
+SOFTWARE_CHARS_MAX: Final = 32
 OFFER_KEY_CHARS_MAX: Final = 64
 OFFER_VALUE_BYTES_MAX: Final = 700
 _DOMAIN: Final = b"meshd statement 1"
@@ -116,6 +119,16 @@ class Offer:
 Statement = Alive | Left | Accusation | Offer
 
 
+def is_valid_software(software: str) -> bool:
+    """Whether an Alive may carry this as the version of the sender's program."""
+    return len(software) <= SOFTWARE_CHARS_MAX and software.isprintable()
+
+
+def is_valid_offer_key(key: str) -> bool:
+    """Whether an Offer may have this key: 1 to 64 printable ASCII characters."""
+    return 0 < len(key) <= OFFER_KEY_CHARS_MAX and key.isascii() and key.isprintable()
+
+
 def _sign(crypto: Crypto, mesh: MeshId, body: bytes) -> bytes:
     return body + crypto.sign(_DOMAIN + mesh + body)
 
@@ -176,6 +189,8 @@ def decode_statement(wire: bytes) -> Statement:
         case Kind.OFFER:
             version = fields.take_int(1, INCARNATION_MAX)
             key = fields.take_text(OFFER_KEY_CHARS_MAX)
+            if not is_valid_offer_key(key):
+                raise Refused(DropReason.MALFORMED, "offer key")
             return Offer(author, version, key, fields.take_blob(OFFER_VALUE_BYTES_MAX), wire)
         case _:
             raise Refused(DropReason.MALFORMED, "unknown statement kind")
@@ -195,8 +210,8 @@ def _decode_alive(author: NodeId, fields: Fields, wire: bytes) -> Alive:
         addresses.append(address)
     if not addresses:
         raise Refused(DropReason.MALFORMED, "no address")
-    software = fields.take_text(32)
-    if not software.isprintable():
+    software = fields.take_text(SOFTWARE_CHARS_MAX)
+    if not is_valid_software(software):
         raise Refused(DropReason.MALFORMED, "software version")
     return Alive(author, incarnation, name, tuple(addresses), software, wire)
 

@@ -1,0 +1,74 @@
+"""The one place for what a node's offers mean: keys and msgpack values of hardware and models.
+
+    "hardware"       {"tier", "cpu", "cores", "memory_bytes", "gpus", ...}  see runtimes/hardware.py
+    "labels"         {key: value}
+    "model/" + 16 hex of the name's hash     {"name", "hash", "runtime", ...}  see ModelCard
+
+Others' values are as hostile as anything: reading them gives a typed value or nothing.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from protocol.errors import Refused
+from protocol.fields import pack, unpack
+from runtimes.base import ModelCard
+
+HARDWARE: Final = "hardware"
+LABELS: Final = "labels"
+MODEL_PREFIX: Final = "model/"
+MODEL_NAME_CHARS_MAX: Final = 200
+
+
+def model_key(name: str) -> str:
+    """The offer's key for a model: short whatever the name is."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8, person=b"meshd model")
+    return MODEL_PREFIX + digest.hexdigest()
+
+
+def encode_model(card: ModelCard) -> bytes:
+    """The offer's value for a model."""
+    return pack(dataclasses.asdict(card))
+
+
+def decode_model(value: bytes) -> ModelCard | None:
+    """What a member says of a model; None when it makes no sense."""
+    fields = decode_map(value)
+    texts = ("name", "content_hash", "runtime", "architecture", "quantization")
+    numbers = ("parameters", "size_bytes", "context_tokens")
+    for field in texts:
+        text = fields.get(field, "")
+        if not isinstance(text, str) or len(text) > MODEL_NAME_CHARS_MAX or not _is_plain(text):
+            return None
+    for field in numbers:
+        number = fields.get(field, 0)
+        if type(number) is not int or not 0 <= number < 2**63:
+            return None
+    if not fields.get("name"):
+        return None
+    return ModelCard(
+        **{field: fields.get(field, "") for field in texts},
+        **{field: fields.get(field, 0) for field in numbers},
+    )
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable()
+
+
+def encode_map(fields: Mapping[str, Any]) -> bytes:
+    """The offer's value for hardware and labels."""
+    return pack(dict(fields))
+
+
+def decode_map(value: bytes) -> dict[str, Any]:
+    """A map with text keys; empty when it is none."""
+    try:
+        decoded = unpack(value)
+    except Refused:
+        return {}
+    if not isinstance(decoded, dict) or not all(isinstance(key, str) for key in decoded):
+        return {}
+    return decoded

@@ -1,0 +1,78 @@
+"""The one place that keeps this node's offers and load in step with what it really has."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+import trio
+
+from meshd import advertisement
+from meshd.local_models import LocalModels
+from meshd.view import View
+from protocol.events import Event, LoadChanged, OfferChanged
+from protocol.messages import Load
+from protocol.statements import OFFER_VALUE_BYTES_MAX
+from runtimes import hardware
+
+log = structlog.get_logger()
+
+LOAD_S: Final = 0.25
+"""How often the load is looked at; it travels only when it changed."""
+OFFERS_BYTES_MAX: Final = 15_000
+"""Below the protocol's limit for one node, which counts signatures and keys too."""
+_OVERHEAD_BYTES: Final = 180
+
+
+class Advertiser:
+    """Turns models, hardware and load into events for the node."""
+
+    def __init__(
+        self,
+        give: Callable[[Event], bool],
+        models: LocalModels,
+        view: View,
+        labels: Mapping[str, str],
+    ) -> None:
+        self._give = give
+        self._models = models
+        self._view = view
+        self._labels = labels
+        self._offered: dict[str, bytes] = {}
+
+    async def run(self) -> None:
+        """Advertise until cancelled."""
+        self._offer(advertisement.LABELS, advertisement.encode_map(self._labels))
+        self.models_changed()
+        snapshot = await trio.to_thread.run_sync(hardware.snapshot, abandon_on_cancel=True)
+        self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
+        while True:
+            self._tell_load(self._models.load)
+            await trio.sleep(LOAD_S)
+
+    def models_changed(self) -> None:
+        """Offer exactly the models that can be served now."""
+        wanted = {
+            advertisement.model_key(card.name): advertisement.encode_model(card)
+            for card in self._models.cards()
+        }
+        for key in list(self._offered):
+            if key.startswith(advertisement.MODEL_PREFIX) and key not in wanted:
+                self._offer(key, b"")
+        for key, value in wanted.items():
+            self._offer(key, value)
+
+    def _offer(self, key: str, value: bytes) -> None:
+        if self._offered.get(key, b"") == value:
+            return
+        others = sum(len(v) + _OVERHEAD_BYTES for k, v in self._offered.items() if k != key)
+        if len(value) > OFFER_VALUE_BYTES_MAX or others + len(value) > OFFERS_BYTES_MAX:
+            log.warning("offer.too_large", key=key, value_bytes=len(value))
+            return
+        if self._give(OfferChanged(key, value)):
+            self._offered[key] = value
+            if not value:
+                del self._offered[key]
+
+    def _tell_load(self, load: Load) -> None:
+        if load != self._view.own_load and self._give(LoadChanged(load)):
+            self._view.own_load = load

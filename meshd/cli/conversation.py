@@ -1,0 +1,137 @@
+"""The one place where a command talks with a model, through a gateway's OpenAI interface.
+
+Standard library only: a gateway is on loopback, and a chat must start at once.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from meshd.failures import UserError
+
+CONNECT_TIMEOUT_S = 5.0
+SILENCE_TIMEOUT_S = 620.0
+"""Between two lines: the gateway ends a request after 600 s by itself."""
+LINE_BYTES_MAX = 1024 * 1024
+REFUSAL_BYTES_MAX = 64 * 1024
+
+
+class Answer:
+    """An answer under way: iterate over its text, once."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.node = response.getheader("x-meshd-node") or ""
+        """Who answers, by name; empty when the gateway does not say."""
+        self.finish_reason: str | None = None
+        """Known at the end."""
+        self._response = response
+
+    def __iter__(self) -> Iterator[str]:
+        """The text as it comes. Raises UserError when the answer breaks off."""
+        while True:
+            with _explained("the answer broke off"):
+                line = self._response.readline(LINE_BYTES_MAX)
+            if not line.endswith(b"\n"):
+                raise UserError("the answer broke off: the gateway closed the connection")
+            if not line.startswith(b"data:"):
+                continue  # comments, event names and the blank lines between events
+            content = line.removeprefix(b"data:").strip()
+            if content == b"[DONE]":
+                return
+            with _explained("the answer broke off"):
+                data = json.loads(content)
+            if isinstance(data, dict):
+                yield from self._texts(data)
+
+    def _texts(self, data: Mapping[str, Any]) -> Iterator[str]:
+        """The text in one event."""
+        if data.get("error"):
+            raise UserError(f"the answer broke off: {_message_of(data)}")
+        choices = data.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            delta = choice.get("delta")
+            text = delta.get("content") if isinstance(delta, dict) else None
+            if isinstance(text, str) and text:
+                yield text
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str):
+                self.finish_reason = reason
+
+
+@contextlib.contextmanager
+def asking(
+    gateway: str,
+    model: str,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    max_tokens: int | None = None,
+) -> Iterator[Answer]:
+    """Ask `model` through `gateway` (`http://HOST:PORT`); leaving cancels the request.
+
+    Raises UserError when the gateway is out of reach or refuses.
+    """
+    body: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    with contextlib.closing(_connection_to(gateway)) as connection:
+        with _explained(f"cannot reach the gateway {gateway}"):
+            connection.connect()
+            connection.sock.settimeout(SILENCE_TIMEOUT_S)
+        with _explained("the gateway did not answer"):
+            headers = {"content-type": "application/json", "accept": "text/event-stream"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            response = connection.getresponse()
+        with contextlib.closing(response):
+            if response.status != http.HTTPStatus.OK:
+                with _explained("the gateway did not answer"):
+                    refusal = response.read(REFUSAL_BYTES_MAX)
+                raise UserError(_refusal_text(response.status, refusal))
+            yield Answer(response)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn failures of the connection, and bytes that make no sense, into a UserError."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise UserError(f"{what}: nothing came for too long; try again") from error
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{what}: {reason}; see what meshd status says") from error
+
+
+def _connection_to(gateway: str) -> http.client.HTTPConnection:
+    """Not connected yet. A gateway on all addresses is reached on loopback."""
+    with _explained(f"cannot reach the gateway {gateway}"):
+        url = urllib.parse.urlsplit(gateway)
+        host, port = url.hostname or "", url.port
+    if url.scheme != "http" or not host or port is None:
+        raise UserError(f"the gateway's address {gateway!a} makes no sense; restart the daemon")
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+
+
+def _refusal_text(status: int, body: bytes) -> str:
+    try:
+        refusal = json.loads(body)
+    except (ValueError, RecursionError):
+        refusal = None
+    said = _message_of(refusal) if isinstance(refusal, dict) else ""
+    return said or f"the gateway refused with HTTP status {status}"
+
+
+def _message_of(failure: Mapping[str, Any]) -> str:
+    """The message in OpenAI's shape of an error."""
+    error = failure.get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or "no reason given")

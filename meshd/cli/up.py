@@ -1,0 +1,142 @@
+"""The one place for `meshd up`: a node in the foreground."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from meshd.cli import terminal
+from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.options import (
+    GATEWAY_DEFAULT,
+    LISTEN_DEFAULT,
+    Ready,
+    UpOptions,
+    parse_host_port,
+    parse_labels,
+    parse_models,
+    parse_name,
+    wrong_usage,
+)
+
+
+def up(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the host's name.")
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
+    ] = LISTEN_DEFAULT,
+    advertise: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where others reach this node, if not there."),
+    ] = None,
+    gateway: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="For apps; port 0 picks a free one.")
+    ] = GATEWAY_DEFAULT,
+    join: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Join the mesh of this invite first.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE_OR_NAME",
+            help="Offer this model (repeatable); demo is the one in the package, none offers none.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
+    ] = None,
+    no_lan: Annotated[
+        bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
+    ] = False,
+    record: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a node in the foreground; an empty home founds a mesh."""
+    options = UpOptions(
+        home=chosen_home(context, home).path,
+        name=None if name is None else parse_name(name),
+        listen=_checked_address(listen, what="--listen"),
+        advertise=None if advertise is None else _checked_advertised(advertise),
+        gateway=_checked_address(gateway, what="--gateway"),
+        join=None if join is None else checked_token(join),
+        models=parse_models(model or ()),
+        labels=parse_labels(label or ()),
+        lan=not no_lan,
+        record=None if record is None else _checked_record(record),
+        json=as_json,
+    )
+    import trio  # slow to import, and only here
+
+    from meshd import daemon  # the whole daemon, and only here
+
+    if options.join is not None and terminal.error_is_terminal():
+        terminal.remark("joining the mesh ...")
+    trio.run(daemon.run, options, announce_as_json if as_json else announce)
+
+
+def checked_token(text: str) -> str:
+    """An invite's token without the blanks of copying. Raises UserError (wrong usage)."""
+    token = "".join(text.split())
+    if not token or not token.isascii() or not token.isprintable():
+        raise wrong_usage("this is no token: copy the whole line that meshd invite printed")
+    return token
+
+
+def announce_as_json(ready: Ready) -> None:
+    """The ready line for programs, the only one on standard output."""
+    _announce_notices(ready)
+    with terminal.unread_output():
+        terminal.print_json(
+            {
+                "event": "ready",
+                "node": ready.node,
+                "name": ready.name,
+                "mesh": ready.mesh,
+                "listen": ready.listen,
+                "gateway": ready.gateway,
+            }
+        )
+
+
+def announce(ready: Ready) -> None:
+    """The ready line for people, and how to join another machine to a new mesh."""
+    _announce_notices(ready)
+    with terminal.unread_output():
+        did = "founded" if ready.founded else "is in"
+        print(
+            f"{ready.name} {did} mesh {ready.mesh} on {ready.listen}; "
+            f"point apps at {ready.gateway}/v1",
+            flush=True,
+        )
+        if ready.join_line is not None:
+            print(f"Join another machine with: {ready.join_line}", flush=True)
+
+
+def _announce_notices(ready: Ready) -> None:
+    for notice in ready.notices:
+        terminal.complain(notice)
+
+
+def _checked_address(text: str, *, what: str) -> str:
+    parse_host_port(text, what=what)
+    return text
+
+
+def _checked_advertised(text: str) -> str:
+    _, port = parse_host_port(text, what="--advertise")
+    if port == 0:
+        raise wrong_usage("--advertise: others need the real port, not 0")
+    return text
+
+
+def _checked_record(text: str) -> pathlib.Path:
+    if not text:
+        raise wrong_usage("--record names no file")
+    return pathlib.Path(text).expanduser()

@@ -1,0 +1,123 @@
+"""The one place for what the control socket may ask of a running daemon."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meshd import clock
+from meshd.control import argument
+from meshd.failures import UserError
+from meshd.home import Home
+from meshd.joining import check_joinable, give_up, join, read_token
+from meshd.trust.mesh import issue_invite
+from meshd.trust.token import SEEDS_MAX, Token, encode_token
+from protocol.events import RecordIssued
+from protocol.identity import Address, key_text
+from protocol.records import Role
+
+if TYPE_CHECKING:
+    from meshd.running import Running
+
+EXPIRES_S_MAX = 366 * 86_400
+USES_MAX = 1_000_000
+
+
+class Commands:
+    """Handlers by name, for `serve_control`."""
+
+    def __init__(self, home: Home, running: "Running") -> None:
+        self._home = home
+        self._running = running
+
+    def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
+        """What may be asked."""
+        return {
+            "status": self.status,
+            "nodes": self.nodes,
+            "models": self.models,
+            "invite": self.invite,
+            "join": self.join,
+            "leave": self.leave,
+        }
+
+    async def status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How this node is doing."""
+        del arguments
+        return self._running.status()
+
+    async def nodes(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The members as this node sees them."""
+        return {"nodes": self._running.nodes(include_all=bool(arguments.get("all")))}
+
+    async def models(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The models of the mesh, or of this node alone."""
+        if not arguments.get("local"):
+            return {"models": self._running.models()}
+        name = self._running.name
+        rows = [row for row in self._running.models() if name in row["nodes"]]
+        own = {card.name for card in self._running.local_models.cards()}
+        return {"models": [row for row in rows if row["name"] in own]}
+
+    async def invite(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Issue an invite: `{"token", "invite"}`."""
+        expires_s = argument(arguments, "expires_s", int)
+        uses = argument(arguments, "uses", int)
+        owner = arguments.get("owner")
+        if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
+            raise UserError("the invite's expiry or number of uses is out of range")
+        if arguments.get("role", "worker") != "worker":
+            raise UserError("this version invites workers only")
+        token = self.make_token(
+            expires_s=expires_s,
+            uses=uses,
+            is_trusted=bool(arguments.get("trusted")),
+            owner=owner if isinstance(owner, str) and owner else None,
+        )
+        return {"token": encode_token(token), "invite": key_text(token.invite.key)}
+
+    def make_token(
+        self, *, expires_s: int, uses: int, is_trusted: bool = False, owner: str | None = None
+    ) -> Token:
+        """Issue an invite and let gossip carry its record. Raises UserError: not the founder."""
+        mesh, invite_seed, invite = issue_invite(
+            self._home,
+            role=Role.WORKER,
+            expires_at_s=clock.wall_s() + expires_s,
+            uses=uses,
+            is_trusted=is_trusted,
+            owner=owner or self._running.owner,
+        )
+        self._running.gossip.give(RecordIssued(invite.wire))
+        return Token(
+            root=mesh.root,
+            mesh_secret=mesh.mesh_secret,
+            invite_seed=invite_seed,
+            invite=invite,
+            seeds=self._seeds(),
+        )
+
+    def _seeds(self) -> tuple[Address, ...]:
+        """This node's addresses, then one of each of a few others."""
+        seeds = dict.fromkeys(self._running.own_addresses)
+        members = self._running.node.members
+        for node in members.present():
+            alive = members.alive_record(node)
+            if alive is not None and len(seeds) < SEEDS_MAX:
+                seeds[alive.addresses[0]] = None
+        return tuple(seeds)[:SEEDS_MAX]
+
+    async def join(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Join another mesh, if this one never had a second member; the node then starts anew."""
+        token = read_token(argument(arguments, "token", str))
+        is_needed = check_joinable(self._home, token)
+        if is_needed:
+            await join(self._home, token)
+            self._running.end(restart=True)
+        return {"mesh": key_text(token.mesh), "changed": is_needed}
+
+    async def leave(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Say goodbye, forget the mesh, and stop."""
+        del arguments
+        await self._running.say_goodbye()
+        mesh = give_up(self._home)
+        self._running.end(restart=False, keep_memory=False)
+        return {"mesh": mesh}

@@ -1,0 +1,228 @@
+"""The composition root: from a home folder and options to a running node, and back down.
+
+Order, so that nothing is half done: lock the home; bind all sockets; check the models that were
+asked for; be a member (found, join, or read from disk); count the start; build; run. A wrong port
+or a bad model file thus never uses up an invite.
+"""
+
+import functools
+import random
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from meshd import __version__, clock, logs
+from meshd.failures import UserError
+from meshd.home import Home
+from meshd.joining import check_joinable, join, read_token
+from meshd.local_models import LocalModels
+from meshd.options import Ready, UpOptions, format_host_port, name_from_host, parse_host_port
+from meshd.peers import Peers
+from meshd.persistence import next_boot, read_snapshot
+from meshd.running import Running, gateway_url
+from meshd.sockets import NodeSockets, bind_gateway, bind_node
+from meshd.trust.certificates import ensure_certificates, make_contexts
+from meshd.trust.keys import node_seed
+from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
+from meshd.trust.token import encode_token
+from protocol.crypto import SodiumCrypto
+from protocol.identity import key_text
+from protocol.node import Node, NodeConfig
+from protocol.snapshot import Snapshot
+from runtimes.base import Runtime, RuntimeFailure
+from runtimes.registry import make_runtime
+
+log = structlog.get_logger()
+
+FIRST_INVITE_S: Final = 3_600
+"""The invite that founding prints is good for an hour, for one machine."""
+
+Announce = Callable[[Ready], None]
+
+
+async def run(options: UpOptions, announce: Announce) -> None:
+    """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
+    logs.configure()
+    home = Home(options.home)
+    with home.locked():
+        try:
+            await _run_until_signal(home, options, announce)
+        except BaseExceptionGroup as group:
+            raise _first_user_error(group) from None
+
+
+def _first_user_error(group: BaseExceptionGroup) -> BaseException:
+    """The one UserError that a nursery wrapped; anything else stays as it is."""
+    ours, others = group.split(UserError)
+    leaf: BaseException | None = ours
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    return leaf if leaf is not None and others is None else group
+
+
+async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) -> None:
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            stopped = trio.Event()
+            current: list[Running] = []
+
+            async def watch_signals() -> None:
+                async for number in signals:
+                    log.info("daemon.stopping", signal=signal.Signals(number).name)
+                    if stopped.is_set() or not current:
+                        # Asked twice, or not up yet: there is nothing to say goodbye to.
+                        nursery.cancel_scope.cancel()
+                    stopped.set()
+                    for running in current:
+                        running.end(restart=False)
+
+            nursery.start_soon(watch_signals)
+            starter = Starter(home, options)
+            tell = functools.partial(_tell_once, starter, announce)
+            while not stopped.is_set():
+                running = await starter.start()
+                current[:] = [running]
+                try:
+                    await running.run(tell)
+                finally:
+                    starter.close()
+                if not running.wants_restart:
+                    break
+                log.info("daemon.restarting")
+            nursery.cancel_scope.cancel()
+
+
+def _tell_once(starter: "Starter", announce: Announce, running: Running) -> None:
+    """The first start is announced; a restart into another mesh only goes to the log."""
+    if starter.has_announced:
+        log.info("daemon.ready", mesh=key_text(running.node.mesh))
+        return
+    starter.has_announced = True
+    announce(starter.ready(running))
+
+
+class Starter:
+    """Makes a home into a node that is about to run."""
+
+    def __init__(self, home: Home, options: UpOptions) -> None:
+        self._home = home
+        self._options = options
+        self._token = read_token(options.join) if options.join is not None else None
+        self._sockets: NodeSockets | None = None
+        self._gateway: socket.socket | None = None
+        self._founded = False
+        self._notices: list[str] = []
+        self.has_announced = False
+
+    async def start(self) -> Running:
+        """Everything up to, but not including, the tasks. Raises UserError."""
+        home, options = self._home, self._options
+        seed = node_seed(home)
+        try:
+            self._sockets = await bind_node(home, *parse_host_port(options.listen))
+            self._gateway = bind_gateway(*parse_host_port(options.gateway))
+            runtimes = self._make_runtimes()
+            mesh = await self._be_member(seed)
+        except BaseException:
+            self.close()
+            raise
+        ensure_certificates(home, mesh.mesh_secret, seed)
+        crypto = SodiumCrypto(seed)
+        name = options.name or name_from_host(socket.gethostname())
+        numbers = next_boot(home)
+        node = Node(
+            NodeConfig(
+                name=name,
+                software=__version__,
+                root=mesh.root,
+                boot=numbers.boot,
+                boot_secret=secrets.token_bytes(32),
+                incarnation=numbers.incarnation,
+                offers_version=numbers.offers_version,
+                snapshot=_with_own_records(read_snapshot(home), mesh),
+            ),
+            crypto,
+            random.Random(secrets.randbits(64)),  # noqa: S311  # probe order, not keys
+        )
+        if node.authority.admission(crypto.node_id) is None:
+            self.close()
+            raise UserError(
+                f"the admission in {home.mesh} does not fit the key in {home.node_key}; restore "
+                "both from one backup, or move them away and join again with a new invite"
+            )
+        peers = Peers(make_contexts(home), crypto.node_id, node.authority.role_of)
+        return Running(
+            home,
+            options,
+            node,
+            numbers,
+            self._sockets,
+            self._gateway,
+            peers,
+            LocalModels(runtimes),
+            name,
+        )
+
+    def close(self) -> None:
+        """Close the sockets."""
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
+        if self._gateway is not None:
+            self._gateway.close()
+            self._gateway = None
+
+    async def _be_member(self, seed: bytes) -> MeshFile:
+        """The mesh of this home: joined by the token, as on disk, or founded now."""
+        if self._token is not None and check_joinable(self._home, self._token):
+            await join(self._home, self._token)
+        mesh = read_mesh(self._home)
+        if mesh is not None:
+            return mesh
+        self._founded = True
+        return found_mesh(self._home, seed, clock.wall_s())
+
+    def _make_runtimes(self) -> list[Runtime]:
+        """A runtime per model. Raises UserError for what was asked for and cannot be."""
+        wanted = self._options.models
+        if wanted == ("none",):
+            return []
+        runtimes: list[Runtime] = []
+        for spec in wanted or ("demo",):
+            try:
+                runtimes.append(make_runtime(spec, {}))
+            except RuntimeFailure as failure:
+                if wanted:
+                    raise UserError(f"--model {spec}: {failure.message}") from failure
+                self._notices.append(f"this node offers no model: {failure.message}")
+        return runtimes
+
+    def ready(self, running: Running) -> Ready:
+        """What to announce."""
+        assert self._sockets is not None
+        assert self._gateway is not None
+        join_line = None
+        if self._founded and not self._options.json:
+            token = running.commands.make_token(expires_s=FIRST_INVITE_S, uses=1)
+            join_line = f"meshd up --join {encode_token(token)}"
+        return Ready(
+            node=key_text(running.node.node_id),
+            name=running.name,
+            mesh=key_text(running.node.mesh),
+            listen=format_host_port(self._sockets.host, self._sockets.port),
+            gateway=gateway_url(self._gateway),
+            founded=self._founded,
+            join_line=join_line,
+            notices=tuple(self._notices),
+        )
+
+
+def _with_own_records(snapshot: Snapshot, mesh: MeshFile) -> Snapshot:
+    """A snapshot whose records certainly hold our own admission, also when the file was lost."""
+    records = dict.fromkeys((*mesh.records, *snapshot.records))
+    return Snapshot(tuple(records), snapshot.lives, snapshot.goodbyes, snapshot.deaths)

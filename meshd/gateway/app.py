@@ -1,0 +1,181 @@
+"""The one place for the gateway's routes, and for what every request goes through."""
+
+import functools
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import trio
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from meshd.answer import Mesh
+from meshd.failures import RequestFailed
+from meshd.gateway.chat import ChatEndpoint
+from meshd.gateway.errors import Failure, Refusal, known_failure
+from meshd.gateway.exchange import Exchange
+from meshd.gateway.guard import Guard
+from meshd.gateway.incoming import BodyBudget, Incoming
+from meshd.gateway.limits import Limits
+from meshd.gateway.openai import model_object
+
+_log = logging.getLogger(__name__)
+
+_PROBES = frozenset({"/healthz", "/readyz"})
+_STOPPING = "This node is stopping; ask another one."
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Endpoint:
+    """A handler of ours as the ASGI application that a route leads to."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handler(scope["meshd.exchange"])
+
+
+class Gateway:
+    """The ASGI application. One request is one call, in one nursery."""
+
+    def __init__(
+        self, mesh: Mesh, *, limits: Limits | None = None, extra_hosts: Collection[str] = ()
+    ) -> None:
+        self._mesh = mesh
+        self._limits = limits or Limits()
+        self._guard = Guard(extra_hosts)
+        self._budget = BodyBudget(self._limits.bodies_bytes_max)
+        self._created = int(time.time())
+        self._active: set[trio.CancelScope] = set()
+        self._router = Router(self._routes(), redirect_slashes=False, default=_unknown_path)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", "connection.py lets nothing else through"
+        headers = Headers(scope=scope)
+        incoming = Incoming(receive, headers, limits=self._limits, budget=self._budget)
+        exchange = Exchange(scope, headers, incoming, send, request_id=secrets.token_hex(8))
+        try:
+            async with trio.open_nursery() as nursery:
+                left = functools.partial(exchange.client_left, nursery.cancel_scope)
+                nursery.start_soon(incoming.watch, left)
+                await self._answer(exchange)
+                nursery.cancel_scope.cancel()
+        finally:
+            incoming.close()
+            _log.debug(
+                "gateway.request id=%s method=%s path=%r status=%s",
+                exchange.request_id,
+                scope["method"],
+                exchange.path[:200],
+                exchange.status,
+            )
+
+    def stop(self) -> None:
+        """End every request in flight; their clients are told."""
+        for work in self._active:
+            work.cancel()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        failure: Failure
+        try:
+            with trio.CancelScope() as work:
+                await self._route(exchange, work)
+            if not work.cancelled_caught:
+                return
+            failure = RequestFailed("unavailable", _STOPPING)
+        except Exception as error:  # noqa: BLE001 - the seam: one request's errors end with it
+            failure = known_failure(error) or self._unexpected(exchange)
+        await exchange.fail(failure)
+
+    def _unexpected(self, exchange: Exchange) -> Failure:
+        _log.exception("gateway.request_failed id=%s", exchange.request_id)
+        return RequestFailed(
+            "internal", f"Internal error; this node's log has it as {exchange.request_id}."
+        )
+
+    async def _route(self, exchange: Exchange, work: trio.CancelScope) -> None:
+        scope = exchange.scope
+        self._guard.check(exchange.headers.get("host"), exchange.headers.get("origin"))
+        if len(self._active) >= self._limits.requests_max and exchange.path not in _PROBES:
+            raise Refusal("overloaded", "Too many requests at one time; try again shortly.")
+        self._active.add(work)
+        # With "app" in the scope, routes raise for a wrong method instead of wording it themselves.
+        scope.update({"app": self, "meshd.exchange": exchange})
+        try:
+            await self._router(scope, _receive_nothing, _send_nothing)
+        except HTTPException as error:
+            raise _wrong_method(exchange, error) from None
+        finally:
+            self._active.discard(work)
+
+    def _routes(self) -> Sequence[Route]:
+        def route(path: str, handler: Handler, method: str = "GET") -> Route:
+            return Route(path, Endpoint(handler), methods=[method])
+
+        return [
+            route("/v1/models", self._models),
+            route("/v1/models/{id:path}", self._model),
+            route("/v1/chat/completions", ChatEndpoint(self._mesh, self._limits), "POST"),
+            route("/mesh/v1/nodes", self._nodes),
+            route("/mesh/v1/status", self._status),
+            route("/healthz", self._health),
+            route("/readyz", self._readiness),
+        ]
+
+    async def _models(self, exchange: Exchange) -> None:
+        rows = [model_object(row, created=self._created) for row in self._mesh.models()]
+        await exchange.reply_json({"object": "list", "data": rows})
+
+    async def _model(self, exchange: Exchange) -> None:
+        name = exchange.path_param("id")
+        for row in self._mesh.models():
+            if row["name"] == name:
+                await exchange.reply_json(model_object(row, created=self._created))
+                return
+        message = f"No node of the mesh offers the model '{name[:200]}'."
+        raise RequestFailed("model_not_found", message)
+
+    async def _nodes(self, exchange: Exchange) -> None:
+        include_all = exchange.query.get("all", "0")
+        if include_all not in {"0", "1", "false", "true"}:
+            raise Refusal("bad_request", "Invalid 'all': must be 1 or 0.", param="all")
+        rows = self._mesh.nodes(include_all=include_all in {"1", "true"})
+        await exchange.reply_json({"nodes": list(rows)})
+
+    async def _status(self, exchange: Exchange) -> None:
+        await exchange.reply_json(dict(self._mesh.status()))
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.reply_json({"status": "ok"})
+
+    async def _readiness(self, exchange: Exchange) -> None:
+        ready = self._mesh.is_ready()
+        content = {"status": "ready" if ready else "starting"}
+        await exchange.reply_json(content, status=200 if ready else 503)
+
+
+async def _unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    exchange: Exchange = scope["meshd.exchange"]
+    message = f"There is nothing at {scope['method'][:16]} {exchange.path[:200]}."
+    raise Refusal("not_found", message)
+
+
+def _wrong_method(exchange: Exchange, error: HTTPException) -> Refusal:
+    # The router itself raises nothing else.
+    assert error.status_code == 405
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    message = f"{exchange.path[:200]} takes {allowed}, not {exchange.scope['method'][:16]}."
+    return Refusal("method_not_allowed", message, headers=[("allow", allowed)])
+
+
+async def _receive_nothing() -> dict[str, object]:
+    raise AssertionError("endpoints read through their Exchange")
+
+
+async def _send_nothing(message: object) -> None:
+    raise AssertionError("endpoints answer through their Exchange")

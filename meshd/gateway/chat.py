@@ -1,0 +1,134 @@
+"""The one place that answers `POST /v1/chat/completions`, streamed or in one piece."""
+
+import time
+from typing import TYPE_CHECKING
+
+from meshd.answer import Answer, Mesh, RequestOptions
+from meshd.failures import RequestFailed
+from meshd.gateway.encoding import sse_comment
+from meshd.gateway.errors import Refusal
+from meshd.gateway.event_stream import EventStream, openai_last_words
+from meshd.gateway.exchange import Exchange, HeaderList
+from meshd.gateway.limits import Limits
+from meshd.gateway.openai import DONE, ChatCompletion
+from runtimes.base import Chunk, Finished
+
+if TYPE_CHECKING:
+    from meshd.gateway.openai_request import ChatCall
+
+_NODE_CHARS_MAX = 128
+_DEMANDS_TO_COME = ("x-meshd-trusted", "x-meshd-label", "x-meshd-policy")
+
+
+class ChatEndpoint:
+    """Chat completions of the OpenAI dialect, by the mesh."""
+
+    def __init__(self, mesh: Mesh, limits: Limits) -> None:
+        self._mesh = mesh
+        self._limits = limits
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request. Raises Refusal and RequestFailed."""
+        # Pydantic and its models are a fifth of the daemon's memory: not before they are needed.
+        from meshd.gateway.openai_request import parse_chat
+
+        options = request_options(exchange)
+        call = parse_chat(await exchange.incoming.read())
+        exchange.incoming.close()
+        completion = ChatCompletion(
+            request_id=exchange.request_id,
+            created=int(time.time()),
+            model=call.request.model,
+            with_usage=call.with_usage,
+        )
+        answer_it = self._stream if call.stream else self._whole
+        await answer_it(exchange, call, options, completion)
+
+    async def _whole(
+        self,
+        exchange: Exchange,
+        call: "ChatCall",
+        options: RequestOptions,
+        completion: ChatCompletion,
+    ) -> None:
+        async with self._mesh.generate(call.request, options) as answer:
+            text, finished = await _collect(answer, self._limits.answer_chars_max)
+            headers = served_by(answer)
+        # The node is free again before a slow client takes its answer.
+        await exchange.reply_json(completion.whole(text, finished), headers=headers)
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        call: "ChatCall",
+        options: RequestOptions,
+        completion: ChatCompletion,
+    ) -> None:
+        async with self._mesh.generate(call.request, options) as answer:
+            stream = EventStream(
+                exchange, headers=lambda: served_by(answer), last_words=openai_last_words
+            )
+            async with stream.kept_alive(self._limits.sse_keep_alive_s):
+                ending = await _pass_on(answer, stream, completion)
+        await stream.finish(ending)
+
+
+def request_options(exchange: Exchange) -> RequestOptions:
+    """What the request's headers demand. Raises Refusal."""
+    for name in _DEMANDS_TO_COME:
+        if name in exchange.headers:
+            # A demand that is silently not met would be a broken promise.
+            raise Refusal("unsupported", f"The header {name} is not supported yet.", param=name)
+    node = exchange.headers.get("x-meshd-node")
+    if node is not None and not (0 < len(node) <= _NODE_CHARS_MAX and node.isascii()):
+        raise Refusal(
+            "bad_request", "x-meshd-node must be a node's name or id.", param="x-meshd-node"
+        )
+    return RequestOptions(request_id=exchange.request_id, node=node)
+
+
+def served_by(answer: Answer) -> HeaderList:
+    """The headers that say who serves, as far as it is known now."""
+    return [
+        ("x-meshd-node", answer.node_name),
+        ("x-meshd-node-id", answer.node_id),
+        ("x-meshd-resumed", str(answer.resumed)),
+    ]
+
+
+async def _collect(answer: Answer, chars_max: int) -> tuple[str, Finished]:
+    texts: list[str] = []
+    room = chars_max
+    async for event in answer.events:
+        match event:
+            case Chunk(text=text):
+                room -= len(text)
+                if room < 0:
+                    raise RequestFailed(
+                        "interrupted", "The answer is too long for one piece; stream it."
+                    )
+                texts.append(text)
+            case Finished():
+                return "".join(texts), event
+    raise _never_finished()
+
+
+async def _pass_on(answer: Answer, stream: EventStream, completion: ChatCompletion) -> bytes:
+    """Send the answer's text as it comes; returns the events that end the stream."""
+    before = completion.opening()
+    nodes = [answer.node_name]
+    async for event in answer.events:
+        if nodes[-1] != answer.node_name:
+            nodes.append(answer.node_name)
+        match event:
+            case Chunk(text=text) if text:
+                await stream.write(before + completion.piece(text))
+                before = b""
+            case Finished():
+                comment = f"meshd nodes={','.join(nodes)} continuations={answer.resumed}"
+                return before + completion.closing(event) + sse_comment(comment) + DONE
+    raise _never_finished()
+
+
+def _never_finished() -> RequestFailed:
+    return RequestFailed("interrupted", "The node's stream ended in the middle of the answer.")

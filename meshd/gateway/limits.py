@@ -1,0 +1,35 @@
+"""The one place for the gateway's limits: how much, how many, how long."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes in bytes, times in seconds. The defaults suit a gateway for one person's machines."""
+
+    body_bytes_max: int = 8 * 1024 * 1024
+    """One request body; ten times the text of the longest contexts of today."""
+    bodies_bytes_max: int = 64 * 1024 * 1024
+    """All request bodies in memory at one time."""
+    header_bytes_max: int = 32 * 1024
+    """Request line and headers of one request, and the frame of one chunk of a body."""
+    answer_chars_max: int = 16 * 1024 * 1024
+    """Text of an answer that is collected before it is sent (not streamed)."""
+    connections_max: int = 512
+    """Beyond them, new connections wait in the listening socket's backlog."""
+    requests_max: int = 128
+    """Requests being answered; beyond them: 503 with Retry-After."""
+    keep_alive_s: float = 20.0
+    """A connection waits this long for the next request's complete headers."""
+    body_s: float = 30.0
+    """From a request's headers to the end of its body."""
+    write_stall_s: float = 30.0
+    """A client that takes none of 64 KiB for this long is cut off, and its request cancelled."""
+    linger_s: float = 2.0
+    """How long a refused request's unread body is still taken, so that the refusal is read."""
+    sse_keep_alive_s: float = 15.0
+    """Longest silence in an event stream before a comment is sent."""
+    shutdown_s: float = 2.0
+    """What requests in flight are given to end by themselves when the gateway stops."""
+    farewell_s: float = 0.5
+    """What is given after that to tell their clients why they did not."""

@@ -1,0 +1,246 @@
+"""The one place that reads request bodies of the OpenAI dialect. Pure: bytes in, request out.
+
+Every field is checked for type and bounds; what is unknown is ignored, as OpenAI's server does;
+what would change the meaning of the answer and is not there yet is refused by name. Bytes come
+from anywhere: pydantic's parser bounds depth and numbers and refuses what is not UTF-8, and
+`_check_density` bounds how many values a body may hold, for each costs far more memory than text.
+"""
+
+import dataclasses
+import itertools
+import re
+from typing import Annotated, Any
+
+import pydantic
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from meshd.gateway.errors import Refusal
+from runtimes.base import ChatMessage, GenerateRequest
+
+VALUES_MAX = 200_000
+"""Strings, commas and opening brackets in one body."""
+MESSAGES_MAX = 4096
+STOPS_MAX = 16
+
+# Whole strings (an unfinished one reaches to the end: linear time for any bytes) and separators.
+_VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
+
+# Values that ask for nothing; absent and null are harmless everywhere.
+_HARMLESS: dict[str, tuple[object, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "functions": ([],),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "audio": (),
+    "modalities": (["text"],),
+    "web_search_options": (),
+    "grammar": ("",),
+    "json_schema": (),
+}
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "must not contain the character U+0000")
+    return text
+
+
+def _joined_parts(content: object) -> object:
+    """A list of text parts as one text; anything else as it is, for the next check to refuse."""
+    if not isinstance(content, list):
+        return content
+    if not content:
+        raise PydanticCustomError("empty_content", "must not be an empty list")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str):
+            raise PydanticCustomError("part", "must be a text or a list of parts with a 'type'")
+        if kind != "text":
+            raise PydanticCustomError(
+                "unsupported",
+                "has a part of type '{kind}', which is not supported; only 'text' parts are",
+                {"kind": kind[:64]},
+            )
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("part", "has a part of type 'text' without its 'text'")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _supported_role(role: str) -> str:
+    if role in {"tool", "function"}:
+        raise PydanticCustomError("unsupported", "tools are not supported yet")
+    return role
+
+
+def _listed(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else [] if stop is None else stop
+
+
+def _unless_harmless(value: object, info: pydantic.ValidationInfo) -> None:
+    assert info.field_name is not None
+    if value is not None and value not in _HARMLESS.get(info.field_name, ([],)):
+        raise PydanticCustomError("unsupported", "is not supported yet; leave it out")
+
+
+_CONFIG = pydantic.ConfigDict(
+    strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
+)
+Text = Annotated[str, pydantic.AfterValidator(_without_nul)]
+Content = Annotated[Text, pydantic.BeforeValidator(_joined_parts)]
+Name = Annotated[Text, pydantic.Field(min_length=1, max_length=256)]
+Role = Annotated[
+    str,
+    pydantic.Field(pattern=r"^[a-z][a-z_]{0,31}$"),
+    pydantic.AfterValidator(_supported_role),
+]
+Stop = Annotated[Text, pydantic.Field(min_length=1, max_length=1024)]
+Tokens = Annotated[int, pydantic.Field(ge=1, le=2**31 - 1)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Unsupported = Annotated[Any, pydantic.AfterValidator(_unless_harmless)]
+
+
+class Message(pydantic.BaseModel):
+    """One turn as the client sends it."""
+
+    model_config = _CONFIG
+    role: Role
+    # Before the content, which is null beside them: the error names the true reason.
+    tool_calls: Unsupported = None
+    function_call: Unsupported = None
+    content: Content
+
+
+class StreamOptions(pydantic.BaseModel):
+    """What a streamed answer has in addition."""
+
+    model_config = _CONFIG
+    include_usage: bool | None = None
+
+
+class ChatBody(pydantic.BaseModel):
+    """The body of `POST /v1/chat/completions`."""
+
+    model_config = _CONFIG
+    model: Name
+    messages: Annotated[
+        list[Message],
+        pydantic.FailFast(),
+        pydantic.Field(min_length=1, max_length=MESSAGES_MAX),
+    ]
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, pydantic.Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    seed: Annotated[int, pydantic.Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[
+        list[Stop],
+        pydantic.FailFast(),
+        pydantic.Field(max_length=STOPS_MAX),
+        pydantic.BeforeValidator(_listed),
+    ] = []
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, pydantic.Field(ge=1, le=1)] | None = None
+    user: str | None = None
+    tools: Unsupported = None
+    tool_choice: Unsupported = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    response_format: Unsupported = None
+    logprobs: Unsupported = None
+    top_logprobs: Unsupported = None
+    logit_bias: Unsupported = None
+    presence_penalty: Unsupported = None
+    frequency_penalty: Unsupported = None
+    audio: Unsupported = None
+    modalities: Unsupported = None
+    web_search_options: Unsupported = None
+    grammar: Unsupported = None
+    json_schema: Unsupported = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCall:
+    """A chat request, and how its answer is wanted."""
+
+    request: GenerateRequest
+    stream: bool
+    with_usage: bool
+    """Streamed: end with the token counts. (An answer in one piece always has them.)"""
+
+
+def parse_chat(body: bytes | bytearray) -> ChatCall:
+    """Read the body of a chat request. Raises Refusal, whatever the bytes are."""
+    _check_density(body)
+    try:
+        parsed = ChatBody.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise _refusal(first) from None
+    options = parsed.stream_options
+    return ChatCall(
+        request=_request(parsed),
+        stream=bool(parsed.stream),
+        with_usage=options is not None and bool(options.include_usage),
+    )
+
+
+def _request(body: ChatBody) -> GenerateRequest:
+    sampling = {"temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"}
+    max_tokens = body.max_completion_tokens
+    return GenerateRequest(
+        model=body.model,
+        # `developer` is the dialect's newer word for what chat templates call `system`.
+        messages=tuple(
+            ChatMessage(
+                role="system" if message.role == "developer" else message.role,
+                content=message.content,
+            )
+            for message in body.messages
+        ),
+        max_tokens=body.max_tokens if max_tokens is None else max_tokens,
+        stop=tuple(body.stop),
+        # What is absent or null keeps the request's own default.
+        **body.model_dump(include=sampling, exclude_none=True),
+    )
+
+
+def _refusal(error: ErrorDetails) -> Refusal:
+    kind, reason = error["type"], error["msg"]
+    if kind == "json_invalid":
+        reason = reason.removeprefix("Invalid JSON: ")
+        return Refusal("invalid_json", f"The body is not valid JSON: {reason}.")
+    param = _param(error["loc"])
+    if param is None:
+        return Refusal("bad_request", "The body must be a JSON object.")
+    if kind == "missing":
+        return Refusal("bad_request", f"'{param}' is missing.", param=param)
+    if param == "n":
+        reason = "only one choice (n = 1) is supported"
+    code = "unsupported" if kind == "unsupported" or param == "n" else "bad_request"
+    return Refusal(code, f"Invalid '{param}': {reason}.", param=param)
+
+
+def _param(location: tuple[int | str, ...]) -> str | None:
+    """`messages[0].content` for the place in the body; None for the body itself."""
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return param.lstrip(".") or None
+
+
+def _check_density(body: bytes | bytearray) -> None:
+    # Counting bytes is fast and nearly always enough; a body with much text is looked at closely.
+    if sum(body.count(mark) for mark in (b'"', b",", b"[", b"{")) <= VALUES_MAX:
+        return
+    if sum(1 for _ in itertools.islice(_VALUE.finditer(body), VALUES_MAX + 1)) > VALUES_MAX:
+        raise Refusal("bad_request", f"The body holds more than {VALUES_MAX} JSON values.")

@@ -1,0 +1,245 @@
+"""The one place that drives `protocol.Node`: sockets and time in, effects out.
+
+One task owns the node; everybody else puts events into its bounded inbox. The simulator's
+`world.py` is this file's twin.
+"""
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from meshd import clock
+from meshd.frames import FrameStream, StreamBroken
+from meshd.peers import Kind, Peers, PeerUnreachable
+from meshd.recording import Recording
+from meshd.resolver import Resolver
+from protocol.codec import STREAM_BYTES_MAX
+from protocol.deadlines import NEVER
+from protocol.effects import (
+    AnswerStream,
+    DatagramDropped,
+    Effect,
+    OpenStream,
+    Persist,
+    SendDatagram,
+)
+from protocol.errors import DropReason
+from protocol.events import (
+    DatagramReceived,
+    DeadlineReached,
+    Event,
+    Resumed,
+    StreamFailed,
+    StreamReceived,
+)
+from protocol.identity import Address, NodeId
+from protocol.node import Node
+
+log = structlog.get_logger()
+
+INBOX_EVENTS: Final = 2_048
+STREAMS_MAX: Final = 64
+EXCHANGE_S: Final = 10.0
+GAP_NS: Final = 2_000_000_000
+"""Woken later than this: the process was stopped or the machine slept."""
+_RECEIVE_BYTES: Final = 2_048
+"""More than any datagram of ours, so that a longer one is seen to be too long."""
+
+
+class Gossip:
+    """Runs one node on one UDP socket."""
+
+    def __init__(
+        self,
+        node: Node,
+        udp: trio.socket.SocketType,
+        peers: Peers,
+        *,
+        persist: Callable[[Persist], None],
+        on_effect: Callable[[Effect], None],
+        recording: Recording | None = None,
+    ) -> None:
+        """`persist` writes own numbers durably; `on_effect` is told everything that happens."""
+        self._node = node
+        self._udp = udp
+        self._is_v6 = udp.family == socket.AF_INET6
+        self._peers = peers
+        self._persist = persist
+        self._on_effect = on_effect
+        self._recording = recording
+        self._resolver = Resolver()
+        self._give, self._inbox = trio.open_memory_channel[Event](INBOX_EVENTS)
+        self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
+        self._stream_number = 0
+        self._open_streams = 0
+        self._nursery: trio.Nursery | None = None
+        self.drops: Counter[str] = Counter()
+        """Refusals by reason, `inbox_full` and `send_failed` among them."""
+
+    # ---- what others use ----
+
+    def give(self, event: Event) -> bool:
+        """Put an event into the inbox; False (and counted) when it is full."""
+        try:
+            self._give.send_nowait(event)
+        except trio.WouldBlock:
+            self.drops["inbox_full"] += 1
+            return False
+        return True
+
+    async def serve_stream(self, peer: NodeId, frames: FrameStream) -> None:
+        """One exchange that a peer began: its message, our answer. Raises StreamBroken."""
+        is_member = self._node.authority.admission(peer) is not None
+        limit = STREAM_BYTES_MAX if is_member else STREAM_BYTES_MAX // 4
+        data = await frames.receive(limit, EXCHANGE_S)
+        if data is None:
+            raise StreamBroken("closed before its message")
+        self._stream_number += 1
+        number = self._stream_number
+        send, receive = trio.open_memory_channel[bytes](1)
+        self._answers[number] = send
+        try:
+            if not self.give(StreamReceived(number, peer, data, clock.wall_s())):
+                raise StreamBroken("too busy")
+            with trio.move_on_after(EXCHANGE_S):
+                await frames.send(await receive.receive(), EXCHANGE_S)
+                return
+            raise StreamBroken("there is nothing to answer")
+        except trio.EndOfChannel as error:
+            raise StreamBroken("there is nothing to answer") from error
+        finally:
+            del self._answers[number]
+
+    # ---- the tasks ----
+
+    async def run(self) -> None:
+        """Drive the node until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._receive_datagrams)
+            nursery.start_soon(self._resolver.run)
+            await self._own_node()
+
+    async def _receive_datagrams(self) -> None:
+        while True:
+            try:
+                data, source = await self._udp.recvfrom(_RECEIVE_BYTES)
+            except OSError as error:
+                # An ICMP answer to something we sent (ECONNREFUSED and its like): it proves
+                # nothing, and the socket works on.
+                self.drops[f"receive_{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+                await trio.lowlevel.checkpoint()
+                continue
+            self.give(DatagramReceived(data, _source_address(source)))
+
+    async def _own_node(self) -> None:
+        """Take events in order and deadlines when they come; the only task that calls handle."""
+        while True:
+            deadline = self._node.deadline
+            event: Event | None = None
+            pause_s = max(0.0, (deadline - clock.now_ns()) / 1e9) if deadline < NEVER else 3600.0
+            with trio.move_on_after(pause_s):
+                event = await self._inbox.receive()
+            now = clock.now_ns()
+            if now - deadline > GAP_NS:
+                await self._handle(Resumed(now - deadline), now)
+            if event is not None:
+                await self._handle(event, now)
+                continue
+            # What has arrived is older than the deadline: an ack must not lose to its time-out.
+            await trio.lowlevel.checkpoint()
+            await self._drain()
+            now = clock.now_ns()
+            if self._node.deadline <= now:
+                await self._handle(DeadlineReached(), now)
+
+    async def _drain(self) -> None:
+        for _ in range(INBOX_EVENTS):
+            try:
+                event = self._inbox.receive_nowait()
+            except trio.WouldBlock:
+                return
+            await self._handle(event, clock.now_ns())
+
+    async def _handle(self, event: Event, now: int) -> None:
+        if self._recording is not None:
+            self._recording.note(event, now)
+        effects = self._node.handle(event, now)
+        for effect in effects:
+            await self._carry_out(effect)
+        if isinstance(event, StreamReceived):
+            self._end_unanswered(event.stream)
+
+    def _end_unanswered(self, number: int) -> None:
+        """Tell a waiting stream that no answer comes; one that got its answer has it buffered."""
+        answer = self._answers.get(number)
+        if answer is not None:
+            answer.close()
+
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case SendDatagram():
+                await self._send(effect)
+            case OpenStream():
+                self._start_exchange(effect)
+            case AnswerStream():
+                answer = self._answers.get(effect.stream)
+                if answer is not None:
+                    answer.send_nowait(effect.data)
+            case Persist():
+                await trio.to_thread.run_sync(self._persist, effect)
+            case DatagramDropped():
+                self._count(effect.reason)
+        self._on_effect(effect)
+
+    def _count(self, reason: DropReason) -> None:
+        self.drops[reason.value] += 1
+
+    async def _send(self, effect: SendDatagram) -> None:
+        host = self._resolver.literal(effect.to.host)
+        if host is None:
+            self.drops["name_unresolved"] += 1
+            return
+        if self._is_v6 and ":" not in host:
+            host = f"::ffff:{host}"
+        try:
+            await self._udp.sendto(effect.data, (host, effect.to.port))
+        except OSError as error:
+            self.drops["send_failed"] += 1
+            log.debug("datagram.send_failed", to=str(effect.to), reason=error.strerror)
+
+    def _start_exchange(self, effect: OpenStream) -> None:
+        if self._open_streams >= STREAMS_MAX or self._nursery is None:
+            self.drops["streams_full"] += 1
+            return
+        self._open_streams += 1
+        self._nursery.start_soon(self._exchange, effect)
+
+    async def _exchange(self, effect: OpenStream) -> None:
+        try:
+            with trio.fail_after(EXCHANGE_S):
+                async with self._peers.exchange(
+                    effect.peer, effect.addresses, Kind.GOSSIP
+                ) as frames:
+                    await frames.send(effect.data)
+                    answer = await frames.receive(STREAM_BYTES_MAX)
+                    if answer is None:
+                        raise StreamBroken("closed without an answer")
+        except (PeerUnreachable, StreamBroken, trio.TooSlowError) as error:
+            log.debug("exchange.failed", reason=str(error))
+            self.give(StreamFailed(effect.peer))
+            return
+        finally:
+            self._open_streams -= 1
+        self.give(StreamReceived(0, effect.peer, answer, clock.wall_s()))
+
+
+def _source_address(source: tuple[object, ...]) -> Address:
+    host, port = str(source[0]), source[1]
+    assert isinstance(port, int)
+    return Address(host.removeprefix("::ffff:").partition("%")[0], port)

@@ -1,0 +1,211 @@
+"""The one place where a home becomes a member of a mesh, and where it gives that up.
+
+Joining: read the token, ask its seeds over TLS until one answers, check the answer against the
+token's root key, write the members down, and last of all `mesh.msgpack`: a crash before that
+leaves a home that is no member and may simply ask again (the same node gets the same admission).
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+import trio
+
+from meshd.failures import ExitCode, UserError
+from meshd.frames import StreamBroken
+from meshd.home import Home
+from meshd.peers import STREAM_VERSION, Kind, Peers, PeerUnreachable
+from meshd.persistence import read_snapshot, write_snapshot
+from meshd.trust.certificates import ensure_certificates, make_contexts
+from meshd.trust.keys import node_seed
+from meshd.trust.mesh import MeshFile, admission_chain, read_mesh, write_mesh
+from meshd.trust.token import BadToken, Token, decode_token
+from protocol.authority import Authority, JoinRefusal
+from protocol.codec import STREAM_BYTES_MAX, decode_stream, encode_stream
+from protocol.crypto import SodiumCrypto
+from protocol.errors import Refused
+from protocol.fields import pack
+from protocol.identity import Address, key_text
+from protocol.messages import Join, JoinAnswer
+from protocol.records import Admission, decode_record, make_join_proof
+from protocol.snapshot import Snapshot
+from protocol.statements import Alive, Left, decode_statement
+
+log = structlog.get_logger()
+
+SEEDS_S: Final = 15.0
+"""Seeds that cannot be reached for so long end the attempt."""
+RETRY_S: Final = 0.5
+ANSWER_S: Final = 10.0
+
+_REFUSALS: Final[Mapping[str, str]] = {
+    JoinRefusal.UNKNOWN_INVITE: "this invite was not issued by the mesh's founder; ask for another",
+    JoinRefusal.BAD_PROOF: "the invite's key does not fit; copy the whole token again",
+    JoinRefusal.EXPIRED: "this invite has expired; ask for a new one (meshd invite)",
+    JoinRefusal.USED_UP: "this invite is used up; ask for a new one (meshd invite --uses N)",
+    JoinRefusal.CANNOT_ADMIT: "that member may not admit others; use a worker's address",
+    JoinRefusal.FULL: "the mesh has no room for another member",
+}
+
+
+class JoinRefused(UserError):
+    """The mesh answered, and the answer is no."""
+
+
+def read_token(text: str) -> Token:
+    """Decode a token for a person. Raises UserError."""
+    try:
+        return decode_token(text)
+    except BadToken as error:
+        raise UserError(
+            f"this is no valid token: {error}; copy the whole line that meshd invite printed"
+        ) from error
+
+
+def check_joinable(home: Home, token: Token) -> bool:
+    """Whether joining would change anything. Raises UserError for a member of another mesh.
+
+    A mesh that this home founded and that never had a second member may simply be replaced.
+    """
+    current = read_mesh(home)
+    if current is None:
+        return True
+    if current.mesh == token.mesh:
+        return False
+    if home.root_key.exists() and _never_had_company(home, current):
+        return True
+    raise UserError(
+        f"this node is a member of another mesh ({key_text(current.mesh)}); "
+        "give that up first with: meshd leave"
+    )
+
+
+def _never_had_company(home: Home, mesh: MeshFile) -> bool:
+    own = SodiumCrypto(node_seed(home)).node_id
+    for wire in (*mesh.records, *read_snapshot(home).records):
+        with contextlib.suppress(Refused):
+            record = decode_record(wire)
+            if isinstance(record, Admission) and record.node != own:
+                return False
+    return True
+
+
+async def join(home: Home, token: Token) -> None:
+    """Become a member; the home's lock is held by the caller.
+
+    Raises UserError: refused, seeds unreachable.
+    """
+    seed = node_seed(home)
+    crypto = SodiumCrypto(seed)
+    ensure_certificates(home, token.mesh_secret, seed)
+    peers = Peers(make_contexts(home), crypto.node_id, lambda node: None)
+    proof = make_join_proof(token.invite_seed, crypto, token.mesh)
+    message = encode_stream(Join(token.invite.wire, proof))
+    answer = await _ask_seeds(peers, token, message)
+    authority = Authority(crypto, token.root)
+    for wire in answer.records:
+        with contextlib.suppress(Refused):
+            authority.add(wire)
+    if authority.admission(crypto.node_id) is None:
+        raise UserError("that member's answer does not prove an admission; try another member")
+    records = tuple(record.wire for record in authority.records())
+    write_snapshot(home, _snapshot(records, answer.statements, crypto))
+    chain = admission_chain(records, crypto.node_id)
+    old_root = home.root_key.exists()
+    write_mesh(home, MeshFile(root=token.root, mesh_secret=token.mesh_secret, records=chain))
+    if old_root:
+        home.root_key.unlink(missing_ok=True)
+    log.info("mesh.joined", mesh=key_text(token.mesh))
+
+
+def _snapshot(
+    records: tuple[bytes, ...], statements: tuple[bytes, ...], crypto: SodiumCrypto
+) -> Snapshot:
+    """What to begin with; the node itself checks signatures when it reads it."""
+    lives: list[bytes] = []
+    goodbyes: list[bytes] = []
+    for wire in statements:
+        with contextlib.suppress(Refused):
+            statement = decode_statement(wire)
+            if statement.author == crypto.node_id:
+                continue
+            if isinstance(statement, Alive):
+                lives.append(wire)
+            elif isinstance(statement, Left):
+                goodbyes.append(wire)
+    return Snapshot(records, tuple(lives), tuple(goodbyes))
+
+
+async def _ask_seeds(peers: Peers, token: Token, message: bytes) -> JoinAnswer:
+    """The first seed's yes. Raises JoinRefused for a no, UserError when nobody answers in time."""
+    reasons: dict[Address, str] = {}
+    with trio.move_on_after(SEEDS_S):
+        while True:
+            for seed in token.seeds:
+                try:
+                    return await _ask_seed(peers, seed, message)
+                except (PeerUnreachable, StreamBroken, Refused) as error:
+                    reasons[seed] = str(error).removeprefix(f"{seed}: ")
+            await trio.sleep(RETRY_S)
+    tried = "; ".join(f"{seed}: {reasons.get(seed, 'no answer')}" for seed in token.seeds)
+    raise UserError(
+        f"no member of the mesh could be reached within {SEEDS_S:.0f} s ({tried}); is it running, "
+        "and can this machine reach it?"
+    )
+
+
+async def _ask_seed(peers: Peers, seed: Address, message: bytes) -> JoinAnswer:
+    connection = await peers.dial(None, [seed])
+    try:
+        with trio.fail_after(ANSWER_S):
+            await connection.frames.send(pack((STREAM_VERSION, Kind.GOSSIP)))
+            await connection.frames.send(message)
+            data = await connection.frames.receive(STREAM_BYTES_MAX)
+    except trio.TooSlowError as error:
+        raise StreamBroken("no answer") from error
+    finally:
+        await connection.frames.aclose()
+    if data is None:
+        raise StreamBroken("it closed the stream; it may have left that mesh")
+    answer = decode_stream(data)
+    if not isinstance(answer, JoinAnswer):
+        raise StreamBroken("it answered something else")
+    if answer.refusal:
+        unknown = f"the mesh refused ({answer.refusal[:64]!a})"
+        raise JoinRefused(_REFUSALS.get(answer.refusal, unknown))
+    return answer
+
+
+def give_up(home: Home) -> str:
+    """Forget the mesh; returns its id. The node's own key stays. Raises UserError."""
+    mesh = read_mesh(home)
+    if mesh is None:
+        raise UserError("this node is in no mesh")
+    text = key_text(mesh.mesh)
+    # The membership goes first: what is left behind by a crash is then only litter.
+    home.mesh.unlink(missing_ok=True)
+    if home.root_key.exists():
+        home.root_key.replace(home.path / f"root-{text[:8]}.key")
+    for path in (home.members, home.tls):
+        path.unlink(missing_ok=True)
+    return text
+
+
+async def join_offline(home: Home, text: str) -> Mapping[str, Any]:
+    """`meshd join` without a daemon: `{"mesh": ID, "changed": bool}`. Raises UserError."""
+    token = read_token(text)
+    with home.locked():
+        is_needed = check_joinable(home, token)
+        if is_needed:
+            await join(home, token)
+    return {"mesh": key_text(token.mesh), "changed": is_needed}
+
+
+async def leave_offline(home: Home) -> Mapping[str, Any]:
+    """`meshd leave` without a daemon: `{"mesh": ID}`. Raises UserError."""
+    await trio.lowlevel.checkpoint()
+    if not home.mesh.exists():
+        raise UserError("this node is in no mesh", ExitCode.FAILED)
+    with home.locked():
+        return {"mesh": give_up(home)}

@@ -1,0 +1,168 @@
+"""The one place where requests and answers become the opaque bodies that peers exchange.
+
+Bodies from peers are hostile: reading one gives a value or raises BadPayload.
+"""
+
+from typing import Final
+
+from protocol.errors import DropReason, Refused
+from protocol.fields import Fields, pack, unpack, unpack_fields
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
+
+_TEXT_CHARS_MAX: Final = 16 * 2**20
+_MESSAGES_MAX: Final = 4_096
+_STOPS_MAX: Final = 64
+_TOKENS_MAX: Final = 2**24
+_TOKEN_ID_MAX: Final = 2**31
+_VERSION: Final = 1
+
+
+class BadPayload(ValueError):
+    """A peer's body makes no sense."""
+
+
+def pack_request(request: GenerateRequest) -> bytes:
+    """The body of an Ask."""
+    messages = None
+    if request.messages is not None:
+        messages = tuple((message.role, message.content) for message in request.messages)
+    return pack(
+        (
+            _VERSION,
+            request.model,
+            messages,
+            request.prompt,
+            request.max_tokens,
+            request.temperature,
+            request.top_p,
+            request.top_k,
+            request.min_p,
+            request.seed,
+            request.stop,
+            int(request.ignore_eos),
+        )
+    )
+
+
+def unpack_request(body: bytes) -> GenerateRequest:
+    """The inverse. Raises BadPayload."""
+    try:
+        fields = unpack_fields(body)
+        if fields.take_int(0, 2**31) != _VERSION:
+            raise BadPayload("a request of another version")
+        model = fields.take_text(1_000)
+        messages = _take_messages(fields)
+        return GenerateRequest(
+            model=model,
+            messages=messages,
+            prompt=_take_optional_text(fields),
+            max_tokens=_take_optional_int(fields, 1, _TOKENS_MAX),
+            temperature=_take_float(fields, 0.0, 100.0),
+            top_p=_take_float(fields, 0.0, 1.0),
+            top_k=fields.take_int(0, 2**31),
+            min_p=_take_float(fields, 0.0, 1.0),
+            seed=_take_optional_int(fields, -(2**63), 2**64 - 1),
+            stop=tuple(_text(item) for item in fields.take_array(_STOPS_MAX)),
+            ignore_eos=fields.take_int(0, 1) == 1,
+        )
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+
+
+def _take_messages(fields: Fields) -> tuple[ChatMessage, ...] | None:
+    items = fields.take()
+    if items is None:
+        return None
+    if not isinstance(items, tuple) or len(items) > _MESSAGES_MAX:
+        raise Refused(DropReason.MALFORMED, "messages")
+    pairs = (Fields(item) for item in items)
+    return tuple(
+        ChatMessage(role=pair.take_text(64), content=pair.take_text(_TEXT_CHARS_MAX))
+        for pair in pairs
+    )
+
+
+def _text(item: object) -> str:
+    if not isinstance(item, str) or len(item) > _TEXT_CHARS_MAX:
+        raise Refused(DropReason.MALFORMED, "not a text")
+    return item
+
+
+def _take_optional_text(fields: Fields) -> str | None:
+    item = fields.take()
+    return None if item is None else _text(item)
+
+
+def _take_optional_int(fields: Fields, low: int, high: int) -> int | None:
+    item = fields.take()
+    if item is None:
+        return None
+    if type(item) is not int or not low <= item <= high:
+        raise Refused(DropReason.MALFORMED, "not an integer in range")
+    return item
+
+
+def _take_float(fields: Fields, low: float, high: float) -> float:
+    item = fields.take()
+    # NaN compares false with everything, so it is refused here too.
+    if type(item) not in (int, float) or not isinstance(item, int | float):
+        raise Refused(DropReason.MALFORMED, "not a number")
+    if not low <= item <= high:
+        raise Refused(DropReason.MALFORMED, "number out of range")
+    return float(item)
+
+
+def pack_started(started: Started) -> bytes:
+    """The body of an Accept."""
+    return pack(started.prompt_token_ids)
+
+
+def unpack_started(body: bytes) -> Started:
+    """The inverse. Raises BadPayload."""
+    return Started(_token_ids(_unpack(body)))
+
+
+def pack_chunk(chunk: Chunk) -> bytes:
+    """The body of a Data."""
+    return pack((chunk.token_ids, chunk.text))
+
+
+def unpack_chunk(body: bytes) -> Chunk:
+    """The inverse. Raises BadPayload."""
+    try:
+        fields = unpack_fields(body)
+        token_ids = _token_ids(fields.take())
+        return Chunk(token_ids, fields.take_text(_TEXT_CHARS_MAX))
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+
+
+def pack_finished(finished: Finished) -> bytes:
+    """The body of an End."""
+    return pack((finished.finish_reason, finished.prompt_tokens, finished.completion_tokens))
+
+
+def unpack_finished(body: bytes) -> Finished:
+    """The inverse. Raises BadPayload."""
+    try:
+        fields = unpack_fields(body)
+        reason = fields.take_text(32)
+        return Finished(reason, fields.take_int(0, _TOKENS_MAX), fields.take_int(0, _TOKENS_MAX))
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+
+
+def _unpack(body: bytes) -> object:
+    try:
+        return unpack(body)
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+
+
+def _token_ids(items: object) -> tuple[int, ...]:
+    if not isinstance(items, tuple):
+        raise BadPayload("no token ids")
+    for item in items:
+        if type(item) is not int or not 0 <= item < _TOKEN_ID_MAX:
+            raise BadPayload("no token id")
+    return items

@@ -1,0 +1,291 @@
+"""The one place where a node's parts run together: one nursery, started and stopped in order.
+
+Up: gossip and peer streams, then the gateway and the control socket, then what may take its time
+(models, hardware, the local network). Down: goodbye to the mesh and to apps at the same time, the
+memory to disk, then everything is cancelled.
+"""
+
+import functools
+import random
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+import structlog
+import trio
+
+from meshd import __version__, clock, discovery
+from meshd.addresses import advertised
+from meshd.advertiser import Advertiser
+from meshd.answer import Answer, RequestOptions
+from meshd.commands import Commands
+from meshd.control import serve_control
+from meshd.forwarder import Forwarder
+from meshd.gateway.server import serve as serve_gateway
+from meshd.gossip import Gossip
+from meshd.home import Home
+from meshd.local_models import LocalModels
+from meshd.options import UpOptions
+from meshd.peers import Kind, Peers
+from meshd.persistence import Numbers, write_numbers, write_snapshot
+from meshd.recording import Recording
+from meshd.serving import Serving
+from meshd.sockets import NodeSockets
+from meshd.trust.mesh import FOUNDER
+from meshd.view import View
+from protocol.effects import Effect, JoinRefused, MembersDirty, MembershipChanged, Persist
+from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
+from protocol.identity import Address, MeshId, key_text
+from protocol.node import Node
+from runtimes.base import GenerateRequest
+
+log = structlog.get_logger()
+
+GOODBYE_S: Final = 1.0
+"""How long a leaving node goes on spreading that it left."""
+STOP_S: Final = 6.0
+"""All of an orderly stop; then everything is cancelled."""
+SAVE_S: Final = 1.0
+SWEEP_S: Final = 5.0
+ADDRESSES_S: Final = 15.0
+
+
+class Running:
+    """A started node. It is what the gateway (`answer.Mesh`) and the control socket see."""
+
+    def __init__(
+        self,
+        home: Home,
+        options: UpOptions,
+        node: Node,
+        numbers: Numbers,
+        sockets: NodeSockets,
+        gateway_socket: socket.socket,
+        peers: Peers,
+        local_models: LocalModels,
+        name: str,
+    ) -> None:
+        self.home = home
+        self.node = node
+        self.name = name
+        self.local_models = local_models
+        self.own_addresses = advertised(sockets, options.advertise)
+        self._options = options
+        self._numbers = numbers
+        self._sockets = sockets
+        self._gateway_socket = gateway_socket
+        self._peers = peers
+        self._recording = Recording(options.record) if options.record is not None else None
+        self.view = View(node)
+        self.gossip = Gossip(
+            node,
+            sockets.udp,
+            peers,
+            persist=self._persist,
+            on_effect=self._on_effect,
+            recording=self._recording,
+        )
+        self._advertiser = Advertiser(self.gossip.give, local_models, self.view, options.labels)
+        self._forwarder = Forwarder(
+            node.node_id, self.view, local_models, peers, node.address_of, random.SystemRandom()
+        )
+        self.commands = Commands(home, self)
+        self._is_dirty = trio.Event()
+        self._end = trio.Event()
+        self._gateway_end = trio.Event()
+        self._is_ready = False
+        self._has_said_goodbye = False
+        self._keeps_memory = True
+        self._started_at = trio.current_time()
+        self._strangers: set[MeshId] = set()
+        self.wants_restart = False
+
+    # ---- its life ----
+
+    async def run(self, on_ready: Callable[["Running"], None]) -> None:
+        """Run until `end` is called, or until cancelled (which is abrupt)."""
+        serving = Serving(self.local_models)
+        handlers = {
+            Kind.GOSSIP: self.gossip.serve_stream,
+            Kind.REQUEST: serving.serve_stream,
+        }
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.gossip.run)
+                nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
+                self.gossip.give(Started(self.own_addresses))
+                await nursery.start(serve_control, self.home, self.commands.handlers())
+                await nursery.start(
+                    functools.partial(
+                        serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end
+                    )
+                )
+                self._is_ready = True
+                nursery.start_soon(self.local_models.serve, self._advertiser.models_changed)
+                nursery.start_soon(self._advertiser.run)
+                nursery.start_soon(self._save_often)
+                nursery.start_soon(self._sweep)
+                nursery.start_soon(self._watch_addresses)
+                if self._options.lan:
+                    nursery.start_soon(self._be_on_lan)
+                on_ready(self)
+                await self._end.wait()
+                with trio.move_on_after(STOP_S):
+                    await self._stop()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._peers.drop_idle(everything=True)
+            if self._keeps_memory:
+                write_snapshot(self.home, self.node.snapshot())
+            if self._recording is not None:
+                self._recording.close()
+
+    def end(self, *, restart: bool, keep_memory: bool = True) -> None:
+        """Stop in order; `restart` starts the daemon's parts anew afterwards.
+
+        A restart follows a change of mesh, and leaving gives the memory up: neither writes the
+        old mesh's members over what is on disk.
+        """
+        self.wants_restart = restart
+        self._keeps_memory = keep_memory and not restart
+        self._end.set()
+
+    async def say_goodbye(self) -> None:
+        """Tell the mesh that this node leaves; takes a second."""
+        if self._has_said_goodbye:
+            return
+        self._has_said_goodbye = True
+        self.gossip.give(LeaveRequested())
+        await trio.sleep(GOODBYE_S)
+
+    async def _stop(self) -> None:
+        self._is_ready = False
+        self._gateway_end.set()
+        await self.say_goodbye()
+
+    # ---- what it does beside ----
+
+    def _persist(self, effect: Persist) -> None:
+        """Runs in a thread; the next effect waits for it."""
+        self._numbers = Numbers(effect.incarnation, effect.offers_version, self._numbers.boot)
+        write_numbers(self.home, self._numbers)
+
+    def _on_effect(self, effect: Effect) -> None:
+        self.view.note(effect)
+        match effect:
+            case MembersDirty():
+                self._is_dirty.set()
+            case MembershipChanged() if effect.previous != effect.state:
+                log.info(
+                    "member.changed",
+                    name=effect.name,
+                    node=key_text(effect.node)[:8],
+                    state=str(effect.state),
+                    previous=str(effect.previous) if effect.previous else "unknown",
+                )
+            case JoinRefused():
+                log.warning("join.refused", node=key_text(effect.node)[:8], reason=effect.refusal)
+
+    async def _save_often(self) -> None:
+        while True:
+            await self._is_dirty.wait()
+            self._is_dirty = trio.Event()
+            await trio.to_thread.run_sync(write_snapshot, self.home, self.node.snapshot())
+            await trio.sleep(SAVE_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            self._peers.drop_idle()
+
+    async def _watch_addresses(self) -> None:
+        """A laptop that changes networks states its new addresses."""
+        while True:
+            await trio.sleep(ADDRESSES_S)
+            found = await trio.to_thread.run_sync(
+                advertised, self._sockets, self._options.advertise
+            )
+            if found != self.own_addresses:
+                self.own_addresses = found
+                self.gossip.give(AddressesChanged(found))
+
+    async def _be_on_lan(self) -> None:
+        loopback = ["127.0.0.1"] if self._sockets.is_loopback else None
+        await discovery.announce_and_browse(
+            mesh=self.node.mesh,
+            node=self.node.node_id,
+            name=self.name,
+            addresses=self.own_addresses,
+            on_sighting=self._on_sighting,
+            interfaces=loopback,
+        )
+
+    def _on_sighting(self, sighting: discovery.Sighting) -> None:
+        if sighting.mesh == self.node.mesh:
+            for address in sighting.addresses:
+                self.gossip.give(AddressFound(sighting.node, address))
+        elif sighting.mesh not in self._strangers and len(self._strangers) < 16:
+            self._strangers.add(sighting.mesh)
+            log.warning(
+                "lan.other_mesh",
+                mesh=key_text(sighting.mesh),
+                node=sighting.name,
+                mend=f"to join it: run meshd invite on {sighting.name}, and here meshd join TOKEN",
+            )
+
+    # ---- answer.Mesh ----
+
+    def is_ready(self) -> bool:
+        """See `answer.Mesh`."""
+        return self._is_ready
+
+    @property
+    def owner(self) -> str:
+        """Whose this node is."""
+        invite = self.node.authority.invite_of(self.node.node_id)
+        return invite.owner if invite is not None else FOUNDER
+
+    def status(self) -> Mapping[str, Any]:
+        """See `answer.Mesh`."""
+        load = self.local_models.load
+        role = self.node.authority.role_of(self.node.node_id)
+        return {
+            "ready": self._is_ready,
+            "node": key_text(self.node.node_id),
+            "name": self.name,
+            "mesh": key_text(self.node.mesh),
+            "version": __version__,
+            "role": role.name.lower() if role is not None else None,
+            "owner": self.owner,
+            "listen": str(Address(self._sockets.host, self._sockets.port)),
+            "addresses": [str(address) for address in self.own_addresses],
+            "gateway": gateway_url(self._gateway_socket),
+            "uptime_s": round(trio.current_time() - self._started_at, 1),
+            "time": clock.wall_s(),
+            "members": self.view.counts(),
+            "models": sorted(card.name for card in self.local_models.cards()),
+            "load": {"queued": load.queued, "running": load.running, "slots": load.slots},
+            "drops": dict(sorted(self.gossip.drops.items())),
+            "refusals": dict(sorted(self._peers.refusals.items())),
+        }
+
+    def nodes(self, *, include_all: bool = False) -> Sequence[Mapping[str, Any]]:
+        """See `answer.Mesh`."""
+        return self.view.rows(include_all=include_all)
+
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """See `answer.Mesh`."""
+        return self.view.models()
+
+    def generate(
+        self, request: GenerateRequest, options: RequestOptions
+    ) -> AbstractAsyncContextManager[Answer]:
+        """See `answer.Mesh`."""
+        return self._forwarder.generate(request, options)
+
+
+def gateway_url(gateway_socket: socket.socket) -> str:
+    """`http://HOST:PORT` as bound."""
+    host, port = gateway_socket.getsockname()[:2]
+    return f"http://{Address(host, port)}"

@@ -1,0 +1,219 @@
+"""The one place to read what this node believes: members, offers, load, and what happened lately.
+
+A read model over the node and its effects. It decides nothing.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from meshd import advertisement, clock
+from protocol.effects import Effect, LoadLearned, MembershipChanged, OffersChanged
+from protocol.identity import NodeId, key_text
+from protocol.members import State
+from protocol.messages import Load
+from protocol.node import Node
+from protocol.records import Role
+from protocol.routing import Candidate
+from runtimes.base import ModelCard
+
+EVENTS_KEPT: Final = 1_000
+OLD_NS: Final = 600 * 10**9
+"""Dead and left members leave the default list after ten minutes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeardLoad:
+    """A member's load and when it told."""
+
+    load: Load
+    at_ns: int
+
+
+class View:
+    """Answers questions about the mesh as this node sees it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._loads: dict[NodeId, HeardLoad] = {}
+        self._cards: dict[NodeId, dict[str, ModelCard]] = {}
+        self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
+        self.own_load = Load(0, 0, 0)
+        self.events: deque[Mapping[str, Any]] = deque(maxlen=EVENTS_KEPT)
+
+    def note(self, effect: Effect) -> None:
+        """Take in what the node reports."""
+        match effect:
+            case LoadLearned():
+                self._loads[effect.node] = HeardLoad(effect.load, clock.now_ns())
+            case OffersChanged():
+                self._note_offer(effect)
+            case MembershipChanged():
+                if effect.state in (State.DEAD, State.LEFT):
+                    self._loads.pop(effect.node, None)
+                    for tell in list(self._watchers.get(effect.node, ())):
+                        tell()
+                self._note_event(str(effect.state), effect.node, name=effect.name)
+
+    def _note_offer(self, effect: OffersChanged) -> None:
+        key = effect.offer.key
+        if not key.startswith(advertisement.MODEL_PREFIX):
+            return
+        card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
+        cards = self._cards.setdefault(effect.node, {})
+        if card is None:
+            cards.pop(key, None)
+        else:
+            cards[key] = card
+
+    def _note_event(self, kind: str, node: NodeId, **more: object) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self.events.append({"time": now, "type": kind, "node": key_text(node), **more})
+
+    @contextlib.contextmanager
+    def when_gone(self, node: NodeId, tell: Callable[[], None]) -> Iterator[None]:
+        """Inside this, `tell()` is called as soon as `node` is dead or left; at once if it is."""
+        if not self._node.members.is_present(node):
+            tell()
+        watchers = self._watchers.setdefault(node, [])
+        watchers.append(tell)
+        try:
+            yield
+        finally:
+            watchers.remove(tell)
+            if not watchers:
+                self._watchers.pop(node, None)
+
+    # ---- who ----
+
+    def name(self, node: NodeId) -> str:
+        """A member's name, or the beginning of its id while it has told none."""
+        alive = self._node.members.last_known(node)
+        return alive.name if alive is not None else key_text(node)[:8]
+
+    def find(self, text: str) -> list[NodeId]:
+        """Present members that this name, id, or beginning of an id (8 or more) means."""
+        return [
+            node
+            for node in self._node.members.present()
+            if self.name(node) == text
+            or key_text(node) == text
+            or (len(text) >= 8 and key_text(node).startswith(text))
+        ]
+
+    def rows(self, *, include_all: bool) -> list[Mapping[str, Any]]:
+        """The rows of `/mesh/v1/nodes`, this node first, then by name."""
+        now = clock.now_ns()
+        members = self._node.members
+        chosen: list[NodeId] = []
+        for node in members.all():
+            gone = members.gone(node)
+            if include_all or gone is None or now - gone.since_ns < OLD_NS:
+                chosen.append(node)
+        own = self._node.node_id
+        chosen.sort(key=lambda node: (node != own, self.name(node), node))
+        return [self.row(node) for node in chosen]
+
+    def row(self, node: NodeId) -> Mapping[str, Any]:
+        """One member as `/mesh/v1/nodes` shows it."""
+        members = self._node.members
+        alive = members.last_known(node)
+        addresses = self._node.address_of(node)
+        if node == self._node.node_id and alive is not None:
+            addresses = alive.addresses
+        offers = self._node.offers.of(node)
+        hardware = advertisement.decode_map(offers.get(advertisement.HARDWARE, b""))
+        tier = hardware.pop("tier", None)
+        role = self._node.authority.role_of(node)
+        invite = self._node.authority.invite_of(node)
+        round_trip = self._node.round_trip_ns(node)
+        load = self.load(node)
+        state = members.state(node)
+        return {
+            "id": key_text(node),
+            "name": self.name(node),
+            "state": str(state) if state is not None else str(State.DEAD),
+            "incarnation": members.incarnation(node),
+            "address": str(addresses[0]) if addresses else None,
+            "role": role.name.lower() if role is not None else None,
+            "owner": invite.owner if invite is not None else None,
+            "labels": advertisement.decode_map(offers.get(advertisement.LABELS, b"")),
+            "tier": tier if tier in (1, 2, 3) else 3,
+            "hardware": hardware,
+            "models": sorted(card.name for card in self.cards(node)),
+            "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},
+            "rtt_ms": round(round_trip / 1e6, 3) if round_trip is not None else None,
+            "version": alive.software if alive is not None else None,
+        }
+
+    def counts(self) -> Mapping[str, int]:
+        """How many members are in each state."""
+        counts = {str(state): 0 for state in State}
+        for node in self._node.members.all():
+            state = self._node.members.state(node)
+            if state is not None:
+                counts[str(state)] += 1
+        return counts
+
+    # ---- what they offer ----
+
+    def load(self, node: NodeId) -> Load | None:
+        """A member's load as it last told."""
+        if node == self._node.node_id:
+            return self.own_load
+        heard = self._loads.get(node)
+        return heard.load if heard is not None else None
+
+    def cards(self, node: NodeId) -> list[ModelCard]:
+        """The models of a member that is there and may serve."""
+        role = self._node.authority.role_of(node)
+        if role is None or not role.may_serve or not self._node.members.is_present(node):
+            return []
+        return list(self._cards.get(node, {}).values())
+
+    def models(self) -> list[Mapping[str, Any]]:
+        """One row per model name in the mesh, with the names of the nodes that offer it."""
+        rows: dict[str, dict[str, Any]] = {}
+        for node in sorted(self._node.members.present(), key=lambda node: (self.name(node), node)):
+            for card in self.cards(node):
+                row = rows.setdefault(
+                    card.name,
+                    {
+                        "name": card.name,
+                        "hash": card.content_hash,
+                        "runtime": card.runtime,
+                        "architecture": card.architecture,
+                        "parameters": card.parameters,
+                        "quantization": card.quantization,
+                        "size_bytes": card.size_bytes,
+                        "context_tokens": card.context_tokens,
+                        "nodes": [],
+                    },
+                )
+                row["nodes"].append(self.name(node))
+        return [rows[name] for name in sorted(rows)]
+
+    def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
+        """Members that offer `model`, for ranking."""
+        found: list[Candidate] = []
+        for node in self._node.members.present():
+            if not any(card.name == model for card in self.cards(node)):
+                continue
+            found.append(
+                Candidate(
+                    node=node,
+                    is_alive=self._node.members.state(node) is State.ALIVE,
+                    load=self.load(node),
+                    own_requests=own_requests.get(node, 0),
+                    round_trip_ns=self._node.round_trip_ns(node) or 0,
+                )
+            )
+        return found
+
+    def may_ask(self) -> bool:
+        """Whether this node's role lets it send requests."""
+        role = self._node.authority.role_of(self._node.node_id)
+        return role is not None and role is not Role.OBSERVER

@@ -1,0 +1,206 @@
+"""The one place for the framing of one forwarded request on a reliable stream; pure.
+
+    asker                                    server
+      Ask(id, deadline, body)     ->
+                                  <-          Accept(body)      or  Refuse(code, message, load)
+                                  <-          Data(body) ...
+                                  <-          End(body)         or  Fail(code, message)
+      Cancel                      ->                            (at any time after Ask)
+
+Bodies are opaque here: the protocol carries requests, it does not know what they ask for. The two
+`Asker` and `Server` objects hold the order of frames; anything out of order is refused.
+"""
+
+import dataclasses
+import enum
+from typing import Final
+
+from protocol.errors import DropReason, LocalProtocolError, Refused
+from protocol.fields import Fields, pack, unpack_fields
+from protocol.messages import Load
+
+REQUEST_BYTES_MAX: Final = 16 * 2**20
+"""An Ask with its body."""
+ANSWER_BYTES_MAX: Final = 4 * 2**20
+"""Any single frame of the server."""
+DEADLINE_MS_MAX: Final = 24 * 3600 * 1000
+_TEXT_CHARS_MAX: Final = 1_000
+_COUNT_MAX: Final = 2**31
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ask:
+    """Run this, within `deadline_ms` from now."""
+
+    request_id: str
+    deadline_ms: int
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accept:
+    """It runs; `body` describes how it began."""
+
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refuse:
+    """It does not run, and nothing was done."""
+
+    code: str
+    message: str
+    retry_after_ms: int
+    load: Load
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Data:
+    """A part of the answer."""
+
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """The answer is whole."""
+
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fail:
+    """The answer will not become whole."""
+
+    code: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cancel:
+    """The asker does not want it any more."""
+
+
+Frame = Ask | Accept | Refuse | Data | End | Fail | Cancel
+
+
+class _Type(enum.IntEnum):
+    ASK = 1
+    ACCEPT = 2
+    REFUSE = 3
+    DATA = 4
+    END = 5
+    FAIL = 6
+    CANCEL = 7
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """One frame's bytes, without the length that the stream puts before them."""
+    match frame:
+        case Ask():
+            return pack((_Type.ASK, frame.request_id, frame.deadline_ms, frame.body))
+        case Accept():
+            return pack((_Type.ACCEPT, frame.body))
+        case Refuse():
+            load = dataclasses.astuple(frame.load)
+            return pack((_Type.REFUSE, frame.code, frame.message, frame.retry_after_ms, load))
+        case Data():
+            return pack((_Type.DATA, frame.body))
+        case End():
+            return pack((_Type.END, frame.body))
+        case Fail():
+            return pack((_Type.FAIL, frame.code, frame.message))
+        case Cancel():
+            return pack((_Type.CANCEL,))
+
+
+def decode_frame(data: bytes) -> Frame:
+    """The inverse of `encode_frame`. Raises Refused(MALFORMED)."""
+    fields = unpack_fields(data)
+    match fields.take_int(0, 255):
+        case _Type.ASK:
+            request_id = fields.take_text(64)
+            deadline_ms = fields.take_int(0, DEADLINE_MS_MAX)
+            return Ask(request_id, deadline_ms, fields.take_blob(REQUEST_BYTES_MAX))
+        case _Type.ACCEPT:
+            return Accept(fields.take_blob(ANSWER_BYTES_MAX))
+        case _Type.REFUSE:
+            code, message = fields.take_text(64), fields.take_text(_TEXT_CHARS_MAX)
+            retry_after_ms = fields.take_int(0, DEADLINE_MS_MAX)
+            return Refuse(code, message, retry_after_ms, _take_load(Fields(fields.take())))
+        case _Type.DATA:
+            return Data(fields.take_blob(ANSWER_BYTES_MAX))
+        case _Type.END:
+            return End(fields.take_blob(ANSWER_BYTES_MAX))
+        case _Type.FAIL:
+            return Fail(fields.take_text(64), fields.take_text(_TEXT_CHARS_MAX))
+        case _Type.CANCEL:
+            return Cancel()
+        case _:
+            raise Refused(DropReason.MALFORMED, "unknown frame")
+
+
+def _take_load(fields: Fields) -> Load:
+    return Load(
+        fields.take_int(0, _COUNT_MAX),
+        fields.take_int(0, _COUNT_MAX),
+        fields.take_int(0, _COUNT_MAX),
+    )
+
+
+class _Phase(enum.Enum):
+    ASKED = enum.auto()
+    RUNNING = enum.auto()
+    OVER = enum.auto()
+
+
+class Asker:
+    """The asking end of one request: knows which frame may come next."""
+
+    def __init__(self) -> None:
+        self._phase = _Phase.ASKED
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has said its last; only then may the stream carry another request."""
+        return self._phase is _Phase.OVER
+
+    def receive(self, data: bytes) -> Accept | Refuse | Data | End | Fail:
+        """Read the server's next frame. Raises Refused: MALFORMED, UNEXPECTED."""
+        frame = decode_frame(data)
+        match frame, self._phase:
+            case Accept(), _Phase.ASKED:
+                self._phase = _Phase.RUNNING
+                return frame
+            case Refuse(), _Phase.ASKED:
+                self._phase = _Phase.OVER
+                return frame
+            case Data(), _Phase.RUNNING:
+                return frame
+            case (End() | Fail()), _Phase.RUNNING:
+                self._phase = _Phase.OVER
+                return frame
+            case _:
+                raise Refused(DropReason.UNEXPECTED, type(frame).__name__)
+
+
+class Server:
+    """The serving end of one request: knows which frame may be sent next."""
+
+    def __init__(self) -> None:
+        self._phase = _Phase.ASKED
+
+    def send(self, frame: Accept | Refuse | Data | End | Fail) -> bytes:
+        """The bytes of our next frame. Raises LocalProtocolError when it is not its turn."""
+        match frame, self._phase:
+            case Accept(), _Phase.ASKED:
+                self._phase = _Phase.RUNNING
+            case Refuse(), _Phase.ASKED:
+                self._phase = _Phase.OVER
+            case Data(), _Phase.RUNNING:
+                pass
+            case (End() | Fail()), _Phase.RUNNING:
+                self._phase = _Phase.OVER
+            case _:
+                raise LocalProtocolError(f"{type(frame).__name__} is not due")
+        return encode_frame(frame)

@@ -1,0 +1,166 @@
+"""The one place that asks what this machine has: processor, memory, GPUs.
+
+Everything here blocks (NVML may take a second to wake a driver) and must be called in a thread.
+Nothing here raises: what cannot be found out is left out, and no GPU is a normal answer.
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+GPUS_MAX = 16
+"""GPUs listed at most; larger machines exist, but a record has to fit into a datagram."""
+NAME_CHARACTERS_MAX = 64
+RECORD_NAME_CHARACTERS_MAX = 40
+RECORD_GPU_KINDS_MAX = 3
+TIER_1_VRAM_BYTES = 7_600_000_000
+"""8 GB; a little less, because boards and drivers keep some for themselves."""
+TIER_2_MEMORY_BYTES = 3_600_000_000
+"""4 GB, less what firmware and kernel reserve."""
+TIER_2_CORES = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU that NVML sees."""
+
+    name: str
+    vram_bytes: int
+    vram_free_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What the machine has and how much of it is free, at one moment."""
+
+    os: str
+    """System and processor family, such as `Linux x86_64`."""
+    cpu: str
+    """The processor's name as the system gives it; may be empty."""
+    cores: int
+    """Physical cores that this process may use."""
+    memory_bytes: int
+    memory_available_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def tier(self) -> int:
+        """1: a GPU with 8 GB or more; 2: 4 GB of memory and 2 cores; 3: less."""
+        if any(gpu.vram_bytes >= TIER_1_VRAM_BYTES for gpu in self.gpus):
+            return 1
+        if self.memory_bytes >= TIER_2_MEMORY_BYTES and self.cores >= TIER_2_CORES:
+            return 2
+        return 3
+
+    def to_record(self) -> dict[str, object]:
+        """A small JSON-able form: less than 600 bytes as msgpack.
+
+        Equal GPUs are one entry with a count; at most three kinds are named.
+        """
+        kinds: dict[tuple[str, int], list[Gpu]] = {}
+        for gpu in self.gpus[:GPUS_MAX]:
+            kinds.setdefault((gpu.name, gpu.vram_bytes), []).append(gpu)
+        return {
+            "os": _short(self.os)[:RECORD_NAME_CHARACTERS_MAX],
+            "cpu": _short(self.cpu),
+            "cores": self.cores,
+            "memory_bytes": self.memory_bytes,
+            "memory_available_bytes": self.memory_available_bytes,
+            "gpus": [
+                {
+                    "name": _short(name)[:RECORD_NAME_CHARACTERS_MAX],
+                    "count": len(gpus),
+                    "vram_bytes": vram_bytes,
+                    "vram_free_bytes": sum(gpu.vram_free_bytes for gpu in gpus),
+                }
+                for (name, vram_bytes), gpus in list(kinds.items())[:RECORD_GPU_KINDS_MAX]
+            ],
+            "tier": self.tier,
+        }
+
+
+def snapshot() -> Hardware:
+    """Look at the machine now. Blocking; never raises."""
+    memory_bytes, available_bytes = _memory()
+    return Hardware(
+        os=_short(f"{platform.system()} {platform.machine()}".strip()),
+        cpu=_cpu_name(),
+        cores=usable_cores(),
+        memory_bytes=memory_bytes,
+        memory_available_bytes=available_bytes,
+        gpus=gpus(),
+    )
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on; at least 1."""
+    with contextlib.suppress(OSError, psutil.Error):
+        physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+        # Containers and `taskset` allow fewer logical ones; sched_getaffinity is Linux only.
+        affinity = getattr(os, "sched_getaffinity", None)
+        allowed = len(affinity(0)) if affinity is not None else physical
+        return max(1, min(physical, allowed))
+    return 1
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that NVML sees; none without the library, the driver or a GPU. Blocking."""
+    with contextlib.suppress(Exception), _nvml() as nvml:  # any driver state is a normal answer
+        found = []
+        for index in range(min(nvml.nvmlDeviceGetCount(), GPUS_MAX)):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            found.append(
+                Gpu(
+                    name=_short(_text(nvml.nvmlDeviceGetName(handle))),
+                    vram_bytes=int(memory.total),
+                    vram_free_bytes=int(memory.free),
+                )
+            )
+        return tuple(found)
+    return ()
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """The initialized NVML library; raises whatever it raises."""
+    import pynvml  # only machines that ask for GPUs pay for it
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _memory() -> tuple[int, int]:
+    with contextlib.suppress(OSError, psutil.Error):
+        memory = psutil.virtual_memory()
+        return int(memory.total), int(memory.available)
+    return 0, 0
+
+
+def _cpu_name() -> str:
+    with (
+        contextlib.suppress(OSError, UnicodeDecodeError),
+        open("/proc/cpuinfo", encoding="utf-8") as lines,
+    ):
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return _short(value.strip())
+    return _short(platform.processor() or platform.machine())
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _short(text: str) -> str:
+    printable = "".join(letter for letter in text if letter.isascii() and letter.isprintable())
+    return " ".join(printable.split())[:NAME_CHARACTERS_MAX]

@@ -1,0 +1,1 @@
+"""The one place for the model that ships in the package."""

@@ -1,0 +1,288 @@
+"""The one place that talks to a worker process: starts it, feeds it, hears it, ends it.
+
+A `WorkerLink` is one process from start to end. Nothing here waits for a slow consumer: each
+request's `Reply` holds what its consumer has not taken, which is never more than the worker has
+credit for (frames.py).
+
+A deadline runs whenever the worker owes something: a sign of life while it loads or computes, the
+last frame of a request that was cancelled. A worker that misses one is killed.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import signal
+from collections.abc import Callable
+
+import trio
+
+from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
+from runtimes.llama import frames, process
+from runtimes.llama.reply import Overflow, Reply
+from runtimes.llama.settings import LlamaSettings
+
+END_TIMEOUT_S = 5.0
+"""For a killed process to vanish, and for its last words to arrive."""
+OUTBOX_FRAMES_MAX = 256
+"""A slot has one request, one cancel and two credits under way at most."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEnd:
+    """How a worker process ended."""
+
+    reason: str
+    failure: RuntimeFailure | None = None
+    """What the worker itself said, when it could not load."""
+    was_ready: bool
+    returncode: int | None
+    """As `subprocess` counts: negative is a signal."""
+
+
+class WorkerLink:
+    """One worker process, from its start to its end."""
+
+    def __init__(
+        self, settings: LlamaSettings, *, on_ready: Callable[[frames.Ready], None]
+    ) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._replies: dict[int, Reply] = {}
+        self._numbers = itertools.count(1)
+        self._outbox: collections.deque[bytes] = collections.deque()
+        self._outbox_filled = trio.Event()
+        self._debts_changed = trio.Event()
+        self._heard_at = trio.current_time()
+        self._process: trio.Process | None = None
+        self._ready = False
+        self._verdict = ""
+        """Why the process was killed from here, if it was."""
+        self._load_failure: RuntimeFailure | None = None
+        self._is_over = False
+        """Nothing more comes from the process."""
+        self._ended = False
+        self.progress = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests can be started."""
+        return self._ready and not self._is_over and not self._verdict
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return None if self._process is None or self._ended else self._process.pid
+
+    def start(self, request: GenerateRequest, *, on_end: Callable[[], None]) -> Reply:
+        """Send a request; `on_end` is called once, when its slot in the worker is free.
+
+        The link must be up.
+        """
+        assert self.is_up
+        number = next(self._numbers)
+        turns = request.messages
+        frame = frames.Generate(
+            request=number,
+            messages=None if turns is None else tuple((turn.role, turn.content) for turn in turns),
+            prompt=request.prompt,
+            max_tokens=request.max_tokens,
+            temperature=float(request.temperature),
+            top_p=float(request.top_p),
+            top_k=request.top_k,
+            min_p=float(request.min_p),
+            seed=request.seed,
+            stop=request.stop,
+            ignore_eos=request.ignore_eos,
+        )
+
+        def ended() -> None:
+            del self._replies[number]
+            on_end()
+
+        reply = Reply(number, on_end=ended, on_credit=self._give_credit, on_leave=self._cancel)
+        self._post(frame)
+        self._replies[number] = reply
+        self._heard_at = trio.current_time()
+        self._debts_changed.set()
+        return reply
+
+    async def run(self) -> WorkerEnd:
+        """Start the process and serve it until it ends. Cancelled, it ends the process.
+
+        Raises OSError when no process can be started.
+        """
+        worker = self._process = await process.open_worker()
+        errors = process.StderrTail()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        self._post(self._load_frame())
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(errors.read, worker.stderr)
+                nursery.start_soon(self._write, worker.stdin)
+                nursery.start_soon(self._watch)
+                await self._read(worker.stdout)
+                self._is_over = True
+                await self._hear_last_words(worker, errors)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_TIMEOUT_S):
+                await self._end(worker)
+        return WorkerEnd(
+            reason=self._reason(worker.returncode, errors.last_line()),
+            failure=self._load_failure,
+            was_ready=self._ready,
+            returncode=worker.returncode,
+        )
+
+    async def _end(self, worker: trio.Process) -> None:
+        worker.kill()
+        try:
+            await worker.wait()
+        finally:
+            self._is_over = self._ended = True
+            for stream in (worker.stdin, worker.stdout, worker.stderr):
+                if stream is not None:
+                    await trio.aclose_forcefully(stream)
+            if self._verdict:
+                failure = RuntimeFailure("crashed", f"the model's worker ended: {self._verdict}")
+            else:  # cancelled from outside
+                failure = RuntimeFailure("unavailable", "the model is being shut down")
+            for reply in list(self._replies.values()):
+                reply.fail(failure)
+
+    async def _hear_last_words(self, worker: trio.Process, errors: process.StderrTail) -> None:
+        with trio.move_on_after(END_TIMEOUT_S):
+            await worker.wait()
+            await errors.ended.wait()
+        self._verdict = self._reason(worker.returncode, errors.last_line())
+
+    def _reason(self, returncode: int | None, last_line: str) -> str:
+        if self._verdict:
+            return self._verdict
+        if returncode is not None and returncode < 0:
+            how = f"killed by signal {-returncode}"
+            with contextlib.suppress(ValueError):  # real-time signals have no name
+                how = f"killed by {signal.Signals(-returncode).name}"
+        else:
+            how = f"exit code {returncode}"
+        return f"{how} ({last_line})" if last_line else how
+
+    async def _read(self, stream: trio.abc.ReceiveStream) -> None:
+        decoder = frames.FrameDecoder()
+        try:
+            async for data in stream:
+                for frame in decoder.feed(data):
+                    self._heard_at = trio.current_time()
+                    self._handle(frame)
+        except (frames.FrameError, Overflow) as error:
+            self._kill(f"it sent nonsense ({error!r})")
+        except trio.BrokenResourceError:
+            pass  # as good as the end of the pipe
+
+    async def _write(self, stream: trio.abc.SendStream) -> None:
+        try:
+            while True:
+                while self._outbox:
+                    await stream.send_all(self._outbox.popleft())
+                self._outbox_filled = trio.Event()
+                await self._outbox_filled.wait()
+        except trio.BrokenResourceError:
+            pass  # the process is gone, which the reader notices
+
+    async def _watch(self) -> None:
+        while True:
+            deadline, verdict = self._deadline()
+            if deadline <= trio.current_time():
+                self._kill(verdict)
+                return
+            self._debts_changed = trio.Event()
+            with trio.move_on_at(deadline):
+                await self._debts_changed.wait()
+
+    def _deadline(self) -> tuple[float, str]:
+        """When the worker is late, and how to say so."""
+        patience = self._settings
+        if not self._ready:
+            seconds = patience.load_timeout_s
+            return self._heard_at + seconds, f"it loaded for {seconds:g} s without a sign of life"
+        debts = [(math.inf, "")]
+        if any(reply.owes for reply in self._replies.values()):
+            seconds = patience.hang_timeout_s
+            debts.append((self._heard_at + seconds, f"it was silent for {seconds:g} s"))
+        for reply in self._replies.values():
+            if reply.left_at is not None:
+                seconds = patience.cancel_timeout_s
+                late_at = reply.left_at + seconds
+                debts.append((late_at, f"it did not confirm a cancel in {seconds:g} s"))
+        return min(debts)
+
+    def _handle(self, frame: frames.Frame) -> None:
+        match frame:
+            case frames.Loading():
+                self.progress = frame.progress
+            case frames.Ready():
+                self._ready = True
+                self.progress = 1.0
+                self._debts_changed.set()
+                self._on_ready(frame)
+            case frames.LoadFailed():
+                self._load_failure = RuntimeFailure(frame.code, frame.message)
+            case frames.Started():
+                self._reply(frame.request).put(Started(frame.prompt_token_ids))
+            case frames.Prefilled():
+                self._reply(frame.request)  # a sign of life, no more
+            case frames.Tokens():
+                self._reply(frame.request).put(Chunk(frame.token_ids, frame.text))
+            case frames.Ended():
+                finished = Finished(
+                    frame.finish_reason, frame.prompt_tokens, frame.completion_tokens
+                )
+                self._reply(frame.request).put(finished)
+            case frames.Failed():
+                self._reply(frame.request).fail(RuntimeFailure(frame.code, frame.message))
+            case frames.Cancelled():
+                self._reply(frame.request).end()
+            case _:
+                raise frames.FrameError(f"{type(frame).__name__} from a worker")
+
+    def _reply(self, request: int) -> Reply:
+        reply = self._replies.get(request)
+        if reply is None:
+            raise frames.FrameError(f"nothing runs under the number {request}")
+        return reply
+
+    def _give_credit(self, request: int, tokens: int) -> None:
+        self._heard_at = trio.current_time()  # it may have had nothing to do for hours
+        self._post(frames.Credit(request=request, tokens=tokens))
+        self._debts_changed.set()
+
+    def _cancel(self, reply: Reply) -> None:
+        self._post(frames.Cancel(request=reply.request))
+        self._debts_changed.set()
+
+    def _post(self, frame: frames.Frame) -> None:
+        if len(self._outbox) >= OUTBOX_FRAMES_MAX:
+            self._kill("it does not read")
+            return
+        self._outbox.append(frames.encode(frame))
+        self._outbox_filled.set()
+
+    def _kill(self, verdict: str) -> None:
+        self._verdict = self._verdict or verdict
+        if self._process is not None:
+            self._process.kill()
+
+    def _load_frame(self) -> frames.Load:
+        return frames.Load(
+            path=os.fsencode(self._settings.path),
+            context_tokens=self._settings.context_tokens,
+            cores=self._settings.cores,
+            threads=self._settings.threads,
+            gpu_layers=self._settings.gpu_layers,
+            content_hash=self._settings.content_hash,
+        )

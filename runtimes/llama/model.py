@@ -1,0 +1,153 @@
+"""The one place for a loaded model: its weights, its vocabulary, what it says about itself.
+
+Worker side: speaks to llama.cpp through its C functions (bindings.py).
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.bindings import Bindings, LogTail
+
+METADATA_BYTES_MAX = 1024
+PIECE_BYTES = 64
+"""Room for one token's text at first; longer ones ask again."""
+
+
+class LoadedModel:
+    """The weights and vocabulary of one GGUF file. Never freed: the process ends with it."""
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        log: LogTail,
+        path: bytes,
+        *,
+        gpu_layers: int,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
+        self._llama = bindings
+        parameters = bindings.llama_model_default_params()
+        parameters.n_gpu_layers = gpu_layers
+
+        def progressed(share: float, _data: object) -> bool:
+            on_progress(min(1.0, max(0.0, share)))
+            return True
+
+        self._progress_callback = bindings.llama_progress_callback(progressed)
+        parameters.progress_callback = self._progress_callback
+        log.clear()
+        self.handle = bindings.llama_model_load_from_file(path, parameters)
+        if not self.handle:
+            raise _load_failure(os.fsdecode(path), log)
+        if not bindings.llama_model_has_decoder(self.handle) or bindings.llama_model_has_encoder(
+            self.handle
+        ):
+            raise RuntimeFailure(
+                "invalid_model",
+                f"{os.fsdecode(path)} is no text generator; choose a chat or text model",
+            )
+        self.vocabulary = bindings.llama_model_get_vocab(self.handle)
+        self.tokens_known: int = bindings.llama_vocab_n_tokens(self.vocabulary)
+        self.trained_context_tokens: int = bindings.llama_model_n_ctx_train(self.handle)
+        self.parameters: int = bindings.llama_model_n_params(self.handle)
+        self.architecture = self._metadata(b"general.architecture")
+        self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
+        self._end_tokens: tuple[int, ...] | None = None
+
+    @property
+    def quantization(self) -> str:
+        """The weights' format, such as `Q4_K - Medium` or `F16`."""
+        name = self._llama.llama_ftype_name(self._llama.llama_model_ftype(self.handle))
+        return (name or b"").decode("utf-8", "replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source in the file, if there is one."""
+        source = self._llama.llama_model_chat_template(self.handle, None)
+        return None if source is None else source.decode("utf-8", "replace")
+
+    @property
+    def bos_text(self) -> str:
+        """How the begin-of-sequence token is written; empty without one."""
+        return self._token_text(self._llama.llama_vocab_bos(self.vocabulary))
+
+    @property
+    def eos_text(self) -> str:
+        """How the end-of-sequence token is written; empty without one."""
+        return self._token_text(self._llama.llama_vocab_eos(self.vocabulary))
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end a generation."""
+        if self._end_tokens is None:
+            self._end_tokens = tuple(filter(self.is_end, range(self.tokens_known)))
+        return self._end_tokens
+
+    def is_end(self, token: int) -> bool:
+        """Whether `token` ends a generation."""
+        return bool(self._llama.llama_vocab_is_eog(self.vocabulary, token))
+
+    def tokenize(self, text: str, *, is_rendered: bool) -> list[int]:
+        """The token ids of a prompt, special tokens in the text included.
+
+        The begin-of-sequence token comes first where the model wants one; a template that has
+        written it already (`is_rendered`) is not given a second. Raises RuntimeFailure
+        `context_too_long` for more than 2**31 tokens.
+        """
+        data = text.encode()
+        begins = is_rendered and bool(self.bos_text) and text.startswith(self.bos_text)
+        add_special = not begins
+        room = len(data) + 8
+        while True:
+            tokens = (self._llama.llama_token * room)()
+            count = self._llama.llama_tokenize(
+                self.vocabulary, data, len(data), tokens, room, add_special, True
+            )
+            if count >= 0:
+                break
+            if count <= -(2**31):
+                raise RuntimeFailure("context_too_long", "the prompt has too many tokens")
+            room = -count
+        found = list(tokens[:count])
+        # A prompt is to be continued, whatever the model's trainer wanted at the end of texts.
+        if add_special and found and self._llama.llama_vocab_get_add_eos(self.vocabulary):
+            found.pop()
+        return found
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to the text; none for control tokens."""
+        while True:
+            size = len(self._piece_buffer)
+            count = self._llama.llama_token_to_piece(
+                self.vocabulary, token, self._piece_buffer, size, 0, False
+            )
+            if count >= 0:
+                return self._piece_buffer.raw[:count]
+            self._piece_buffer = ctypes.create_string_buffer(-count)
+
+    def _token_text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text = self._llama.llama_vocab_get_text(self.vocabulary, token)
+        return (text or b"").decode("utf-8", "replace")
+
+    def _metadata(self, key: bytes) -> str:
+        buffer = ctypes.create_string_buffer(METADATA_BYTES_MAX)
+        count = self._llama.llama_model_meta_val_str(self.handle, key, buffer, METADATA_BYTES_MAX)
+        return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
+
+
+def _load_failure(path: str, log: LogTail) -> RuntimeFailure:
+    if log.mentions("out of memory", "failed to allocate", "unable to allocate", "bad_alloc"):
+        return RuntimeFailure(
+            "unavailable",
+            f"no memory for {path} ({log.last_error()}); free some, or lower gpu_layers",
+        )
+    return RuntimeFailure(
+        "invalid_model",
+        f"llama.cpp cannot load {path} ({log.last_error() or 'no reason given'}); "
+        "download it again or choose another file",
+    )

@@ -1,0 +1,110 @@
+"""The one place for what a llama runtime was asked to be: file, name, sizes, patience."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+
+from runtimes import hardware
+from runtimes.base import RuntimeFailure
+from runtimes.llama.model_file import check_model_file, model_name
+
+DEMO_SOURCE = "demo"
+DEMO_FILE = pathlib.Path(__file__).with_name("demo") / "demo.gguf"
+NAME_CHARACTERS_MAX = 128
+HASH_CHARACTERS = 64
+OPTIONS = ("context_tokens", "threads", "gpu_layers", "name", "content_hash")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaSettings:
+    """One model file and how to run it."""
+
+    path: pathlib.Path
+    name: str
+    """The model's name on the mesh."""
+    cores: int = dataclasses.field(default_factory=hardware.usable_cores)
+    """Physical cores that may be used."""
+    threads: int | None = None
+    """None: as many as there are cores, fewer for a small model."""
+    context_tokens: int | None = None
+    """None: what the model was trained for, 4,096 at most."""
+    gpu_layers: int = -1
+    """Layers that a GPU build puts on the GPU; -1: all."""
+    content_hash: str | None = None
+    """None: the worker computes it while it loads."""
+    queue_max: int = 32
+    """Requests that may wait; more are refused."""
+    hang_timeout_s: float = 120.0
+    """Silence of a worker that owes something before it is killed; one batch of 512 prompt tokens
+    on a slow machine takes a good part of a minute."""
+    load_timeout_s: float = 600.0
+    """Silence while loading; GPU kernels may be compiled then."""
+    cancel_timeout_s: float = 30.0
+    """How long a worker may take to confirm a cancel: it answers between two decodes."""
+
+
+def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
+    """Turn a source and options into settings, after cheap checks of all of them.
+
+    Raises RuntimeFailure: `invalid_model` (the file), `missing_dependency` (no llama.cpp) or
+    `bad_request` (an option), with one line that says the mend.
+    """
+    for option in options:
+        if option not in OPTIONS:
+            raise _bad(f"unknown option {option!r}; known are {', '.join(OPTIONS)}")
+    if not source:
+        raise RuntimeFailure("invalid_model", "no model file is named; give a GGUF file or 'demo'")
+    is_demo = source == DEMO_SOURCE
+    try:
+        path = DEMO_FILE if is_demo else pathlib.Path(source).expanduser().absolute()
+    except RuntimeError as error:  # `~somebody` who does not exist
+        raise RuntimeFailure("invalid_model", f"{source} cannot be found ({error})") from error
+    check_model_file(path)
+    check_llama_cpp()
+    name = options.get("name", DEMO_SOURCE if is_demo else model_name(path))
+    if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+        raise _bad(f"a model's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
+    content_hash = options.get("content_hash")
+    if content_hash is not None and not _is_hash(content_hash):
+        raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
+    gpu_layers = _integer(options, "gpu_layers", -1, 100_000)
+    return LlamaSettings(
+        path=path,
+        name=name,
+        threads=_integer(options, "threads", 1, 1024),
+        context_tokens=_integer(options, "context_tokens", 16, 2**24),
+        gpu_layers=-1 if gpu_layers is None else gpu_layers,
+        content_hash=content_hash,
+    )
+
+
+def check_llama_cpp() -> None:
+    """Raise RuntimeFailure `missing_dependency` unless llama-cpp-python is installed.
+
+    Only looks for it: importing it is the worker's business.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise RuntimeFailure(
+            "missing_dependency", "llama.cpp is not installed: pip install 'meshd[llama]'"
+        )
+
+
+def _integer(options: Mapping[str, str], option: str, least: int, most: int) -> int | None:
+    if option not in options:
+        return None
+    try:
+        value = int(options[option])
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise _bad(f"{option} must be a number from {least} to {most}")
+    return value
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) == HASH_CHARACTERS and set(text) <= set("0123456789abcdef")
+
+
+def _bad(message: str) -> RuntimeFailure:
+    return RuntimeFailure("bad_request", message)

@@ -1,0 +1,113 @@
+"""The one place that runs in the worker process: a pipe in, a pipe out, an engine between.
+
+Started as `python -m runtimes.llama.worker PARENT_PID`. The main thread alone touches llama.cpp.
+Between two decodes it looks at what has arrived, so a cancel waits for one decode at most.
+"""
+
+import os
+import signal
+import sys
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama import lifeline
+from runtimes.llama.engine import Engine
+from runtimes.llama.frames import (
+    CREDIT_TOKENS,
+    Cancel,
+    Cancelled,
+    Credit,
+    Ended,
+    Failed,
+    Frame,
+    Generate,
+    Load,
+    LoadFailed,
+    Started,
+    Tokens,
+)
+from runtimes.llama.loading import load_engine
+from runtimes.llama.pipe import EXIT_NONSENSE, Pipe
+
+
+def main() -> None:
+    """The worker's life: load, answer, and end with the daemon."""
+    pipe = _take_over_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's business
+    lifeline.tie_to_parent(int(sys.argv[1]))
+    pipe.start()
+    load = pipe.take(wait=True)[0]
+    if not isinstance(load, Load):
+        sys.exit(EXIT_NONSENSE)
+    try:
+        engine, ready = load_engine(load, pipe)
+    except RuntimeFailure as failure:
+        pipe.send(LoadFailed(code=failure.code, message=failure.message))
+        return
+    pipe.send(ready)
+    worker = Worker(engine, pipe)
+    while True:
+        worker.turn()
+
+
+class Worker:
+    """Feeds the engine with what arrives, and the pipe with what the engine makes."""
+
+    def __init__(self, engine: Engine, pipe: Pipe) -> None:
+        self._engine = engine
+        self._pipe = pipe
+        self._credits: dict[int, int] = {}
+        """Tokens that each open request may still send."""
+
+    def turn(self) -> None:
+        """Take in what has arrived, waiting for it if nothing can be computed; do one step."""
+        for frame in self._pipe.take(wait=not any(self._credits.values())):
+            self._handle(frame)
+        allowed = [request for request, tokens in self._credits.items() if tokens > 0]
+        if not allowed:
+            return
+        for result in self._engine.step(allowed):
+            if isinstance(result, Tokens):
+                self._credits[result.request] -= len(result.token_ids)
+            elif isinstance(result, Ended):
+                del self._credits[result.request]
+            self._pipe.send(result)
+
+    def _handle(self, frame: Frame) -> None:
+        match frame:
+            case Generate():
+                self._open(frame)
+            case Credit(request=request, tokens=tokens):
+                if request in self._credits:
+                    self._credits[request] += tokens
+            case Cancel(request=request):
+                if self._engine.close(request):
+                    del self._credits[request]
+                    self._pipe.send(Cancelled(request=request))
+            case _:
+                sys.exit(EXIT_NONSENSE)
+
+    def _open(self, request: Generate) -> None:
+        number = request.request
+        try:
+            if not self._engine.has_room:
+                raise RuntimeFailure("queue_full", "the worker has no slot left")
+            tokens = self._engine.open(request)
+        except RuntimeFailure as failure:
+            self._pipe.send(Failed(request=number, code=failure.code, message=failure.message))
+            return
+        self._credits[number] = CREDIT_TOKENS
+        self._pipe.send(Started(request=number, prompt_token_ids=tokens))
+
+
+def _take_over_pipes() -> Pipe:
+    """Keep the pipes to oneself: what C code prints goes to standard error."""
+    pipe = Pipe(os.dup(0), os.dup(1))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return pipe
+
+
+if __name__ == "__main__":
+    main()

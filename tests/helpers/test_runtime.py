@@ -1,0 +1,204 @@
+"""The one place for a runtime whose every token can be foretold, for tests without llama.cpp.
+
+`--model test:NAME[,key=value...]`. The next token is a hash of NAME and of all tokens before it,
+prompt included, so any node that knows the tokens so far goes on in the same way, and a test can
+compute what must come (`completion_ids`, `text_of`). The prompt's tokens are its UTF-8 bytes; a
+completion's tokens are FIRST_WORD and above, each a short word.
+
+Keys: `delay_ms` before each token (0); `load_ms` until the model is up (0); `slots` (1); `queue`
+(32); `context` (4096 tokens); `fail_at=N` crashes and `hang_at=N` falls silent before token N,
+counted from 0; `end_one_in=N` makes every Nth token or so end the turn (0: never by itself).
+"""
+
+import dataclasses
+import hashlib
+import struct
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import trio
+
+from runtimes.base import (
+    ChangeCallback,
+    ChatMessage,
+    Chunk,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    Load,
+    ModelCard,
+    Runtime,
+    RuntimeFailure,
+    Started,
+)
+from runtimes.completion_text import CompletionText
+from runtimes.limits import check_request
+from runtimes.slots import Slots
+
+END_OF_TURN = 256
+FIRST_WORD = 257
+WORDS = 1000
+DEFAULT_MAX_TOKENS = 16
+_SYLLABLES = ("ka", "lo", "mi", "ne", "pu", "ra", "sö", "ti", "vé", "zu")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a test asked for."""
+
+    name: str
+    delay_ms: int = 0
+    load_ms: int = 0
+    slots: int = 1
+    queue: int = 32
+    context: int = 4096
+    fail_at: int | None = None
+    hang_at: int | None = None
+    end_one_in: int = 0
+
+
+def create(source: str, *, options: Mapping[str, str]) -> "ScriptedRuntime":
+    """The entry point `test`; of the options only `name` means something here."""
+    name, *pairs = source.split(",")
+    known = {field.name for field in dataclasses.fields(Script)} - {"name"}
+    values: dict[str, int] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in known or not value.isdecimal():
+            raise RuntimeFailure(
+                "bad_request", f"{pair!r} is no KEY=NUMBER; keys: {', '.join(sorted(known))}"
+            )
+        values[key] = int(value)
+    if not name:
+        raise RuntimeFailure("invalid_model", "test: needs a name, such as test:echo")
+    return ScriptedRuntime(Script(name=name, **values), shown_as=options.get("name", name))
+
+
+class ScriptedRuntime(Runtime):
+    """Keeps the contract of runtimes/base.py, and tells nothing but words."""
+
+    def __init__(self, script: Script, *, shown_as: str) -> None:
+        self._script = script
+        self._slots = Slots(script.slots, script.queue)
+        self._offered = ModelCard(
+            name=shown_as,
+            content_hash=hashlib.blake2b(script.name.encode(), digest_size=32).hexdigest(),
+            runtime="test",
+            architecture="words",
+            context_tokens=script.context,
+        )
+        self._is_up = False
+
+    @property
+    def card(self) -> ModelCard | None:
+        """See `Runtime.card`."""
+        return self._offered if self._is_up else None
+
+    @property
+    def load(self) -> Load:
+        """See `Runtime.load`."""
+        return self._slots.load
+
+    async def serve(self, on_change: ChangeCallback) -> None:
+        """See `Runtime.serve`."""
+        await trio.sleep(self._script.load_ms / 1000)
+        self._is_up = True
+        try:
+            on_change()
+            await trio.sleep_forever()
+        finally:
+            self._is_up = False
+            on_change()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """See `Runtime.generate`."""
+        check_request(request)
+        self._check_is_up()
+        await self._slots.acquire()
+        try:
+            self._check_is_up()
+            prompt = prompt_ids(request)
+            room = self._script.context - len(prompt)
+            if not prompt:
+                raise RuntimeFailure("bad_request", "the prompt is empty")
+            if room < 1:
+                raise RuntimeFailure(
+                    "context_too_long",
+                    f"{len(prompt)} tokens, and the context holds {self._script.context}",
+                )
+            yield Started(tuple(prompt))
+            text = CompletionText(request.stop)
+            chain = _Chain(self._script, prompt, may_end=not request.ignore_eos)
+            tokens_max = min(room, request.max_tokens or DEFAULT_MAX_TOKENS)
+            for index in range(tokens_max):
+                await self._before(index)
+                token = chain.next()
+                piece = text.push(b"" if token == END_OF_TURN else word(token).encode())
+                stopped = token == END_OF_TURN or text.stopped
+                is_last = stopped or index + 1 == tokens_max
+                yield Chunk((token,), piece + (text.finish() if is_last else ""))
+                if is_last:
+                    yield Finished("stop" if stopped else "length", len(prompt), index + 1)
+                    return
+        finally:
+            self._slots.release()
+
+    async def _before(self, index: int) -> None:
+        if index == self._script.fail_at:
+            raise RuntimeFailure("crashed", f"told to fail at token {index}")
+        if index == self._script.hang_at:
+            await trio.sleep_forever()
+        await trio.sleep(self._script.delay_ms / 1000)
+
+    def _check_is_up(self) -> None:
+        if not self._is_up:
+            raise RuntimeFailure("unavailable", f"{self._offered.name} is not loaded")
+
+
+class _Chain:
+    """Goes from token to token."""
+
+    def __init__(self, script: Script, prompt: Sequence[int], *, may_end: bool) -> None:
+        self._end_one_in = script.end_one_in if may_end else 0
+        self._seen = hashlib.blake2b(script.name.encode(), digest_size=8)
+        for token in prompt:
+            self._see(token)
+
+    def next(self) -> int:
+        number = int.from_bytes(self._seen.copy().digest(), "big")
+        ends = self._end_one_in > 0 and number // WORDS % self._end_one_in == 0
+        token = END_OF_TURN if ends else FIRST_WORD + number % WORDS
+        self._see(token)
+        return token
+
+    def _see(self, token: int) -> None:
+        self._seen.update(struct.pack(">I", token))
+
+
+def prompt_ids(request: GenerateRequest) -> list[int]:
+    """The tokens of a request's prompt."""
+    return list(render(request.messages, request.prompt).encode())
+
+
+def render(messages: tuple[ChatMessage, ...] | None, prompt: str | None) -> str:
+    """The prompt's text."""
+    if messages is None:
+        return prompt or ""
+    return "".join(f"{turn.role}: {turn.content}\n" for turn in messages) + "assistant:"
+
+
+def completion_ids(name: str, tokens_before: Sequence[int], count: int) -> list[int]:
+    """The `count` tokens that come after `tokens_before` (prompt and what was emitted already)."""
+    chain = _Chain(Script(name=name), tokens_before, may_end=False)
+    return [chain.next() for _ in range(count)]
+
+
+def text_of(token_ids: Sequence[int]) -> str:
+    """The text of completion tokens."""
+    return "".join(word(token) for token in token_ids if token != END_OF_TURN)
+
+
+def word(token: int) -> str:
+    """The text of one completion token: three syllables and a space; some letters are not ASCII."""
+    number = token - FIRST_WORD
+    assert 0 <= number < WORDS
+    return "".join(_SYLLABLES[number // 10**place % 10] for place in (2, 1, 0)) + " "

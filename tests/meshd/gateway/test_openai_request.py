@@ -1,0 +1,281 @@
+"""Bodies of the OpenAI dialect: what is read, what is refused, and that nothing else happens."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from meshd.gateway.errors import Refusal, meaning
+from meshd.gateway.openai_request import MESSAGES_MAX, VALUES_MAX, ChatCall, parse_chat
+from runtimes.base import ChatMessage, GenerateRequest
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def body(**fields: object) -> bytes:
+    """A valid chat body that differs in `fields`."""
+    return json.dumps({"model": "m", "messages": HI, **fields}).encode()
+
+
+def refusal(data: bytes) -> Refusal:
+    """The refusal that `data` meets."""
+    with pytest.raises(Refusal) as caught:
+        parse_chat(data)
+    assert meaning(caught.value).status == 400
+    return caught.value
+
+
+def test_the_least_body_takes_the_defaults() -> None:
+    """Absent fields keep GenerateRequest's own defaults; nothing is streamed."""
+    call = parse_chat(body())
+    assert call.request == GenerateRequest(
+        model="m", messages=(ChatMessage(role="user", content="Hi"),)
+    )
+    assert (call.stream, call.with_usage) == (False, False)
+
+
+def test_every_field_arrives() -> None:
+    """Each supported field ends up where it belongs."""
+    call = parse_chat(
+        body(
+            messages=[{"role": "developer", "content": "Be brief."}, *HI],
+            max_completion_tokens=7,
+            max_tokens=9,
+            temperature=0,
+            top_p=0.5,
+            top_k=0,
+            min_p=0.25,
+            seed=-5,
+            stop=["a", "b"],
+            ignore_eos=True,
+            stream=True,
+            stream_options={"include_usage": True},
+            n=1,
+            user="someone",
+        )
+    )
+    assert call.request == GenerateRequest(
+        model="m",
+        messages=(
+            ChatMessage(role="system", content="Be brief."),
+            ChatMessage(role="user", content="Hi"),
+        ),
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        top_k=0,
+        min_p=0.25,
+        seed=-5,
+        stop=("a", "b"),
+        ignore_eos=True,
+    )
+    assert (call.stream, call.with_usage) == (True, True)
+
+
+def test_text_parts_are_joined_and_one_stop_is_a_list_of_one() -> None:
+    """The two fields with two spellings mean the same in both."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = parse_chat(body(messages=[{"role": "user", "content": parts}], stop="x")).request
+    assert request.messages == (ChatMessage(role="user", content="a\nb"),)
+    assert request.stop == ("x",)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "text"}},
+        {"logprobs": False, "top_logprobs": 0},
+        {"modalities": ["text"]},
+        {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}},
+        {"n": None, "stop": None, "seed": None, "temperature": None, "stream_options": None},
+        {"metadata": {"a": 1}, "store": True, "anything": [1, {"b": None}]},
+    ],
+)
+def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, object]) -> None:
+    """Null, empty and unknown fields change nothing."""
+    assert parse_chat(body(**fields)) == parse_chat(body())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "auto"),
+        ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
+        ("response_format", {"type": "json_object"}),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("logit_bias", {"5": -100}),
+        ("audio", {"voice": "a"}),
+        ("modalities", ["text", "audio"]),
+        ("frequency_penalty", 0.5),
+        ("grammar", 'root ::= "a"'),
+        ("n", 2),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_name(field: str, value: object) -> None:
+    """A field that is not there yet is never silently ignored."""
+    failure = refusal(body(**{field: value}))
+    assert failure.param == field
+    assert field in failure.message
+    assert meaning(failure).code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+        ({"model": "m" * 257}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": HI * (MESSAGES_MAX + 1)}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": [*HI, "Hi"]}, "messages[1]"),
+        ({"messages": [{"content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "Ü", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+            "messages[0].tool_calls",
+        ),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 10**12}, "max_tokens"),
+        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"seed": 2**64}, "seed"),
+        ({"stop": ""}, "stop[0]"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": True}, "stream_options"),
+        ({"n": 0}, "n"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_place(fields: dict[str, object], param: str) -> None:
+    """Types and bounds are checked, and the error names the field."""
+    failure = refusal(body(**fields))
+    assert failure.param == param
+    assert param in failure.message
+
+
+def test_other_kinds_of_parts_are_named() -> None:
+    """An image says that images are not supported."""
+    parts = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    failure = refusal(body(messages=[{"role": "user", "content": parts}]))
+    assert "image_url" in failure.message
+    assert meaning(failure).code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe{}",
+        b'{"model": "\\ud800", "messages": []}',
+        b'{"model": "m", "n": ' + b"9" * 100_000 + b"}",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+    ],
+)
+def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+    """Truncated, nested beyond reason, not UTF-8, lone surrogates, endless numbers: all 400."""
+    refusal(data)
+
+
+@pytest.mark.parametrize("filler", [b"[],", b"0,", b'"",', b'"",[],'])
+def test_a_body_may_hold_only_so_many_values(filler: bytes) -> None:
+    """What costs far more memory than its bytes is refused before it is parsed."""
+    data = b'{"model":"m","x":[' + filler * (VALUES_MAX + 1) + b"0]}"
+    assert str(VALUES_MAX) in refusal(data).message
+
+
+def test_long_text_full_of_separators_is_no_bomb() -> None:
+    """Only what lies outside of strings counts as values."""
+    text = '[{,"}]' * VALUES_MAX
+    request = parse_chat(body(messages=[{"role": "user", "content": text}])).request
+    assert request.messages == (ChatMessage(role="user", content=text),)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+FIELDS = st.sampled_from(
+    [
+        "model",
+        "messages",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "n",
+        "user",
+        "tools",
+        "logprobs",
+        "modalities",
+        "audio",
+    ]
+)
+MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), JSON | st.just("user"))
+    | JSON
+)
+
+
+def outcome(data: bytes) -> ChatCall | Refusal:
+    """What the parser makes of `data`; any other exception goes on."""
+    try:
+        return parse_chat(data)
+    except Refusal as failure:
+        return failure
+
+
+@settings(deadline=None)
+@given(st.binary())
+@example(b'{"model":"m","messages":[{"role":"user","content":"\\u0000"}]}')
+def test_any_bytes_are_a_request_or_a_refusal(data: bytes) -> None:
+    """Nothing but Refusal leaves the parser, whatever the bytes."""
+    met = outcome(data)
+    assert isinstance(met, ChatCall) or meaning(met).status == 400
+
+
+@settings(deadline=None)
+@given(st.dictionaries(FIELDS, JSON), MESSAGES)
+def test_any_json_is_a_request_or_a_refusal(fields: dict[str, Any], messages: list[Any]) -> None:
+    """The same for bytes that are JSON and nearly right."""
+    data = json.dumps({"model": "m", "messages": messages, **fields}).encode()
+    met = outcome(data)
+    if isinstance(met, Refusal):
+        assert meaning(met).status == 400
+        assert met.message
+    else:
+        assert met.request.messages
+        assert all("\0" not in message.content for message in met.request.messages)

@@ -1,0 +1,91 @@
+"""Sources and options become settings, or one line that says what is wrong."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from runtimes import llama
+from runtimes.base import RuntimeFailure
+from runtimes.llama.settings import DEMO_FILE, read_settings
+from tests.runtimes.serving import needs_llama
+
+
+@pytest.mark.llama
+@needs_llama
+def test_defaults() -> None:
+    """The demo model is called demo; a file has its own name; cores and hash find themselves."""
+    demo = read_settings("demo", {})
+    assert (demo.path, demo.name) == (DEMO_FILE, "demo")
+    assert demo.cores >= 1
+    assert (demo.threads, demo.context_tokens, demo.content_hash) == (None, None, None)
+    assert demo.gpu_layers == -1
+    assert read_settings(str(DEMO_FILE), {"name": "other"}).name == "other"
+
+
+@pytest.mark.llama
+@needs_llama
+def test_options_are_read() -> None:
+    """Each option arrives."""
+    options = {
+        "context_tokens": "512",
+        "threads": "3",
+        "gpu_layers": "0",
+        "name": "n",
+        "content_hash": "ab" * 32,
+    }
+    settings = read_settings("demo", options)
+    assert settings.context_tokens == 512
+    assert (settings.threads, settings.gpu_layers) == (3, 0)
+    assert (settings.name, settings.content_hash) == ("n", "ab" * 32)
+
+
+@pytest.mark.llama
+@needs_llama
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"thread": "2"},
+        {"threads": "0"},
+        {"threads": "many"},
+        {"threads": "9" * 5000},
+        {"context_tokens": "1"},
+        {"gpu_layers": "-2"},
+        {"name": ""},
+        {"name": "a\nb"},
+        {"name": "x" * 129},
+        {"content_hash": "AB" * 32},
+        {"content_hash": "ab"},
+    ],
+)
+def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:
+    """Unknown names, numbers out of range and unprintable names are bad requests."""
+    with pytest.raises(RuntimeFailure) as failed:
+        read_settings("demo", options)
+    assert failed.value.code == "bad_request"
+    assert "\n" not in failed.value.message
+
+
+def test_without_llama_cpp_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway-only installation names the extra."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(RuntimeFailure, match=r"pip install 'meshd\[llama\]'") as failed:
+        llama.create("demo", options={})
+    assert failed.value.code == "missing_dependency"
+
+
+@pytest.mark.llama
+@needs_llama
+def test_making_a_runtime_imports_nothing_heavy() -> None:
+    """The daemon's own process never has llama_cpp, numpy, jinja2 or NVML in it."""
+    program = (
+        "import sys; from runtimes.registry import make_runtime; make_runtime('demo', {});"
+        "print(sorted({'llama_cpp', 'numpy', 'jinja2', 'pynvml', 'gguf'} & set(sys.modules)))"
+    )
+    root = pathlib.Path(llama.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "[]\n", done.stderr

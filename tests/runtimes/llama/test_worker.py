@@ -1,0 +1,197 @@
+"""The worker's loop between a pipe and an engine, with both played by the test."""
+
+import collections
+from collections.abc import Collection, Sequence
+from typing import cast
+
+import pytest
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.engine import Engine
+from runtimes.llama.frames import (
+    CREDIT_TOKENS,
+    Cancel,
+    Cancelled,
+    Credit,
+    Ended,
+    Failed,
+    Frame,
+    Generate,
+    Loading,
+    Started,
+    Tokens,
+)
+from runtimes.llama.pipe import Pipe
+from runtimes.llama.worker import Worker
+
+
+class Stuck(Exception):
+    """The worker waits for a frame, and there is none."""
+
+
+class FakePipe:
+    """Hands over prepared frames and remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.arriving: collections.deque[Frame] = collections.deque()
+        self.sent: list[Frame] = []
+
+    def take(self, *, wait: bool) -> list[Frame]:
+        """As `Pipe.take`, but nobody can be waited for."""
+        if wait and not self.arriving:
+            raise Stuck
+        frames = list(self.arriving)
+        self.arriving.clear()
+        return frames
+
+    def send(self, frame: Frame) -> None:
+        """As `Pipe.send`."""
+        self.sent.append(frame)
+
+
+class FakeEngine:
+    """Gives each open request one token a step, without end."""
+
+    def __init__(self, room: int) -> None:
+        self.open_requests: list[int] = []
+        self.room = room
+        self.ends_at: int | None = None
+        self.steps = 0
+
+    @property
+    def has_room(self) -> bool:
+        """As `Engine.has_room`."""
+        return len(self.open_requests) < self.room
+
+    def open(self, request: Generate) -> tuple[int, ...]:
+        """As `Engine.open`; the prompt `bad` is refused."""
+        if request.prompt == "bad":
+            raise RuntimeFailure("bad_request", "no")
+        self.open_requests.append(request.request)
+        return (1, 2, 3)
+
+    def close(self, request: int) -> bool:
+        """As `Engine.close`."""
+        if request not in self.open_requests:
+            return False
+        self.open_requests.remove(request)
+        return True
+
+    def step(self, allowed: Collection[int]) -> list[Frame]:
+        """As `Engine.step`."""
+        self.steps += 1
+        results: list[Frame] = [
+            Tokens(request=request, token_ids=(self.steps,), text="x") for request in allowed
+        ]
+        if self.steps == self.ends_at:
+            for request in allowed:
+                self.close(request)
+                results.append(
+                    Ended(
+                        request=request,
+                        finish_reason="stop",
+                        prompt_tokens=3,
+                        completion_tokens=self.steps,
+                    )
+                )
+        return results
+
+
+def request(number: int, prompt: str = "p") -> Generate:
+    """A plain request."""
+    return Generate(
+        request=number,
+        messages=None,
+        prompt=prompt,
+        max_tokens=None,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        seed=1,
+        stop=(),
+        ignore_eos=False,
+    )
+
+
+def play(
+    frames: Sequence[Frame], *, room: int = 1, ends_at: int | None = None
+) -> tuple[Worker, FakePipe, FakeEngine]:
+    """Give the worker `frames` and let it run until it waits for more."""
+    pipe, engine = FakePipe(), FakeEngine(room)
+    engine.ends_at = ends_at
+    worker = Worker(cast("Engine", engine), cast("Pipe", pipe))
+    run(worker, pipe, frames)
+    return worker, pipe, engine
+
+
+def run(worker: Worker, pipe: FakePipe, frames: Sequence[Frame]) -> None:
+    """Go on with `frames` until the worker waits again."""
+    pipe.arriving.extend(frames)
+
+    def go() -> None:
+        while True:
+            worker.turn()
+
+    with pytest.raises(Stuck):
+        go()
+
+
+def tokens_of(pipe: FakePipe, number: int) -> int:
+    """How many tokens were sent for a request."""
+    return sum(
+        len(frame.token_ids)
+        for frame in pipe.sent
+        if isinstance(frame, Tokens) and frame.request == number
+    )
+
+
+def test_a_worker_stops_where_its_credit_ends_and_goes_on_with_more() -> None:
+    """Without a consumer it computes CREDIT_TOKENS and not one more; credit is exact."""
+    worker, pipe, engine = play([request(1)])
+    assert tokens_of(pipe, 1) == engine.steps == CREDIT_TOKENS
+    run(worker, pipe, [Credit(request=1, tokens=10)])
+    assert tokens_of(pipe, 1) == CREDIT_TOKENS + 10
+
+
+def test_a_slow_consumer_does_not_hold_up_another() -> None:
+    """Two open requests: the one without credit rests, the other goes on."""
+    worker, pipe, _ = play([request(1), request(2)], room=2)
+    run(worker, pipe, [Credit(request=2, tokens=30)])
+    assert (tokens_of(pipe, 1), tokens_of(pipe, 2)) == (CREDIT_TOKENS, CREDIT_TOKENS + 30)
+
+
+def test_a_cancel_is_confirmed_and_frees_the_slot() -> None:
+    """Cancelled comes, nothing of the request after it, and the next one runs."""
+    worker, pipe, engine = play([request(1)])
+    run(worker, pipe, [Cancel(request=1), Credit(request=1, tokens=5), request(2)])
+    assert Cancelled(request=1) in pipe.sent
+    assert engine.open_requests == [2]
+    after = pipe.sent[pipe.sent.index(Cancelled(request=1)) + 1 :]
+    assert not any(isinstance(frame, Tokens) and frame.request == 1 for frame in after)
+
+
+def test_a_cancel_that_comes_too_late_is_not_answered() -> None:
+    """The last frame of an ended request was its end."""
+    worker, pipe, _ = play([request(1)], ends_at=3)
+    sent = len(pipe.sent)
+    run(worker, pipe, [Cancel(request=1), Credit(request=1, tokens=5), Cancel(request=99)])
+    assert len(pipe.sent) == sent
+    assert isinstance(pipe.sent[-1], Ended)
+
+
+def test_a_request_that_cannot_be_opened_fails_alone() -> None:
+    """A refusal and a full engine are Failed with their codes; the rest goes on."""
+    _, pipe, engine = play([request(1, "bad"), request(2), request(3)])
+    failed = [(frame.request, frame.code) for frame in pipe.sent if isinstance(frame, Failed)]
+    assert failed == [(1, "bad_request"), (3, "queue_full")]
+    assert [frame.request for frame in pipe.sent if isinstance(frame, Started)] == [2]
+    assert engine.open_requests == [2]
+
+
+def test_a_frame_that_is_not_for_workers_ends_it() -> None:
+    """A daemon that speaks like a worker is no daemon."""
+    pipe = FakePipe()
+    pipe.arriving.append(Loading(progress=0.5))
+    with pytest.raises(SystemExit):
+        Worker(cast("Engine", FakeEngine(1)), cast("Pipe", pipe)).turn()

@@ -1,0 +1,327 @@
+"""The contract of runtimes/base.py, kept by every runtime that is listed here.
+
+The scripted runtime stands in for llama in all tests of the daemon; running the same suite over
+both makes it a verified stand-in.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Runtime, RuntimeFailure
+from runtimes.llama.runtime import LlamaRuntime
+from runtimes.llama.settings import read_settings
+from tests.helpers import test_runtime
+from tests.runtimes.serving import (
+    CHAT,
+    TIMEOUT_S,
+    ask,
+    complete,
+    needs_llama,
+    serving,
+    wait_idle,
+)
+
+QUEUE_MAX = 3
+
+
+def make_llama() -> Runtime:
+    """The real runtime with the model of the package."""
+    return LlamaRuntime(dataclasses.replace(read_settings("demo", {}), queue_max=QUEUE_MAX))
+
+
+def make_scripted() -> Runtime:
+    """The stand-in, with the same sizes."""
+    source = f"echo,context=2048,queue={QUEUE_MAX},end_one_in=40"
+    return test_runtime.create(source, options={})
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(make_llama, marks=[pytest.mark.llama, needs_llama], id="llama"),
+        pytest.param(make_scripted, id="scripted"),
+    ]
+)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """One fresh runtime, not served yet."""
+    make: Callable[[], Runtime] = request.param
+    return make()
+
+
+def with_served(runtime: Runtime, test: Callable[[], Awaitable[None]]) -> None:
+    """Run `test` while `runtime` is up."""
+
+    async def main() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            async with serving(runtime):
+                await test()
+
+    trio.run(main)
+
+
+def test_the_card_appears_when_loaded_and_goes_with_serve(runtime: Runtime) -> None:
+    """No card, then a card with a name and a hash, then none; each change is announced."""
+
+    async def main() -> None:
+        assert runtime.card is None
+        async with serving(runtime) as served:
+            card = runtime.card
+            assert card is not None
+            assert card.name
+            assert len(card.content_hash) == 64
+            assert card.context_tokens == 2048
+            before = served.changes
+            assert before >= 1
+        assert runtime.card is None
+        assert served.changes > before
+
+    trio.run(main)
+
+
+def test_a_runtime_that_is_not_served_is_unavailable(runtime: Runtime) -> None:
+    """Without a loaded model a request fails at once."""
+
+    async def main() -> None:
+        with pytest.raises(RuntimeFailure) as failed:
+            await complete(runtime, ask())
+        assert failed.value.code == "unavailable"
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_every_token_is_in_one_chunk_and_counted(runtime: Runtime, chat: bool) -> None:
+    """Started with the prompt's ids, chunks, Finished; the chunks' ids are the completion."""
+
+    async def test() -> None:
+        request = ask(50)
+        if chat:
+            request = dataclasses.replace(request, prompt=None, messages=CHAT)
+        completion = await complete(runtime, request)
+        assert completion.finished == Finished("length", len(completion.prompt_ids), 50)
+        assert len(completion.ids) == 50
+        assert len(completion.events) == len(completion.chunks) + 2
+        assert completion.text
+
+    with_served(runtime, test)
+
+
+def test_the_same_request_has_the_same_answer(runtime: Runtime) -> None:
+    """Seed and prompt decide everything."""
+
+    async def test() -> None:
+        first = await complete(runtime, ask(30))
+        again = await complete(runtime, ask(30))
+        assert first.events == again.events
+
+    with_served(runtime, test)
+
+
+def test_the_model_may_end_its_turn(runtime: Runtime) -> None:
+    """Some answer ends by itself: the token that did it is counted, and adds no text."""
+
+    async def test() -> None:
+        for seed in range(60):
+            request = ask(1500, seed=seed, prompt=f"Story {seed}", ignore_eos=False)
+            completion = await complete(runtime, request)
+            if completion.finished.finish_reason == "stop":
+                assert len(completion.ids) == completion.finished.completion_tokens < 1500
+                return
+        pytest.fail("no answer ended by itself")
+
+    with_served(runtime, test)
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_in_it(runtime: Runtime) -> None:
+    """Wherever the stop string lies, over token borders too, the text ends right before it."""
+
+    async def test() -> None:
+        whole = (await complete(runtime, ask(40))).text
+        for start, length in [(0, 1), (5, 1), (9, 4), (17, 9), (20, 3)]:
+            stop = whole[start : start + length]
+            completion = await complete(runtime, ask(40, stop=("never seen", stop)))
+            assert completion.text == whole[: whole.index(stop)]
+            assert completion.finished.finish_reason == "stop"
+            assert len(completion.ids) == completion.finished.completion_tokens
+
+    with_served(runtime, test)
+
+
+def test_text_that_only_looks_like_a_stop_string_comes_out(runtime: Runtime) -> None:
+    """What was held back in vain is in the answer."""
+
+    async def test() -> None:
+        whole = (await complete(runtime, ask(20))).text
+        stops = tuple(whole[start : start + 5] + "~" for start in (0, 4, 8, len(whole) - 5))
+        assert (await complete(runtime, ask(20, stop=stops))).text == whole
+
+    with_served(runtime, test)
+
+
+def test_leaving_early_frees_the_slot(runtime: Runtime) -> None:
+    """A consumer that goes away after one chunk leaves a runtime that serves the next."""
+
+    async def test() -> None:
+        for _ in range(3):
+            async with contextlib.aclosing(runtime.generate(ask(2000))) as events:
+                async for event in events:
+                    if isinstance(event, Chunk):
+                        break
+            await wait_idle(runtime)
+        assert (await complete(runtime, ask(5))).finished.completion_tokens == 5
+
+    with_served(runtime, test)
+
+
+def test_a_cancelled_consumer_frees_the_slot(runtime: Runtime) -> None:
+    """Cancelling the task that waits for a token is leaving early, too."""
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def consume() -> None:
+                async with contextlib.aclosing(runtime.generate(ask(2000))) as events:
+                    async for event in events:
+                        if isinstance(event, Chunk):
+                            nursery.cancel_scope.cancel()
+
+            nursery.start_soon(consume)
+        await wait_idle(runtime)
+        await complete(runtime, ask(5))
+
+    with_served(runtime, test)
+
+
+def test_the_queue_is_bounded_and_in_order(runtime: Runtime) -> None:
+    """One runs, QUEUE_MAX wait and are served in order, one more is refused at once."""
+
+    async def test() -> None:
+        order: list[int] = []
+
+        async def consume(number: int) -> None:
+            await complete(runtime, ask(3))
+            order.append(number)
+
+        async with (
+            trio.open_nursery() as nursery,
+            contextlib.aclosing(runtime.generate(ask(2000))) as events,
+        ):
+            await anext(events)
+            for number in range(QUEUE_MAX):
+                nursery.start_soon(consume, number)
+                await trio.testing.wait_all_tasks_blocked()
+            load = runtime.load
+            assert (load.running, load.queued, load.slots) == (1, QUEUE_MAX, 1)
+            with pytest.raises(RuntimeFailure) as refused:
+                await complete(runtime, ask())
+            assert refused.value.code == "queue_full"
+            assert order == []
+        assert order == list(range(QUEUE_MAX))
+        await wait_idle(runtime)
+
+    with_served(runtime, test)
+
+
+def test_a_cancelled_wait_leaves_the_queue(runtime: Runtime) -> None:
+    """Whoever stops waiting takes no slot and no place."""
+
+    async def test() -> None:
+        async with contextlib.aclosing(runtime.generate(ask(2000))) as events:
+            await anext(events)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(complete, runtime, ask())
+                await trio.testing.wait_all_tasks_blocked()
+                assert runtime.load.queued == 1
+                nursery.cancel_scope.cancel()
+            assert runtime.load.queued == 0
+        await wait_idle(runtime)
+        await complete(runtime, ask(2))
+
+    with_served(runtime, test)
+
+
+BAD_REQUESTS: list[tuple[str, dict[str, object]]] = [
+    ("neither", {"prompt": None}),
+    ("both", {"messages": CHAT}),
+    ("no messages", {"prompt": None, "messages": ()}),
+    ("empty prompt", {"prompt": ""}),
+    ("no tokens", {"max_tokens": 0}),
+    ("too many tokens", {"max_tokens": 2**31}),
+    ("cold", {"temperature": -0.1}),
+    ("no temperature", {"temperature": math.nan}),
+    ("top_p", {"top_p": 1.5}),
+    ("min_p", {"min_p": math.inf}),
+    ("top_k", {"top_k": -1}),
+    ("seed", {"seed": -1}),
+    ("large seed", {"seed": 2**64}),
+    ("empty stop", {"stop": ("",)}),
+    ("many stops", {"stop": ("x",) * 17}),
+    ("long stop", {"stop": ("x" * 257,)}),
+    ("surrogate", {"prompt": "\ud800"}),
+    ("surrogate in a stop", {"stop": ("\udfff",)}),
+]
+
+
+def test_nonsense_is_refused_and_costs_nothing(runtime: Runtime) -> None:
+    """Each malformed request is a bad_request; the runtime serves on."""
+
+    async def test() -> None:
+        for name, changes in BAD_REQUESTS:
+            with pytest.raises(RuntimeFailure) as failed:
+                await complete(runtime, ask(**({"max_tokens": 16} | changes)))  # type: ignore[arg-type]  # wrong on purpose
+            assert failed.value.code == "bad_request", name
+            assert "\n" not in failed.value.message
+        assert runtime.load.running == 0
+        await complete(runtime, ask(2))
+
+    with_served(runtime, test)
+
+
+@pytest.mark.parametrize("characters", [2100, 3_000_000, 9_000_000])
+def test_a_prompt_beyond_the_context_is_too_long(runtime: Runtime, characters: int) -> None:
+    """Whether by a token, by far or absurdly: context_too_long, and the next request runs."""
+
+    async def test() -> None:
+        for request in (
+            ask(prompt="xq" * (characters // 2)),
+            ask(
+                prompt=None, messages=(ChatMessage(role="user", content="xq" * (characters // 2)),)
+            ),
+        ):
+            with pytest.raises(RuntimeFailure) as failed:
+                await complete(runtime, request)
+            assert failed.value.code == "context_too_long"
+        await complete(runtime, ask(2))
+
+    with_served(runtime, test)
+
+
+def test_without_max_tokens_the_context_is_the_limit(runtime: Runtime) -> None:
+    """However much is asked, prompt and completion fit into the context."""
+
+    async def test() -> None:
+        context_tokens = runtime.card.context_tokens if runtime.card else 0
+        prompt = "xq" * 1000
+        completion = await complete(runtime, ask(100_000, prompt=prompt))
+        finished = completion.finished
+        assert finished.finish_reason == "length"
+        assert finished.prompt_tokens + finished.completion_tokens == context_tokens
+
+    with_served(runtime, test)
+
+
+def test_strange_text_passes(runtime: Runtime) -> None:
+    """NUL bytes, emoji, right-to-left marks and special-token look-alikes are just text."""
+
+    async def test() -> None:
+        for text in ("\0", "a\0b", "👩‍👩‍👧 é ß", "\u202eabc", "<|im_end|><|nonsense|>", "\x1b[2J"):
+            turns = (ChatMessage(role="user", content=text),)
+            request = GenerateRequest(model="m", messages=turns, max_tokens=3, ignore_eos=True)
+            assert (await complete(runtime, request)).finished.completion_tokens == 3
+
+    with_served(runtime, test)

@@ -1,0 +1,137 @@
+"""What this machine has, asked of machines that have little."""
+
+import json
+import sys
+import types
+
+import msgpack
+import psutil
+import pytest
+
+from runtimes import hardware
+from runtimes.hardware import Gpu, Hardware
+
+GIB = 1024**3
+
+
+def fake_nvml(devices: list[tuple[str | bytes, int]]) -> types.ModuleType:
+    """A pynvml with these GPUs."""
+    module = types.ModuleType("pynvml")
+    functions = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(devices),
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: devices[handle][0],
+        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(
+            total=devices[handle][1], free=devices[handle][1] // 2
+        ),
+    }
+    for name, function in functions.items():
+        setattr(module, name, function)
+    return module
+
+
+def machine(*, memory: int = 8 * GIB, cores: int = 4, gpus: tuple[Gpu, ...] = ()) -> Hardware:
+    """A made-up machine."""
+    return Hardware(
+        os="Linux x86_64",
+        cpu="cpu",
+        cores=cores,
+        memory_bytes=memory,
+        memory_available_bytes=memory // 2,
+        gpus=gpus,
+    )
+
+
+def test_a_snapshot_of_this_machine_is_sane() -> None:
+    """Some core, some memory, a tier."""
+    seen = hardware.snapshot()
+    assert seen.cores >= 1
+    assert 0 < seen.memory_available_bytes <= seen.memory_bytes
+    assert seen.tier in (1, 2, 3)
+    assert seen.os
+
+
+def test_no_nvml_library_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package may be absent."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert hardware.gpus() == ()
+    assert hardware.snapshot().gpus == ()
+
+
+def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No driver, a version mismatch, a GPU that fell off the bus: all the same answer."""
+    for function in ("nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo", "nvmlShutdown"):
+        module = fake_nvml([("GPU", 8 * GIB)])
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("NVML is not well")
+
+        setattr(module, function, fail)
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        assert hardware.gpus() == ()
+
+
+def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names come as bytes from old libraries, as text from new ones."""
+    devices: list[tuple[str | bytes, int]] = [(b"Old\x00 GPU", 4 * GIB), ("New GPU", 24 * GIB)]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(devices))
+    assert hardware.gpus() == (
+        Gpu(name="Old GPU", vram_bytes=4 * GIB, vram_free_bytes=2 * GIB),
+        Gpu(name="New GPU", vram_bytes=24 * GIB, vram_free_bytes=12 * GIB),
+    )
+    assert hardware.snapshot().tier == 1
+
+
+def test_a_psutil_that_fails_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locked-down system still gives an answer."""
+
+    def fail(**_: object) -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "virtual_memory", fail)
+    monkeypatch.setattr(psutil, "cpu_count", fail)
+    seen = hardware.snapshot()
+    assert (seen.memory_bytes, seen.cores, seen.tier) == (0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "tier"),
+    [
+        (machine(gpus=(Gpu(name="g", vram_bytes=8188 * 1024**2, vram_free_bytes=0),)), 1),
+        (machine(gpus=(Gpu(name="g", vram_bytes=6 * GIB, vram_free_bytes=0),)), 2),
+        (machine(memory=int(3.8 * GIB), cores=2), 2),
+        (machine(memory=64 * GIB, cores=1), 3),
+        (machine(memory=2 * GIB, cores=8), 3),
+    ],
+)
+def test_tiers(seen: Hardware, tier: int) -> None:
+    """A GPU with 8 GB; 4 GB of memory with 2 cores; less."""
+    assert seen.tier == tier
+
+
+def test_the_record_is_small_however_large_the_machine() -> None:
+    """Sixteen GPUs of many kinds and the longest names stay below 600 bytes."""
+    gpus = tuple(
+        Gpu(name="é" * 60 + str(index % 6), vram_bytes=2**40 + index % 6, vram_free_bytes=2**40)
+        for index in range(16)
+    )
+    largest = Hardware(
+        os="ö" * 200,
+        cpu="ü" * 200,
+        cores=2**31,
+        memory_bytes=2**50,
+        memory_available_bytes=2**50,
+        gpus=gpus,
+    )
+    record = largest.to_record()
+    assert len(msgpack.packb(record)) < 600
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_equal_gpus_are_one_entry() -> None:
+    """Eight of a kind are counted, their free memory added."""
+    gpus = tuple(Gpu(name="H", vram_bytes=10, vram_free_bytes=index) for index in range(8))
+    record = machine(gpus=gpus).to_record()
+    assert record["gpus"] == [{"name": "H", "count": 8, "vram_bytes": 10, "vram_free_bytes": 28}]

@@ -1,0 +1,95 @@
+"""From a `--model` value to a runtime, or to one line that says what to do."""
+
+import importlib.metadata
+import pathlib
+
+import pytest
+
+from runtimes import registry
+from runtimes.base import RuntimeFailure
+from runtimes.llama.runtime import LlamaRuntime
+from runtimes.registry import ENTRY_POINT_GROUP, known_runtimes, make_runtime
+from tests.helpers.test_runtime import ScriptedRuntime
+from tests.runtimes.serving import needs_llama
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
+    """Pretend that these runtimes are installed."""
+    found = importlib.metadata.EntryPoints(
+        importlib.metadata.EntryPoint(name, value, ENTRY_POINT_GROUP)
+        for name, value in points.items()
+    )
+    monkeypatch.setattr(registry, "_entry_points", lambda: found)
+
+
+def test_a_name_before_a_colon_chooses_the_runtime() -> None:
+    """`test:NAME` is the scripted runtime, which takes the rest."""
+    assert isinstance(make_runtime("test:echo,slots=2", {}), ScriptedRuntime)
+
+
+@pytest.mark.llama
+@needs_llama
+def test_demo_and_files_are_for_llama(tmp_path: pathlib.Path) -> None:
+    """The model in the package and any GGUF file, whatever its name looks like."""
+    from runtimes.llama.settings import DEMO_FILE
+
+    odd = tmp_path / "test:odd.gguf"
+    odd.write_bytes(DEMO_FILE.read_bytes())
+    for spec in ("demo", "llama:demo", str(odd), f"llama:{odd}"):
+        assert isinstance(make_runtime(spec, {}), LlamaRuntime)
+
+
+@pytest.mark.parametrize("spec", [r"C:\models\x.gguf", "c:/models/x.gguf", "./x", "~/x", "x.GGUF"])
+def test_paths_are_not_names(spec: str) -> None:
+    """A drive letter is no runtime: the file is what is missing."""
+    with pytest.raises(RuntimeFailure) as failed:
+        make_runtime(spec, {})
+    assert failed.value.code == "invalid_model"
+    assert "cannot be read" in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ("", "invalid_model"),
+        ("none", "invalid_model"),
+        ("nosuch", "invalid_model"),
+        ("nosuch:thing", "missing_dependency"),
+        ("http://host/x", "missing_dependency"),
+        ("nosuch:" + "x" * 10_000, "missing_dependency"),
+        ("nosuch:\0", "missing_dependency"),
+        ("\0", "invalid_model"),
+        ("x" * 10_000, "invalid_model"),
+        ("llama:", "invalid_model"),
+    ],
+)
+def test_what_names_nothing_fails_with_one_line(spec: str, code: str) -> None:
+    """Every wrong value is a RuntimeFailure of one line."""
+    with pytest.raises(RuntimeFailure) as failed:
+        make_runtime(spec, {})
+    assert failed.value.code == code
+    assert "\n" not in failed.value.message
+
+
+def test_an_unknown_runtime_lists_the_known() -> None:
+    """The line says what could have been written."""
+    with pytest.raises(RuntimeFailure, match="llama:") as failed:
+        make_runtime("nosuch:thing", {})
+    assert all(name in failed.value.message for name in known_runtimes())
+
+
+@pytest.mark.parametrize("target", ["no.such.module:create", "json:no_such", "runtimes.base:"])
+def test_a_plug_in_that_does_not_load_says_so(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """A broken installation is one line with the mend, not a traceback."""
+    install(monkeypatch, broken=target)
+    with pytest.raises(RuntimeFailure, match="does not load") as failed:
+        make_runtime("broken:x", {})
+    assert failed.value.code == "missing_dependency"
+    assert "\n" not in failed.value.message
+
+
+def test_an_installed_runtime_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point is all that a new runtime needs."""
+    install(monkeypatch, other="tests.helpers.test_runtime:create")
+    assert isinstance(make_runtime("other:echo", {}), ScriptedRuntime)
+    assert "other" in known_runtimes()
