@@ -177,7 +177,7 @@ class Asker:
                 return frame
             case Data(), _Phase.RUNNING:
                 return frame
-            case (End() | Fail()), _Phase.RUNNING:
+            case ((End() | Fail()), _Phase.RUNNING):
                 self._phase = _Phase.OVER
                 return frame
             case _:
@@ -199,7 +199,7 @@ class Server:
                 self._phase = _Phase.OVER
             case Data(), _Phase.RUNNING:
                 pass
-            case (End() | Fail()), _Phase.RUNNING:
+            case ((End() | Fail()), _Phase.RUNNING):
                 self._phase = _Phase.OVER
             case _:
                 raise LocalProtocolError(f"{type(frame).__name__} is not due")

@@ -107,6 +107,9 @@ class Intake:
         for record in self._authority.add(wire):
             self._rumours.add_record(record.wire)
             self._outbox.add(MembersDirty())
+        for node in self._authority.take_evicted():
+            self._membership.expel(node)
+            self._offers.forget(node)
 
     def _refuse_stale(self, statement: Statement) -> None:
         """Refuse before the signature is checked what could change nothing anyway."""
@@ -115,7 +118,9 @@ class Intake:
                 if statement.incarnation < self._members.incarnation(statement.author):
                     raise Refused(DropReason.STALE)
             case Accusation():
-                if statement.incarnation < self._members.incarnation(statement.subject):
+                is_ours = statement.subject == self._crypto.node_id  # membership.py answers it
+                known = self._members.incarnation(statement.subject)
+                if statement.incarnation < known and not is_ours:
                     raise Refused(DropReason.STALE)
                 if statement.subject not in self._members:
                     raise Refused(DropReason.UNKNOWN_SUBJECT)

@@ -10,14 +10,14 @@ from protocol.crypto import Crypto
 from protocol.dissemination import Dissemination
 from protocol.effects import MembersDirty, OffersChanged
 from protocol.errors import DropReason, LocalProtocolError, Refused
-from protocol.identity import NodeId
+from protocol.identity import INCARNATION_MAX, NodeId
 from protocol.membership import Membership
 from protocol.outbox import Outbox
 from protocol.statements import (
-    OFFER_KEY_CHARS_MAX,
     OFFER_VALUE_BYTES_MAX,
     Offer,
     Statements,
+    is_valid_offer_key,
     make_offer,
 )
 
@@ -64,7 +64,9 @@ class Offers:
 
     def set_own(self, key: str, value: bytes) -> None:
         """Offer `value` under `key`; empty removes. Raises LocalProtocolError over the limits."""
-        if len(key) > OFFER_KEY_CHARS_MAX or len(value) > OFFER_VALUE_BYTES_MAX:
+        if not is_valid_offer_key(key):
+            raise LocalProtocolError(f"{key!r} is no key of an offer")
+        if len(value) > OFFER_VALUE_BYTES_MAX:
             raise LocalProtocolError(f"an offer is at most {OFFER_VALUE_BYTES_MAX} bytes")
         own = self._crypto.node_id
         known = self._offers.get(own, {}).get(key)
@@ -82,7 +84,10 @@ class Offers:
         self._rumours.add(offer)
 
     def accept(self, offer: Offer) -> None:
-        """A verified offer. Raises Refused: NOT_ADMITTED, NOT_ALLOWED, STALE, TABLE_FULL."""
+        """A verified offer.
+
+        Raises Refused: NOT_ADMITTED, NOT_ALLOWED, STALE, EQUIVOCATION, TABLE_FULL.
+        """
         if offer.author == self._crypto.node_id:
             self._accept_own(offer)
             return
@@ -91,21 +96,26 @@ class Offers:
             raise Refused(DropReason.NOT_ADMITTED)
         if not role.may_serve and offer.key.startswith("model/"):
             raise Refused(DropReason.NOT_ALLOWED, "this role serves nothing")
+        is_second = offer.version == self.version(offer.author, offer.key)
         self._store(offer)
         self._rumours.add(offer)
+        if is_second:
+            raise Refused(DropReason.EQUIVOCATION)
 
     def _accept_own(self, offer: Offer) -> None:
-        """An offer of ours comes back; a higher version than ours is from a lost past."""
+        """An offer of ours comes back: from an earlier life, or from before a restored home.
+
+        What we offer now is said again above its version; a key that we do not offer is removed.
+        """
         known = self._offers.get(offer.author, {}).get(offer.key)
-        if offer.version <= self._membership.offers_version and (
-            known is None or offer.version <= known.version
-        ):
-            if known is None and offer.value:
-                # We offered it in an earlier life and do not now: say so above that version.
-                self._restate(offer.key, b"")
-                return
+        own_version = self._membership.offers_version
+        if known is None:
+            is_news = offer.version > own_version or bool(offer.value)
+        else:
+            is_news = offer.version >= known.version and offer.wire != known.wire
+        if not is_news or offer.version >= INCARNATION_MAX:
             raise Refused(DropReason.STALE)
-        self._membership.offers_version = max(self._membership.offers_version, offer.version)
+        self._membership.offers_version = max(own_version, offer.version)
         self._restate(offer.key, known.value if known is not None else b"")
 
     def _restate(self, key: str, value: bytes) -> None:
@@ -120,19 +130,21 @@ class Offers:
     def _store(self, offer: Offer) -> None:
         offers = self._offers.get(offer.author, {})
         known = offers.get(offer.key)
-        if known is not None and known.version >= offer.version:
-            raise Refused(DropReason.STALE)
-        others = [other for other in offers.values() if other.key != offer.key]
-        removed = [other for other in others if not other.value]
-        if len(others) >= self._config.offers_per_node_max and removed:
-            oldest = min(removed, key=lambda other: other.version)
-            others.remove(oldest)
-            del offers[oldest.key]
-        size = sum(len(other.wire) for other in others) + len(offer.wire)
-        if len(others) >= self._config.offers_per_node_max:
+        if known is not None:
+            if known.version > offer.version or known.wire == offer.wire:
+                raise Refused(DropReason.STALE)
+            if known.version == offer.version and known.wire < offer.wire:
+                # The same everywhere: of two offers under one version the lower bytes stay.
+                raise Refused(DropReason.EQUIVOCATION)
+        kept = {key: other for key, other in offers.items() if key != offer.key}
+        removed = [other for other in kept.values() if not other.value]
+        if len(kept) >= self._config.offers_per_node_max and removed:
+            del kept[min(removed, key=lambda other: other.version).key]
+        size = sum(len(other.wire) for other in kept.values()) + len(offer.wire)
+        if len(kept) >= self._config.offers_per_node_max:
             raise Refused(DropReason.TABLE_FULL)
         if size > self._config.offer_bytes_per_node_max:
             raise Refused(DropReason.TABLE_FULL)
-        self._offers.setdefault(offer.author, {})[offer.key] = offer
+        self._offers[offer.author] = {**kept, offer.key: offer}
         self._outbox.add(OffersChanged(offer.author, offer))
         self._outbox.add(MembersDirty())

@@ -3,7 +3,8 @@
 A push/pull sends everything the sender knows and brings the same back. It happens
 
 - with a random member, every `push_pull_period`;
-- with a member that does not know us, or whose life we do not know (an introduction);
+- with a member that does not know us, or whose life we do not know (an introduction, at a
+  bounded rate: whoever sees our datagrams can ask for one in a member's name);
 - with missing members, one at least every `reconnect_interval_ns`, so that a mesh which was cut
   in two or switched off grows together without anybody's help;
 - with everybody that an earlier run remembered, soon after the start.
@@ -15,6 +16,7 @@ travel, so that a newcomer never meets a ghost.
 import random
 from typing import Final
 
+from protocol.allowance import Allowance
 from protocol.authority import Authority, JoinRefusal
 from protocol.codec import encode_stream
 from protocol.config import ProtocolConfig
@@ -75,6 +77,7 @@ class PushPuller:
         self._first_tries: list[NodeId] = []
         self._last_tries: dict[NodeId, int] = {}
         self._introduced: dict[NodeId, int] = {}
+        self._introductions = Allowance(config.introductions_per_s)
 
     @property
     def deadline_ns(self) -> int:
@@ -145,6 +148,8 @@ class PushPuller:
         if last is not None and now - last < self._config.introduce_interval_ns:
             self._introduced[node] = last
             return
+        if not self._introductions.take(now):
+            return
         if len(self._introduced) >= _INTRODUCTIONS_MAX:
             del self._introduced[next(iter(self._introduced))]
         self._introduced[node] = now
@@ -177,7 +182,7 @@ class PushPuller:
 
     def on_push_pull(self, stream: int, peer: NodeId, message: PushPull, now: int) -> None:
         """Take in what a member sent and, if it asked, answer with everything known."""
-        if self._authority.admission(peer) is None and not message.is_reply:
+        if self._authority.admission(peer) is None:
             # A member that we do not know yet brings its own admission among the records.
             taken = self._intake.take_all(message.records, peer, now)
             if taken is Taken.BROKEN or self._authority.admission(peer) is None:

@@ -23,17 +23,16 @@ def piece(data: bytes, *, last: bool = False) -> Message:
 async def read(
     messages: list[Message], limits: Limits, budget: BodyBudget, headers: Headers = CHUNKED
 ) -> bytes:
-    """What `Incoming.read` makes of `messages`, which all are taken; then it is closed."""
+    """What `Incoming.read` makes of `messages`, which all are taken; whole, it is closed."""
     send, receive = trio.open_memory_channel[Message](math.inf)
     incoming = Incoming(receive.receive, headers, limits=limits, budget=budget)
     for message in [*messages, GONE]:
         send.send_nowait(message)
     await incoming.watch(lambda: None)
     assert receive.statistics().current_buffer_used == 0
-    try:
-        return bytes(await incoming.read())
-    finally:
-        incoming.close()
+    body = bytes(await incoming.read())
+    incoming.close()
+    return body
 
 
 def test_pieces_make_a_body() -> None:

@@ -281,22 +281,45 @@ def test_a_file_that_vanishes_is_an_invalid_model(
     trio.run(main)
 
 
+def install_fake_llama_cpp(
+    monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path, program: str
+) -> None:
+    """Let workers find a llama_cpp that is just this program."""
+    package = folder / "llama_cpp"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "llama_cpp.py").write_text(program)
+    monkeypatch.syspath_prepend(folder)
+
+
 def test_a_llama_cpp_that_does_not_load_is_a_missing_dependency(
     demo: LlamaSettings, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broken installation is not restarted for ever; the line has the command that mends it."""
-    package = tmp_path / "llama_cpp"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "llama_cpp.py").write_text("raise OSError('libllama.so: no such file')")
-    monkeypatch.syspath_prepend(tmp_path)
+    install_fake_llama_cpp(monkeypatch, tmp_path, "raise OSError('libllama.so: no such file')")
 
     async def main() -> None:
-        with pytest.raises(RuntimeFailure, match="pip install") as failed:
-            with trio.fail_after(TIMEOUT_S):
-                await make(demo).serve(lambda: None)
+        with pytest.raises(RuntimeFailure, match="pip install") as failed, trio.fail_after(9):
+            await make(demo).serve(lambda: None)
         assert failed.value.code == "missing_dependency"
         assert "libllama.so" in failed.value.message
+
+    trio.run(main)
+
+
+def test_a_file_that_kills_every_worker_is_an_invalid_model(
+    demo: LlamaSettings, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that abort while loading, one after the other: given up, with their last words."""
+    install_fake_llama_cpp(
+        monkeypatch, tmp_path, "import os; os.write(1, b'GGML_ASSERT\\n'); os.abort()"
+    )
+
+    async def main() -> None:
+        with pytest.raises(RuntimeFailure) as failed, trio.fail_after(TIMEOUT_S):
+            await make(demo).serve(lambda: None)
+        assert failed.value.code == "invalid_model"
+        assert "SIGABRT (GGML_ASSERT)" in failed.value.message
 
     trio.run(main)
 
