@@ -27,8 +27,19 @@ class LocalModels:
                 nursery.start_soon(self._serve_one, runtime, on_change)
 
     async def _serve_one(self, runtime: Runtime, on_change: Callable[[], None]) -> None:
+        advised: set[str] = set()
+
+        def changed() -> None:
+            card, advice = runtime.card, runtime.advice
+            if card is not None:
+                log.info("model.ready", name=card.name, context_tokens=card.context_tokens)
+            if advice is not None and advice not in advised:
+                advised.add(advice)
+                log.warning("model.advice", advice=advice)
+            on_change()
+
         try:
-            await runtime.serve(on_change)
+            await runtime.serve(changed)
         except RuntimeFailure as failure:
             log.error("model.given_up", code=failure.code, reason=failure.message)
             self._runtimes.remove(runtime)

@@ -3,6 +3,7 @@
 Never a prompt, an answer, a key or a token, on any level.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -11,6 +12,21 @@ from typing import Any, Final
 import structlog
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class _Stderr:
+    """Writes lines to standard error; a reader that went away never ends the daemon."""
+
+    def __init__(self, *names: str) -> None:
+        del names  # structlog passes the logger's name; lines do not carry it
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure() -> None:
@@ -28,7 +44,7 @@ def configure() -> None:
             _one_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Stderr,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(

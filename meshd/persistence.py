@@ -7,6 +7,7 @@ second costs a little searching after the next start, nothing else.
 
 import dataclasses
 import os
+import pathlib
 
 import structlog
 
@@ -41,8 +42,12 @@ def read_numbers(home: Home) -> Numbers:
 
 
 def write_numbers(home: Home, numbers: Numbers) -> None:
-    """Durably replace them."""
-    home.write(home.numbers, pack(dataclasses.astuple(numbers)))
+    """Durably replace them.
+
+    A disk that is full is said and survived: should the next start then begin with old numbers,
+    peers give back the higher ones.
+    """
+    _write(home, home.numbers, pack(dataclasses.astuple(numbers)))
 
 
 def next_boot(home: Home) -> Numbers:
@@ -71,5 +76,12 @@ def read_snapshot(home: Home) -> Snapshot:
 
 
 def write_snapshot(home: Home, snapshot: Snapshot) -> None:
-    """Durably replace it."""
-    home.write(home.members, encode_snapshot(snapshot))
+    """Durably replace it; a disk that is full is said and survived."""
+    _write(home, home.members, encode_snapshot(snapshot))
+
+
+def _write(home: Home, path: pathlib.Path, content: bytes) -> None:
+    try:
+        home.write(path, content)
+    except OSError as error:
+        log.error("disk.write_failed", file=str(path), reason=error.strerror or str(error))

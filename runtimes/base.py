@@ -132,6 +132,11 @@ class Runtime(abc.ABC):
     def load(self) -> Load:
         """Requests waiting and running now."""
 
+    @property
+    def advice(self) -> str | None:
+        """One line that would make this runtime work better (a GPU lies idle), if any."""
+        return None
+
     @abc.abstractmethod
     async def serve(self, on_change: "ChangeCallback") -> None:
         """Load the model and keep it up until cancelled; `on_change()` after card or health change.
