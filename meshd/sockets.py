@@ -75,8 +75,13 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
 
 
 def bind_gateway(host: str, port: int) -> socket.socket:
-    """Bind the gateway's TCP socket. Raises UserError."""
-    infos = _look_up(host)
+    """Bind the gateway's TCP socket, on loopback: it knows no keys yet. Raises UserError."""
+    infos = _look_up(host, "--gateway")
+    if not ipaddress.ip_address(infos[1]).is_loopback:
+        raise UserError(
+            f"the gateway would be open to everybody on {format_host_port(host, port)}; this "
+            "version has no API keys, so choose a loopback address with --gateway 127.0.0.1:7701"
+        )
     sock = socket.socket(infos[0], socket.SOCK_STREAM)
     try:
         _reuse(sock)
@@ -130,15 +135,15 @@ def _last_port(home: Home) -> int:
 
 
 async def _resolve(host: str) -> tuple[int, str]:
-    return await trio.to_thread.run_sync(_look_up, host)
+    return await trio.to_thread.run_sync(_look_up, host, "--listen")
 
 
-def _look_up(host: str) -> tuple[int, str]:
+def _look_up(host: str, option: str) -> tuple[int, str]:
     """(family, literal) of a host to bind; falls back to IPv4 where IPv6 is switched off."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise UserError(f"{host!a} is no address of this machine; mend --listen") from error
+        raise UserError(f"{host!a} is no address of this machine; mend {option}") from error
     family, *_, sockaddr = found[0]
     if host == "::" and not _has_ipv6():
         return socket.AF_INET, "0.0.0.0"  # noqa: S104  # the dual-stack default, without IPv6

@@ -1,7 +1,6 @@
 """The one place for who a node is and where it is: keys, names, addresses and their text forms."""
 
 import base64
-import binascii
 import hashlib
 import ipaddress
 import re
@@ -61,7 +60,7 @@ def key_from_text(text: str) -> bytes:
     padded = text.upper() + "=" * (-len(text) % 8)
     try:
         key = base64.b32decode(padded)
-    except (binascii.Error, UnicodeError) as error:
+    except ValueError as error:
         raise ValueError("not a base32 key") from error
     if key_text(key) != text:
         raise ValueError("not a base32 key")

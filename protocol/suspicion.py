@@ -18,20 +18,22 @@ from protocol.identity import NodeId
 _LN_MICRO: Final = (0, 693_147, 1_098_612, 1_386_294, 1_609_438, 1_791_759, 1_945_910, 2_079_442)
 """round(1e6 * ln(1 + i)) for i = 0..7."""
 CONFIRMATIONS_MAX: Final = len(_LN_MICRO) - 1
+_LOG10_BITS: Final = 32
+"""Of the fraction; few enough to be quick, enough to be right in the third decimal."""
 
 
 def log10_milli(count: int) -> int:
     """floor(1000 * log10(count)) for count >= 1, by integers alone."""
     digits = len(str(count)) - 1
-    # log10(x) = digits + log10(x / 10^digits); the fraction by repeated squaring, ten bits deep.
-    mantissa, scale, fraction = count * 10**12 // 10**digits, 10**12, 0
-    for _ in range(14):
+    # log10(x) = digits + log10(x / 10^digits); the fraction by repeated squaring, bit by bit.
+    mantissa, scale, fraction = count * 10**18 // 10**digits, 10**18, 0
+    for _ in range(_LOG10_BITS):
         mantissa = mantissa * mantissa // scale
         fraction *= 2
         if mantissa >= 10 * scale:
             mantissa //= 10
             fraction += 1
-    return digits * 1000 + fraction * 1000 // 2**14
+    return digits * 1000 + (fraction * 1000 >> _LOG10_BITS)
 
 
 def timeout_bounds(config: ProtocolConfig, members: int) -> tuple[int, int]:
