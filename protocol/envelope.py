@@ -155,6 +155,17 @@ class Envelope:
             session = self._sessions[peer] = Session(pair_key)
         return session
 
+    def is_introduced(self, peer: NodeId) -> bool:
+        """Whether `peer` has told the token that it wants to see: it will read what is sealed."""
+        session = self._sessions.get(peer)
+        return session is not None and session.token_theirs != _NO_TOKEN
+
+    def forget_address(self, peer: NodeId) -> None:
+        """Trust no longer that `peer` is where it last proved to be."""
+        session = self._sessions.get(peer)
+        if session is not None:
+            session.address = None
+
     def proven_address(self, peer: NodeId) -> Address | None:
         """Where `peer` last proved to be."""
         session = self._sessions.get(peer)

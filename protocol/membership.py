@@ -139,6 +139,8 @@ class Membership:
         if state is not None and not supersedes(State.ALIVE, alive.incarnation, state, incarnation):
             self._accept_known_alive(alive, known)
             return
+        if known is not None and known.addresses != alive.addresses:
+            self._outbox.forget_address(node)
         self._members.put_alive(alive)
         self.suspicion_deadlines.clear(node)
         self._rumours.drop_accusations(node)

@@ -296,7 +296,7 @@ class Node:
             case Told():
                 # The unread may be an ack that its prober waits for, so it goes beside our ping.
                 if received.unread is not None:
-                    self._outbox.send_payload(received.sender, received.unread)
+                    self._outbox.resend(received.sender, received.unread)
                 self._prober.on_told(received.sender, now)
             case Unintroduced():
                 self._push_puller.introduce(received.sender, now)

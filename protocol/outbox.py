@@ -68,16 +68,28 @@ class Outbox:
         return tuple(found)[: ADDRESSES_MAX + 2]
 
     def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
-        """A datagram to a member, filled up with rumours; `first` rides before them."""
+        """A datagram to a member, filled up with rumours; `first` rides before them.
+
+        Before the peer has told its token it reads nothing: then no rumour is wasted on it, and
+        the datagram to an address that nobody has proven stays small.
+        """
         payload = encode_datagram(message)
         if first is not None:
             payload += encode_rider(first.wire)
-        room = PAYLOAD_BYTES_MAX - len(payload)
-        payload += self._rumours.fill(room, self._members.present_count)
-        self.send_payload(to, payload)
+        self._seal(to, payload)
 
-    def send_payload(self, to: NodeId, payload: bytes) -> None:
-        """A datagram whose payload is complete."""
+    def resend(self, to: NodeId, unread: bytes) -> None:
+        """What a peer could not read before it told its token, now with rumours."""
+        self._seal(to, unread)
+
+    def forget_address(self, node: NodeId) -> None:
+        """A member states new addresses: the one that it proved may be an old one."""
+        self._envelope.forget_address(node)
+
+    def _seal(self, to: NodeId, payload: bytes) -> None:
+        if self._envelope.is_introduced(to):
+            room = PAYLOAD_BYTES_MAX - len(payload)
+            payload += self._rumours.fill(room, self._members.present_count)
         address = self._pick(to)
         if address is None:
             return

@@ -11,7 +11,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -108,7 +107,7 @@ class Daemon:
 
     def ready(self, within_s: float = READY_S) -> "Daemon":
         """Wait for its ready line."""
-        until(f"{self.name} is ready; it says: {self.last_words()}", self._is_ready, within_s)
+        until(f"{self.name} is ready (see {self.log})", self._is_ready, within_s)
         return self
 
     def _is_ready(self) -> bool:
@@ -353,5 +352,3 @@ def _explained(more: Callable[[], str]) -> Iterator[None]:
     except AssertionError as error:
         raise AssertionError(f"{error}; {more()}") from None
 
-
-PYTHON = sys.executable
