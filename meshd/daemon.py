@@ -34,8 +34,8 @@ from protocol.crypto import SodiumCrypto
 from protocol.identity import key_text
 from protocol.node import Node, NodeConfig
 from protocol.snapshot import Snapshot
-from runtimes.base import Runtime, RuntimeFailure
-from runtimes.registry import make_runtime
+from runtimes.base import RuntimeFailure, Source
+from runtimes.registry import make_source
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Starter:
         try:
             self._sockets = await bind_node(home, *parse_host_port(options.listen))
             self._gateway = bind_gateway(*parse_host_port(options.gateway))
-            runtimes = self._make_runtimes()
+            sources = self._make_sources()
             mesh = await self._be_member(seed)
         except BaseException:
             self.close()
@@ -164,7 +164,7 @@ class Starter:
             self._sockets,
             self._gateway,
             peers,
-            LocalModels(runtimes),
+            LocalModels(sources),
             name,
         )
 
@@ -187,20 +187,25 @@ class Starter:
         self._founded = True
         return found_mesh(self._home, seed, clock.wall_s())
 
-    def _make_runtimes(self) -> list[Runtime]:
-        """A runtime per model. Raises UserError for what was asked for and cannot be."""
-        wanted = self._options.models
-        if wanted == ("none",):
+    def _make_sources(self) -> list[Source]:
+        """What brings each model. Raises UserError for what was asked for and cannot be."""
+        options = self._options
+        upstreams = [f"openai:{url}" for url in options.upstreams]
+        asked_for = [*(spec for spec in options.models if spec != "none"), *upstreams]
+        if asked_for or options.models:
+            return [self._make_source(spec) for spec in asked_for]
+        try:
+            return [make_source("demo", {})]
+        except RuntimeFailure as failure:
+            self._notices.append(f"this node offers no model: {failure.message}")
             return []
-        runtimes: list[Runtime] = []
-        for spec in wanted or ("demo",):
-            try:
-                runtimes.append(make_runtime(spec, {}))
-            except RuntimeFailure as failure:
-                if wanted:
-                    raise UserError(f"--model {spec}: {failure.message}") from failure
-                self._notices.append(f"this node offers no model: {failure.message}")
-        return runtimes
+
+    def _make_source(self, spec: str) -> Source:
+        try:
+            return make_source(spec, {})
+        except RuntimeFailure as failure:
+            shown = f"--upstream {spec[7:]}" if spec.startswith("openai:") else f"--model {spec}"
+            raise UserError(f"{shown}: {failure.message}") from failure
 
     def ready(self, running: Running) -> Ready:
         """What to announce."""

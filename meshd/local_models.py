@@ -6,67 +6,71 @@ import structlog
 import trio
 
 from protocol.messages import Load
-from runtimes.base import ModelCard, Runtime, RuntimeFailure
+from runtimes.base import ModelCard, Runtime, RuntimeFailure, Source
 
 log = structlog.get_logger()
 
 
 class LocalModels:
-    """This node's runtimes."""
+    """This node's runtimes, by the sources that bring them."""
 
-    def __init__(self, runtimes: Sequence[Runtime]) -> None:
-        self._runtimes = list(runtimes)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
 
     async def serve(self, on_change: Callable[[], None]) -> None:
-        """Load all models and keep them up until cancelled; one that cannot be is given up.
+        """Load all models and keep them up until cancelled; a source that cannot is given up.
 
         `on_change` is called when `cards` may differ.
         """
         async with trio.open_nursery() as nursery:
-            for runtime in self._runtimes:
-                nursery.start_soon(self._serve_one, runtime, on_change)
+            for source in self._sources:
+                nursery.start_soon(self._serve_one, source, on_change)
 
-    async def _serve_one(self, runtime: Runtime, on_change: Callable[[], None]) -> None:
-        advised: set[str] = set()
+    async def _serve_one(self, source: Source, on_change: Callable[[], None]) -> None:
+        said: list[tuple[str, str]] = []
 
         def changed() -> None:
-            card, advice = runtime.card, runtime.advice
-            if card is not None:
-                log.info("model.ready", name=card.name, context_tokens=card.context_tokens)
-            if advice is not None and advice not in advised:
-                advised.add(advice)
-                log.warning("model.advice", advice=advice)
+            news = [("model.ready", r.card.name) for r in source.runtimes if r.card is not None]
+            if source.advice is not None:
+                news.append(("model.advice", source.advice))
+            for event, what in news:
+                if (event, what) not in said:
+                    log.info(event, what=what)
+            said[:] = news
             on_change()
 
         try:
-            await runtime.serve(changed)
+            await source.serve(changed)
         except RuntimeFailure as failure:
             log.error("model.given_up", code=failure.code, reason=failure.message)
-            self._runtimes.remove(runtime)
+            self._sources.remove(source)
             on_change()
+
+    def _runtimes(self) -> list[Runtime]:
+        return [runtime for source in self._sources for runtime in source.runtimes]
 
     def find(self, model: str) -> Runtime | None:
         """The runtime that serves `model` now; of several the least busy."""
-        serving = [r for r in self._runtimes if r.card is not None and r.card.name == model]
+        serving = [r for r in self._runtimes() if r.card is not None and r.card.name == model]
         return min(serving, key=lambda r: r.load.queued + r.load.running, default=None)
 
     def cards(self) -> list[ModelCard]:
         """What can be served now, one card a name."""
         cards: dict[str, ModelCard] = {}
-        for runtime in self._runtimes:
+        for runtime in self._runtimes():
             if runtime.card is not None:
                 cards.setdefault(runtime.card.name, runtime.card)
         return list(cards.values())
 
     @property
-    def is_loading(self) -> bool:
-        """Whether a model is still to come (or to come back)."""
-        return any(runtime.card is None for runtime in self._runtimes)
+    def advice(self) -> list[str]:
+        """Lines that would make models work better."""
+        return [source.advice for source in self._sources if source.advice is not None]
 
     @property
     def load(self) -> Load:
         """All runtimes together."""
-        loads = [runtime.load for runtime in self._runtimes]
+        loads = [runtime.load for runtime in self._runtimes()]
         return Load(
             sum(load.queued for load in loads),
             sum(load.running for load in loads),

@@ -48,6 +48,8 @@ class UpOptions:
     """An invite's token, unread."""
     models: tuple[str, ...] = ()
     """As typed; empty: what is found on disk or else the demo model; `none` stands alone."""
+    upstreams: tuple[str, ...] = ()
+    """URLs of OpenAI-compatible servers whose models this node offers too."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     lan: bool = True
     """Announce and look for nodes of the same mesh on the local network."""

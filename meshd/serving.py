@@ -103,8 +103,12 @@ class Serving:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_asker, nursery.cancel_scope)
-            with trio.move_on_after(deadline_s) as timer:
-                await self._run(frames, exchange, runtime, request)
+            try:
+                with trio.move_on_after(deadline_s) as timer:
+                    await self._run(frames, exchange, runtime, request)
+            except StreamBroken as error:  # seen here before the nursery wraps it into a group
+                log.debug("request.unwanted", by=str(error))
+                is_wanted = False
             if timer.cancelled_caught:
                 is_wanted = False  # the asker keeps the same deadline; nobody waits for words
             nursery.cancel_scope.cancel()

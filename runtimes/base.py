@@ -1,11 +1,14 @@
 """The one place for the contract between a node and whatever produces its tokens.
 
-A `Runtime` serves exactly one model. It knows nothing of gossip, peers or HTTP: it is asked what
-it offers, how busy it is, and to run one `GenerateRequest`; it answers with a stream of
-`Started`, `Chunk`..., `Finished`, or raises a `RuntimeFailure`.
+A `Source` is what one `--model` value brings; a `Runtime` is a source of exactly one model and
+serves it. They know nothing of gossip, peers or HTTP: a runtime is asked what it offers, how busy
+it is, and to run one `GenerateRequest`; it answers with a stream of `Started`, `Chunk`...,
+`Finished`, or raises a `RuntimeFailure`.
 
 Rule 1: `Started` comes first and carries the rendered prompt's token ids, before any prefill.
 Rule 2: every completion token is in exactly one `Chunk`; the ids of all chunks are the completion.
+        A foreign upstream tells no ids: its `Started` and its chunks carry none, and its
+        `Finished` has the counts that the upstream states.
 Rule 3: text is complete UTF-8; bytes of an unfinished character wait for the next chunk.
 Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once.
 """
@@ -119,8 +122,36 @@ class RuntimeFailure(Exception):
         self.message = message
 
 
-class Runtime(abc.ABC):
+class Source(abc.ABC):
+    """What one `--model` value brings: one runtime, or several that may change (an upstream)."""
+
+    @property
+    @abc.abstractmethod
+    def runtimes(self) -> "tuple[Runtime, ...]":
+        """One for each model, as of now."""
+
+    @property
+    def advice(self) -> str | None:
+        """One line that would make this source work better (a GPU lies idle), if any."""
+        return None
+
+    @abc.abstractmethod
+    async def serve(self, on_change: "ChangeCallback") -> None:
+        """Get the models and keep them up until cancelled.
+
+        `on_change()` after `runtimes`, a card or health changed. Restarts what crashes with
+        back-off. Raises RuntimeFailure only for what no restart mends: `invalid_model`,
+        `missing_dependency`.
+        """
+
+
+class Runtime(Source):
     """One model, ready to be asked. Used by one daemon, from trio tasks of one thread."""
+
+    @property
+    def runtimes(self) -> "tuple[Runtime, ...]":
+        """Itself."""
+        return (self,)
 
     @property
     @abc.abstractmethod
@@ -131,19 +162,6 @@ class Runtime(abc.ABC):
     @abc.abstractmethod
     def load(self) -> Load:
         """Requests waiting and running now."""
-
-    @property
-    def advice(self) -> str | None:
-        """One line that would make this runtime work better (a GPU lies idle), if any."""
-        return None
-
-    @abc.abstractmethod
-    async def serve(self, on_change: "ChangeCallback") -> None:
-        """Load the model and keep it up until cancelled; `on_change()` after card or health change.
-
-        Restarts a crashed worker with back-off. Raises RuntimeFailure only for what no restart
-        mends: `invalid_model`, `missing_dependency`.
-        """
 
     @abc.abstractmethod
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
@@ -162,8 +180,8 @@ class ChangeCallback(Protocol):
 class RuntimeFactory(Protocol):
     """An entry point of the group `meshd.runtimes`."""
 
-    def __call__(self, source: str, *, options: Mapping[str, str]) -> Runtime:
-        """Make a runtime for `source` (what follows `NAME:` on the command line, or a file path).
+    def __call__(self, source: str, *, options: Mapping[str, str]) -> Source:
+        """Make what `source` names (what follows `NAME:` on the command line, or a file path).
 
         Cheap checks happen here (does the file exist, is it GGUF): raises RuntimeFailure with
         `invalid_model` or `missing_dependency` and a message that says the mend.

@@ -9,7 +9,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from runtimes.base import Runtime, RuntimeFactory, RuntimeFailure
+from runtimes.base import RuntimeFactory, RuntimeFailure, Source
 
 ENTRY_POINT_GROUP = "meshd.runtimes"
 BUILT_IN = {
@@ -22,8 +22,8 @@ BUILT_IN = {
 _NAMED = re.compile(r"([a-z][a-z0-9_-]+):(.*)", re.DOTALL)
 
 
-def make_runtime(spec: str, options: Mapping[str, str]) -> Runtime:
-    """Make the runtime that `spec` names; `options` are passed on to it.
+def make_source(spec: str, options: Mapping[str, str]) -> Source:
+    """Make what `spec` names; `options` are passed on to it.
 
     Raises RuntimeFailure `missing_dependency` when no such runtime can be had, or what the
     runtime's own cheap checks raise; the message is one line that says the mend. `none` is for

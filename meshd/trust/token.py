@@ -97,9 +97,7 @@ def _decode_body(fields: Fields) -> Token:
         seeds.append(address)
     if not seeds:
         raise BadToken("it names no member to ask")
-    return Token(
-        root=root, mesh_secret=secret, invite_seed=seed, invite=invite, seeds=tuple(seeds)
-    )
+    return Token(root=root, mesh_secret=secret, invite_seed=seed, invite=invite, seeds=tuple(seeds))
 
 
 def _sum(body: bytes) -> bytes:

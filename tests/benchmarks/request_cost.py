@@ -27,7 +27,7 @@ import psutil
 import trio
 
 from runtimes.base import ChatMessage, Chunk, GenerateRequest
-from runtimes.registry import make_runtime
+from runtimes.registry import make_source
 
 PROMPT = "Tell me something about the sea."
 TOKENS = 16
@@ -42,9 +42,11 @@ class Daemon:
         self.home = folder / name
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "meshd", "up", "--json", "--home", str(self.home)]
-            + ["--name", name, "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--no-lan"]
-            + list(more),
+            [
+                *(sys.executable, "-m", "meshd", "up", "--json", "--home", str(self.home)),
+                *("--name", name, "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"),
+                *("--no-lan", *more),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -131,7 +133,7 @@ def over_http(daemon: Daemon) -> Callable[[], Callable[[], float]]:
 
 async def measure_worker(requests: int) -> tuple[list[float], float]:
     """The same, asked directly of the runtime's worker process."""
-    runtime = make_runtime("demo", {})
+    (runtime,) = make_source("demo", {}).runtimes
     request = GenerateRequest(
         model="demo",
         messages=(ChatMessage(role="user", content=PROMPT),),
@@ -193,9 +195,7 @@ def print_start_up(daemon: Daemon) -> None:
         times: list[float] = []
         for _ in range(7):
             started = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "meshd", *words], check=True, capture_output=True
-            )
+            subprocess.run([sys.executable, "-m", "meshd", *words], check=True, capture_output=True)
             times.append(time.perf_counter() - started)
         print(f"meshd {words[0]}: median {statistics.median(times):.3f} s, max {max(times):.3f} s")
     print(f"meshd up until ready, without a model, joining: {daemon.ready_s:.2f} s")

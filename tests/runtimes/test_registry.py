@@ -8,7 +8,7 @@ import pytest
 from runtimes import registry
 from runtimes.base import RuntimeFailure
 from runtimes.llama.runtime import LlamaRuntime
-from runtimes.registry import ENTRY_POINT_GROUP, known_runtimes, make_runtime
+from runtimes.registry import ENTRY_POINT_GROUP, known_runtimes, make_source
 from tests.helpers.test_runtime import ScriptedRuntime
 from tests.runtimes.serving import needs_llama
 
@@ -24,7 +24,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
 
 def test_a_name_before_a_colon_chooses_the_runtime() -> None:
     """`test:NAME` is the scripted runtime, which takes the rest."""
-    assert isinstance(make_runtime("test:echo,slots=2", {}), ScriptedRuntime)
+    assert isinstance(make_source("test:echo,slots=2", {}), ScriptedRuntime)
 
 
 @pytest.mark.llama
@@ -36,14 +36,14 @@ def test_demo_and_files_are_for_llama(tmp_path: pathlib.Path) -> None:
     odd = tmp_path / "test:odd.gguf"
     odd.write_bytes(DEMO_FILE.read_bytes())
     for spec in ("demo", "llama:demo", str(odd), f"llama:{odd}"):
-        assert isinstance(make_runtime(spec, {}), LlamaRuntime)
+        assert isinstance(make_source(spec, {}), LlamaRuntime)
 
 
 @pytest.mark.parametrize("spec", [r"C:\models\x.gguf", "c:/models/x.gguf", "./x", "~/x", "x.GGUF"])
 def test_paths_are_not_names(spec: str) -> None:
     """A drive letter is no runtime: the file is what is missing."""
     with pytest.raises(RuntimeFailure) as failed:
-        make_runtime(spec, {})
+        make_source(spec, {})
     assert failed.value.code == "invalid_model"
     assert "cannot be read" in failed.value.message
 
@@ -66,7 +66,7 @@ def test_paths_are_not_names(spec: str) -> None:
 def test_what_names_nothing_fails_with_one_line(spec: str, code: str) -> None:
     """Every wrong value is a RuntimeFailure of one line."""
     with pytest.raises(RuntimeFailure) as failed:
-        make_runtime(spec, {})
+        make_source(spec, {})
     assert failed.value.code == code
     assert "\n" not in failed.value.message
 
@@ -74,7 +74,7 @@ def test_what_names_nothing_fails_with_one_line(spec: str, code: str) -> None:
 def test_an_unknown_runtime_lists_the_known() -> None:
     """The line says what could have been written."""
     with pytest.raises(RuntimeFailure, match="llama:") as failed:
-        make_runtime("nosuch:thing", {})
+        make_source("nosuch:thing", {})
     assert all(name in failed.value.message for name in known_runtimes())
 
 
@@ -83,7 +83,7 @@ def test_a_plug_in_that_does_not_load_says_so(monkeypatch: pytest.MonkeyPatch, t
     """A broken installation is one line with the mend, not a traceback."""
     install(monkeypatch, broken=target)
     with pytest.raises(RuntimeFailure, match="does not load") as failed:
-        make_runtime("broken:x", {})
+        make_source("broken:x", {})
     assert failed.value.code == "missing_dependency"
     assert "\n" not in failed.value.message
 
@@ -91,5 +91,5 @@ def test_a_plug_in_that_does_not_load_says_so(monkeypatch: pytest.MonkeyPatch, t
 def test_an_installed_runtime_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry point is all that a new runtime needs."""
     install(monkeypatch, other="tests.helpers.test_runtime:create")
-    assert isinstance(make_runtime("other:echo", {}), ScriptedRuntime)
+    assert isinstance(make_source("other:echo", {}), ScriptedRuntime)
     assert "other" in known_runtimes()

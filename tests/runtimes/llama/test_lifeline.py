@@ -24,10 +24,10 @@ ROOT = pathlib.Path(runtimes.__file__).parents[1]
 DAEMON = """
 import contextlib, trio
 from runtimes.base import Chunk, GenerateRequest
-from runtimes.registry import make_runtime
+from runtimes.registry import make_source
 
 async def main():
-    runtime = make_runtime("demo", {})
+    runtime = make_source("demo", {})
     up = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runtime.serve, up.set)

@@ -81,7 +81,7 @@ def test_without_llama_cpp_the_line_says_how_to_get_it(monkeypatch: pytest.Monke
 def test_making_a_runtime_imports_nothing_heavy() -> None:
     """The daemon's own process never has llama_cpp, numpy, jinja2 or NVML in it."""
     program = (
-        "import sys; from runtimes.registry import make_runtime; make_runtime('demo', {});"
+        "import sys; from runtimes.registry import make_source; make_source('demo', {});"
         "print(sorted({'llama_cpp', 'numpy', 'jinja2', 'pynvml', 'gguf'} & set(sys.modules)))"
     )
     root = pathlib.Path(llama.__file__).parents[2]
