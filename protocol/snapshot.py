@@ -27,6 +27,8 @@ from protocol.statements import (
 )
 
 SNAPSHOT_VERSION: Final = 1
+_LONG_AGO_NS: Final = -(2**62)
+"""When who was gone already went: this run's clock cannot tell, and nobody asks more exactly."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,13 +109,14 @@ def recall(
         if isinstance(statement, Alive):
             lives[statement.author] = statement
     gone: dict[NodeId, Gone] = {
-        node: Gone(State.DEAD, incarnation, 0, None)
+        node: Gone(State.DEAD, incarnation, _LONG_AGO_NS, None)
         for node, incarnation in snapshot.deaths
         if node in lives
     }
     for statement in _verified(snapshot.goodbyes, crypto, authority, statements):
         if isinstance(statement, Left):
-            gone[statement.author] = Gone(State.LEFT, statement.incarnation, 0, statement)
+            incarnation = statement.incarnation
+            gone[statement.author] = Gone(State.LEFT, incarnation, _LONG_AGO_NS, statement)
     members.acquaintances.update(lives)
     for node, how in gone.items():
         if node in lives:

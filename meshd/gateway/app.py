@@ -122,6 +122,7 @@ class Gateway:
             route("/v1/models/{id:path}", self._model),
             route("/v1/chat/completions", ChatEndpoint(self._mesh, self._limits), "POST"),
             route("/mesh/v1/nodes", self._nodes),
+            route("/mesh/v1/models", self._mesh_models),
             route("/mesh/v1/status", self._status),
             route("/healthz", self._health),
             route("/readyz", self._readiness),
@@ -146,6 +147,9 @@ class Gateway:
             raise Refusal("bad_request", "Invalid 'all': must be 1 or 0.", param="all")
         rows = self._mesh.nodes(include_all=include_all in {"1", "true"})
         await exchange.reply_json({"nodes": list(rows)})
+
+    async def _mesh_models(self, exchange: Exchange) -> None:
+        await exchange.reply_json({"models": [dict(row) for row in self._mesh.models()]})
 
     async def _status(self, exchange: Exchange) -> None:
         await exchange.reply_json(dict(self._mesh.status()))

@@ -45,6 +45,9 @@ def test_mesh_routes() -> None:
             wrong = await running.ask("GET", "/mesh/v1/nodes?all=maybe")
             assert (wrong.status, wrong.error["param"]) == (400, "all")
             assert (await running.ask("GET", "/mesh/v1/status")).json["node"] == "anna"
+            models = (await running.ask("GET", "/mesh/v1/models")).json["models"]
+            assert all({"name", "hash", "nodes"} <= row.keys() for row in models)
+            assert models
 
     trio.run(main)
 
