@@ -72,7 +72,7 @@ class Gossip:
         self._persist = persist
         self._on_effect = on_effect
         self._recording = recording
-        self._resolver = Resolver()
+        self._resolver = Resolver(udp.family)
         self._give, self._inbox = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
         self._stream_number = 0
@@ -209,9 +209,9 @@ class Gossip:
             host = f"::ffff:{host}"
         try:
             await self._udp.sendto(effect.data, (host, effect.to.port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have that name
             self.drops["send_failed"] += 1
-            log.debug("datagram.send_failed", to=str(effect.to), reason=error.strerror)
+            log.debug("datagram.send_failed", to=str(effect.to), reason=str(error))
 
     def _start_exchange(self, effect: OpenStream) -> None:
         if self._open_streams >= STREAMS_MAX or self._nursery is None:

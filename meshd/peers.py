@@ -12,6 +12,7 @@ does not pay for a handshake.
 
 import contextlib
 import enum
+import os
 import selectors
 import ssl
 from collections import Counter
@@ -114,17 +115,13 @@ class Peers:
             try:
                 await self._begin(connection, kind)
             except StreamBroken:
-                await connection.frames.aclose()
                 connection = None
         if connection is None:
             connection = await self.dial(peer, addresses)
             try:
                 await self._begin(connection, kind)
-            except BaseException as error:
-                await connection.frames.aclose()
-                if isinstance(error, StreamBroken):
-                    raise PeerUnreachable(f"it closed the stream ({error})") from error
-                raise
+            except StreamBroken as error:
+                raise PeerUnreachable(f"it closed the stream ({error})") from error
         try:
             yield connection.frames
         except BaseException:
@@ -154,12 +151,18 @@ class Peers:
             winner.append(connection)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            for address in addresses:
-                failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
-                with trio.move_on_after(STAGGER_S):
-                    await failed.wait()
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(attempt, address, failed)
+                    with trio.move_on_after(STAGGER_S):
+                        await failed.wait()
+        except BaseException:
+            # Cancelled in the very moment in which an attempt won.
+            for connection in winner:
+                connection.close()
+            raise
         if not winner:
             raise PeerUnreachable("; ".join(failures) or "no answer")
         return winner[0]
@@ -168,7 +171,7 @@ class Peers:
         try:
             with trio.fail_after(CONNECT_S):
                 socket_stream = await trio.open_tcp_stream(*address)
-        except (OSError, trio.TooSlowError) as error:
+        except (OSError, UnicodeError, trio.TooSlowError) as error:
             raise PeerUnreachable(_why(error)) from error
         connection: Connection | None = None
         try:
@@ -184,7 +187,12 @@ class Peers:
         return connection
 
     async def _begin(self, connection: Connection, kind: Kind) -> None:
-        await connection.frames.send(pack((STREAM_VERSION, kind)), HANDSHAKE_S)
+        """Say what comes; closes the connection unless that was said. Raises StreamBroken."""
+        try:
+            await connection.frames.send(pack((STREAM_VERSION, kind)), HANDSHAKE_S)
+        except BaseException:
+            connection.close()
+            raise
 
     def _take_idle(self, peer: NodeId) -> Connection | None:
         now = trio.current_time()
@@ -242,6 +250,9 @@ class Peers:
                 pass
         except StreamBroken as error:
             log.debug("peer.stream_broken", reason=str(error))
+        except Exception:  # noqa: BLE001  # the seam: no peer may end the daemon
+            self.refusals["internal_error"] += 1
+            log.exception("peer.connection_failed")
         finally:
             self._inbound -= 1
             await trio.aclose_forcefully(stream)
@@ -300,8 +311,14 @@ class Peers:
 def _why(error: Exception) -> str:
     if isinstance(error, trio.TooSlowError):
         return "no answer"
+    if isinstance(error, UnicodeError):
+        return "no host can have that name"
+    if isinstance(error.__cause__, BaseExceptionGroup):  # trio's, one error for each IP address
+        error = next((e for e in error.__cause__.exceptions if isinstance(e, OSError)), error)
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
     return getattr(error, "strerror", None) or type(error).__name__
 
 

@@ -59,14 +59,16 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
     Keeping the port lets members find each other again after all of them were off.
     Raises UserError: in use, not ours, not permitted.
     """
-    family, literal = await _resolve(host)
+    family, literal = await trio.to_thread.run_sync(_look_up, "--listen", host)
     if port:
         udp, tcp = _bind_both(family, literal, port)
         return _wrap(udp, tcp)
     for candidate in (_last_port(home), *([0] * _TRIES)):
         try:
             udp, tcp = _bind_both(family, literal, candidate)
-        except UserError:
+        except UserError as failure:
+            if candidate == 0 and not _is_in_use(failure):
+                raise
             continue
         with contextlib.suppress(OSError):
             home.write(home.last_port, str(udp.getsockname()[1]).encode("ascii"))

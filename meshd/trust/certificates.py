@@ -16,20 +16,21 @@ from meshd.home import Home
 from meshd.trust.keys import SEED_BYTES
 from protocol.identity import NodeId, key_text
 
-_NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+_NOT_BEFORE: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NOT_AFTER: Final = datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC)
-"""Validity is the records' affair: clocks of members may be wrong."""
+"""Validity is the records' affair: clocks of members may be wrong (a board without one has 1970)."""
 _END: Final = "-----END CERTIFICATE-----\n"
 
 
 def peer_key(der: bytes) -> NodeId | None:
     """The Ed25519 public key of a peer's certificate; None for any other kind of key."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
         key = x509.load_der_x509_certificate(der).public_key()
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):  # OpenSSL knows kinds of keys that this does not
         return None
     return NodeId(key.public_bytes_raw()) if isinstance(key, Ed25519PublicKey) else None
 

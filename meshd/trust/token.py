@@ -57,7 +57,7 @@ def encode_token(token: Token) -> str:
             tuple(tuple(seed) for seed in token.seeds),
         )
     )
-    return TOKEN_PREFIX + base64.urlsafe_b64encode(body + _sum(body)).decode("ascii").rstrip("=")
+    return TOKEN_PREFIX + _to_text(body + _sum(body))
 
 
 def decode_token(text: str) -> Token:
@@ -75,7 +75,8 @@ def decode_token(text: str) -> Token:
     except (binascii.Error, UnicodeEncodeError) as error:
         raise BadToken("it has characters that no token has") from error
     body, checksum = data[:-_SUM_BYTES], data[-_SUM_BYTES:]
-    if checksum != _sum(body):
+    # The decoder overlooks some spellings (+ for -, stray last bits); a token has one.
+    if checksum != _sum(body) or _to_text(data) != encoded:
         raise BadToken("a part of it is missing or mistyped")
     try:
         return _decode_body(unpack_fields(body))
@@ -98,6 +99,10 @@ def _decode_body(fields: Fields) -> Token:
     if not seeds:
         raise BadToken("it names no member to ask")
     return Token(root=root, mesh_secret=secret, invite_seed=seed, invite=invite, seeds=tuple(seeds))
+
+
+def _to_text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 
 def _sum(body: bytes) -> bytes:
