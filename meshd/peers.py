@@ -250,7 +250,7 @@ class Peers:
                 pass
         except StreamBroken as error:
             log.debug("peer.stream_broken", reason=str(error))
-        except Exception:  # noqa: BLE001  # the seam: no peer may end the daemon
+        except Exception:  # the seam: no peer may end the daemon
             self.refusals["internal_error"] += 1
             log.exception("peer.connection_failed")
         finally:
