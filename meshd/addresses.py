@@ -6,16 +6,23 @@ import socket
 
 import psutil
 
+from meshd.failures import UserError
 from meshd.options import parse_host_port
 from meshd.sockets import NodeSockets
-from protocol.identity import Address
+from protocol.identity import Address, is_valid_address
 from protocol.statements import ADDRESSES_MAX
 
 
 def advertised(sockets: NodeSockets, advertise: str | None) -> tuple[Address, ...]:
-    """What this node states: what the person said, the bound address, or the interfaces' ones."""
+    """What this node states: what the person said, the bound address, or the interfaces' ones.
+
+    Raises UserError for a host that no member would take.
+    """
     if advertise is not None:
-        return (Address(*parse_host_port(advertise)),)
+        stated = Address(*parse_host_port(advertise, what="--advertise"))
+        if not is_valid_address(*stated) or "%" in stated.host:
+            raise UserError(f"--advertise {stated}: name an address or host that others can reach")
+        return (stated,)
     if not sockets.is_wildcard:
         return (Address(sockets.host.partition("%")[0], sockets.port),)
     hosts = [host for host in own_addresses() if sockets.is_dual or ":" not in host]

@@ -9,6 +9,7 @@ Others' values are as hostile as anything: reading them gives a typed value or n
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ HARDWARE: Final = "hardware"
 LABELS: Final = "labels"
 MODEL_PREFIX: Final = "model/"
 MODEL_NAME_CHARS_MAX: Final = 200
+_DEPTH_MAX: Final = 4
 
 
 def model_key(name: str) -> str:
@@ -64,11 +66,37 @@ def encode_map(fields: Mapping[str, Any]) -> bytes:
 
 
 def decode_map(value: bytes) -> dict[str, Any]:
-    """A map with text keys; empty when it is none."""
+    """A map that JSON and a terminal can carry; empty when it is none.
+
+    What is not plain (bytes, times, NaN, deep nesting) is left out, and so is unprintable text.
+    """
     try:
         decoded = unpack(value)
     except Refused:
         return {}
-    if not isinstance(decoded, dict) or not all(isinstance(key, str) for key in decoded):
-        return {}
-    return decoded
+    plain = _plain(decoded, _DEPTH_MAX)
+    return plain if isinstance(plain, dict) else {}
+
+
+def decode_labels(value: bytes) -> dict[str, str]:
+    """Labels: what `decode_map` finds, if it is text."""
+    return {key: text for key, text in decode_map(value).items() if isinstance(text, str)}
+
+
+def _plain(value: object, depth: int) -> object:
+    """`value` without what is not plain; None stands for what cannot be there at all."""
+    if isinstance(value, str):
+        return value if _is_plain(value) else None
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if depth > 0 and isinstance(value, tuple):
+        items = (_plain(item, depth - 1) for item in value)
+        return [item for item in items if item is not None]
+    if depth > 0 and isinstance(value, dict):
+        pairs = (
+            (key, _plain(item, depth - 1))
+            for key, item in value.items()
+            if isinstance(key, str) and _is_plain(key)
+        )
+        return {key: item for key, item in pairs if item is not None}
+    return None

@@ -1,7 +1,7 @@
 """The one place for what the control socket may ask of a running daemon."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from meshd import clock
 from meshd.control import argument
@@ -12,7 +12,7 @@ from meshd.trust.mesh import issue_invite
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
 from protocol.events import RecordIssued
 from protocol.identity import Address, key_text
-from protocol.records import Role
+from protocol.records import OWNER_CHARS_MAX, Role
 
 if TYPE_CHECKING:
     from meshd.running import Running
@@ -61,16 +61,20 @@ class Commands:
         """Issue an invite: `{"token", "invite"}`."""
         expires_s = argument(arguments, "expires_s", int)
         uses = argument(arguments, "uses", int)
-        owner = arguments.get("owner")
+        owner = arguments.get("owner") or None
         if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
             raise UserError("the invite's expiry or number of uses is out of range")
         if arguments.get("role", "worker") != "worker":
             raise UserError("this version invites workers only")
+        if owner is not None and not _may_be_owner(owner):
+            raise UserError(
+                f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
+            )
         token = self.make_token(
             expires_s=expires_s,
             uses=uses,
             is_trusted=bool(arguments.get("trusted")),
-            owner=owner if isinstance(owner, str) and owner else None,
+            owner=owner,
         )
         return {"token": encode_token(token), "invite": key_text(token.invite.key)}
 
@@ -108,9 +112,10 @@ class Commands:
     async def join(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Join another mesh, if this one never had a second member; the node then starts anew."""
         token = read_token(argument(arguments, "token", str))
-        is_needed = check_joinable(self._home, token)
+        has_company = self._running.has_company
+        is_needed = check_joinable(self._home, token, has_company=has_company)
         if is_needed:
-            await join(self._home, token)
+            await join(self._home, token, self._running.memory)
             self._running.end(restart=True)
         return {"mesh": key_text(token.mesh), "changed": is_needed}
 
@@ -118,6 +123,13 @@ class Commands:
         """Say goodbye, forget the mesh, and stop."""
         del arguments
         await self._running.say_goodbye()
-        mesh = give_up(self._home)
-        self._running.end(restart=False, keep_memory=False)
+        async with self._running.memory:
+            mesh = give_up(self._home)
+            self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
+
+
+def _may_be_owner(owner: object) -> TypeGuard[str]:
+    """In bytes, so that the invite's record has room for any script."""
+    is_text = isinstance(owner, str) and owner.isprintable()
+    return is_text and len(str(owner).encode()) <= OWNER_CHARS_MAX

@@ -66,8 +66,8 @@ def _first_user_error(group: BaseExceptionGroup) -> BaseException:
 
 
 async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) -> None:
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
             stopped = trio.Event()
             current: list[Running] = []
 
@@ -181,6 +181,7 @@ class Starter:
         """The mesh of this home: joined by the token, as on disk, or founded now."""
         if self._token is not None and check_joinable(self._home, self._token):
             await join(self._home, self._token)
+        self._token = None  # a restart into another mesh, by command, is not to be undone
         mesh = read_mesh(self._home)
         if mesh is not None:
             return mesh

@@ -135,7 +135,12 @@ def _service_info(
 
 def _look_up(zero: "Zeroconf", service: str) -> Sighting | None:
     """Ask for one announcement's details; None for what makes no sense. Runs in a thread."""
-    info = zero.get_service_info(SERVICE, service, LOOKUP_MS)
+    import zeroconf
+
+    try:
+        info = zero.get_service_info(SERVICE, service, LOOKUP_MS)
+    except zeroconf.Error:  # an instance name that breaks the rules; anybody can announce one
+        return None
     if info is None or not info.port:
         return None
     properties = info.properties

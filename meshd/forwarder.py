@@ -46,11 +46,17 @@ from protocol.exchange import (
 from protocol.identity import Address, NodeId, key_text
 from protocol.routing import Candidate, rank
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
+from runtimes.limits import check_request
 
 log = structlog.get_logger()
 
 _FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
+_PEERS_CODES: Final = (*_FINAL_CODES, "queue_full", "unavailable", "crashed")
+"""What a peer may say of itself; anything else counts as `unavailable`."""
+_REASON_CHARS_MAX: Final = 200
+_REASONS_MAX: Final = 8
+"""Failed attempts that an error names."""
 
 
 class AttemptFailed(Exception):
@@ -98,6 +104,10 @@ class Forwarder:
     ) -> AsyncGenerator[Answer, None]:
         """See `meshd.answer.Mesh.generate`."""
         deadline = trio.current_time() + options.deadline_s
+        try:
+            check_request(request)  # here, so that it fails alike wherever it would have run
+        except RuntimeFailure as failure:
+            raise RequestFailed(failure.code, failure.message) from failure
         async with AsyncExitStack() as stack:
             attempt = await self._first_that_works(stack, request, options, deadline)
             events = self._relay(attempt, deadline)
@@ -167,7 +177,10 @@ class Forwarder:
         )
 
     def _nobody(self, failures: list[tuple[NodeId, AttemptFailed]]) -> RequestFailed:
-        tried = "; ".join(f"{self._view.name(node)}: {f.message}" for node, f in failures)
+        named = [f"{self._view.name(node)}: {f.message}" for node, f in failures[:_REASONS_MAX]]
+        if len(failures) > len(named):
+            named.append(f"and {len(failures) - len(named)} more")
+        tried = "; ".join(named)
         is_full = any(failure.code == "queue_full" for _, failure in failures)
         code = "queue_full" if is_full else "unavailable"
         return RequestFailed(code, f"No node could take the request ({tried}).", retry_after_s=1.0)
@@ -281,4 +294,6 @@ class Forwarder:
 
 
 def _refused(code: str, message: str) -> AttemptFailed:
-    return AttemptFailed(code, "".join(c if c.isprintable() else " " for c in message))
+    """What a peer said, made harmless: neither its code nor its words are to be believed."""
+    reason = "".join(c if c.isprintable() else " " for c in message[:_REASON_CHARS_MAX])
+    return AttemptFailed(code if code in _PEERS_CODES else "unavailable", reason)

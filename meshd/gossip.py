@@ -7,7 +7,7 @@ One task owns the node; everybody else puts events into its bounded inbox. The s
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -21,6 +21,7 @@ from meshd.resolver import Resolver
 from protocol.codec import STREAM_BYTES_MAX
 from protocol.deadlines import NEVER
 from protocol.effects import (
+    Admitted,
     AnswerStream,
     DatagramDropped,
     Effect,
@@ -60,11 +61,11 @@ class Gossip:
         udp: trio.socket.SocketType,
         peers: Peers,
         *,
-        persist: Callable[[Persist], None],
+        persist: Callable[[Persist | Admitted], Awaitable[None]],
         on_effect: Callable[[Effect], None],
         recording: Recording | None = None,
     ) -> None:
-        """`persist` writes own numbers durably; `on_effect` is told everything that happens."""
+        """`persist` makes own numbers and admissions durable; `on_effect` hears everything."""
         self._node = node
         self._udp = udp
         self._is_v6 = udp.family == socket.AF_INET6
@@ -191,8 +192,8 @@ class Gossip:
                 answer = self._answers.get(effect.stream)
                 if answer is not None:
                     answer.send_nowait(effect.data)
-            case Persist():
-                await trio.to_thread.run_sync(self._persist, effect)
+            case Persist() | Admitted():
+                await self._persist(effect)
             case DatagramDropped():
                 self._count(effect.reason)
         self._on_effect(effect)

@@ -28,7 +28,7 @@ from protocol.errors import Refused
 from protocol.fields import pack
 from protocol.identity import Address, key_text
 from protocol.messages import Join, JoinAnswer
-from protocol.records import Admission, decode_record, make_join_proof
+from protocol.records import Admission, make_join_proof
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, Left, decode_statement
 
@@ -63,17 +63,20 @@ def read_token(text: str) -> Token:
         ) from error
 
 
-def check_joinable(home: Home, token: Token) -> bool:
+def check_joinable(home: Home, token: Token, *, has_company: bool | None = None) -> bool:
     """Whether joining would change anything. Raises UserError for a member of another mesh.
 
-    A mesh that this home founded and that never had a second member may simply be replaced.
+    A mesh that this home founded and that never had a second member may simply be replaced; a
+    running node knows better than its disk whether it had (`has_company`).
     """
     current = read_mesh(home)
     if current is None:
         return True
     if current.mesh == token.mesh:
         return False
-    if home.root_key.exists() and _never_had_company(home, current):
+    if has_company is None:
+        has_company = _had_company(home, current)
+    if home.root_key.exists() and not has_company:
         return True
     raise UserError(
         f"this node is a member of another mesh ({key_text(current.mesh)}); "
@@ -81,20 +84,22 @@ def check_joinable(home: Home, token: Token) -> bool:
     )
 
 
-def _never_had_company(home: Home, mesh: MeshFile) -> bool:
-    own = SodiumCrypto(node_seed(home)).node_id
+def _had_company(home: Home, mesh: MeshFile) -> bool:
+    """By the records that count in this mesh: a join that crashed leaves another one's behind."""
+    crypto = SodiumCrypto(node_seed(home))
+    authority = Authority(crypto, mesh.root)
     for wire in (*mesh.records, *read_snapshot(home).records):
         with contextlib.suppress(Refused):
-            record = decode_record(wire)
-            if isinstance(record, Admission) and record.node != own:
-                return False
-    return True
+            authority.add(wire)
+    admitted = [record.node for record in authority.records() if isinstance(record, Admission)]
+    return any(node != crypto.node_id for node in admitted)
 
 
-async def join(home: Home, token: Token) -> None:
+async def join(home: Home, token: Token, memory: trio.Lock | None = None) -> None:
     """Become a member; the home's lock is held by the caller.
 
-    Raises UserError: refused, seeds unreachable.
+    `memory` is held while files are written (and not while seeds are asked). Raises UserError:
+    refused, seeds unreachable.
     """
     seed = node_seed(home)
     crypto = SodiumCrypto(seed)
@@ -110,12 +115,13 @@ async def join(home: Home, token: Token) -> None:
     if authority.admission(crypto.node_id) is None:
         raise UserError("that member's answer does not prove an admission; try another member")
     records = tuple(record.wire for record in authority.records())
-    write_snapshot(home, _snapshot(records, answer.statements, crypto))
-    chain = admission_chain(records, crypto.node_id)
-    old_root = home.root_key.exists()
-    write_mesh(home, MeshFile(root=token.root, mesh_secret=token.mesh_secret, records=chain))
-    if old_root:
-        home.root_key.unlink(missing_ok=True)
+    async with memory or contextlib.nullcontext():
+        write_snapshot(home, _snapshot(records, answer.statements, crypto))
+        chain = admission_chain(records, crypto.node_id, token.root)
+        old_root = home.root_key.exists()
+        write_mesh(home, MeshFile(root=token.root, mesh_secret=token.mesh_secret, records=chain))
+        if old_root:
+            home.root_key.unlink(missing_ok=True)
     log.info("mesh.joined", mesh=key_text(token.mesh))
 
 

@@ -7,12 +7,14 @@ from typing import Final
 
 from protocol.errors import DropReason, Refused
 from protocol.fields import Fields, pack, unpack, unpack_fields
+from runtimes import limits
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 
 _TEXT_CHARS_MAX: Final = 16 * 2**20
-_MESSAGES_MAX: Final = 4_096
+"""Here only what keeps memory bounded; what a request may ask for, runtimes/limits.py judges."""
+_MESSAGES_MAX: Final = limits.MESSAGES_MAX
 _STOPS_MAX: Final = 64
-_TOKENS_MAX: Final = 2**24
+_TOKENS_MAX: Final = limits.TOKENS_MAX
 _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
 
@@ -77,7 +79,7 @@ def _take_messages(fields: Fields) -> tuple[ChatMessage, ...] | None:
         raise Refused(DropReason.MALFORMED, "messages")
     pairs = (Fields(item) for item in items)
     return tuple(
-        ChatMessage(role=pair.take_text(64), content=pair.take_text(_TEXT_CHARS_MAX))
+        ChatMessage(role=pair.take_text(_TEXT_CHARS_MAX), content=pair.take_text(_TEXT_CHARS_MAX))
         for pair in pairs
     )
 

@@ -40,6 +40,10 @@ SERVER_IDLE_S: Final = 60.0
 POOL_IDLE_S: Final = 20.0
 POOL_PER_PEER: Final = 8
 INBOUND_MAX: Final = 512
+GUESTS_MAX: Final = 64
+"""Inbound connections whose key is not proven yet, or not admitted: anybody can open those. Of too
+many the oldest is closed, so that they can neither keep a newcomer out for long nor a member."""
+GUEST_IDLE_S: Final = 10.0
 
 
 class Kind(enum.IntEnum):
@@ -98,6 +102,8 @@ class Peers:
         self._role_of = role_of
         self._pool: dict[NodeId, list[Connection]] = {}
         self._inbound = 0
+        self._guests: dict[trio.CancelScope, None] = {}
+        """Each guest's life, the oldest first."""
         self.refusals: Counter[str] = Counter()
         """Inbound connections and exchanges turned away, by reason."""
 
@@ -244,10 +250,13 @@ class Peers:
             await trio.aclose_forcefully(stream)
             return
         self._inbound += 1
+        life = trio.CancelScope()
+        self._receive_guest(life)
         try:
-            connection = await self._handshake(stream, self._accepting, is_server=True)
-            while await self._serve_exchange(connection, handlers):
-                pass
+            with life:
+                connection = await self._handshake(stream, self._accepting, is_server=True)
+                while await self._serve_exchange(connection, handlers, life):
+                    pass
         except StreamBroken as error:
             log.debug("peer.stream_broken", reason=str(error))
         except Exception:  # the seam: no peer may end the daemon
@@ -255,12 +264,25 @@ class Peers:
             log.exception("peer.connection_failed")
         finally:
             self._inbound -= 1
+            self._guests.pop(life, None)
             await trio.aclose_forcefully(stream)
 
+    def _receive_guest(self, life: trio.CancelScope) -> None:
+        if len(self._guests) >= GUESTS_MAX:
+            oldest = next(iter(self._guests))
+            del self._guests[oldest]
+            oldest.cancel()
+            self._refuse("too_many_guests", None)
+        self._guests[life] = None
+
     async def _serve_exchange(
-        self, connection: Connection, handlers: Mapping[Kind, Handler]
+        self, connection: Connection, handlers: Mapping[Kind, Handler], life: trio.CancelScope
     ) -> bool:
-        opening = await connection.frames.receive(64, SERVER_IDLE_S)
+        is_member = self._role_of(connection.peer) is not None
+        if is_member:
+            self._guests.pop(life, None)
+        idle_s = SERVER_IDLE_S if is_member else GUEST_IDLE_S
+        opening = await connection.frames.receive(64, idle_s)
         if opening is None:
             return False
         try:

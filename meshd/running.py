@@ -34,10 +34,18 @@ from meshd.serving import Serving
 from meshd.sockets import NodeSockets
 from meshd.trust.mesh import FOUNDER
 from meshd.view import View
-from protocol.effects import Effect, JoinRefused, MembersDirty, MembershipChanged, Persist
+from protocol.effects import (
+    Admitted,
+    Effect,
+    JoinRefused,
+    MembersDirty,
+    MembershipChanged,
+    Persist,
+)
 from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
 from protocol.identity import Address, MeshId, key_text
 from protocol.node import Node
+from protocol.records import Admission
 from runtimes.base import GenerateRequest
 
 log = structlog.get_logger()
@@ -91,6 +99,8 @@ class Running:
             node.node_id, self.view, local_models, peers, node.address_of, random.SystemRandom()
         )
         self.commands = Commands(home, self)
+        self.memory = trio.Lock()
+        """Held by whoever changes what the home remembers of the mesh."""
         self._is_dirty = trio.Event()
         self._end = trio.Event()
         self._gateway_end = trio.Event()
@@ -148,7 +158,7 @@ class Running:
         old mesh's members over what is on disk.
         """
         self.wants_restart = restart
-        self._keeps_memory = keep_memory and not restart
+        self._keeps_memory = self._keeps_memory and keep_memory and not restart
         self._end.set()
 
     async def say_goodbye(self) -> None:
@@ -166,10 +176,22 @@ class Running:
 
     # ---- what it does beside ----
 
-    def _persist(self, effect: Persist) -> None:
-        """Runs in a thread; the next effect waits for it."""
+    async def _persist(self, effect: Persist | Admitted) -> None:
+        """Make something durable; the next effect waits for it.
+
+        An admission is on disk before the newcomer hears of it, so that no crash orphans it.
+        """
+        if isinstance(effect, Admitted):
+            await self._save()
+            return
         self._numbers = Numbers(effect.incarnation, effect.offers_version, self._numbers.boot)
-        write_numbers(self.home, self._numbers)
+        await trio.to_thread.run_sync(write_numbers, self.home, self._numbers)
+
+    async def _save(self) -> None:
+        async with self.memory:
+            if self._keeps_memory:
+                snapshot = self.node.snapshot()
+                await trio.to_thread.run_sync(write_snapshot, self.home, snapshot)
 
     def _on_effect(self, effect: Effect) -> None:
         self.view.note(effect)
@@ -191,7 +213,7 @@ class Running:
         while True:
             await self._is_dirty.wait()
             self._is_dirty = trio.Event()
-            await trio.to_thread.run_sync(write_snapshot, self.home, self.node.snapshot())
+            await self._save()
             await trio.sleep(SAVE_S)
 
     async def _sweep(self) -> None:
@@ -239,6 +261,12 @@ class Running:
     def is_ready(self) -> bool:
         """See `answer.Mesh`."""
         return self._is_ready
+
+    @property
+    def has_company(self) -> bool:
+        """Whether anybody else was ever admitted to this mesh."""
+        admitted = [r for r in self.node.authority.records() if isinstance(r, Admission)]
+        return len(admitted) > 1
 
     @property
     def owner(self) -> str:

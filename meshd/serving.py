@@ -57,12 +57,12 @@ class Serving:
         try:
             request = unpack_request(ask.body)
         except BadPayload as error:
-            await self._refuse(frames, exchange, "bad_request", str(error))
+            await frames.send(self._refusal(exchange, "bad_request", str(error)), UNREAD_S)
             return
         runtime = self._models.find(request.model)
         if runtime is None:
             message = f"this node does not serve {request.model[:100]!r} now"
-            await self._refuse(frames, exchange, "unavailable", message)
+            await frames.send(self._refusal(exchange, "unavailable", message), UNREAD_S)
             return
         who = key_text(peer)[:8]
         log.debug("request.serving", request=ask.request_id, peer=who, model=request.model)
@@ -89,6 +89,7 @@ class Serving:
         deadline_s: float,
     ) -> None:
         is_wanted = True
+        last: bytes | None = None
 
         async def watch_asker(scope: trio.CancelScope) -> None:
             nonlocal is_wanted
@@ -104,20 +105,21 @@ class Serving:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_asker, nursery.cancel_scope)
             try:
-                with trio.move_on_after(deadline_s) as timer:
-                    await self._run(frames, exchange, runtime, request)
+                with trio.move_on_after(deadline_s):  # the asker's too: nobody waits for words
+                    last = await self._run(frames, exchange, runtime, request)
             except StreamBroken as error:  # seen here before the nursery wraps it into a group
                 log.debug("request.unwanted", by=str(error))
-                is_wanted = False
-            if timer.cancelled_caught:
-                is_wanted = False  # the asker keeps the same deadline; nobody waits for words
             nursery.cancel_scope.cancel()
-        if not is_wanted:
+        if last is None or not is_wanted:
             raise StreamBroken("the asker went away or the deadline passed")
+        # As soon as the asker has this, its next exchange may begin: the watch must be over.
+        await frames.send(last, UNREAD_S)
 
     async def _run(
         self, frames: FrameStream, exchange: Server, runtime: Runtime, request: GenerateRequest
-    ) -> None:
+    ) -> bytes | None:
+        """Send the answer up to its last frame, and give that one back."""
+        last: bytes | None = None
         has_started = False
         try:
             async with aclosing(runtime.generate(request)) as events:
@@ -126,18 +128,17 @@ class Serving:
                         case Started():
                             has_started = True
                             frame = exchange.send(Accept(pack_started(event)))
+                            await frames.send(frame, UNREAD_S)
                         case Chunk():
                             frame = exchange.send(Data(pack_chunk(event)))
+                            await frames.send(frame, UNREAD_S)
                         case Finished():
-                            frame = exchange.send(End(pack_finished(event)))
-                    await frames.send(frame, UNREAD_S)
+                            last = exchange.send(End(pack_finished(event)))
         except RuntimeFailure as failure:
             if has_started:
-                fail = Fail(failure.code, failure.message[:1_000])
-                await frames.send(exchange.send(fail), UNREAD_S)
-            else:
-                await self._refuse(frames, exchange, failure.code, failure.message)
+                return exchange.send(Fail(failure.code, failure.message[:1_000]))
+            return self._refusal(exchange, failure.code, failure.message)
+        return last
 
-    async def _refuse(self, frames: FrameStream, exchange: Server, code: str, message: str) -> None:
-        refuse = Refuse(code, message[:1_000], RETRY_AFTER_MS, self._models.load)
-        await frames.send(exchange.send(refuse), UNREAD_S)
+    def _refusal(self, exchange: Server, code: str, message: str) -> bytes:
+        return exchange.send(Refuse(code, message[:1_000], RETRY_AFTER_MS, self._models.load))

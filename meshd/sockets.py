@@ -59,7 +59,7 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
     Keeping the port lets members find each other again after all of them were off.
     Raises UserError: in use, not ours, not permitted.
     """
-    family, literal = await trio.to_thread.run_sync(_look_up, "--listen", host)
+    family, literal = await trio.to_thread.run_sync(_look_up, host, "--listen")
     if port:
         udp, tcp = _bind_both(family, literal, port)
         return _wrap(udp, tcp)
@@ -78,16 +78,16 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
 
 def bind_gateway(host: str, port: int) -> socket.socket:
     """Bind the gateway's TCP socket, on loopback: it knows no keys yet. Raises UserError."""
-    infos = _look_up(host, "--gateway")
-    if not ipaddress.ip_address(infos[1]).is_loopback:
+    family, literal = _look_up(host, "--gateway")
+    if not ipaddress.ip_address(literal).is_loopback:
         raise UserError(
             f"the gateway would be open to everybody on {format_host_port(host, port)}; this "
             "version has no API keys, so choose a loopback address with --gateway 127.0.0.1:7701"
         )
-    sock = socket.socket(infos[0], socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         _reuse(sock)
-        sock.bind((infos[1], port))
+        sock.bind((literal, port))
         sock.listen(128)
     except OSError as error:
         sock.close()
@@ -136,15 +136,16 @@ def _last_port(home: Home) -> int:
     return port if 0 < port < 65536 else 0
 
 
-async def _resolve(host: str) -> tuple[int, str]:
-    return await trio.to_thread.run_sync(_look_up, host, "--listen")
+def _is_in_use(failure: UserError) -> bool:
+    cause = failure.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
 
 
 def _look_up(host: str, option: str) -> tuple[int, str]:
     """(family, literal) of a host to bind; falls back to IPv4 where IPv6 is switched off."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have that name
         raise UserError(f"{host!a} is no address of this machine; mend {option}") from error
     family, *_, sockaddr = found[0]
     if host == "::" and not _has_ipv6():

@@ -63,6 +63,8 @@ class View:
         if not key.startswith(advertisement.MODEL_PREFIX):
             return
         card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
+        if card is not None and advertisement.model_key(card.name) != key:
+            card = None  # else one model could be listed many times
         cards = self._cards.setdefault(effect.node, {})
         if card is None:
             cards.pop(key, None)
@@ -140,8 +142,8 @@ class View:
             "address": str(addresses[0]) if addresses else None,
             "role": role.name.lower() if role is not None else None,
             "owner": invite.owner if invite is not None else None,
-            "labels": advertisement.decode_map(offers.get(advertisement.LABELS, b"")),
-            "tier": tier if tier in (1, 2, 3) else 3,
+            "labels": advertisement.decode_labels(offers.get(advertisement.LABELS, b"")),
+            "tier": tier if type(tier) is int and tier in (1, 2, 3) else 3,
             "hardware": hardware,
             "models": sorted(card.name for card in self.cards(node)),
             "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},

@@ -230,8 +230,7 @@ class Membership:
     def suspect(self, subject: NodeId, now: int) -> None:
         """Our own probe of `subject` failed."""
         alive = self._members.alive_record(subject)
-        if alive is None or not self._members.is_present(subject):
-            return
+        assert alive is not None  # only present members are probed
         if not self._count(subject, self._own, alive.incarnation, now):
             return
         self._accuse(subject, alive.incarnation, is_dead=False)
@@ -261,9 +260,7 @@ class Membership:
     def advance(self, now: int) -> None:
         """Declare dead whose suspicion has run out."""
         while (subject := self.suspicion_deadlines.pop_due(now)) is not None:
-            suspicion = self._members.suspicions.get(subject)
-            if suspicion is None:
-                continue
+            suspicion = self._members.suspicions[subject]
             self._members.put_gone(subject, Gone(State.DEAD, suspicion.incarnation, now, None))
             self._rumours.drop_accusations(subject)
             self._accuse(subject, suspicion.incarnation, is_dead=True)
@@ -306,8 +303,7 @@ class Membership:
     def _changed(self, node: NodeId, previous: State | None) -> None:
         alive = self._members.alive_record(node)
         state = self._members.state(node)
-        if state is None:
-            return
+        assert state is not None  # whatever changed is in the view now
         name = alive.name if alive is not None else ""
         incarnation = self._members.incarnation(node)
         self._outbox.add(MembershipChanged(node, name, state, incarnation, previous))

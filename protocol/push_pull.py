@@ -165,13 +165,11 @@ class PushPuller:
         statements: list[bytes] = []
         for node in self._members.all():
             alive, gone = self._members.alive_record(node), self._members.gone(node)
-            if gone is None:
-                if alive is not None:
-                    statements.append(alive.wire)
-            elif gone.left is not None:
-                statements.append(gone.left.wire)
-                if alive is not None:
-                    statements.append(alive.wire)
+            left = gone.left if gone is not None else None
+            if left is not None:
+                statements.append(left.wire)
+            if alive is not None and (gone is None or left is not None):
+                statements.append(alive.wire)
             accusation = self._membership.accusation_of(node)
             if accusation is not None:
                 statements.append(accusation.wire)

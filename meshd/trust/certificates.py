@@ -18,7 +18,7 @@ from protocol.identity import NodeId, key_text
 
 _NOT_BEFORE: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NOT_AFTER: Final = datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC)
-"""Validity is the records' affair: clocks of members may be wrong (a board without one has 1970)."""
+"""Validity is the records' affair: clocks of members may be wrong, and show 1970 on some boards."""
 _END: Final = "-----END CERTIFICATE-----\n"
 
 
@@ -85,7 +85,8 @@ def ensure_certificates(home: Home, mesh_secret: bytes, node_seed: bytes) -> Non
     mark = hashlib.blake2b(mesh_secret + node_seed, digest_size=16, person=b"meshd tls mark")
     header = f"# {mark.hexdigest()}\n"
     try:
-        if home.tls.read_text("ascii").startswith(header):
+        text = home.tls.read_text("ascii")
+        if text.startswith(header) and text.count(_END) == 2:
             return
     except (OSError, UnicodeDecodeError):
         pass  # absent or damaged: make it anew

@@ -129,10 +129,10 @@ def issue_invite(
     return mesh, invite_seed, invite
 
 
-def admission_chain(records: tuple[bytes, ...], node: NodeId) -> tuple[bytes, ...]:
+def admission_chain(records: tuple[bytes, ...], node: NodeId, root: bytes) -> tuple[bytes, ...]:
     """Of all records, those that make `node` a member: its admission and what it rests on.
 
-    Records come premises first; the result does too. Empty when the chain is not whole.
+    Records come premises first; the result does too. Empty when the chain does not reach `root`.
     """
     invites: dict[bytes, bytes] = {}
     admissions: dict[bytes, Admission] = {}
@@ -153,4 +153,4 @@ def admission_chain(records: tuple[bytes, ...], node: NodeId) -> tuple[bytes, ..
             return ()
         chain += [admission.wire, invite]
         wanted = admission.admitter
-    return tuple(reversed(chain))
+    return tuple(reversed(chain)) if wanted == root else ()
