@@ -33,7 +33,7 @@ QUESTION = "Tell me a story about a small robot."
 MESSAGES = ({"role": "user", "content": QUESTION},)
 ANSWER_TOKENS_MAX = 64
 LLAMA_MISSING = (
-    "the demo needs llama.cpp, which is not installed; install it with: pip install 'meshd[llama]'"
+    "the demo needs llama.cpp, which is not installed; install it with: pip install llama-cpp-python"
 )
 
 

@@ -50,7 +50,7 @@ def load_bindings() -> Bindings:
         raise RuntimeFailure(
             "missing_dependency",
             f"llama.cpp does not load ({reason}): "
-            "pip install --force-reinstall --no-cache-dir 'meshd[llama]'",
+            "pip install --force-reinstall --no-cache-dir llama-cpp-python",
         ) from error
 
 

@@ -9,20 +9,25 @@ last frame of a request that was cancelled. A worker that misses one is killed.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
+import logging
 import math
 import os
-import signal
 from collections.abc import Callable
 
 import trio
 
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
-from runtimes.llama import frames, process
+from runtimes.llama import frames
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
+from runtimes.worker import process
+from runtimes.worker.framing import FrameError
+
+_log = logging.getLogger(__name__)
+
+WORKER = "runtimes.llama.worker"
 
 END_TIMEOUT_S = 5.0
 """For a killed process to vanish, and for its last words to arrive."""
@@ -114,8 +119,8 @@ class WorkerLink:
 
         Raises OSError when no process can be started.
         """
-        worker = self._process = await process.open_worker()
-        errors = process.StderrTail()
+        worker = self._process = await process.open_worker(WORKER)
+        errors = process.StderrTail(lambda line: _log.info("llama.worker %s", line))
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
@@ -164,13 +169,7 @@ class WorkerLink:
     def _reason(self, returncode: int | None, last_line: str) -> str:
         if self._verdict:
             return self._verdict
-        if returncode is not None and returncode < 0:
-            how = f"killed by signal {-returncode}"
-            with contextlib.suppress(ValueError):  # real-time signals have no name
-                how = f"killed by {signal.Signals(-returncode).name}"
-        else:
-            how = f"exit code {returncode}"
-        return f"{how} ({last_line})" if last_line else how
+        return process.how_it_ended(returncode, last_line)
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder = frames.FrameDecoder()
@@ -179,7 +178,7 @@ class WorkerLink:
                 for frame in decoder.feed(data):
                     self._heard_at = trio.current_time()
                     self._handle(frame)
-        except (frames.FrameError, Overflow) as error:
+        except (FrameError, Overflow) as error:
             self._kill(f"it sent nonsense ({error!r})")
         except trio.BrokenResourceError:
             pass  # as good as the end of the pipe
@@ -248,12 +247,12 @@ class WorkerLink:
             case frames.Cancelled():
                 self._reply(frame.request).end()
             case _:
-                raise frames.FrameError(f"{type(frame).__name__} from a worker")
+                raise FrameError(f"{type(frame).__name__} from a worker")
 
     def _reply(self, request: int) -> Reply:
         reply = self._replies.get(request)
         if reply is None:
-            raise frames.FrameError(f"nothing runs under the number {request}")
+            raise FrameError(f"nothing runs under the number {request}")
         return reply
 
     def _give_credit(self, request: int, tokens: int) -> None:

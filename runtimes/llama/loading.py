@@ -6,14 +6,14 @@ import threading
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.engine import Engine
-from runtimes.llama.frames import Load, Loading, Ready
+from runtimes.llama.frames import Frame, Load, Loading, Ready
 from runtimes.llama.model_file import content_hash, model_bytes
-from runtimes.llama.pipe import Pipe
+from runtimes.worker.pipe import Pipe
 
 PROGRESS_STEP = 0.01
 
 
-def load_engine(load: Load, pipe: Pipe) -> tuple[Engine, Ready]:
+def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine, Ready]:
     """Load what `load` names, telling `pipe` how far it is.
 
     Raises RuntimeFailure: `invalid_model`, `missing_dependency`, or `unavailable` where another
@@ -39,7 +39,7 @@ def load_engine(load: Load, pipe: Pipe) -> tuple[Engine, Ready]:
 class Progress:
     """Reports how far loading is: the slower of hashing and loading."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe[Frame]) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
         self._shares = {"hash": 0.0, "load": 0.0}

@@ -86,7 +86,7 @@ def check_llama_cpp() -> None:
     """
     if importlib.util.find_spec("llama_cpp") is None:
         raise RuntimeFailure(
-            "missing_dependency", "llama.cpp is not installed: pip install 'meshd[llama]'"
+            "missing_dependency", "llama.cpp is not installed: pip install llama-cpp-python"
         )
 
 

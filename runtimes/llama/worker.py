@@ -4,14 +4,13 @@ Started as `python -m runtimes.llama.worker PARENT_PID`. The main thread alone t
 Between two decodes it looks at what has arrived, so a cancel waits for one decode at most.
 """
 
-import os
 import signal
 import sys
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama import lifeline
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import (
+    CODEC,
     CREDIT_TOKENS,
     Cancel,
     Cancelled,
@@ -26,12 +25,13 @@ from runtimes.llama.frames import (
     Tokens,
 )
 from runtimes.llama.loading import load_engine
-from runtimes.llama.pipe import EXIT_NONSENSE, Pipe
+from runtimes.worker import lifeline
+from runtimes.worker.pipe import EXIT_NONSENSE, Pipe, take_over_pipes
 
 
 def main() -> None:
     """The worker's life: load, answer, and end with the daemon."""
-    pipe = _take_over_pipes()
+    pipe = take_over_pipes(CODEC)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's business
     lifeline.tie_to_parent(int(sys.argv[1]))
     pipe.start()
@@ -52,7 +52,7 @@ def main() -> None:
 class Worker:
     """Feeds the engine with what arrives, and the pipe with what the engine makes."""
 
-    def __init__(self, engine: Engine, pipe: Pipe) -> None:
+    def __init__(self, engine: Engine, pipe: Pipe[Frame]) -> None:
         self._engine = engine
         self._pipe = pipe
         self._credits: dict[int, int] = {}
@@ -97,16 +97,6 @@ class Worker:
             return
         self._credits[number] = CREDIT_TOKENS
         self._pipe.send(Started(request=number, prompt_token_ids=tokens))
-
-
-def _take_over_pipes() -> Pipe:
-    """Keep the pipes to oneself: what C code prints goes to standard error."""
-    pipe = Pipe(os.dup(0), os.dup(1))
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return pipe
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_a_missing_llama_is_one_line_with_the_mend(
     assert run(["demo"]) == 1
     assert capsys.readouterr().err == (
         "meshd: the demo needs llama.cpp, which is not installed; "
-        "install it with: pip install 'meshd[llama]'\n"
+        "install it with: pip install llama-cpp-python\n"
     )
 
 
