@@ -69,9 +69,9 @@ def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:
 
 
 def test_without_llama_cpp_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway-only installation names the extra."""
+    """A gateway-only installation names the package that is missing."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(RuntimeFailure, match=r"pip install 'meshd\[llama\]'") as failed:
+    with pytest.raises(RuntimeFailure, match="pip install llama-cpp-python") as failed:
         llama.create("demo", options={})
     assert failed.value.code == "missing_dependency"
 
