@@ -1,10 +1,10 @@
 """The one place for what the control socket may ask of a running daemon."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from meshd import clock
-from meshd.control import argument
+from meshd.control import Handler, Streaming, argument
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
@@ -28,7 +28,7 @@ class Commands:
         self._home = home
         self._running = running
 
-    def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
+    def handlers(self) -> dict[str, Handler | Streaming]:
         """What may be asked."""
         return {
             "status": self.status,
@@ -37,6 +37,7 @@ class Commands:
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
+            **self._running.job_commands.handlers(),
         }
 
     async def status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,6 +83,8 @@ class Commands:
         self, *, expires_s: int, uses: int, is_trusted: bool = False, owner: str | None = None
     ) -> Token:
         """Issue an invite and let gossip carry its record. Raises UserError: not the founder."""
+        if not self._running.node.authority.has_room_for_invite:
+            raise UserError("this mesh has all the invites that it can remember")
         mesh, invite_seed, invite = issue_invite(
             self._home,
             role=Role.WORKER,

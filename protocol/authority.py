@@ -77,6 +77,11 @@ class Authority:
         """The member whose id begins with these eight bytes."""
         return self._short_ids.get(short)
 
+    @property
+    def has_room_for_invite(self) -> bool:
+        """Whether one more invite can be issued."""
+        return len(self._invites) < INVITES_MAX
+
     def records(self) -> Sequence[Record]:
         """Everything that counts, premises before conclusions."""
         return (*self._invites.values(), *self._admissions.values())

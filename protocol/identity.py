@@ -73,8 +73,11 @@ def is_valid_name(name: str) -> bool:
 
 
 def is_valid_address(host: str, port: int) -> bool:
-    """Whether others could dial this: a port, and a concrete IP literal or DNS name."""
-    if not 0 < port < 65536 or not 0 < len(host) <= HOST_CHARS_MAX:
+    """Whether others could dial this: a port, and a concrete IP literal or DNS name.
+
+    An IPv6 scope id names an interface of one machine, so it is no address for another.
+    """
+    if not 0 < port < 65536 or not 0 < len(host) <= HOST_CHARS_MAX or "%" in host:
         return False
     try:
         literal = ipaddress.ip_address(host)

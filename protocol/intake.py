@@ -6,6 +6,7 @@ then the rules of `membership.py`, `offers.py` and `authority.py`.
 
 import enum
 from collections.abc import Iterable
+from typing import Final
 
 from protocol.authority import Authority
 from protocol.crypto import Crypto
@@ -30,6 +31,10 @@ from protocol.statements import (
 
 _QUIET = (DropReason.STALE,)
 """Ordinary in gossip: everything arrives several times."""
+_ODD = (DropReason.MALFORMED, DropReason.NOT_ADMITTED, DropReason.NOT_ALLOWED)
+"""Rare in what a member knows itself: it would not have taken such a thing in."""
+ODD_MAX: Final = 256
+"""So many of them end a frame: a large one full of inventions must not hold us up."""
 
 
 class Taken(enum.Enum):
@@ -39,7 +44,7 @@ class Taken(enum.Enum):
     LACKING = enum.auto()
     """Something lacked its premise: the sender knows records that we do not."""
     BROKEN = enum.auto()
-    """A bad signature ended it."""
+    """A bad signature, or too much that cannot count, ended it."""
 
 
 class Intake:
@@ -68,13 +73,15 @@ class Intake:
     def take_all(self, wires: Iterable[bytes], source: Address | NodeId, now: int) -> "Taken":
         """Take in a frame's items in order; the first bad signature ends it."""
         taken = Taken.WHOLE
+        odd = 0
         for wire in wires:
             try:
                 self.take(wire, now)
             except Refused as refused:
                 if refused.reason not in _QUIET:
                     self._outbox.drop(refused.reason, source, refused.detail)
-                if refused.reason is DropReason.BAD_SIGNATURE:
+                odd += refused.reason in _ODD
+                if refused.reason is DropReason.BAD_SIGNATURE or odd >= ODD_MAX:
                     return Taken.BROKEN
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING

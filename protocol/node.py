@@ -9,6 +9,7 @@ times give the same effects, in the daemon (`meshd/gossip.py`), in the simulator
 
 import dataclasses
 import random
+from typing import Final
 
 from protocol.allowance import Allowance
 from protocol.authority import Authority
@@ -57,6 +58,8 @@ from protocol.prober import Prober
 from protocol.push_pull import PushPuller
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statements, is_valid_software
+
+_PROBES: Final = b"meshd probes"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,22 +139,34 @@ class Node:
             self._rumours,
             self._outbox,
         )
-        self._prober = Prober(
-            knobs,
+        self._prober = self._make_prober(crypto, keyed_hash(config.boot_secret, b"", 32, _PROBES))
+        self._push_puller = self._make_push_puller()
+        self._load: Load | None = None
+        self._gossip_ns = NEVER
+        self._challenges = Allowance(knobs.challenges_per_s)
+        self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
+        self._is_started = False
+        recall(config.snapshot, crypto, self.authority, self.members, self._statements)
+
+    def _make_prober(self, crypto: Crypto, secret: bytes) -> Prober:
+        return Prober(
+            self._config,
             crypto,
             self.mesh,
-            rng,
+            self._rng,
             self.members,
             self._outbox,
-            keyed_hash(config.boot_secret, b"", 32, b"meshd probes"),
+            secret,
             own_load=lambda: self._load,
             accusation_of=self._membership.accusation_of,
             suspect=self._membership.suspect,
         )
-        self._push_puller = PushPuller(
-            knobs,
+
+    def _make_push_puller(self) -> PushPuller:
+        return PushPuller(
+            self._config,
             self.node_id,
-            rng,
+            self._rng,
             self.authority,
             self.members,
             self._membership,
@@ -160,12 +175,6 @@ class Node:
             self._rumours,
             self._outbox,
         )
-        self._load: Load | None = None
-        self._gossip_ns = NEVER
-        self._challenges = Allowance(knobs.challenges_per_s)
-        self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
-        self._is_started = False
-        recall(config.snapshot, crypto, self.authority, self.members, self._statements)
 
     # ---- what drives it ----
 

@@ -4,6 +4,8 @@ One version counts over all keys of a node, so that a version names a state of t
 with an empty value or with its owner; there is no time-to-live. Limits: records and bytes a node.
 """
 
+from collections.abc import Mapping
+
 from protocol.authority import Authority
 from protocol.config import ProtocolConfig
 from protocol.crypto import Crypto
@@ -137,14 +139,19 @@ class Offers:
                 # The same everywhere: of two offers under one version the lower bytes stay.
                 raise Refused(DropReason.EQUIVOCATION)
         kept = {key: other for key, other in offers.items() if key != offer.key}
+        # Removals are kept as long as there is room, so that no old offer returns meanwhile.
         removed = [other for other in kept.values() if not other.value]
-        if len(kept) >= self._config.offers_per_node_max and removed:
-            del kept[min(removed, key=lambda other: other.version).key]
-        size = sum(len(other.wire) for other in kept.values()) + len(offer.wire)
-        if len(kept) >= self._config.offers_per_node_max:
-            raise Refused(DropReason.TABLE_FULL)
-        if size > self._config.offer_bytes_per_node_max:
+        for removal in sorted(removed, key=lambda other: other.version):
+            if self._has_room(kept, offer):
+                break
+            del kept[removal.key]
+        if not self._has_room(kept, offer):
             raise Refused(DropReason.TABLE_FULL)
         self._offers[offer.author] = {**kept, offer.key: offer}
         self._outbox.add(OffersChanged(offer.author, offer))
         self._outbox.add(MembersDirty())
+
+    def _has_room(self, kept: Mapping[str, Offer], offer: Offer) -> bool:
+        size = sum(len(other.wire) for other in kept.values()) + len(offer.wire)
+        is_in_bytes = size <= self._config.offer_bytes_per_node_max
+        return is_in_bytes and len(kept) < self._config.offers_per_node_max

@@ -33,7 +33,8 @@ QUESTION = "Tell me a story about a small robot."
 MESSAGES = ({"role": "user", "content": QUESTION},)
 ANSWER_TOKENS_MAX = 64
 LLAMA_MISSING = (
-    "the demo needs llama.cpp, which is not installed; install it with: pip install llama-cpp-python"
+    "the demo needs llama.cpp, which is not installed; install it with: "
+    "pip install llama-cpp-python"
 )
 
 

@@ -23,7 +23,7 @@ from protocol.effects import (
     SendDatagram,
 )
 from protocol.envelope import Envelope, Told
-from protocol.errors import DropReason
+from protocol.errors import DropReason, Refused
 from protocol.events import (
     DatagramReceived,
     DeadlineReached,
@@ -375,7 +375,7 @@ class Insider:
         self.crypto = mesh.machines[index].crypto
         self.address = mesh.machines[index].address
         self.envelope = Envelope(
-            self.crypto, mesh.authorities.mesh, mesh.now << 10, seed_of("insider", index)
+            self.crypto, mesh.authorities.mesh, mesh.now << 10, seed_of(index, mesh.now)
         )
 
     def alive(self, incarnation: int = 1) -> Alive:
@@ -403,6 +403,15 @@ class Insider:
     def tell(self, to: int, message: bytes, *riders: bytes) -> list[Effect]:
         """A message with statements or records riding along."""
         return self.send(to, message + b"".join(map(encode_rider, riders)))
+
+
+def refusal(decode: Callable[[bytes], object], data: bytes) -> DropReason | None:
+    """Why `decode` refuses these bytes; None when it takes them. Others raise through."""
+    try:
+        decode(data)
+    except Refused as refused:
+        return refused.reason
+    return None
 
 
 def drops_in(effects: Sequence[Effect]) -> list[DropReason]:

@@ -1,0 +1,296 @@
+"""Who is a member."""
+
+import itertools
+
+import pytest
+
+from protocol.authority import ADMISSIONS_MAX, WAITING_MAX, Authority, JoinRefusal, record_hash
+from protocol.crypto import SodiumCrypto
+from protocol.errors import DropReason, Refused
+from protocol.identity import NodeId, short_id
+from protocol.records import Admission, Record, Role, make_join_proof
+from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of
+
+A = Authorities()
+FOUNDER = A.founder
+CRYPTOS = [SodiumCrypto(seed_of("authority", n)) for n in range(6)]
+TOKEN = seed_of("token")
+
+
+class CountingCrypto(SodiumCrypto):
+    """Counts checks."""
+
+    checks = 0
+
+    def verify(self, key: bytes, signature: bytes, data: bytes) -> bool:
+        """As ever."""
+        self.checks += 1
+        return super().verify(key, signature, data)
+
+
+def _authority(crypto: SodiumCrypto = FOUNDER) -> Authority:
+    authority = Authority(crypto, A.root)
+    authority.add(A.invite.wire)
+    authority.add(A.founding.wire)
+    return authority
+
+
+def _reason(authority: Authority, wire: bytes) -> DropReason:
+    with pytest.raises(Refused) as caught:
+        authority.add(wire)
+    return caught.value.reason
+
+
+def test_the_founder_is_a_member() -> None:
+    """By the root's invite and admission."""
+    authority = _authority()
+    assert authority.admission(FOUNDER.node_id) == A.founding
+    assert authority.invite_of(FOUNDER.node_id) == A.invite
+    assert authority.role_of(FOUNDER.node_id) is Role.ADMIN
+    assert authority.resolve(short_id(FOUNDER.node_id)) == FOUNDER.node_id
+    assert authority.records() == (A.invite, A.founding)
+
+
+def test_strangers_are_nobody() -> None:
+    """No admission, no invite, no role."""
+    authority, node = _authority(), CRYPTOS[0].node_id
+    assert authority.admission(node) is None
+    assert authority.invite_of(node) is None
+    assert authority.role_of(node) is None
+    assert authority.resolve(short_id(node)) is None
+
+
+def test_what_is_known_is_stale() -> None:
+    """Nothing is taken in twice."""
+    authority = _authority()
+    assert _reason(authority, A.invite.wire) is DropReason.STALE
+    assert _reason(authority, A.founding.wire) is DropReason.STALE
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_only_admins_and_workers_admit(role: Role) -> None:
+    """A client's or observer's signature lets nobody in."""
+    authority = _authority()
+    for record in A.admit(CRYPTOS[0], role=role):
+        authority.add(record.wire)
+    invite, admission = A.admit(CRYPTOS[1], admitter=CRYPTOS[0])
+    authority.add(invite.wire)
+    if role.may_admit:
+        assert authority.add(admission.wire) == [admission]
+    else:
+        assert _reason(authority, admission.wire) is DropReason.NOT_ALLOWED
+        proof = make_join_proof(TOKEN, CRYPTOS[2], A.mesh)
+        member = Authority(CRYPTOS[0], A.root)
+        for known in authority.records():
+            member.add(known.wire)
+        assert member.admit(proof, WALL_S) is JoinRefusal.CANNOT_ADMIT
+
+
+def test_what_can_never_count_is_refused_unchecked() -> None:
+    """Invites that the root did not issue, admissions beyond their invite."""
+    crypto = CountingCrypto(seed_of("counting"))
+    authority = _authority(crypto)
+    invite = A.issue(TOKEN, uses=2)
+    authority.add(invite.wire)
+    checks = crypto.checks
+    foreign = A.issue(seed_of("x"), issuer_seed=seed_of("authority", 0))
+    assert _reason(authority, foreign.wire) is DropReason.NOT_ALLOWED
+    for role, slot in ((Role.WORKER, 3), (Role.ADMIN, 1)):
+        _, admission = A.admit(CRYPTOS[0], role=role, slot=slot, invite=invite, key_seed=TOKEN)
+        assert _reason(authority, admission.wire) is DropReason.NOT_ALLOWED
+    assert crypto.checks == checks
+
+
+def test_forged_records_are_refused() -> None:
+    """The right names under the wrong signatures."""
+    authority = _authority()
+    invite, admission = A.admit(CRYPTOS[0])
+    assert _reason(authority, invite.wire[:-1] + b"\0") is DropReason.BAD_SIGNATURE
+    authority.add(invite.wire)
+    assert _reason(authority, admission.wire[:-1] + b"\0") is DropReason.BAD_SIGNATURE
+    assert authority.add(admission.wire) == [admission]
+
+
+def test_any_order_gives_the_same_members() -> None:
+    """Records wait for their premises, over several steps."""
+    invite_1, first = A.admit(CRYPTOS[0])
+    invite_2, second = A.admit(CRYPTOS[1], admitter=CRYPTOS[0])
+    invite_3, third = A.admit(CRYPTOS[2], admitter=CRYPTOS[1])
+    records: tuple[Record, ...] = (invite_1, first, invite_2, second, invite_3, third)
+    for order in itertools.permutations(records):
+        authority = _authority()
+        for record in order:
+            reason = refusal(authority.add, record.wire)
+            assert reason in (None, DropReason.NOT_ADMITTED)
+        founding = [A.invite.wire, A.founding.wire]
+        expected = sorted([*founding, *(record.wire for record in records)])
+        assert sorted(record.wire for record in authority.records()) == expected
+        assert authority.admission(CRYPTOS[2].node_id) == third
+        assert not authority._waiting
+
+
+def test_waiting_records_are_checked_when_their_time_comes() -> None:
+    """A forged one that waited is then forgotten; a still lacking one waits on."""
+    authority = _authority()
+    invite, admission = A.admit(CRYPTOS[0])
+    _, unsponsored = A.admit(CRYPTOS[1], invite=invite, admitter=CRYPTOS[3])
+    forged = admission.wire[:-1] + b"\0"
+    for wire in (forged, unsponsored.wire, forged):
+        assert _reason(authority, wire) is DropReason.NOT_ADMITTED
+    assert authority.add(invite.wire) == [invite]
+    assert list(authority._waiting) == [unsponsored.wire]
+
+
+def test_invented_members_cost_nothing_and_fill_a_small_buffer() -> None:
+    """Thousands of records without premises: no signature is checked, the oldest go."""
+    crypto = CountingCrypto(seed_of("counting"))
+    authority = _authority(crypto)
+    checks = crypto.checks
+    invite, honest = A.admit(CRYPTOS[0])
+    _, invented = A.admit(CRYPTOS[1], admitter=CRYPTOS[2])
+    for number in range(3 * WAITING_MAX):
+        wire = invented.wire[:-64] + number.to_bytes(64, "big")
+        assert _reason(authority, wire) is DropReason.NOT_ADMITTED
+    assert crypto.checks == checks
+    assert len(authority._waiting) == WAITING_MAX
+    assert _reason(authority, honest.wire) is DropReason.NOT_ADMITTED
+    assert authority.add(invite.wire) == [invite, honest]
+
+
+def test_self_made_circles_admit_nobody() -> None:
+    """Two strangers that admit each other wait for ever."""
+    authority = _authority()
+    invite = A.issue(TOKEN, uses=2)
+    authority.add(invite.wire)
+    for slot, (one, other) in enumerate([(0, 1), (1, 0)], start=1):
+        _, admission = A.admit(
+            CRYPTOS[one], slot=slot, invite=invite, key_seed=TOKEN, admitter=CRYPTOS[other]
+        )
+        assert _reason(authority, admission.wire) is DropReason.NOT_ADMITTED
+    assert authority.admission(CRYPTOS[0].node_id) is None
+
+
+def test_a_slot_is_settled_alike_in_both_orders() -> None:
+    """Of two in one slot the lower hash stays; the other is no member any more."""
+    invite = A.issue(TOKEN, uses=5)
+    rivals = [
+        A.admit(CRYPTOS[n], invite=invite, key_seed=TOKEN, admitted_at_s=WALL_S + n)[1]
+        for n in range(3)
+    ]
+    winner, *losers = sorted(rivals, key=record_hash)
+    for order in itertools.permutations(rivals):
+        authority = _authority()
+        authority.add(invite.wire)
+        evicted: list[NodeId] = []
+        for admission in order:
+            reason = refusal(authority.add, admission.wire)
+            assert reason in (None, DropReason.NOT_ALLOWED)
+            evicted += authority.take_evicted()
+        assert authority.admission(winner.node) == winner
+        for loser in losers:
+            assert authority.admission(loser.node) is None
+            assert authority.resolve(short_id(loser.node)) is None
+        assert winner.node not in evicted
+        assert all(node in [loser.node for loser in losers] for node in evicted)
+
+
+class TestAdmitting:
+    """The admitting member's decision."""
+
+    invite = A.issue(TOKEN, uses=2, expires_at_s=WALL_S + 100)
+
+    def _ready(self) -> Authority:
+        authority = _authority()
+        authority.add(self.invite.wire)
+        return authority
+
+    def _proof(self, number: int) -> Admission | JoinRefusal:
+        return self._ready().admit(make_join_proof(TOKEN, CRYPTOS[number], A.mesh), WALL_S)
+
+    def test_a_good_one_gets_in(self) -> None:
+        """With the invite's role and the first free slot, at once for this node itself."""
+        authority = self._ready()
+        admission = authority.admit(make_join_proof(TOKEN, CRYPTOS[0], A.mesh), WALL_S)
+        assert isinstance(admission, Admission)
+        assert (admission.slot, admission.role, admission.admitter) == (
+            1,
+            Role.WORKER,
+            FOUNDER.node_id,
+        )
+        assert authority.admission(CRYPTOS[0].node_id) is admission
+        elsewhere = self._ready()
+        assert elsewhere.add(admission.wire) == [admission]
+
+    def test_the_same_key_twice_takes_one_slot(self) -> None:
+        """It gets its old admission again."""
+        authority = self._ready()
+        proof = make_join_proof(TOKEN, CRYPTOS[0], A.mesh)
+        assert authority.admit(proof, WALL_S) is authority.admit(proof, WALL_S + 10**6)
+        second = authority.admit(make_join_proof(TOKEN, CRYPTOS[1], A.mesh), WALL_S)
+        assert isinstance(second, Admission)
+        assert second.slot == 2
+
+    def test_used_up(self) -> None:
+        """Two uses are two."""
+        authority = self._ready()
+        verdicts = [
+            authority.admit(make_join_proof(TOKEN, CRYPTOS[n], A.mesh), WALL_S) for n in range(3)
+        ]
+        assert verdicts[2] is JoinRefusal.USED_UP
+
+    def test_expired(self) -> None:
+        """By the admitting member's clock, to the second."""
+        proof = make_join_proof(TOKEN, CRYPTOS[0], A.mesh)
+        assert isinstance(self._ready().admit(proof, WALL_S + 99), Admission)
+        assert self._ready().admit(proof, WALL_S + 100) is JoinRefusal.EXPIRED
+
+    def test_unknown(self) -> None:
+        """An invite that nobody has heard of."""
+        proof = make_join_proof(seed_of("nothing"), CRYPTOS[0], A.mesh)
+        assert self._ready().admit(proof, WALL_S) is JoinRefusal.UNKNOWN_INVITE
+
+    def test_bad_proof(self) -> None:
+        """Without the token's key, or for another mesh."""
+        other = Authorities("other mesh")
+        bad = make_join_proof(TOKEN, CRYPTOS[0], other.mesh)
+        assert self._ready().admit(bad, WALL_S) is JoinRefusal.BAD_PROOF
+
+    def test_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A mesh has a limit, and says so."""
+        monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
+        assert self._proof(0) is JoinRefusal.FULL
+        assert ADMISSIONS_MAX == 16_384
+
+    def test_not_a_member_itself(self) -> None:
+        """Who is not in lets nobody in."""
+        authority = Authority(CRYPTOS[5], A.root)
+        verdict = authority.admit(make_join_proof(TOKEN, CRYPTOS[0], A.mesh), WALL_S)
+        assert verdict is JoinRefusal.CANNOT_ADMIT
+
+
+def test_a_short_id_belongs_to_the_first_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two keys with one beginning: datagrams go by the first, both stay members."""
+    monkeypatch.setattr("protocol.authority.short_id", lambda node: b"the same")
+    invite = A.issue(TOKEN)
+    rivals = [
+        A.admit(CRYPTOS[n], invite=invite, key_seed=TOKEN, admitted_at_s=WALL_S + n)[1]
+        for n in range(2)
+    ]
+    winner, loser = sorted(rivals, key=record_hash)
+    authority = _authority()
+    for record in (invite, loser, winner):
+        authority.add(record.wire)
+    assert authority.admission(winner.node) == winner
+    assert authority.resolve(b"the same") == FOUNDER.node_id
+
+
+def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many invites or admissions: what was there stays."""
+    monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)
+    monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
+    authority = _authority()
+    invite, admission = A.admit(CRYPTOS[0])
+    authority.add(invite.wire)
+    assert _reason(authority, A.issue(seed_of("third")).wire) is DropReason.TABLE_FULL
+    assert _reason(authority, admission.wire) is DropReason.TABLE_FULL
+    assert authority.admission(FOUNDER.node_id) is not None

@@ -1,0 +1,111 @@
+"""The framing of one forwarded request."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import DropReason, LocalProtocolError, Refused
+from protocol.exchange import (
+    DEADLINE_MS_MAX,
+    Accept,
+    Ask,
+    Asker,
+    Cancel,
+    Data,
+    End,
+    Fail,
+    Frame,
+    Refuse,
+    Server,
+    decode_frame,
+    encode_frame,
+)
+from protocol.fields import pack
+from protocol.messages import Load
+from tests.helpers.nodes import refusal
+from tests.helpers.strategies import loads
+
+_blobs = st.binary(max_size=100)
+frames: st.SearchStrategy[Frame] = st.one_of(
+    st.builds(Ask, st.text(max_size=64), st.integers(0, DEADLINE_MS_MAX), _blobs),
+    st.builds(Accept, _blobs),
+    st.builds(
+        Refuse,
+        st.text(max_size=64),
+        st.text(max_size=100),
+        st.integers(0, DEADLINE_MS_MAX),
+        loads,
+    ),
+    st.builds(Data, _blobs),
+    st.builds(End, _blobs),
+    st.builds(Fail, st.text(max_size=64), st.text(max_size=100)),
+    st.builds(Cancel),
+)
+REFUSE = Refuse("full", "later", 10, Load(1, 2, 3))
+
+
+@given(frames)
+def test_frames_survive(frame: Frame) -> None:
+    """decode(encode(f)) == f."""
+    assert decode_frame(encode_frame(frame)) == frame
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
+    """Decoding raises Refused(MALFORMED) and nothing else."""
+    assert refusal(decode_frame, data) in (None, DropReason.MALFORMED)
+
+
+def test_unknown_frames_are_refused() -> None:
+    """A frame of a later version ends the exchange."""
+    with pytest.raises(Refused, match="unknown frame"):
+        decode_frame(pack((8,)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [Accept(b"a"), Data(b"1"), Data(b"2"), End(b"e")],
+        [Accept(b"a"), End(b"")],
+        [Accept(b"a"), Fail("crashed", "so sorry")],
+        [REFUSE],
+    ],
+)
+def test_orders_that_both_ends_allow(answer: list[Accept | Refuse | Data | End | Fail]) -> None:
+    """What the server may send, the asker takes; then it is over for both."""
+    asker, server = Asker(), Server()
+    for frame in answer:
+        assert not asker.is_over
+        assert asker.receive(server.send(frame)) == frame
+    assert asker.is_over
+    with pytest.raises(LocalProtocolError):
+        server.send(Data(b""))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [Data(b"")],
+        [End(b"")],
+        [Fail("", "")],
+        [Ask("", 1, b"")],
+        [Cancel()],
+        [Accept(b""), Accept(b"")],
+        [Accept(b""), REFUSE],
+        [Accept(b""), End(b""), Data(b"")],
+        [REFUSE, Accept(b"")],
+    ],
+)
+def test_orders_that_neither_end_allows(frames: list[Frame]) -> None:
+    """The last frame is out of its turn: refused by the asker, not sent by our server."""
+    asker, server = Asker(), Server()
+    *good, bad = frames
+    for frame in good:
+        assert isinstance(frame, Accept | Refuse | Data | End | Fail)
+        asker.receive(server.send(frame))
+    with pytest.raises(Refused) as caught:
+        asker.receive(encode_frame(bad))
+    assert caught.value.reason is DropReason.UNEXPECTED
+    if isinstance(bad, Accept | Refuse | Data | End | Fail):
+        with pytest.raises(LocalProtocolError):
+            server.send(bad)

@@ -1,0 +1,48 @@
+"""Who runs a request."""
+
+import random
+
+from protocol.identity import NodeId
+from protocol.messages import Load
+from protocol.routing import Candidate, rank
+
+
+def _candidate(number: int, **more: object) -> Candidate:
+    values: dict[str, object] = {"is_alive": True, "load": None, **more}
+    return Candidate(node=NodeId(bytes((number,)) * 32), **values)  # type: ignore[arg-type]  # by name
+
+
+def _order(*candidates: Candidate, seed: int = 1) -> list[int]:
+    return [candidate.node[0] for candidate in rank(candidates, random.Random(seed))]
+
+
+def test_least_busy_first_per_slot() -> None:
+    """Four waiting at eight slots are less than one running at one."""
+    busy = _candidate(1, load=Load(0, 1, 1))
+    broad = _candidate(2, load=Load(2, 2, 8))
+    idle = _candidate(3, load=Load(0, 0, 1))
+    assert _order(busy, broad, idle) == [3, 2, 1]
+
+
+def test_suspects_are_not_tried() -> None:
+    """A member in doubt gets no request."""
+    assert _order(_candidate(1, is_alive=False), _candidate(2)) == [2]
+
+
+def test_what_we_sent_ourselves_counts_at_once() -> None:
+    """Gossip is older than our own requests."""
+    assert _order(_candidate(1, own_requests=1), _candidate(2, load=Load(0, 0, 1))) == [2, 1]
+
+
+def test_equally_busy_by_round_trip_then_by_chance() -> None:
+    """Nearer first; ties differ from gateway to gateway."""
+    near, far = _candidate(1, round_trip_ns=1), _candidate(2, round_trip_ns=2)
+    assert _order(far, near) == [1, 2]
+    ties = [_candidate(number) for number in range(4)]
+    firsts = [_order(*ties, seed=seed)[0] for seed in range(50)]
+    assert sorted(dict.fromkeys(firsts)) == [0, 1, 2, 3]
+
+
+def test_a_load_without_slots_divides_by_nothing() -> None:
+    """Zero slots are what a member may say."""
+    assert _order(_candidate(1, load=Load(1, 0, 0)), _candidate(2)) == [2, 1]
