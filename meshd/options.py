@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from meshd.failures import ExitCode, UserError
+from runtimes.base import RuntimeFailure
+from runtimes.openai.address import read_url
 
 LISTEN_DEFAULT = "[::]:7700"
 """Dual stack; UDP gossip and TCP streams on one number."""
@@ -20,6 +22,7 @@ LABELS_MAX = 16
 LABELS_BYTES_MAX = 512
 """All keys and values together: they travel in one offer of at most 700 bytes."""
 MODELS_MAX = 32
+UPSTREAMS_MAX = 8
 DURATION_S_MAX = 366 * 86_400
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
@@ -161,6 +164,20 @@ def parse_models(texts: Iterable[str]) -> tuple[str, ...]:
     if len(models) > MODELS_MAX:
         raise wrong_usage(f"{len(models)} models: a node offers at most {MODELS_MAX}")
     return models
+
+
+def parse_upstreams(texts: Iterable[str]) -> tuple[str, ...]:
+    """Check the URLs of OpenAI-compatible servers, each in its canonical text and once.
+
+    Raises UserError (wrong usage); the line never shows the URL, which may hold a password.
+    """
+    try:
+        upstreams = tuple(dict.fromkeys(read_url(text).url for text in texts))
+    except RuntimeFailure as failure:
+        raise wrong_usage(f"--upstream: {failure.message}") from None
+    if len(upstreams) > UPSTREAMS_MAX:
+        raise wrong_usage(f"{len(upstreams)} upstreams: a node has at most {UPSTREAMS_MAX}")
+    return upstreams
 
 
 def parse_duration_s(text: str, *, what: str = "duration") -> int:

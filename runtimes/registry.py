@@ -1,7 +1,8 @@
 """The one place that finds the runtime for a `--model` value.
 
 A runtime is an entry point of the group `meshd.runtimes`: a `RuntimeFactory` under a name. What
-a person writes is `demo`, a GGUF file, or `NAME:REST` for the runtime NAME.
+a person writes is `demo`, a GGUF file, a folder of them, the name of a model that another program
+has on this disk, or `NAME:REST` for the runtime NAME.
 """
 
 import importlib.metadata
@@ -9,17 +10,21 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from runtimes.base import RuntimeFactory, RuntimeFailure, Source
+from runtimes.base import Runtime, RuntimeFactory, RuntimeFailure, Source
 
 ENTRY_POINT_GROUP = "meshd.runtimes"
 BUILT_IN = {
+    "hf": "runtimes.models:create",
     "llama": "runtimes.llama:create",
+    "openai": "runtimes.openai:create",
     "test": "tests.helpers.test_runtime:create",
 }
 """What is there even in a checkout that was never installed."""
 
 # One letter before the colon is a Windows drive.
 _NAMED = re.compile(r"([a-z][a-z0-9_-]+):(.*)", re.DOTALL)
+_PATH = re.compile(r"~|\.{0,2}[/\\]|[A-Za-z]:[/\\]")
+"""How a path starts that can be nothing else."""
 
 
 def make_source(spec: str, options: Mapping[str, str]) -> Source:
@@ -34,13 +39,20 @@ def make_source(spec: str, options: Mapping[str, str]) -> Source:
     if spec == "demo":
         return _factory("llama")("demo", options=options)
     named = _NAMED.fullmatch(spec)
-    if named and not _is_file(spec):
+    if _is_file(spec):
+        return _make_llama(pathlib.Path(spec).expanduser(), options)
+    if named and named[1] in known_runtimes():
         return _factory(named[1])(named[2], options=options)
-    if not _looks_like_path(spec) and not _is_file(spec):
-        raise RuntimeFailure(
-            "invalid_model", f"{spec!r} is no file; give 'demo', a GGUF file, or {_known()}"
+    if _is_folder(spec):
+        from runtimes.models.folder import ModelFolder
+
+        return ModelFolder(
+            pathlib.Path(spec).expanduser(),
+            lambda path, name: _make_llama(path, {**options, **name}),
         )
-    return _factory("llama")(spec, options=options)
+    if _PATH.match(spec) is None:
+        return _make_by_name(spec, options)
+    return _factory("llama")(spec, options=options)  # says what is wrong with the path
 
 
 def known_runtimes() -> list[str]:
@@ -76,12 +88,44 @@ def _known() -> str:
     return "known runtimes are " + ", ".join(f"{name}:..." for name in known_runtimes())
 
 
-def _looks_like_path(spec: str) -> bool:
-    return spec.lower().endswith(".gguf") or any(mark in spec for mark in "/\\~")
+def _make_llama(path: pathlib.Path, options: Mapping[str, str]) -> Runtime:
+    """The runtime for a GGUF file, under a name that can be shown, whatever the file's is."""
+    from runtimes.llama.model_file import model_name
+    from runtimes.models.found_model import plain_name
+
+    named = {"name": plain_name(model_name(path)), **options}
+    source = _factory("llama")(str(path), options=named)
+    assert isinstance(source, Runtime)  # a file is one model
+    return source
+
+
+def _make_by_name(spec: str, options: Mapping[str, str]) -> Source:
+    """The model that another program has on this disk under the name `spec`."""
+    from runtimes.models.on_disk import UnknownModel, find_model, models_on_disk
+
+    try:
+        model = find_model(spec, models_on_disk())
+    except UnknownModel as unknown:
+        if spec.lower().endswith(".gguf"):
+            return _factory("llama")(spec, options=options)  # says that there is no such file
+        if named := _NAMED.fullmatch(spec):
+            raise RuntimeFailure(
+                "missing_dependency",
+                f"no runtime is called {named[1][:80]!r} ({_known()}), and {unknown.message}",
+            ) from unknown
+        raise
+    return _make_llama(model.path, {"name": model.name, **options})
 
 
 def _is_file(spec: str) -> bool:
     try:
         return pathlib.Path(spec).expanduser().is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, no home folder
+        return False
+
+
+def _is_folder(spec: str) -> bool:
+    try:
+        return pathlib.Path(spec).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):
         return False

@@ -16,6 +16,7 @@ from meshd.options import (
     parse_labels,
     parse_models,
     parse_name,
+    parse_upstreams,
     wrong_usage,
 )
 
@@ -45,6 +46,13 @@ def up(
             help="Offer this model (repeatable); demo is the one in the package, none offers none.",
         ),
     ] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Offer the models of this OpenAI-compatible server too; repeatable.",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
@@ -67,6 +75,7 @@ def up(
         gateway=_checked_address(gateway, what="--gateway"),
         join=None if join is None else checked_token(join),
         models=parse_models(model or ()),
+        upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
         lan=not no_lan,
         record=None if record is None else _checked_record(record),

@@ -11,6 +11,7 @@ from meshd.options import (
     DURATION_S_MAX,
     LABELS_BYTES_MAX,
     LABELS_MAX,
+    UPSTREAMS_MAX,
     format_host_port,
     name_from_host,
     parse_duration_s,
@@ -18,6 +19,7 @@ from meshd.options import (
     parse_labels,
     parse_models,
     parse_name,
+    parse_upstreams,
 )
 
 PORTS = st.integers(0, 65_535)
@@ -148,6 +150,32 @@ def test_models_are_kept_in_order_and_once() -> None:
 def test_bad_models(models: list[str]) -> None:
     """Each is refused with a line about models."""
     assert "model" in _refuses(parse_models, models)
+
+
+def test_upstreams_are_kept_in_order_and_once() -> None:
+    """However it is written, one upstream is one."""
+    texts = ["http://b:8000", "http://127.0.0.1:11434/v1/", "http://b:8000/v1", "HTTP://B:8000"]
+    assert parse_upstreams(texts) == ("http://b:8000", "http://127.0.0.1:11434")
+
+
+@pytest.mark.parametrize(
+    "upstreams",
+    [
+        [""],
+        ["127.0.0.1:11434"],
+        ["ftp://h"],
+        ["http://"],
+        ["http://h:99999"],
+        ["http://u:secret@h"],
+        ["http://h/?key=secret"],
+        [f"http://h:{port}" for port in range(1, UPSTREAMS_MAX + 2)],
+    ],
+)
+def test_bad_upstreams(upstreams: list[str]) -> None:
+    """Each is refused with a line about upstreams that repeats no password."""
+    message = _refuses(parse_upstreams, upstreams)
+    assert "upstream" in message
+    assert "secret" not in message
 
 
 @given(st.integers(1, DURATION_S_MAX))

@@ -1,0 +1,45 @@
+"""The one place that words a GenerateRequest for an upstream. Pure.
+
+What has its default is left out: a strict server refuses fields that it does not know, and the
+model's own defaults are usually better than anybody's.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from runtimes.base import GenerateRequest
+
+CHAT_PATH = "/chat/completions"
+COMPLETION_PATH = "/completions"
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos")
+"""Named alike here and by llama-server and vLLM."""
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(GenerateRequest)
+    if field.name in _SAMPLING
+}
+
+
+def path_of(request: GenerateRequest) -> str:
+    """Below the base path, where this kind of request goes."""
+    return COMPLETION_PATH if request.messages is None else CHAT_PATH
+
+
+def body_of(request: GenerateRequest, model: str) -> bytes:
+    """The JSON of a streamed request; `model` is the upstream's own id."""
+    fields: dict[str, Any] = {"model": model}
+    if request.messages is None:
+        fields["prompt"] = request.prompt
+    else:
+        fields["messages"] = [
+            {"role": turn.role, "content": turn.content} for turn in request.messages
+        ]
+    for name, default in _DEFAULTS.items():
+        value = getattr(request, name)
+        if value != default:
+            fields[name] = value
+    if request.stop:
+        fields["stop"] = list(request.stop)
+    fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()

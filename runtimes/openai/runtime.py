@@ -1,0 +1,216 @@
+"""The one place where one model of an upstream becomes a `Runtime`: queued for, asked, cut off.
+
+An upstream tells no token ids: `Started` comes with the first byte of its answer, and chunks have
+text alone. Leaving the generator closes the connection, which is how such servers are told to stop.
+"""
+
+import functools
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, nullcontext
+
+import trio
+
+from runtimes.base import (
+    ChangeCallback,
+    Chunk,
+    GenerateEvent,
+    GenerateRequest,
+    Load,
+    ModelCard,
+    Runtime,
+    RuntimeFailure,
+    Started,
+)
+from runtimes.limits import check_request
+from runtimes.openai.body import body_of, path_of
+from runtimes.openai.call import Call
+from runtimes.openai.event_lines import EventLines
+from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
+from runtimes.openai.listing import ListedModel
+from runtimes.openai.reply import Reply
+from runtimes.openai.settings import UpstreamSettings
+from runtimes.slots import Slots
+
+RUNTIME_NAME = "openai"
+PIECE_CHARACTERS_MAX = 16 * 1024
+"""Of one chunk; what comes in larger pieces is passed on in several."""
+_DONE = b"[DONE]"
+
+
+class UpstreamRuntime(Runtime):
+    """One model of an upstream. Its source says when it is there.
+
+    `turn` is what a request holds while it runs, where the upstream takes one at a time.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        model: ListedModel,
+        *,
+        base: str,
+        slots: int,
+        turn: trio.Semaphore | None,
+        on_failure: Callable[[RuntimeFailure], None],
+    ) -> None:
+        self._settings = settings
+        self._model = model.id
+        self._base = base
+        self._slots = Slots(slots, settings.queue_max)
+        self._turn = turn
+        self._on_failure = on_failure
+        self._card: ModelCard | None = _card(settings, model)
+        self._why_gone = ""
+        self._waits: set[trio.CancelScope] = set()
+
+    @property
+    def card(self) -> ModelCard | None:
+        """See `Runtime.card`."""
+        return self._card
+
+    @property
+    def load(self) -> Load:
+        """See `Runtime.load`."""
+        return self._slots.load
+
+    async def serve(self, on_change: ChangeCallback) -> None:
+        """Its source keeps it up; there is nothing to do here."""
+        del on_change
+        await trio.sleep_forever()
+
+    def describe(self, model: ListedModel, base: str) -> None:
+        """Take over what the upstream now says of this model."""
+        self._base = base
+        self._card = _card(self._settings, model)
+
+    def withdraw(self, why: str, *, break_off: bool = False) -> None:
+        """It is not there any more; `break_off`: running requests have nobody to wait for."""
+        self._card = None
+        self._why_gone = why
+        if break_off:
+            for scope in self._waits:
+                scope.cancel()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """See `Runtime.generate`."""
+        check_request(request)
+        if request.prompt == "":
+            raise RuntimeFailure("bad_request", "the prompt is empty")
+        self._check_offered()
+        await self._slots.acquire()
+        try:
+            async with (
+                self._turn or nullcontext(),
+                aclosing(Call(self._settings)) as call,
+                aclosing(self._answer(call, request)) as events,
+            ):
+                async for event in events:
+                    yield event
+        except RuntimeFailure as failure:
+            self._on_failure(failure)
+            raise RuntimeFailure(
+                failure.code, self._settings.without_key(failure.message)
+            ) from failure
+        finally:
+            self._slots.release()
+
+    async def _answer(
+        self, call: Call, request: GenerateRequest
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        self._check_offered()
+        await self._while_there(
+            functools.partial(
+                call.open,
+                "POST",
+                self._base + path_of(request),
+                body_of(request, self._model),
+                within_s=self._settings.first_byte_s,
+            )
+        )
+        await self._check_answer(call)
+        reply, lines = Reply(), EventLines()
+        has_started = False
+        async with aclosing(self._pieces(call, reply)) as pieces:
+            async for data in pieces:
+                if not has_started:
+                    has_started = True
+                    yield Started(())
+                for payload in lines.push(data):
+                    if payload == _DONE:
+                        yield reply.finished()
+                        return
+                    for text in _split(reply.take(payload)):
+                        yield Chunk((), text)
+        for payload in lines.finish():
+            if payload != _DONE:
+                for text in _split(reply.take(payload)):
+                    yield Chunk((), text)
+        yield reply.finished()
+
+    async def _pieces(self, call: Call, reply: Reply) -> AsyncGenerator[bytes, None]:
+        """The stream's bytes. Once the answer is whole, how the stream ends does not matter."""
+        limit_s = self._settings.first_byte_s
+        while not reply.is_finished:
+            data = await self._while_there(functools.partial(call.read, within_s=limit_s))
+            if not data:
+                return
+            yield data
+            limit_s = self._settings.silence_s
+        deadline = trio.current_time() + self._settings.usage_s
+        while (left_s := deadline - trio.current_time()) > 0:
+            try:
+                data = await call.read(within_s=left_s)
+            except RuntimeFailure:
+                return
+            if not data:
+                return
+            yield data
+
+    async def _check_answer(self, call: Call) -> None:
+        """Raise what an answer means that is no stream of tokens."""
+        if call.status != 200:
+            limit_s = self._settings.connect_s
+            body = b""
+            with trio.move_on_after(limit_s):
+                body = await call.read_all(ERROR_BYTES_MAX)
+            raise from_status(call.status, body)
+        kind = call.header("content-type").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            raise malformed("it does not stream")
+
+    async def _while_there(self, wait: Callable[[], Awaitable[bytes | None]]) -> bytes:
+        """Wait for the upstream as long as there is one."""
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                return await wait() or b""
+            finally:
+                self._waits.discard(scope)
+        raise RuntimeFailure("crashed", self._why_gone or "the upstream is gone")
+
+    def _check_offered(self) -> None:
+        if self._card is None:
+            raise RuntimeFailure(
+                "unavailable", self._why_gone or f"the upstream has no {self._model!r} now"
+            )
+
+
+def _split(text: str | None) -> list[str]:
+    if text is None:
+        return []
+    size = PIECE_CHARACTERS_MAX
+    return [text[start : start + size] for start in range(0, len(text), size)] or [""]
+
+
+def _card(settings: UpstreamSettings, model: ListedModel) -> ModelCard:
+    what = f"{settings.address.url}\0{model.id}".encode()
+    digest = hashlib.blake2b(what, digest_size=16, key=settings.salt).hexdigest()
+    return ModelCard(
+        name=model.id,
+        content_hash=f"upstream-{digest}",
+        runtime=RUNTIME_NAME,
+        parameters=model.parameters,
+        size_bytes=model.size_bytes,
+        context_tokens=model.context_tokens,
+    )
