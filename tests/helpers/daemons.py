@@ -32,7 +32,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def until(what: str, check: Callable[[], T], within_s: float) -> T:
+def until(what: str, check: Callable[[], T | None], within_s: float) -> T:
     """The first truthy value of `check`; fails the test when none comes in time."""
     deadline = time.monotonic() + within_s
     while not (value := check()):
@@ -100,7 +100,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
-                env=environment(),
+                env={**environment(), "MESHD_DEBUG": "1"},
                 preexec_fn=posix.dying_with_parent(),
             )
         return self
@@ -254,7 +254,9 @@ class Daemons:
         """No daemon ever met an exception that it did not expect."""
         for daemon in self.all.values():
             if daemon.log.exists():
-                assert "Traceback" not in daemon.log_text(), daemon.log
+                text = daemon.log_text()
+                for mark in ("Traceback", "internal error"):
+                    assert mark not in text, daemon.log
 
     def add(
         self,
@@ -313,25 +315,21 @@ def wait_offered(
     daemons: Sequence[Daemon], model: str, owner: str, within_s: float = WHOLE_S
 ) -> None:
     """Wait until each of them lists `model` as offered by `owner`."""
-    for daemon in daemons:
-        until(
-            f"{daemon.name} lists {model} of {owner}",
-            lambda d=daemon: owner in d.models().get(model, "").split(","),
-            within_s,
-        )
+
+    def is_listed() -> bool:
+        return all(owner in daemon.models().get(model, "").split(",") for daemon in daemons)
+
+    until(f"all list {model} of {owner}", is_listed, within_s)
 
 
-def wait_state(
-    daemons: Sequence[Daemon], name: str, state: str, within_s: float
-) -> float:
+def wait_state(daemons: Sequence[Daemon], name: str, state: str, within_s: float) -> float:
     """Wait until each of them shows `name` in that state; the seconds that it took."""
     began = time.monotonic()
-    for daemon in daemons:
-        until(
-            f"{daemon.name} shows {name} as {state}",
-            lambda d=daemon: d.nodes().get(name) == state,
-            began + within_s - time.monotonic(),
-        )
+
+    def is_shown() -> bool:
+        return all(daemon.nodes().get(name) == state for daemon in daemons)
+
+    until(f"all show {name} as {state}", is_shown, within_s)
     return time.monotonic() - began
 
 
@@ -351,4 +349,3 @@ def _explained(more: Callable[[], str]) -> Iterator[None]:
         yield
     except AssertionError as error:
         raise AssertionError(f"{error}; {more()}") from None
-

@@ -84,9 +84,7 @@ def text_of_event(event: Any) -> str:  # noqa: ANN401  # JSON
     return event["choices"][0]["delta"].get("content") or ""
 
 
-def request(
-    url: str, method: str, path: str, body: object, headers: Mapping[str, str]
-) -> Reply:
+def request(url: str, method: str, path: str, body: object, headers: Mapping[str, str]) -> Reply:
     """One request on a connection of its own. `body`: bytes as they are, else as JSON."""
     connection = _connect(url)
     try:
@@ -126,6 +124,4 @@ def _send(
     if body is None or isinstance(body, bytes):
         connection.request(method, path, body, sent)
         return
-    connection.request(
-        method, path, json.dumps(body), {"content-type": "application/json", **sent}
-    )
+    connection.request(method, path, json.dumps(body), {"content-type": "application/json", **sent})

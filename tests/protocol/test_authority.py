@@ -289,8 +289,10 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)
     monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
     authority = _authority()
+    assert authority.has_room_for_invite
     invite, admission = A.admit(CRYPTOS[0])
     authority.add(invite.wire)
+    assert not authority.has_room_for_invite
     assert _reason(authority, A.issue(seed_of("third")).wire) is DropReason.TABLE_FULL
     assert _reason(authority, admission.wire) is DropReason.TABLE_FULL
     assert authority.admission(FOUNDER.node_id) is not None

@@ -57,6 +57,7 @@ def test_names(name: str, is_valid: bool) -> None:
         ("::", 7700, False),
         ("224.0.0.1", 7700, False),
         ("ff02::1", 7700, False),
+        ("fe80::1%eth0", 7700, False),
         ("1234", 7700, False),
         ("-a", 7700, False),
         ("a..b", 7700, False),

@@ -165,6 +165,19 @@ class TestOthers:
         assert mesh[0].offers.version(mesh.id(1), "k8") == 8
         assert mesh[0].offers.of(mesh.id(1))["new"] == b"v"
 
+    def test_removals_make_room_in_bytes_too(self) -> None:
+        """As many of the oldest as it takes, and no more."""
+        mesh, insider = _mesh()
+        for number in range(1, 31):
+            insider.tell(0, GOSSIP, _offer(mesh, 1, number, f"gone{number}", b"").wire)
+        big = [_offer(mesh, 1, 100 + n, f"big{n}", bytes(700)) for n in range(17)]
+        for offer in big:
+            assert drops_in(insider.tell(0, GOSSIP, offer.wire)) == []
+        held = mesh[0].offers.all()
+        assert [offer.key for offer in held if offer.value] == [offer.key for offer in big]
+        assert 0 < sum(not offer.value for offer in held) < 30
+        assert mesh[0].offers.version(mesh.id(1), "gone30") == 30
+
 
 class TestOwnPast:
     """Our own offers come back from others."""
