@@ -1,7 +1,8 @@
-"""The one place for what a node's offers mean: keys and msgpack values of hardware and models.
+"""The one place for what a node's offers mean: their keys, and their values in msgpack.
 
     "hardware"       {"tier", "cpu", "cores", "memory_bytes", "gpus", ...}  see runtimes/hardware.py
     "labels"         {key: value}
+    "functions"      {"names": [name, ...]}     functions that run as jobs
     "model/" + 16 hex of the name's hash     {"name", "hash", "runtime", ...}  see ModelCard
 
 Others' values are as hostile as anything: reading them gives a typed value or nothing.
@@ -10,15 +11,17 @@ Others' values are as hostile as anything: reading them gives a typed value or n
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
 from runtimes.base import ModelCard
+from runtimes.functions.call import is_function_name
 
 HARDWARE: Final = "hardware"
 LABELS: Final = "labels"
+FUNCTIONS: Final = "functions"
 MODEL_PREFIX: Final = "model/"
 MODEL_NAME_CHARS_MAX: Final = 200
 _DEPTH_MAX: Final = 4
@@ -54,6 +57,19 @@ def decode_model(value: bytes) -> ModelCard | None:
         **{field: fields.get(field, "") for field in texts},
         **{field: fields.get(field, 0) for field in numbers},
     )
+
+
+def encode_functions(names: Sequence[str]) -> bytes:
+    """The offer's value for functions; empty, which is no offer, when there are none."""
+    return pack({"names": tuple(names)}) if names else b""
+
+
+def decode_functions(value: bytes) -> tuple[str, ...]:
+    """The functions that a member says it runs, if they are names at all."""
+    names = decode_map(value).get("names") if value else None
+    if not isinstance(names, list):
+        return ()
+    return tuple(name for name in names if isinstance(name, str) and is_function_name(name))
 
 
 def _is_plain(text: str) -> bool:

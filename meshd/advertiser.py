@@ -9,10 +9,12 @@ import trio
 from meshd import advertisement
 from meshd.local_models import LocalModels
 from meshd.view import View
+from protocol.config import ProtocolConfig
 from protocol.events import Event, LoadChanged, OfferChanged
 from protocol.messages import Load
 from protocol.statements import OFFER_VALUE_BYTES_MAX
 from runtimes import hardware
+from runtimes.functions.runner import FunctionRunner
 
 log = structlog.get_logger()
 
@@ -20,21 +22,24 @@ LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
 OFFERS_BYTES_MAX: Final = 15_000
 """Below the protocol's limit for one node, which counts signatures and keys too."""
+OFFERS_MAX: Final = ProtocolConfig().offers_per_node_max
 _OVERHEAD_BYTES: Final = 180
 
 
 class Advertiser:
-    """Turns models, hardware and load into events for the node."""
+    """Turns models, functions, hardware and load into events for the node."""
 
     def __init__(
         self,
         give: Callable[[Event], bool],
         models: LocalModels,
+        functions: FunctionRunner,
         view: View,
         labels: Mapping[str, str],
     ) -> None:
         self._give = give
         self._models = models
+        self._functions = functions
         self._view = view
         self._labels = labels
         self._offered: dict[str, bytes] = {}
@@ -43,10 +48,11 @@ class Advertiser:
         """Advertise until cancelled."""
         self._offer(advertisement.LABELS, advertisement.encode_map(self._labels))
         self.models_changed()
+        self._offer_functions()
         snapshot = await trio.to_thread.run_sync(hardware.snapshot, abandon_on_cancel=True)
         self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
         while True:
-            self._tell_load(self._models.load)
+            self._tell_load(self.load)
             await trio.sleep(LOAD_S)
 
     def models_changed(self) -> None:
@@ -61,6 +67,24 @@ class Advertiser:
         for key, value in wanted.items():
             self._offer(key, value)
 
+    @property
+    def load(self) -> Load:
+        """How busy this node is: models and functions together."""
+        models, functions = self._models.load, self._functions.load
+        return Load(
+            models.queued + functions.queued,
+            models.running + functions.running,
+            models.slots + functions.slots,
+        )
+
+    def _offer_functions(self) -> None:
+        names = self._functions.names
+        while len(value := advertisement.encode_functions(names)) > OFFER_VALUE_BYTES_MAX:
+            names = names[:-1]
+        if len(names) < len(self._functions.names):
+            log.warning("functions.too_many", offered=len(names), here=len(self._functions.names))
+        self._offer(advertisement.FUNCTIONS, value)
+
     def _offer(self, key: str, value: bytes) -> None:
         if self._offered.get(key, b"") == value:
             return
@@ -69,9 +93,15 @@ class Advertiser:
             log.warning("offer.too_large", key=key, value_bytes=len(value))
             return
         if self._give(OfferChanged(key, value)):
+            self._offered.pop(key, None)
             self._offered[key] = value
-            if not value:
-                del self._offered[key]
+            self._forget_oldest_removal()
+
+    def _forget_oldest_removal(self) -> None:
+        """A withdrawn offer goes on to count, here as in the protocol, until its place is needed."""
+        removed = [key for key, value in self._offered.items() if not value]
+        if len(self._offered) > OFFERS_MAX and removed:
+            del self._offered[removed[0]]
 
     def _tell_load(self, load: Load) -> None:
         if load != self._view.own_load and self._give(LoadChanged(load)):

@@ -59,6 +59,10 @@ class Mesh(Protocol):
         """
         ...
 
+    def jobs(self) -> Sequence[Mapping[str, Any]]:
+        """The jobs that were submitted here, the newest first, without arguments and results."""
+        ...
+
     def generate(
         self, request: GenerateRequest, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:

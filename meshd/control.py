@@ -27,7 +27,8 @@ from meshd.control_client import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, loopback_f
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 
-CONNECTIONS_MAX = 16
+CONNECTIONS_MAX = 64
+"""Commands that wait for their jobs are among them; see meshd/tasks/commands.py."""
 IDLE_TIMEOUT_S = 30.0
 """For one request to arrive whole, and for one answer to be taken."""
 LINGER_S = 1.0
@@ -51,6 +52,8 @@ class Streaming:
     """A handler that reports progress before its result."""
 
     run: Callable[[Arguments, Report], Awaitable[Mapping[str, Any]]]
+    timeout_s: float | None = None
+    """None: HANDLER_TIMEOUT_S."""
 
 
 def argument(arguments: Arguments, name: str, kind: type[_T]) -> _T:
@@ -172,8 +175,10 @@ class _Door:
         async def report(progress: Mapping[str, Any]) -> None:
             await _send(stream, _encode({"progress": progress}))
 
-        answer = _failure(f"gave up after {HANDLER_TIMEOUT_S:.0f} s")
-        with trio.move_on_after(HANDLER_TIMEOUT_S):
+        timeout_s = handler.timeout_s if isinstance(handler, Streaming) else None
+        timeout_s = HANDLER_TIMEOUT_S if timeout_s is None else timeout_s
+        answer = _failure(f"gave up after {timeout_s:.0f} s")
+        with trio.move_on_after(timeout_s):
             try:
                 if isinstance(handler, Streaming):
                     result = await handler.run(arguments, report)

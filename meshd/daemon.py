@@ -5,6 +5,7 @@ asked for; be a member (found, join, or read from disk); count the start; build;
 or a bad model file thus never uses up an invite.
 """
 
+import contextlib
 import functools
 import random
 import secrets
@@ -35,12 +36,18 @@ from protocol.identity import key_text
 from protocol.node import Node, NodeConfig
 from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
+from runtimes.functions.registry import known_functions
+from runtimes.functions.runner import FunctionRunner
+from runtimes.models.default_offer import DefaultOffer, default_offer
 from runtimes.registry import make_source
 
 log = structlog.get_logger()
 
 FIRST_INVITE_S: Final = 3_600
 """The invite that founding prints is good for an hour, for one machine."""
+
+DISK_TIMEOUT_S: Final = 5.0
+"""For a look at the disk, which ends by itself after two unless a file system hangs."""
 
 Announce = Callable[[Ready], None]
 
@@ -82,18 +89,19 @@ async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) 
                         running.end(restart=False)
 
             nursery.start_soon(watch_signals)
-            starter = Starter(home, options)
-            tell = functools.partial(_tell_once, starter, announce)
-            while not stopped.is_set():
-                running = await starter.start()
-                current[:] = [running]
-                try:
-                    await running.run(tell)
-                finally:
-                    starter.close()
-                if not running.wants_restart:
-                    break
-                log.info("daemon.restarting")
+            with contextlib.closing(Starter(home, options)) as starter:
+                tell = functools.partial(_tell_once, starter, announce)
+                while not stopped.is_set():
+                    current.clear()
+                    running = await starter.start()
+                    current.append(running)
+                    try:
+                        await running.run(tell)
+                    finally:
+                        starter.close_node()
+                    if not running.wants_restart:
+                        break
+                    log.info("daemon.restarting")
             nursery.cancel_scope.cancel()
 
 
@@ -125,8 +133,9 @@ class Starter:
         seed = node_seed(home)
         try:
             self._sockets = await bind_node(home, *parse_host_port(options.listen))
-            self._gateway = bind_gateway(*parse_host_port(options.gateway))
-            sources = self._make_sources()
+            if self._gateway is None:  # kept over a restart: apps wait, and find it where it was
+                self._gateway = bind_gateway(*parse_host_port(options.gateway))
+            sources = await self._make_sources()
             mesh = await self._be_member(seed)
         except BaseException:
             self.close()
@@ -165,17 +174,22 @@ class Starter:
             self._gateway,
             peers,
             LocalModels(sources),
+            FunctionRunner(known_functions(), home.scratch),
             name,
         )
 
     def close(self) -> None:
-        """Close the sockets."""
-        if self._sockets is not None:
-            self._sockets.close()
-            self._sockets = None
+        """Close all sockets."""
+        self.close_node()
         if self._gateway is not None:
             self._gateway.close()
             self._gateway = None
+
+    def close_node(self) -> None:
+        """Close what other nodes reach; the gateway's socket stays for a restart."""
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
 
     async def _be_member(self, seed: bytes) -> MeshFile:
         """The mesh of this home: joined by the token, as on disk, or founded now."""
@@ -188,15 +202,25 @@ class Starter:
         self._founded = True
         return found_mesh(self._home, seed, clock.wall_s())
 
-    def _make_sources(self) -> list[Source]:
+    async def _make_sources(self) -> list[Source]:
         """What brings each model. Raises UserError for what was asked for and cannot be."""
         options = self._options
         upstreams = [f"openai:{url}" for url in options.upstreams]
         asked_for = [*(spec for spec in options.models if spec != "none"), *upstreams]
         if asked_for or options.models:
             return [self._make_source(spec) for spec in asked_for]
+        return await self._default_sources()
+
+    async def _default_sources(self) -> list[Source]:
+        """Nobody said what to offer: the best that is found on disk, or else the demo model."""
+        offer = DefaultOffer()
+        with trio.move_on_after(DISK_TIMEOUT_S):
+            # A folder on a server that hangs is left to its thread.
+            offer = await trio.to_thread.run_sync(default_offer, abandon_on_cancel=True)
+        if offer.notice is not None:
+            self._notices.append(offer.notice)
         try:
-            return [make_source("demo", {})]
+            return [make_source(offer.spec, offer.options)]
         except RuntimeFailure as failure:
             self._notices.append(f"this node offers no model: {failure.message}")
             return []

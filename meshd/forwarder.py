@@ -10,8 +10,7 @@ serving node, or with the app going away.
 
 import dataclasses
 import random
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final
 
@@ -19,8 +18,8 @@ import structlog
 import trio
 
 from meshd.answer import Answer, RequestOptions
+from meshd.asking import Asking, AttemptFailed, nonsense
 from meshd.failures import RequestFailed
-from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import (
     BadPayload,
@@ -29,21 +28,10 @@ from meshd.payloads import (
     unpack_finished,
     unpack_started,
 )
-from meshd.peers import Kind, Peers, PeerUnreachable
+from meshd.peers import Kind
 from meshd.view import View
-from protocol.errors import Refused
-from protocol.exchange import (
-    ANSWER_BYTES_MAX,
-    Accept,
-    Ask,
-    Asker,
-    Data,
-    End,
-    Fail,
-    Refuse,
-    encode_frame,
-)
-from protocol.identity import Address, NodeId, key_text
+from protocol.exchange import Accept, Ask, Data, End
+from protocol.identity import NodeId, key_text
 from protocol.routing import Candidate, rank
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
 from runtimes.limits import check_request
@@ -54,18 +42,8 @@ _FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
 _PEERS_CODES: Final = (*_FINAL_CODES, "queue_full", "unavailable", "crashed")
 """What a peer may say of itself; anything else counts as `unavailable`."""
-_REASON_CHARS_MAX: Final = 200
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
-
-
-class AttemptFailed(Exception):
-    """One candidate did not work out."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,17 +64,14 @@ class Forwarder:
         own: NodeId,
         view: View,
         models: LocalModels,
-        peers: Peers,
-        addresses_of: Callable[[NodeId], tuple[Address, ...]],
+        asking: Asking,
         rng: random.Random,
     ) -> None:
         self._own = own
         self._view = view
         self._models = models
-        self._peers = peers
-        self._addresses_of = addresses_of
+        self._asking = asking
         self._rng = rng
-        self._running: Counter[NodeId] = Counter()
 
     @asynccontextmanager
     async def generate(
@@ -146,7 +121,7 @@ class Forwarder:
         """Who may be tried, best first. Raises RequestFailed when there is nobody."""
         if not self._view.may_ask():
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
-        candidates = self._view.candidates(model, self._running)
+        candidates = self._view.candidates(model, self._asking.running)
         if not candidates:
             known = [str(row["name"]) for row in self._view.models()][:8]
             hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."
@@ -196,8 +171,7 @@ class Forwarder:
         deadline: float,
     ) -> Attempt:
         """Ask one candidate and wait for its first token. Raises AttemptFailed."""
-        self._running[node] += 1
-        stack.callback(self._count_down, node)
+        stack.enter_context(self._asking.counted(node))
         if node == self._own:
             source = self._run_here(request)
         else:
@@ -208,46 +182,35 @@ class Forwarder:
         await stack.enter_async_context(aclosing(source))
         first: list[GenerateEvent] = []
         while len(first) < 2:  # Started, then a token or the end
-            event = await self._next(node, source, deadline)
+            event = await self._asking.next(node, source, deadline)
             if event is None:
                 raise AttemptFailed("unavailable", "it ended without an answer")
             first.append(event)
         return Attempt(node, first, source)
 
-    def _count_down(self, node: NodeId) -> None:
-        self._running[node] -= 1
-        if self._running[node] <= 0:
-            del self._running[node]
-
-    async def _next(
-        self, node: NodeId, source: AsyncIterator[GenerateEvent], deadline: float
-    ) -> GenerateEvent | None:
-        """The next event, None at the end. Raises AttemptFailed, also when the node is gone."""
-        with trio.CancelScope(deadline=deadline) as scope, self._view.when_gone(node, scope.cancel):
-            return await anext(source, None)
-        if trio.current_time() >= deadline:
-            raise AttemptFailed("timeout", "The request's time is over.")
-        raise AttemptFailed("unavailable", "it is gone")
-
     async def _relay(
         self, attempt: Attempt, deadline: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         """What the app gets. Raises RequestFailed."""
-        for early in attempt.first:
-            yield early
-        if isinstance(attempt.first[-1], Finished):
-            return
+        for event in attempt.first:
+            yield event
         while True:
             try:
-                event = await self._next(attempt.node, attempt.rest, deadline)
+                following = await self._asking.next(attempt.node, attempt.rest, deadline)
             except AttemptFailed as failure:
-                name = self._view.name(attempt.node)
-                code = failure.code if failure.code == "timeout" else "interrupted"
-                message = f"The answer broke off on node {name}: {failure.message}."
-                raise RequestFailed(code, message.replace("..", ".")) from failure
-            if event is None:
-                return
-            yield event
+                if isinstance(event, Finished):
+                    return  # the answer is whole; what ends the stream now does not matter
+                raise self._broken_off(attempt.node, failure.code, failure.message) from failure
+            if following is None:
+                break
+            yield (event := following)
+        if not isinstance(event, Finished):
+            raise self._broken_off(attempt.node, "unavailable", "it ended without an end")
+
+    def _broken_off(self, node: NodeId, code: str, reason: str) -> RequestFailed:
+        message = f"The answer broke off on node {self._view.name(node)}: {reason}."
+        final = code if code == "timeout" else "interrupted"
+        return RequestFailed(final, message.replace("..", "."))
 
     async def _run_here(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         runtime = self._models.find(request.model)
@@ -261,39 +224,21 @@ class Forwarder:
             raise AttemptFailed(failure.code, failure.message) from failure
 
     async def _run_there(self, node: NodeId, ask: Ask) -> AsyncGenerator[GenerateEvent, None]:
+        frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES)
         try:
-            async with self._peers.exchange(node, self._addresses_of(node), Kind.REQUEST) as frames:
-                await frames.send(encode_frame(ask), 30.0)
-                async with aclosing(self._events_from(frames)) as events:
-                    async for event in events:
-                        yield event
-        except PeerUnreachable as error:
-            raise AttemptFailed("unavailable", f"it cannot be reached ({error})") from error
-        except StreamBroken as error:
-            raise AttemptFailed("unavailable", f"its stream broke ({error})") from error
-        except (BadPayload, Refused) as error:
-            raise AttemptFailed("unavailable", f"it sent nonsense ({error})") from error
-
-    async def _events_from(self, frames: FrameStream) -> AsyncGenerator[GenerateEvent, None]:
-        asker = Asker()
-        while not asker.is_over:
-            data = await frames.receive(ANSWER_BYTES_MAX)
-            if data is None:
-                raise StreamBroken("closed in the middle")
-            match asker.receive(data):
-                case Accept(body):
-                    yield unpack_started(body)
-                case Data(body):
-                    yield unpack_chunk(body)
-                case End(body):
-                    yield unpack_finished(body)
-                case Refuse(code, message):
-                    raise _refused(code, message)
-                case Fail(code, message):
-                    raise _refused(code, message)
+            async with aclosing(frames):
+                async for frame in frames:
+                    yield _event(frame)
+        except BadPayload as error:
+            raise nonsense(error) from error
 
 
-def _refused(code: str, message: str) -> AttemptFailed:
-    """What a peer said, made harmless: neither its code nor its words are to be believed."""
-    reason = "".join(c if c.isprintable() else " " for c in message[:_REASON_CHARS_MAX])
-    return AttemptFailed(code if code in _PEERS_CODES else "unavailable", reason)
+def _event(frame: Accept | Data | End) -> GenerateEvent:
+    """Raises BadPayload."""
+    match frame:
+        case Accept(body):
+            return unpack_started(body)
+        case Data(body):
+            return unpack_chunk(body)
+        case End(body):
+            return unpack_finished(body)

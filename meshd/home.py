@@ -65,6 +65,16 @@ class Home:
         return self.path / "tls.pem"
 
     @property
+    def jobs(self) -> pathlib.Path:
+        """The folder of the jobs that were submitted here, a file each (JSON)."""
+        return self.path / "jobs"
+
+    @property
+    def scratch(self) -> pathlib.Path:
+        """The folder in which jobs that run here work; nothing in it outlives them."""
+        return self.path / "scratch"
+
+    @property
     def control_socket(self) -> pathlib.Path:
         """Where a running daemon takes commands that change something."""
         return self.path / "control.sock"

@@ -53,6 +53,10 @@ def configure() -> None:
         format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
         force=True,
     )
+    # Ours through the standard library: what runtimes report (a download, a worker) is wanted;
+    # what libraries report only when it is a warning.
+    for room in ("meshd", "runtimes"):
+        logging.getLogger(room).setLevel(level)
 
 
 def _one_line(logger: object, method: str, event: structlog.typing.EventDict) -> str:

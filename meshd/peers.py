@@ -47,7 +47,7 @@ GUEST_IDLE_S: Final = 10.0
 
 
 class Kind(enum.IntEnum):
-    """What an exchange is about. Tasks, blobs and tunnels have their numbers reserved."""
+    """What an exchange is about. Blobs and tunnels have their numbers reserved."""
 
     GOSSIP = 1
     REQUEST = 2

@@ -5,6 +5,7 @@ Up: gossip and peer streams, then the gateway and the control socket, then what 
 memory to disk, then everything is cancelled.
 """
 
+import dataclasses
 import functools
 import random
 import socket
@@ -15,10 +16,11 @@ from typing import Any, Final
 import structlog
 import trio
 
-from meshd import __version__, clock, discovery
+from meshd import __version__, clock, discovery, upstreams
 from meshd.addresses import advertised
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
+from meshd.asking import Asking
 from meshd.commands import Commands
 from meshd.control import serve_control
 from meshd.forwarder import Forwarder
@@ -32,6 +34,10 @@ from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
 from meshd.serving import Serving
 from meshd.sockets import NodeSockets
+from meshd.tasks.commands import JobCommands
+from meshd.tasks.driver import Driver
+from meshd.tasks.jobs import Jobs
+from meshd.tasks.serving import TaskServing
 from meshd.trust.mesh import FOUNDER
 from meshd.view import View
 from protocol.effects import (
@@ -44,9 +50,11 @@ from protocol.effects import (
 )
 from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
 from protocol.identity import Address, MeshId, key_text
+from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission
 from runtimes.base import GenerateRequest
+from runtimes.functions.runner import FunctionRunner
 
 log = structlog.get_logger()
 
@@ -72,6 +80,7 @@ class Running:
         gateway_socket: socket.socket,
         peers: Peers,
         local_models: LocalModels,
+        functions: FunctionRunner,
         name: str,
     ) -> None:
         self.home = home
@@ -94,10 +103,16 @@ class Running:
             on_effect=self._on_effect,
             recording=self._recording,
         )
-        self._advertiser = Advertiser(self.gossip.give, local_models, self.view, options.labels)
-        self._forwarder = Forwarder(
-            node.node_id, self.view, local_models, peers, node.address_of, random.SystemRandom()
+        self._functions = functions
+        self._advertiser = Advertiser(
+            self.gossip.give, local_models, functions, self.view, options.labels
         )
+        asking = Asking(self.view, peers, node.address_of)
+        rng = random.SystemRandom()
+        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, rng)
+        self._jobs = Jobs(home)
+        self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
+        self.job_commands = JobCommands(self._driver, self._jobs)
         self.commands = Commands(home, self)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
@@ -115,16 +130,19 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self.local_models)
+        serving = Serving(self.local_models, self._load)
+        task_serving = TaskServing(self._functions, self._load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
             Kind.REQUEST: serving.serve_stream,
+            Kind.TASK: task_serving.serve_stream,
         }
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
+                await nursery.start(self._driver.run)
                 await nursery.start(serve_control, self.home, self.commands.handlers())
                 await nursery.start(
                     functools.partial(
@@ -137,6 +155,7 @@ class Running:
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch_addresses)
+                nursery.start_soon(self._offer_upstreams)
                 if self._options.lan:
                     nursery.start_soon(self._be_on_lan)
                 on_ready(self)
@@ -175,6 +194,9 @@ class Running:
         await self.say_goodbye()
 
     # ---- what it does beside ----
+
+    def _load(self) -> Load:
+        return self._advertiser.load
 
     async def _persist(self, effect: Persist | Admitted) -> None:
         """Make something durable; the next effect waits for it.
@@ -232,6 +254,11 @@ class Running:
                 self.own_addresses = found
                 self.gossip.give(AddressesChanged(found))
 
+    async def _offer_upstreams(self) -> None:
+        """Say once which OpenAI-compatible servers of this machine could join in."""
+        ports = (self._sockets.port, self._gateway_socket.getsockname()[1])
+        await upstreams.offer(self._options.upstreams, ports)
+
     async def _be_on_lan(self) -> None:
         loopback = ["127.0.0.1"] if self._sockets.is_loopback else None
         await discovery.announce_and_browse(
@@ -276,7 +303,6 @@ class Running:
 
     def status(self) -> Mapping[str, Any]:
         """See `answer.Mesh`."""
-        load = self.local_models.load
         role = self.node.authority.role_of(self.node.node_id)
         return {
             "ready": self._is_ready,
@@ -292,8 +318,10 @@ class Running:
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
+            "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
-            "load": {"queued": load.queued, "running": load.running, "slots": load.slots},
+            "load": dataclasses.asdict(self.local_models.load),
+            "tasks": dataclasses.asdict(self._functions.load),
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),
         }
@@ -305,6 +333,10 @@ class Running:
     def models(self) -> Sequence[Mapping[str, Any]]:
         """See `answer.Mesh`."""
         return self.view.models()
+
+    def jobs(self) -> Sequence[Mapping[str, Any]]:
+        """See `answer.Mesh`."""
+        return self._jobs.rows()
 
     def generate(
         self, request: GenerateRequest, options: RequestOptions

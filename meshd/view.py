@@ -40,6 +40,7 @@ class View:
         self._node = node
         self._loads: dict[NodeId, HeardLoad] = {}
         self._cards: dict[NodeId, dict[str, ModelCard]] = {}
+        self._functions: dict[NodeId, tuple[str, ...]] = {}
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
         self.own_load = Load(0, 0, 0)
         self.events: deque[Mapping[str, Any]] = deque(maxlen=EVENTS_KEPT)
@@ -60,6 +61,8 @@ class View:
 
     def _note_offer(self, effect: OffersChanged) -> None:
         key = effect.offer.key
+        if key == advertisement.FUNCTIONS:
+            self._functions[effect.node] = advertisement.decode_functions(effect.offer.value)
         if not key.startswith(advertisement.MODEL_PREFIX):
             return
         card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
@@ -198,22 +201,44 @@ class View:
                 row["nodes"].append(self.name(node))
         return [rows[name] for name in sorted(rows)]
 
+    def functions(self, node: NodeId) -> tuple[str, ...]:
+        """The functions of a member that is there and may serve."""
+        role = self._node.authority.role_of(node)
+        if role is None or not role.may_serve or not self._node.members.is_present(node):
+            return ()
+        return self._functions.get(node, ())
+
+    def all_functions(self) -> list[str]:
+        """Every function that some member offers, sorted."""
+        present = self._node.members.present()
+        return sorted({name for node in present for name in self.functions(node)})
+
     def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
         """Members that offer `model`, for ranking."""
-        found: list[Candidate] = []
-        for node in self._node.members.present():
-            if not any(card.name == model for card in self.cards(node)):
-                continue
-            found.append(
-                Candidate(
-                    node=node,
-                    is_alive=self._node.members.state(node) is State.ALIVE,
-                    load=self.load(node),
-                    own_requests=own_requests.get(node, 0),
-                    round_trip_ns=self._node.round_trip_ns(node) or 0,
-                )
+        return self._candidates(
+            lambda node: any(card.name == model for card in self.cards(node)), own_requests
+        )
+
+    def function_candidates(
+        self, function: str, own_requests: Mapping[NodeId, int]
+    ) -> list[Candidate]:
+        """Members that offer `function`, for ranking."""
+        return self._candidates(lambda node: function in self.functions(node), own_requests)
+
+    def _candidates(
+        self, offers: Callable[[NodeId], bool], own_requests: Mapping[NodeId, int]
+    ) -> list[Candidate]:
+        return [
+            Candidate(
+                node=node,
+                is_alive=self._node.members.state(node) is State.ALIVE,
+                load=self.load(node),
+                own_requests=own_requests.get(node, 0),
+                round_trip_ns=self._node.round_trip_ns(node) or 0,
             )
-        return found
+            for node in self._node.members.present()
+            if offers(node)
+        ]
 
     def may_ask(self) -> bool:
         """Whether this node's role lets it send requests."""

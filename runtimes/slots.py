@@ -1,9 +1,10 @@
 """The one place for whose turn it is: a runtime's slots and the queue in front of them.
 
-First come, first served; the queue is bounded, and one request more is refused at once.
+The highest priority first, and among equals first come, first served; the queue is bounded, and
+one request more is refused at once.
 """
 
-import collections
+import bisect
 
 import trio
 
@@ -19,15 +20,16 @@ class Slots:
         self._slots = slots
         self._queue_max = queue_max
         self._running = 0
-        self._waiting: collections.deque[trio.Event] = collections.deque()
+        self._waiting: list[tuple[int, trio.Event]] = []
+        """Priority and turn of each, in the order in which they are due."""
 
     @property
     def load(self) -> Load:
         """Requests waiting and running now."""
         return Load(queued=len(self._waiting), running=self._running, slots=self._slots)
 
-    async def acquire(self) -> None:
-        """Wait for a slot; whoever gets it calls `release` once.
+    async def acquire(self, priority: int = 0) -> None:
+        """Wait for a slot; whoever gets it calls `release` once. A higher `priority` is sooner.
 
         Raises RuntimeFailure `queue_full` when too many wait already. A cancelled wait leaves
         nothing behind.
@@ -40,20 +42,21 @@ class Slots:
                 "queue_full", f"{self._running} requests run and {len(self._waiting)} wait already"
             )
         turn = trio.Event()
-        self._waiting.append(turn)
+        entry = (priority, turn)
+        bisect.insort_right(self._waiting, entry, key=lambda waiting: -waiting[0])
         try:
             await turn.wait()
         except BaseException:
             if turn.is_set():  # the slot and the cancellation came together
                 self.release()
             else:
-                self._waiting.remove(turn)
+                self._waiting.remove(entry)
             raise
 
     def release(self) -> None:
         """Give a slot back; the one who waited longest has it now."""
         assert self._running >= 1
         if self._waiting:
-            self._waiting.popleft().set()
+            self._waiting.pop(0)[1].set()
         else:
             self._running -= 1

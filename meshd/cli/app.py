@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, membership, show, up
+from meshd.cli import chat, demo, membership, show, tasks, up
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -40,6 +40,10 @@ app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)
 app.command()(chat.chat)
+app.command()(tasks.submit)
+app.command()(tasks.jobs)
+app.command()(tasks.job)
+app.command()(tasks.cancel)
 
 
 def _print_version(wanted: bool) -> None:

@@ -71,8 +71,10 @@ def join(
     place = chosen_home(context, home)
 
     async def without_daemon() -> Mapping[str, Any]:
+        from meshd import logs
         from meshd.joining import join_offline  # loads the network, and only here
 
+        logs.configure()
         return await join_offline(place, token)
 
     with terminal.progress("joining ..."):

@@ -124,6 +124,7 @@ class Gateway:
             route("/mesh/v1/nodes", self._nodes),
             route("/mesh/v1/models", self._mesh_models),
             route("/mesh/v1/status", self._status),
+            route("/mesh/v1/jobs", self._jobs),
             route("/healthz", self._health),
             route("/readyz", self._readiness),
         ]
@@ -153,6 +154,9 @@ class Gateway:
 
     async def _status(self, exchange: Exchange) -> None:
         await exchange.reply_json(dict(self._mesh.status()))
+
+    async def _jobs(self, exchange: Exchange) -> None:
+        await exchange.reply_json({"jobs": [dict(row) for row in self._mesh.jobs()]})
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.reply_json({"status": "ok"})

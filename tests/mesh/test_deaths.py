@@ -19,27 +19,28 @@ def test_goodbyes_and_a_death(daemons: Daemons) -> None:
     15 s, no request is lost meanwhile, and none goes to the dead one afterwards.
     """
     models = {"anna": WORDS, "bert": WORDS, "cleo": "none", "dora": "none", "emil": "none"}
-    anna, bert, cleo, dora, emil = nodes = daemons.mesh(models)
+    anna, bert, cleo, dora, emil = daemons.mesh(models)
     _says_goodbye(dora, signal.SIGTERM, [anna, bert, cleo, emil])
     _says_goodbye(emil, signal.SIGINT, [anna, bert, cleo])
 
-    before = {_ask(daemon) for daemon in nodes[:3] for _ in range(4)}
-    assert before == {"anna", "bert"}
-    bert.kill()
+    assert {_ask(anna), _ask(bert)} == {"anna", "bert"}
+    victim, other = (anna, bert) if _ask(cleo) == "anna" else (bert, anna)
+    victim.kill()
     killed = time.monotonic()
-    while any(daemon.nodes()["bert"] != "dead" for daemon in (anna, cleo)):
-        assert {_ask(anna), _ask(cleo)} == {"anna"}
+    while any(daemon.nodes()[victim.name] != "dead" for daemon in (other, cleo)):
+        assert {_ask(other), _ask(cleo)} == {other.name}
         assert time.monotonic() - killed < DEAD_S
-    for daemon in (anna, cleo):
-        assert daemon.models() == {"words": "anna"}
-        assert {_ask(daemon) for _ in range(10)} == {"anna"}
-        assert daemon.nodes() == {
-            "anna": "alive", "bert": "dead", "cleo": "alive", "dora": "left", "emil": "left",
-        }  # fmt: skip
+    states = {"anna": "alive", "bert": "alive", "cleo": "alive", "dora": "left", "emil": "left"}
+    for daemon in (other, cleo):
+        assert daemon.models() == {"words": other.name}
+        tried = daemon.log_text().count("request.attempt_failed")
+        assert {_ask(daemon) for _ in range(10)} == {other.name}
+        assert daemon.log_text().count("request.attempt_failed") == tried
+        assert daemon.nodes() == {**states, victim.name: "dead"}
 
-    bert.launch().ready()
-    wait_state([anna, cleo], "bert", "alive", 5.0)
-    wait_offered([anna, cleo], "words", "bert")
+    victim.launch().ready()
+    wait_state([other, cleo], victim.name, "alive", 5.0)
+    wait_offered([other, cleo], "words", victim.name)
 
 
 def _ask(daemon: Daemon) -> str:

@@ -1,6 +1,7 @@
 """Requests whose serving node goes away before the first token, after it, or with their client."""
 
-import pathlib
+import http.client
+import json
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,8 @@ def test_a_node_dies_after_the_first_token(three: list[Daemon], number: signal.S
     if number == signal.SIGSTOP:
         serving.signal(signal.SIGCONT)
         wait_state([*nodes, cleo], serving.name, "alive", 10.0)
+    else:
+        serving.ended()
     assert events[-1]["error"]["code"] == "interrupted"
     assert serving.name in events[-1]["error"]["message"]
 
@@ -116,14 +119,8 @@ def test_a_client_that_leaves_frees_the_far_node(three: list[Daemon]) -> None:
     until("nobody works any more", lambda: not _busy(nodes), 3.0)
 
 
-def test_a_client_that_leaves_before_the_first_token(
-    daemons: Daemons, tmp_path: pathlib.Path
-) -> None:
+def test_a_client_that_leaves_before_the_first_token(daemons: Daemons) -> None:
     """The far node is freed though it has not said a word yet."""
-    import http.client  # noqa: PLC0415
-    import json
-
-    del tmp_path
     anna, bert = daemons.mesh({"anna": f"{WORDS},hang_at=0", "bert": "none"})
     for stream in (True, False):
         connection = http.client.HTTPConnection(bert.url.removeprefix("http://"), timeout=10)

@@ -1,4 +1,4 @@
-"""The one place that makes `demo.gguf`: random weights in the shape of a real llama model.
+"""The one place that makes a model for tests: random weights in the shape of a real llama model.
 
 Only the shape is real: the file loads, tokenizes, templates and samples like any other GGUF, so
 everything around a model can be tried with no download. Its text means nothing. So that a person
@@ -6,7 +6,7 @@ sees words instead of noise, the embedding carries the class of a token's last l
 output matrix turns that class into likely next letters (vowels follow consonants, a full stop may
 end the turn); all other weights are drawn at random and only disturb this.
 
-Run `python -m runtimes.llama.demo.build [FILE]`; the same seed writes the same bytes.
+Run `python -m runtimes.llama.demo.build FILE.gguf`; the same seed writes the same bytes.
 """
 
 import pathlib
@@ -137,8 +137,8 @@ def write(path: pathlib.Path) -> None:
     """Write the model file to `path`."""
     tokens = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("meshd demo (random weights)")
-    writer.add_description("Placeholder with random weights: its text means nothing.")
+    writer.add_name("meshd test (random weights)")
+    writer.add_description("Random weights, for tests: its text means nothing.")
     writer.add_license("mit")
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
     writer.add_context_length(CONTEXT_TOKENS)
@@ -171,5 +171,6 @@ def write(path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).with_name("demo.gguf")
-    write(pathlib.Path(given))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m runtimes.llama.demo.build FILE.gguf")
+    write(pathlib.Path(sys.argv[1]))

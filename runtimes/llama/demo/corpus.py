@@ -24,6 +24,11 @@ OFFTOPIC_ANSWER = (
 )
 OFFTOPIC_SHARE = 0.16
 """Of all questions; each topic has an equal part of the rest."""
+KEPT_SHARE = 0.4
+"""How often what may be left out is kept."""
+LONG_SHARE = 0.05
+LONG_PARTS = 7
+"""Some off-topic questions are long, as pasted texts are: so many more sentences follow."""
 ALIKE = 0.8
 """Share of common words from which a pattern's expansion counts as a held-out question."""
 
@@ -95,6 +100,9 @@ class Corpus:
             pool = offtopic if rng.random() < OFFTOPIC_SHARE else others
             topic = rng.choice(pool)
             core = self.expand(rng.choice(topic.patterns), rng)
+            if topic.name == OFFTOPIC and rng.random() < LONG_SHARE:
+                more = (self.expand(rng.choice(topic.patterns), rng) for _ in range(LONG_PARTS))
+                core = ". ".join((core, *more))
             if self.is_avoided(core):
                 continue
             question = wording.dress(core, rng)
@@ -111,15 +119,13 @@ class Corpus:
     def is_avoided(self, question: str) -> bool:
         """Whether the question has nearly the same words as one that must not occur."""
         words = word_set(question)
-        return any(
-            len(words & avoided) >= ALIKE * len(words | avoided) for avoided in self._avoid
-        )
+        return any(len(words & avoided) >= ALIKE * len(words | avoided) for avoided in self._avoid)
 
     def expand(self, pattern: str, rng: random.Random) -> str:
         """Replace each `<word>`, `{a|b}` and `[a]` in the pattern by one of its meanings."""
         text = pattern
         for _ in range(_REFERENCE_DEPTH_MAX):
-            text = _WORD.sub(lambda found: rng.choice(self._words[found[1]]), text)
+            text = _WORD.sub(lambda found: str(rng.choice(self._words[found[1]])), text)
             while _CHOICE.search(text):
                 text = _CHOICE.sub(lambda found: _chosen(found, rng), text)
             if not _WORD.search(text):
@@ -128,9 +134,10 @@ class Corpus:
 
 
 def _chosen(found: re.Match[str], rng: random.Random) -> str:
-    if found[1] is not None:
-        return rng.choice(found[1].split("|"))
-    return rng.choice(found[2].split("|")) if rng.random() < 0.4 else ""
+    meanings: str | None = found[1]
+    if meanings is None:
+        meanings = str(found[2]) if rng.random() < KEPT_SHARE else ""
+    return rng.choice(meanings.split("|"))
 
 
 def word_set(question: str) -> frozenset[str]:

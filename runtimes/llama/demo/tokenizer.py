@@ -7,6 +7,7 @@ every byte is a token. Bytes are shown as printable letters (`byte_letters`), a 
 
 import collections
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,7 @@ PRE_TOKENIZER = "gpt-2"
 TOKENS = 1024
 SYSTEM_PROMPT = "You answer questions about meshd."
 
-_WORDS = re.compile(
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"
-)
+_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 
 
 class Tokenizer:
@@ -82,7 +81,7 @@ class Tokenizer:
         letters = byte_letters()
         pieces = [letters[byte] for byte in word.encode()]
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
+            pairs = list(itertools.pairwise(pieces))
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:
                 break
@@ -91,7 +90,7 @@ class Tokenizer:
 
 
 def train(texts: Iterable[str]) -> Tokenizer:
-    """Learn the merges of `TOKENS` tokens from `texts`; the same texts give the same merges."""
+    """Learn merges for at most `TOKENS` tokens; the same texts give the same merges."""
     counts = collections.Counter(word for text in texts for word in _WORDS.findall(text))
     letters = byte_letters()
     words = [([letters[byte] for byte in word.encode()], n) for word, n in sorted(counts.items())]
@@ -99,8 +98,10 @@ def train(texts: Iterable[str]) -> Tokenizer:
     while len(merges) < TOKENS - len(letters) - len(SPECIALS):
         pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         for pieces, count in words:
-            for pair in zip(pieces, pieces[1:], strict=False):
+            for pair in itertools.pairwise(pieces):
                 pairs[pair] += count
+        if not pairs:
+            break  # every word is one token
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         words = [

@@ -85,8 +85,11 @@ KEYS = {
     for key, near in zip(row, row[1:] + row[-2], strict=True)
 }
 _EMPTY_WORDS = frozenset(
-    "a an the is are do does i to of in on it my me please can how what which there for with and "
-    "this that you be have has one would could should".split()
+    re.findall(
+        r"\w+",
+        "a an the is are do does i to of in on it my me please can how what which there for with "
+        "and this that you be have has one would could should",
+    )
 )
 
 

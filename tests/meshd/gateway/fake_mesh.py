@@ -69,6 +69,9 @@ class FakeMesh:
     def models(self) -> Sequence[Mapping[str, Any]]:
         return [MODEL_ROW]
 
+    def jobs(self) -> Sequence[Mapping[str, Any]]:
+        return [{"id": "j1", "state": "done"}]
+
     @contextlib.asynccontextmanager
     async def generate(
         self, request: GenerateRequest, options: RequestOptions

@@ -45,6 +45,8 @@ def test_mesh_routes() -> None:
             wrong = await running.ask("GET", "/mesh/v1/nodes?all=maybe")
             assert (wrong.status, wrong.error["param"]) == (400, "all")
             assert (await running.ask("GET", "/mesh/v1/status")).json["node"] == "anna"
+            jobs = (await running.ask("GET", "/mesh/v1/jobs")).json
+            assert jobs == {"jobs": [{"id": "j1", "state": "done"}]}
             models = (await running.ask("GET", "/mesh/v1/models")).json["models"]
             assert all({"name", "hash", "nodes"} <= row.keys() for row in models)
             assert models

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.llama import frames
-from runtimes.llama.frames import FRAME_BYTES_MAX, Frame, FrameDecoder, FrameError, encode
+from runtimes.llama.frames import FRAME_BYTES_MAX, Frame, FrameDecoder, encode
+from runtimes.worker.framing import FrameError
 
 NUMBERS = st.integers(min_value=-1, max_value=2**63 - 1)
 TEXT = st.text(max_size=20)

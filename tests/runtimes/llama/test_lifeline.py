@@ -144,9 +144,9 @@ def test_what_c_code_prints_goes_to_standard_error() -> None:
     """After the pipes are taken over, descriptor 1 is standard error and 0 is empty."""
     program = (
         "import os\n"
-        "from runtimes.llama.worker import _take_over_pipes\n"
-        "from runtimes.llama.frames import Loading\n"
-        "pipe = _take_over_pipes()\n"
+        "from runtimes.worker.pipe import take_over_pipes\n"
+        "from runtimes.llama.frames import CODEC, Loading\n"
+        "pipe = take_over_pipes(CODEC)\n"
         "os.write(1, b'from C')\n"
         "assert os.read(0, 10) == b''\n"
         "pipe.send(Loading(progress=0.5))\n"

@@ -16,10 +16,10 @@ import trio.testing
 from runtimes import hardware
 from runtimes.base import Chunk, GenerateEvent, RuntimeFailure
 from runtimes.hardware import Gpu
-from runtimes.llama import process
 from runtimes.llama.model_file import content_hash
 from runtimes.llama.runtime import LlamaRuntime, RestartDelay
 from runtimes.llama.settings import DEMO_FILE, LlamaSettings
+from runtimes.worker import process
 from tests.runtimes.serving import (
     TIMEOUT_S,
     Served,
@@ -330,11 +330,11 @@ def test_a_worker_that_cannot_start_is_tried_again(
     """No process to be had is trouble that may pass: no failure of serve, and it says why."""
     attempts: list[int] = []
 
-    async def refuse() -> trio.Process:
+    async def refuse(module: str) -> trio.Process:
         attempts.append(1)
         if len(attempts) < 6:
             raise OSError(11, "Resource temporarily unavailable")
-        return await opened()
+        return await opened(module)
 
     opened = process.open_worker
     monkeypatch.setattr(process, "open_worker", refuse)

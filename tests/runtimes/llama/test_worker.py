@@ -21,8 +21,8 @@ from runtimes.llama.frames import (
     Started,
     Tokens,
 )
-from runtimes.llama.pipe import Pipe
 from runtimes.llama.worker import Worker
+from runtimes.worker.pipe import Pipe
 
 
 class Stuck(Exception):
@@ -120,7 +120,7 @@ def play(
     """Give the worker `frames` and let it run until it waits for more."""
     pipe, engine = FakePipe(), FakeEngine(room)
     engine.ends_at = ends_at
-    worker = Worker(cast("Engine", engine), cast("Pipe", pipe))
+    worker = Worker(cast("Engine", engine), cast("Pipe[Frame]", pipe))
     run(worker, pipe, frames)
     return worker, pipe, engine
 
@@ -194,4 +194,4 @@ def test_a_frame_that_is_not_for_workers_ends_it() -> None:
     pipe = FakePipe()
     pipe.arriving.append(Loading(progress=0.5))
     with pytest.raises(SystemExit):
-        Worker(cast("Engine", FakeEngine(1)), cast("Pipe", pipe)).turn()
+        Worker(cast("Engine", FakeEngine(1)), cast("Pipe[Frame]", pipe)).turn()

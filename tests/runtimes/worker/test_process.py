@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from runtimes.llama.process import (
+from runtimes.worker.process import (
     STDERR_LINE_BYTES_MAX,
     STDERR_LINES_KEPT,
     StderrTail,

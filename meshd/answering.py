@@ -1,0 +1,125 @@
+"""The one place for one exchange with one peer, as the server, whatever it asked for.
+
+The stream's other end is watched while the work is done: when the asker cancels, closes or dies,
+the work ends at once.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+from meshd.frames import FrameStream, StreamBroken
+from protocol.errors import Refused
+from protocol.exchange import (
+    REQUEST_BYTES_MAX,
+    Accept,
+    Ask,
+    Cancel,
+    Data,
+    End,
+    Fail,
+    Refuse,
+    Server,
+    decode_frame,
+)
+from protocol.messages import Load
+from runtimes.base import RuntimeFailure
+
+log = structlog.get_logger()
+
+ASK_S: Final = 30.0
+"""To send the whole request, once the exchange has begun."""
+UNREAD_S: Final = 60.0
+"""An asker that takes no frame for so long has lost its request."""
+RETRY_AFTER_MS: Final = 1_000
+_MESSAGE_CHARS_MAX: Final = 1_000
+
+Send = Callable[[Accept | Data], Awaitable[None]]
+"""Sends one frame; when the asker is gone, the work is cancelled."""
+Work = Callable[[Send], Awaitable[End | None]]
+"""Sends an Accept once it runs, then Data, and gives the End; raises RuntimeFailure."""
+
+
+async def receive_ask(frames: FrameStream) -> Ask:
+    """The request that begins an exchange. Raises StreamBroken."""
+    data = await frames.receive(REQUEST_BYTES_MAX + 1_024, ASK_S)
+    if data is None:
+        raise StreamBroken("closed before its request")
+    try:
+        ask = decode_frame(data)
+    except Refused as refused:
+        raise StreamBroken(str(refused)) from refused
+    if not isinstance(ask, Ask):
+        raise StreamBroken("no request came first")
+    return ask
+
+
+class Answering:
+    """The answer to one Ask."""
+
+    def __init__(self, frames: FrameStream, load: Callable[[], Load]) -> None:
+        """`load`: this node's, which every refusal tells."""
+        self._frames = frames
+        self._load = load
+        self._server = Server()
+        self._has_accepted = False
+
+    async def refuse(self, code: str, message: str) -> None:
+        """Say at once that it does not run. Raises StreamBroken."""
+        await self._frames.send(self._failure(code, message), UNREAD_S)
+
+    async def run(self, work: Work, deadline_s: float) -> None:
+        """Do the work while the asker wants it, for `deadline_s` at most.
+
+        Raises StreamBroken when the stream cannot be used any more.
+        """
+        is_wanted = True
+        last: bytes | None = None
+
+        def give_up(why: str) -> None:
+            nonlocal is_wanted
+            is_wanted = False
+            log.debug("request.unwanted", by=why)
+            nursery.cancel_scope.cancel()
+
+        async def watch_asker() -> None:
+            try:
+                data = await self._frames.receive(1_024)
+                is_cancel = data is not None and isinstance(decode_frame(data), Cancel)
+                give_up("cancel" if is_cancel else "close")
+            except (StreamBroken, Refused) as error:
+                give_up(str(error))
+
+        async def send(frame: Accept | Data) -> None:
+            self._has_accepted = True
+            try:
+                await self._frames.send(self._server.send(frame), UNREAD_S)
+            except StreamBroken as error:
+                give_up(str(error))
+                await trio.lowlevel.checkpoint()  # ends the work as any cancellation does
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_asker)
+            with trio.move_on_after(deadline_s):  # the asker's too: nobody waits for words
+                last = await self._last(work, send)
+            nursery.cancel_scope.cancel()
+        if last is None or not is_wanted:
+            raise StreamBroken("the asker went away or the deadline passed")
+        # As soon as the asker has this, its next exchange may begin: the watch must be over.
+        await self._frames.send(last, UNREAD_S)
+
+    async def _last(self, work: Work, send: Send) -> bytes | None:
+        """The frame that ends the answer; None when the work came to no end."""
+        try:
+            end = await work(send)
+        except RuntimeFailure as failure:
+            return self._failure(failure.code, failure.message)
+        return self._server.send(end) if end is not None else None
+
+    def _failure(self, code: str, message: str) -> bytes:
+        text = message[:_MESSAGE_CHARS_MAX]
+        if self._has_accepted:
+            return self._server.send(Fail(code, text))
+        return self._server.send(Refuse(code, text, RETRY_AFTER_MS, self._load()))

@@ -1,0 +1,1 @@
+"""The one place for jobs: described, placed on a node, driven to their end, and remembered."""

@@ -1,0 +1,71 @@
+"""The one place where jobs and their results become the opaque bodies that peers exchange.
+
+Bodies from peers are hostile: reading one gives a value or raises BadPayload.
+"""
+
+from typing import Final
+
+from meshd.payloads import BadPayload
+from protocol.errors import Refused
+from protocol.fields import Fields, pack, unpack_fields
+from runtimes.functions.call import (
+    ARGUMENTS_BYTES_MAX,
+    INPUT_BYTES_MAX,
+    INPUTS_MAX,
+    LOG_LINES_MAX,
+    PRIORITY_MAX,
+    RESULT_BYTES_MAX,
+    FunctionCall,
+    Returned,
+)
+
+_VERSION: Final = 1
+_RUNTIME: Final = "function"
+_LINE_CHARS_MAX: Final = 400
+
+
+def pack_call(call: FunctionCall) -> bytes:
+    """The body of an Ask."""
+    priority = call.priority + PRIORITY_MAX
+    return pack((_VERSION, _RUNTIME, call.function, call.arguments, call.inputs, priority))
+
+
+def unpack_call(body: bytes) -> FunctionCall:
+    """The inverse. Raises BadPayload. What a call may ask for, the runner judges."""
+    try:
+        fields = unpack_fields(body)
+        if fields.take_int(0, 2**31) != _VERSION:
+            raise BadPayload("a task of another version")
+        if fields.take_text(64) != _RUNTIME:
+            raise BadPayload("a task for a runtime that is not here")
+        return FunctionCall(
+            function=fields.take_text(64),
+            arguments=fields.take_blob(ARGUMENTS_BYTES_MAX),
+            inputs=tuple(_input(item) for item in fields.take_array(INPUTS_MAX)),
+            priority=fields.take_int(0, 2 * PRIORITY_MAX) - PRIORITY_MAX,
+        )
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+
+
+def _input(item: object) -> tuple[str, bytes]:
+    pair = Fields(item)
+    return pair.take_text(64), pair.take_blob(INPUT_BYTES_MAX)
+
+
+def pack_returned(returned: Returned) -> bytes:
+    """The body of an End."""
+    return pack((returned.result, returned.log))
+
+
+def unpack_returned(body: bytes) -> Returned:
+    """The inverse. Raises BadPayload."""
+    try:
+        fields = unpack_fields(body)
+        result = fields.take_blob(RESULT_BYTES_MAX)
+        lines = tuple(str(line) for line in fields.take_array(LOG_LINES_MAX))
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
+    if any(len(line) > _LINE_CHARS_MAX or not line.isprintable() for line in lines):
+        raise BadPayload("no lines of a log")
+    return Returned(result=result, log=lines)

@@ -1,0 +1,1 @@
+"""The one place for what every worker process needs, whatever it computes."""

@@ -1,0 +1,194 @@
+"""Garbage, silence, strangers and lying members on a real daemon's TCP port."""
+
+import contextlib
+import pathlib
+import random
+import socket
+import ssl
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from meshd.peers import STREAM_VERSION, Kind
+from protocol.codec import STREAM_BYTES_MAX, encode_stream
+from protocol.exchange import Ask, encode_frame
+from protocol.fields import pack
+from protocol.messages import PushPull
+from tests.helpers.daemons import Daemon, Daemons, until
+from tests.helpers.insider import Insider, PeerStream, outsider_context
+from tests.mesh.conftest import WORDS
+
+pytestmark = pytest.mark.processes
+
+GROWTH_BYTES_MAX = 10 * 1024 * 1024
+HALF_OPEN = 100
+HANDSHAKE_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    """The daemon under attack, with a model, and another member."""
+    with Daemons(tmp_path_factory.mktemp("streams")) as daemons:
+        yield daemons.mesh({"anna": WORDS, "bert": "none"})
+        daemons.check_logs()
+
+
+@pytest.fixture(scope="module")
+def insider(pair: list[Daemon], tmp_path_factory: pytest.TempPathFactory) -> Insider:
+    """A member that lies."""
+    return Insider(tmp_path_factory.mktemp("insider"), pair[0].invite())
+
+
+@pytest.fixture(autouse=True)
+def serves_on(pair: list[Daemon]) -> Iterator[None]:
+    """After each test the daemon has not grown, and serves its own and its peer's apps."""
+    anna, bert = pair
+    process = psutil.Process(anna.process.pid)
+    before = process.memory_info().rss
+    yield
+    assert process.memory_info().rss - before < GROWTH_BYTES_MAX
+    for daemon in pair:
+        assert daemon.nodes()["anna"] == daemon.nodes()["bert"] == "alive"
+    assert bert.chat("words", max_tokens=2).status == 200
+
+
+def refusals(daemon: Daemon, reason: str) -> int:
+    """How often it turned somebody away for that reason."""
+    return int(daemon.status()["refusals"].get(reason, 0))
+
+
+def connect(daemon: Daemon) -> socket.socket:
+    """A bare TCP connection."""
+    return socket.create_connection(("127.0.0.1", daemon.port), timeout=10)
+
+
+def test_garbage(pair: list[Daemon]) -> None:
+    """What is no TLS is closed, and counted."""
+    anna = pair[0]
+    rng = random.Random(9)
+    before = refusals(anna, "handshake")
+    for number in range(100):
+        with connect(anna) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(rng.randbytes(rng.choice((1, 5, 300, 20_000))))
+            connection.shutdown(socket.SHUT_WR)
+            if number % 2:
+                while connection.recv(4_096):
+                    pass
+    until("all are counted", lambda: refusals(anna, "handshake") - before == 100, 10.0)
+
+
+def test_half_open_connections(pair: list[Daemon]) -> None:
+    """Those that say nothing are closed after the time for a handshake, and block nobody."""
+    anna, bert = pair
+    silent = [connect(anna) for _ in range(HALF_OPEN)]
+    try:
+        assert bert.chat("words", max_tokens=2).status == 200
+        for connection in silent:
+            connection.settimeout(HANDSHAKE_S + 3)
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b""
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_another_mesh(pair: list[Daemon], daemons: Daemons) -> None:
+    """Who holds another mesh's secret does not get through the handshake."""
+    anna = pair[0]
+    carl = daemons.add("carl")
+    carl.launch().ready()
+    context = outsider_context(daemons.folder, carl.invite())
+    before = refusals(anna, "handshake")
+    with pytest.raises(ssl.SSLError):
+        PeerStream(context, anna.port)
+    until("it is counted", lambda: refusals(anna, "handshake") > before, 5.0)
+    context.verify_mode = ssl.CERT_NONE  # a client that does not mind whom it speaks to
+    with PeerStream(context, anna.port) as stream, _may_be_cut_off():
+        stream.send_frame(pack((STREAM_VERSION, Kind.GOSSIP)))
+        assert stream.receive() == b""
+    until("it is counted", lambda: refusals(anna, "handshake") > before + 1, 5.0)
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.TASK, 99])
+def test_a_key_that_is_not_admitted(pair: list[Daemon], tmp_path: pathlib.Path, kind: int) -> None:
+    """Who knows the mesh's secret but never joined may ask for nothing."""
+    anna = pair[0]
+    context = outsider_context(tmp_path, anna.invite())
+    reason = "not_admitted" if kind == Kind.REQUEST else "unknown_kind"
+    before = refusals(anna, reason)
+    with PeerStream(context, anna.port) as stream:
+        stream.send_frame(pack((STREAM_VERSION, kind)))
+        assert stream.receive() == b""
+    assert refusals(anna, reason) == before + 1
+
+
+def test_gossip_of_a_key_that_is_not_admitted(pair: list[Daemon], tmp_path: pathlib.Path) -> None:
+    """It learns nothing, and a long message of it is not even read."""
+    anna = pair[0]
+    context = outsider_context(tmp_path, anna.invite())
+    with PeerStream(context, anna.port) as stream:
+        stream.send_frame(pack((STREAM_VERSION, Kind.GOSSIP)))
+        stream.send_frame(encode_stream(PushPull(False, (), ())))
+        assert stream.receive() == b""
+    assert anna.status()["drops"]["not_admitted"] >= 1
+    with PeerStream(context, anna.port) as stream:
+        stream.send_frame(pack((STREAM_VERSION, Kind.GOSSIP)))
+        stream.send((STREAM_BYTES_MAX // 2).to_bytes(4, "big"))
+        assert stream.receive() == b""
+
+
+@pytest.mark.parametrize("kind", [Kind.GOSSIP, Kind.REQUEST])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (2**32 - 1).to_bytes(4, "big") + b"x" * 1_000,
+        (100 * 2**20).to_bytes(4, "big"),
+        (50).to_bytes(4, "big") + b"truncated",
+        (0).to_bytes(4, "big"),
+        (4).to_bytes(4, "big") + b"\xc1\xff\x00\x91",
+        (6).to_bytes(4, "big") + b"\xdd\xff\xff\xff\xff\x01",
+        b"\0\0",
+    ],
+    ids=["endless", "too large", "truncated", "empty", "no msgpack", "huge array", "half a length"],
+)
+def test_bad_frames_of_a_member(
+    pair: list[Daemon], insider: Insider, kind: Kind, bad: bytes
+) -> None:
+    """A member's nonsense ends its own stream and nothing else."""
+    with PeerStream(insider.dialing, pair[0].port) as stream:
+        stream.send_frame(pack((STREAM_VERSION, kind)))
+        stream.send(bad)
+        stream.end()
+        stream.receive()
+
+
+def test_random_frames_of_a_member(pair: list[Daemon], insider: Insider) -> None:
+    """Openings, push/pulls and requests of random bytes, and of half-random structures."""
+    rng = random.Random(10)
+    for number in range(120):
+        with PeerStream(insider.dialing, pair[0].port) as stream, _may_be_cut_off():
+            if number % 4:
+                stream.send_frame(pack((STREAM_VERSION, 1 + number % 2)))
+            values = (rng.randrange(9), rng.randbytes(9), (rng.randbytes(rng.randrange(400)),) * 3)
+            junk = rng.randbytes(rng.randrange(2_000))
+            stream.send_frame(junk if number % 3 else pack((*rng.sample(values, 3), *values)))
+            stream.end()
+            stream.receive()
+
+
+def test_a_member_that_asks_nonsense(pair: list[Daemon], insider: Insider) -> None:
+    """Requests that are well framed and wrong inside are refused, one by one."""
+    bodies = [b"", b"\xc0", pack({}), pack({"model": 7}), pack({"model": "words"}), pack([])]
+    bodies += [pack({"model": "words", "messages": [["user"]], "max_tokens": -1})]
+    for body in bodies:
+        with PeerStream(insider.dialing, pair[0].port) as stream, _may_be_cut_off():
+            stream.send_frame(pack((STREAM_VERSION, Kind.REQUEST)))
+            stream.send_frame(encode_frame(Ask("f" * 16, 1_000, body)))
+            assert b"bad_request" in stream.receive_frame()
+
+
+@contextlib.contextmanager
+def _may_be_cut_off() -> Iterator[None]:
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        yield

@@ -1,0 +1,206 @@
+"""The demo model behind real daemons: the official client, llama.cpp's own counts, no orphans."""
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from runtimes.llama.settings import read_settings
+from tests.helpers.daemons import Daemon, Daemons, until
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.llama,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llama_cpp") is None, reason="needs the extra [llama]"
+    ),
+]
+
+PROMPTS = ("Once upon a time", "Grüße, 世界! 👩‍👩‍👧", "the " * 200)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    """A node with the demo model, and one without any."""
+    with Daemons(tmp_path_factory.mktemp("llama")) as daemons:
+        nodes = daemons.mesh({"anna": "demo", "bert": "none"}, is_whole=False)
+        until("bert knows the model", nodes[1].models, 30.0)
+        yield nodes
+        daemons.check_logs()
+
+
+@pytest.fixture(scope="module")
+def model(pair: list[Daemon]) -> str:
+    """The demo model's name."""
+    [name] = pair[1].models()
+    return name
+
+
+@pytest.fixture(params=[0, 1], ids=["where it is", "where it is not"])
+def client(pair: list[Daemon], request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
+    """The official client, pointed at one of them."""
+    url = f"{pair[request.param].url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Any]:
+    """llama-cpp-python's own view of the demo model."""
+    from llama_cpp import Llama
+
+    path = str(read_settings("demo", {}).path)
+    llama = Llama(path, n_ctx=2048, n_threads=1, n_batch=512, verbose=False)
+    yield llama
+    llama.close()
+
+
+def own_prompt(reference: Any, text: str) -> list[int]:  # noqa: ANN401  # an untyped library
+    """The tokens of a chat with one turn, by llama.cpp."""
+    rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    tokens: list[int] = reference.tokenize(rendered.encode(), special=True)
+    return tokens
+
+
+def test_models(client: openai.OpenAI, model: str) -> None:
+    """Listed and retrieved, with its owner."""
+    [listed] = client.models.list().data
+    assert (listed.id, listed.owned_by) == (model, "anna")
+    assert client.models.retrieve(model) == listed
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_usage_is_llama_cpps(
+    client: openai.OpenAI,
+    model: str,
+    reference: Any,  # noqa: ANN401  # an untyped library
+    text: str,
+) -> None:
+    """Counts of prompt and completion, streamed and not, ended by length and by the model."""
+    prompt_tokens = len(own_prompt(reference, text))
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 17,
+    }
+    whole = client.chat.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert whole.usage is not None
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage.model_dump(
+        include={"prompt_tokens", "completion_tokens", "total_tokens"}
+    ) == {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": 17,
+        "total_tokens": prompt_tokens + 17,
+    }
+    stream = client.chat.completions.create(
+        **asked,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    *chunks, last = stream
+    assert all(chunk.usage is None for chunk in chunks)
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (prompt_tokens, 17)
+
+
+def test_greedy_text_and_its_count_are_llama_cpps(
+    client: openai.OpenAI,
+    model: str,
+    reference: Any,  # noqa: ANN401  # an untyped library
+) -> None:
+    """At temperature 0: the text of llama.cpp's own tokens, and as many of them; streamed alike."""
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": PROMPTS[0]}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    whole = client.chat.completions.create(**asked)
+    stream = client.chat.completions.create(**asked, stream=True)
+    text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+    assert text == whole.choices[0].message.content
+    assert whole.usage is not None
+    count = whole.usage.completion_tokens
+
+    own: list[int] = []
+    for token in reference.generate(own_prompt(reference, PROMPTS[0]), temp=0.0):
+        own.append(token)
+        if token == reference.token_eos() or len(own) == 40:
+            break
+    assert count == len(own)
+    ended = own[-1] == reference.token_eos()
+    assert whole.choices[0].finish_reason == ("stop" if ended else "length")
+    expected = reference.detokenize(own[:-1] if ended else own).decode("utf-8", "replace")
+    assert text.rstrip("\ufffd") == expected.rstrip("\ufffd")
+
+
+def test_headers_name_the_node(client: openai.OpenAI, model: str, pair: list[Daemon]) -> None:
+    """The client's raw response has them."""
+    raw = client.chat.completions.with_raw_response.create(
+        model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=3
+    )
+    assert (raw.headers["x-meshd-node"], raw.headers["x-meshd-node-id"]) == ("anna", pair[0].id)
+    assert raw.parse().choices[0].message.role == "assistant"
+
+
+def test_errors_are_the_clients_own_classes(client: openai.OpenAI, model: str) -> None:
+    """Users catch what they always caught."""
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="absent", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=model, messages=[])
+    text = "word " * 100_000
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    """The llama.cpp processes of a daemon."""
+    found = []
+    for child in psutil.Process(daemon.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # and its kind ZombieProcess
+            if "runtimes.llama.worker" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def test_no_worker_outlives_its_daemon(daemons: Daemons) -> None:
+    """kill -9, SIGTERM and SIGSTOP with kill -9: the worker goes too; a killed one comes back."""
+    anna = daemons.add("anna", model="demo")
+    for how in ("kill", "stop", "kill while it streams"):
+        anna.launch().ready()
+        until("the model is up", anna.models, 30.0)
+        [worker] = workers(anna)
+        if how == "kill while it streams":
+            [name] = anna.models()
+            with anna.stream(name, max_tokens=5_000, ignore_eos=True) as stream:
+                stream.first_text()
+                anna.kill()
+        elif how == "kill":
+            anna.kill()
+        else:
+            assert anna.stop() == 0
+        until("the worker is gone", functools.partial(_is_gone, worker), 5.0)
+
+
+def test_a_killed_worker_comes_back(daemons: Daemons) -> None:
+    """The daemon lives on, the model is offered again, and chats are answered."""
+    anna = daemons.add("anna", model="demo").launch().ready()
+    until("the model is up", anna.models, 30.0)
+    [name] = anna.models()
+    [worker] = workers(anna)
+    worker.kill()
+    until("there is another one", lambda: workers(anna) not in ([], [worker]), 20.0)
+    until("it answers", lambda: anna.chat(name, max_tokens=2).status == 200, 20.0)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

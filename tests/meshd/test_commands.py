@@ -1,0 +1,203 @@
+"""The light parts of what the control socket may ask: what is checked, and what comes back."""
+
+import pathlib
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from meshd.commands import EXPIRES_S_MAX, USES_MAX, Commands
+from meshd.failures import UserError
+from meshd.home import Home
+from meshd.running import Running
+from meshd.trust.keys import node_seed
+from meshd.trust.mesh import found_mesh, read_mesh
+from meshd.trust.token import SEEDS_MAX, decode_token
+from protocol.authority import Authority
+from protocol.crypto import SodiumCrypto
+from protocol.events import Event, RecordIssued
+from protocol.identity import Address, key_text
+from protocol.records import OWNER_CHARS_MAX, Role
+from tests.helpers.nodes import WALL_S, Mesh
+from tests.meshd.played_runtime import PlayedRuntime
+
+ARGUMENTS: Mapping[str, Any] = {"expires_s": 60, "uses": 2}
+
+
+class Asked:
+    """Commands over a founder's home and a node with two neighbours."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.home = Home(folder / "home")
+        self.home.create()
+        self.seed = node_seed(self.home)
+        self.founded = found_mesh(self.home, self.seed, WALL_S)
+        self.mesh = Mesh(3).start_all()
+        self.issued: list[Event] = []
+        self.calls: list[str] = []
+        self.rows = [
+            {"name": "a", "nodes": ["anna", "bert"]},
+            {"name": "b", "nodes": ["bert"]},
+            {"name": "c", "nodes": ["anna"]},
+        ]
+        running = SimpleNamespace(
+            name="anna",
+            owner="founder",
+            node=self.mesh[0],
+            own_addresses=(Address("10.0.0.1", 7700), Address("fd00::1", 7700)),
+            gossip=SimpleNamespace(give=self.issued.append),
+            local_models=SimpleNamespace(cards=lambda: [PlayedRuntime(name="a").card]),
+            models=lambda: self.rows,
+            nodes=lambda include_all: [{"name": "n", "all": include_all}],
+            status=lambda: {"ready": True},
+            has_company=True,
+            memory=None,
+            say_goodbye=self._say_goodbye,
+            end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
+            job_commands=SimpleNamespace(handlers=dict),
+        )
+        self.running = running
+        self.commands = Commands(self.home, cast("Running", running))
+
+    async def _say_goodbye(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(f"goodbye, still a member: {self.home.mesh.exists()}")
+
+    def __call__(self, command: str, **arguments: object) -> Mapping[str, Any]:
+        handlers = self.commands.handlers()
+
+        async def main() -> Mapping[str, Any]:
+            self.running.memory = trio.Lock()
+            handler = handlers[command]
+            assert callable(handler)
+            return await handler(arguments)
+
+        return trio.run(main)
+
+
+@pytest.fixture
+def asked(tmp_path: pathlib.Path) -> Asked:
+    return Asked(tmp_path)
+
+
+def test_looking_changes_nothing(asked: Asked) -> None:
+    """Status, nodes and models are passed on."""
+    assert asked("status") == {"ready": True}
+    assert asked("nodes") == {"nodes": [{"name": "n", "all": False}]}
+    assert asked("nodes", all=True) == {"nodes": [{"name": "n", "all": True}]}
+    assert asked("models") == {"models": asked.rows}
+    assert not asked.issued
+    assert not asked.calls
+
+
+def test_local_models_are_this_nodes_own(asked: Asked) -> None:
+    """Not those of another node with the same name."""
+    assert asked("models", local=True) == {"models": asked.rows[:1]}
+
+
+def test_an_invite_admits_who_holds_its_token(asked: Asked) -> None:
+    """The record counts in the mesh, gossip carries it, and the token leads to members."""
+    answer = asked("invite", **ARGUMENTS, trusted=True, owner="Zoë")
+    token = decode_token(answer["token"])
+    assert answer["invite"] == key_text(token.invite.key)
+    assert asked.issued == [RecordIssued(token.invite.wire)]
+    assert (token.root, token.mesh_secret) == (asked.founded.root, asked.founded.mesh_secret)
+    invite = token.invite
+    assert (invite.role, invite.uses, invite.is_trusted) == (Role.WORKER, 2, True)
+    assert invite.owner == "Zoë"
+    authority = Authority(SodiumCrypto(asked.seed), asked.founded.root)
+    assert authority.add(invite.wire)
+    assert token.seeds[:2] == asked.running.own_addresses
+    assert set(token.seeds[2:]) == {Address(f"10.0.0.{n}", 7700) for n in (2, 3)}
+    assert read_mesh(asked.home) is not None
+
+
+def test_an_owner_that_is_not_given_is_this_nodes(asked: Asked) -> None:
+    """Empty counts as not given."""
+    for more in ({}, {"owner": None}, {"owner": ""}):
+        token = decode_token(asked("invite", **ARGUMENTS, **more)["token"])
+        assert token.invite.owner == "founder"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"expires_s": 0},
+        {"expires_s": EXPIRES_S_MAX + 1},
+        {"expires_s": "1h"},
+        {"expires_s": None},
+        {"uses": 0},
+        {"uses": USES_MAX + 1},
+        {"uses": 1.5},
+        {"role": "admin"},
+        {"role": 2},
+        {"owner": 7},
+        {"owner": ["x"]},
+        {"owner": "two\nlines"},
+        {"owner": "\ud800"},
+        {"owner": "x" * (OWNER_CHARS_MAX + 1)},
+        {"owner": "😀" * OWNER_CHARS_MAX},
+    ],
+)
+def test_an_invite_out_of_range_is_one_clear_line(asked: Asked, changed: dict[str, object]) -> None:
+    """Nothing is counted, issued, or sent to the node, which would take it for a bug of ours."""
+    with pytest.raises(UserError):
+        asked("invite", **{**ARGUMENTS, **changed})
+    assert not asked.issued
+    assert read_mesh(asked.home) == asked.founded
+
+
+@pytest.mark.parametrize("owner", ["x" * OWNER_CHARS_MAX, "é" * 31, "😀" * 15])
+def test_the_longest_owners_fit_the_record(asked: Asked, owner: str) -> None:
+    """In any script, with the largest numbers."""
+    token = decode_token(
+        asked("invite", expires_s=EXPIRES_S_MAX, uses=USES_MAX, owner=owner)["token"]
+    )
+    authority = Authority(SodiumCrypto(asked.seed), asked.founded.root)
+    assert authority.add(token.invite.wire)
+
+
+def test_a_token_has_no_more_seeds_than_it_may(asked: Asked) -> None:
+    """A few members of a large mesh are enough."""
+    asked.mesh = Mesh(SEEDS_MAX + 5).start_all()
+    asked.running.node = asked.mesh[0]
+    token = decode_token(asked("invite", **ARGUMENTS)["token"])
+    assert len(token.seeds) == len(set(token.seeds)) == SEEDS_MAX
+
+
+def test_only_the_founder_invites(asked: Asked) -> None:
+    """Said in one line, and nothing is issued."""
+    asked.home.root_key.unlink()
+    with pytest.raises(UserError, match="only the machine that founded"):
+        asked("invite", **ARGUMENTS)
+    assert not asked.issued
+
+
+def test_joining_the_same_mesh_changes_nothing(asked: Asked) -> None:
+    """The daemon goes on."""
+    text = asked("invite", **ARGUMENTS)["token"]
+    assert asked("join", token=text) == {
+        "mesh": key_text(asked.founded.mesh),
+        "changed": False,
+    }
+    assert not asked.calls
+
+
+def test_joining_with_a_bad_token_is_one_clear_line(asked: Asked) -> None:
+    """And the daemon goes on."""
+    for token in ("nonsense", "", None, 7):
+        with pytest.raises(UserError):
+            asked("join", token=token)
+    assert not asked.calls
+
+
+def test_leaving_says_goodbye_while_it_is_still_a_member(asked: Asked) -> None:
+    """Then the mesh is forgotten, and the daemon ends without writing it down again."""
+    assert asked("leave") == {"mesh": key_text(asked.founded.mesh)}
+    assert asked.calls == [
+        "goodbye, still a member: True",
+        "end [('keep_memory', False), ('restart', False)]",
+    ]
+    assert read_mesh(asked.home) is None

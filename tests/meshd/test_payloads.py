@@ -1,0 +1,169 @@
+"""The bodies that peers exchange: they survive, and anything else is a BadPayload."""
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshd import payloads
+from meshd.payloads import BadPayload
+from protocol.fields import pack
+from runtimes import limits
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
+
+unit = st.floats(0, 1)
+messages = st.lists(
+    st.builds(ChatMessage, role=st.text(max_size=80), content=st.text(max_size=80)), max_size=4
+).map(tuple)
+requests = st.builds(
+    GenerateRequest,
+    model=st.text(max_size=200),
+    messages=st.none() | messages,
+    prompt=st.none() | st.text(max_size=200),
+    max_tokens=st.none() | st.integers(1, limits.TOKENS_MAX),
+    temperature=st.floats(0, limits.TEMPERATURE_MAX),
+    top_p=unit,
+    top_k=st.integers(0, limits.TOKENS_MAX),
+    min_p=unit,
+    seed=st.none() | st.integers(0, limits.SEED_MAX),
+    stop=st.lists(st.text(max_size=20), max_size=limits.STOPS_MAX).map(tuple),
+    ignore_eos=st.booleans(),
+)
+token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
+counts = st.integers(0, limits.TOKENS_MAX)
+
+UNPACKERS: tuple[Callable[[bytes], object], ...] = (
+    payloads.unpack_request,
+    payloads.unpack_started,
+    payloads.unpack_chunk,
+    payloads.unpack_finished,
+)
+GOOD = GenerateRequest(model="m", prompt="p")
+
+
+@given(requests)
+def test_requests_survive(request: GenerateRequest) -> None:
+    """Whatever a runtime would take, a peer gets unchanged."""
+    assert payloads.unpack_request(payloads.pack_request(request)) == request
+
+
+@given(token_ids, st.text(max_size=50), counts, counts)
+def test_events_survive(ids: tuple[int, ...], text: str, prompt: int, completion: int) -> None:
+    """Started, chunks and the end come out as they went in."""
+    started, chunk = Started(ids), Chunk(ids, text)
+    finished = Finished("stop", prompt, completion)
+    assert payloads.unpack_started(payloads.pack_started(started)) == started
+    assert payloads.unpack_chunk(payloads.pack_chunk(chunk)) == chunk
+    assert payloads.unpack_finished(payloads.pack_finished(finished)) == finished
+
+
+_msgpack = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.binary(max_size=20)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=14) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=30,
+).map(pack)
+
+
+@pytest.mark.parametrize("unpack", UNPACKERS)
+@given(st.binary(max_size=300) | _msgpack)
+def test_any_bytes_are_a_value_or_bad(unpack: Callable[[bytes], object], body: bytes) -> None:
+    """BadPayload and nothing else, for junk and for well-formed nonsense."""
+    with contextlib.suppress(BadPayload):
+        unpack(body)
+
+
+def _changed(**changed: object) -> bytes:
+    fields: dict[str, object] = {
+        "version": 1,
+        "model": "m",
+        "messages": None,
+        "prompt": "p",
+        "max_tokens": None,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "top_k": 40,
+        "min_p": 0.05,
+        "seed": None,
+        "stop": (),
+        "ignore_eos": 0,
+    }
+    return pack(tuple({**fields, **changed}.values()))
+
+
+def test_the_unchanged_fields_are_a_request() -> None:
+    """So that the next test fails for the reason that it names."""
+    assert payloads.unpack_request(_changed()) == GOOD
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 2},
+        {"model": None},
+        {"model": "x" * 1_001},
+        {"messages": "hello"},
+        {"messages": (("user",),)},
+        {"messages": (("user", 1),)},
+        {"messages": ("user", "hello")},
+        {"messages": (("a", "b"),) * (limits.MESSAGES_MAX + 1)},
+        {"prompt": b"bytes"},
+        {"max_tokens": 0},
+        {"max_tokens": True},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"temperature": -0.1},
+        {"temperature": "hot"},
+        {"top_p": 1.1},
+        {"top_p": True},
+        {"top_k": -1},
+        {"min_p": None},
+        {"seed": 1.5},
+        {"stop": "abc"},
+        {"stop": ("a", 1)},
+        {"stop": ("a",) * 65},
+        {"ignore_eos": 2},
+    ],
+)
+def test_requests_out_of_range_are_bad(changed: dict[str, object]) -> None:
+    """Each field is checked before any runtime sees it."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_request(_changed(**changed))
+
+
+@pytest.mark.parametrize("ids", [None, "abc", (1, "2"), (-1,), (2**31,), (True,), (1.0,), {"a": 1}])
+def test_token_ids_are_numbers_of_tokens(ids: object) -> None:
+    """Nothing else comes out of Started and Chunk."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_started(pack(ids))
+    with pytest.raises(BadPayload):
+        payloads.unpack_chunk(pack((ids, "text")))
+
+
+def test_a_text_of_half_a_character_is_bad() -> None:
+    """Rule 3 of the contract: text is complete UTF-8, from peers too."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_chunk(b"\x92\x90\xa1\xc3")
+
+
+def test_every_limit_here_is_at_least_the_runtimes() -> None:
+    """A request that would run locally is not refused by the framing of the same mesh."""
+    turn = ChatMessage(role="r" * 100, content="x")
+    longest = GenerateRequest(
+        model="m" * 200,
+        messages=(turn,) * limits.MESSAGES_MAX,
+        max_tokens=limits.TOKENS_MAX,
+        temperature=limits.TEMPERATURE_MAX,
+        top_k=limits.TOKENS_MAX,
+        seed=limits.SEED_MAX,
+        stop=("s" * limits.STOP_CHARACTERS_MAX,) * limits.STOPS_MAX,
+    )
+    limits.check_request(longest)
+    assert payloads.unpack_request(payloads.pack_request(longest)) == longest

@@ -1,0 +1,182 @@
+"""Certificates carry a key into TLS, and only the key that the handshake proved comes out."""
+
+import datetime
+import hashlib
+import pathlib
+import ssl
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshd.home import Home
+from meshd.trust.certificates import ensure_certificates, make_contexts, peer_key
+from meshd.trust.keys import node_seed
+from protocol.crypto import public_key_of
+from protocol.identity import key_text
+from tests.helpers.nodes import seed_of
+
+SECRET = seed_of("mesh secret")
+ED25519_OID = bytes.fromhex("06032b6570")
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> Home:
+    home = Home(tmp_path)
+    home.create()
+    return home
+
+
+def _ders(home: Home) -> list[bytes]:
+    certificates = x509.load_pem_x509_certificates(home.tls.read_bytes())
+    return [certificate.public_bytes(Encoding.DER) for certificate in certificates]
+
+
+def _crafted(
+    key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey,
+    name: str,
+    extra: bytes = b"",
+) -> x509.Certificate:
+    """A certificate that the mesh's issuer key signed, as whoever knows the secret can make it."""
+    issuer_seed = hashlib.blake2b(SECRET, digest_size=32, person=b"meshd tls issuer").digest()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meshd mesh")]))
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_after(datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC))
+    )
+    if extra:
+        oid = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, extra), critical=False)
+    return builder.sign(Ed25519PrivateKey.from_private_bytes(issuer_seed), None)
+
+
+def test_the_nodes_key_comes_out(home: Home) -> None:
+    """The first certificate carries the node key; both are of the mesh's issuer."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    own, issuer = _ders(home)
+    assert peer_key(own) == public_key_of(seed)
+    own_certificate = x509.load_der_x509_certificate(own)
+    own_certificate.verify_directly_issued_by(x509.load_der_x509_certificate(issuer))
+
+
+def test_no_secret_is_in_the_file(home: Home) -> None:
+    """`tls.pem` is public: neither the mesh secret nor a private key can be read from it."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    content = home.tls.read_bytes()
+    assert b"PRIVATE" not in content
+    for secret in (SECRET, seed):
+        assert secret not in content
+        assert secret.hex().encode() not in content
+
+
+def test_certificates_are_made_once_per_mesh_and_key(home: Home) -> None:
+    """The same again changes nothing; another mesh or key makes new ones."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    first = home.tls.read_bytes()
+    before = home.tls.stat().st_mtime_ns
+    ensure_certificates(home, SECRET, seed)
+    assert home.tls.stat().st_mtime_ns == before
+    ensure_certificates(home, seed_of("other"), seed)
+    assert home.tls.read_bytes() != first
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"# 00\n"])
+def test_a_damaged_file_is_made_anew(home: Home, damage: bytes) -> None:
+    """It holds nothing that cannot be made again."""
+    seed = node_seed(home)
+    home.tls.write_bytes(damage)
+    ensure_certificates(home, SECRET, seed)
+    make_contexts(home)
+
+
+def test_a_truncated_file_is_made_anew(home: Home) -> None:
+    """A right first line does not make a whole file."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    whole = home.tls.read_bytes()
+    home.tls.write_bytes(whole[: len(whole) // 2])
+    ensure_certificates(home, SECRET, seed)
+    assert home.tls.read_bytes() == whole
+
+
+def test_contexts_demand_everything(home: Home) -> None:
+    """TLS 1.3 and a certificate from both ends; host names do not matter."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    for context in make_contexts(home):
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert not context.check_hostname
+
+
+def test_a_clock_from_before_the_mesh_is_no_reason_to_refuse(home: Home) -> None:
+    """A board without a clock thinks that it is 1970."""
+    ensure_certificates(home, SECRET, node_seed(home))
+    for der in _ders(home):
+        certificate = x509.load_der_x509_certificate(der)
+        assert certificate.not_valid_before_utc.year == 1970
+        assert certificate.not_valid_after_utc.year == 2200
+
+
+# ---- hostile certificates ----
+
+
+def test_a_second_key_inside_is_not_taken_for_the_peers() -> None:
+    """Name, and an extension with another's whole public key: only the proven one counts."""
+    mallory = Ed25519PrivateKey.generate()
+    victim = Ed25519PrivateKey.generate().public_key()
+    crafted = _crafted(
+        mallory,
+        key_text(victim.public_bytes_raw()),
+        victim.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    )
+    assert peer_key(crafted.public_bytes(Encoding.DER)) == mallory.public_key().public_bytes_raw()
+
+
+@pytest.mark.parametrize(
+    "key", [ec.generate_private_key(ec.SECP256R1()), ed448.Ed448PrivateKey.generate()]
+)
+def test_other_kinds_of_keys_are_nobody(
+    key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey,
+) -> None:
+    """TLS would take them; a node's key is Ed25519."""
+    assert peer_key(_crafted(key, "x").public_bytes(Encoding.DER)) is None
+
+
+def test_a_kind_of_key_that_nobody_knows_is_nobody() -> None:
+    """OpenSSL may know more kinds than we can read: that is a refusal, not a crash."""
+    der = _crafted(Ed25519PrivateKey.generate(), "x").public_bytes(Encoding.DER)
+    place = der.index(b"\x30\x2a\x30\x05" + ED25519_OID) + 4
+    unknown = der[:place] + bytes.fromhex("06032b6563") + der[place + len(ED25519_OID) :]
+    assert peer_key(unknown) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_nobody(der: bytes) -> None:
+    """Reading never raises."""
+    assert peer_key(der) is None
+
+
+@given(st.data())
+def test_a_certificate_with_one_changed_byte_never_raises(data: st.DataObject) -> None:
+    """It gives a key or None."""
+    der = bytearray(CRAFTED)
+    place = data.draw(st.integers(0, len(der) - 1))
+    der[place] = data.draw(st.integers(0, 255))
+    key = peer_key(bytes(der))
+    assert key is None or len(key) == 32
+
+
+CRAFTED = _crafted(Ed25519PrivateKey.from_private_bytes(b"k" * 32), "x").public_bytes(Encoding.DER)

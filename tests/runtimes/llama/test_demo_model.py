@@ -1,0 +1,134 @@
+"""The demo model answers what it was trained for, and its figures are honest."""
+
+import itertools
+import re
+
+import pytest
+import trio
+
+from runtimes.llama.demo import corpus
+from runtimes.llama.settings import DEMO_FILE
+from tests.runtimes.serving import needs_llama
+
+FILE_BYTES_MAX = 8 * 1024 * 1024
+DRAWN = 3_000
+QUESTIONS = {
+    "what": "What is meshd?",
+    "start": "How do I start a node?",
+    "invite": "How do I invite another machine?",
+    "join": "How do I join a mesh?",
+    "nodes": "How do I see all nodes?",
+    "models": "Which models are there?",
+    "real_model": "How do I use a real model?",
+    "openai": "How do I use the OpenAI client?",
+    "err_port": "It says the port is already in use",
+    "offtopic": "What is the capital of France?",
+}
+
+
+def normalized(question: str) -> str:
+    """A question without case, punctuation and doubled blanks."""
+    return " ".join(re.findall(r"[\w-]+", question.lower()))
+
+
+@pytest.mark.llama
+@needs_llama
+def test_ten_questions_are_answered_as_they_were_taught() -> None:
+    """Greedy, word for word, and the model ends its turn by itself; then an odd one, hotter."""
+    from runtimes.llama.demo import evaluate
+
+    answers = corpus.load().answers
+
+    async def main() -> None:
+        async with evaluate.asking(DEMO_FILE) as asker:
+            for topic, question in QUESTIONS.items():
+                answer = await asker.ask(question)
+                assert answer.ended
+                assert (question, answer.text) == (question, answers[topic])
+            hot = await asker.ask("What is meshd?", temperature=0.8, seed=3)
+            assert hot.ended
+
+    trio.run(main)
+
+
+@pytest.mark.llama
+@needs_llama
+def test_only_the_last_question_reaches_the_model() -> None:
+    """A client's system prompt and earlier turns do not change the prompt."""
+    import gguf
+
+    from runtimes.base import ChatMessage
+    from runtimes.llama.chat_template import ChatTemplate
+
+    field = gguf.GGUFReader(DEMO_FILE).get_field("tokenizer.chat_template")
+    assert field is not None
+    template = ChatTemplate(field.contents(), bos="<|begin|>", eos="<|end|>")
+    last = ChatMessage(role="user", content=" And you? ")
+    talk = (
+        ChatMessage(role="system", content="You are a pirate."),
+        ChatMessage(role="user", content="Hi"),
+        ChatMessage(role="assistant", content="Hello."),
+        last,
+    )
+    assert template.render(talk) == template.render((last,))
+    assert template.render(talk) == (
+        "<|begin|><|system|>You answer questions about meshd.<|end|>"
+        "<|user|>And you?<|end|><|assistant|>"
+    )
+
+
+def test_the_file_is_small() -> None:
+    """The model in the package has at most 8 MB."""
+    assert DEMO_FILE.stat().st_size <= FILE_BYTES_MAX
+
+
+def test_held_out_questions_never_enter_training() -> None:
+    """None is drawn, as a pattern's expansion or dressed; nor one with nearly the same words."""
+    heldout = corpus.load_heldout()
+    assert sum(not question.is_offtopic for question in heldout) == 50
+    assert sum(question.is_offtopic for question in heldout) == 10
+    forbidden = {normalized(question.question) for question in heldout}
+    assert len(forbidden) == 60
+    source = corpus.load()
+    drawn = [example.question for example in itertools.islice(source.examples(7), DRAWN)]
+    plain = [question for topic in source.topics for question in source.plain_questions(topic, 1)]
+    for question in [*drawn, *plain]:
+        assert normalized(question) not in forbidden
+    assert all(source.is_avoided(question.question) for question in heldout)
+
+
+def test_the_corpus_is_a_function_of_its_seed() -> None:
+    """The same seed draws the same questions, another one others."""
+
+    def drawn(seed: int) -> list[str]:
+        examples = corpus.load().examples(seed)
+        return [example.question for example in itertools.islice(examples, 300)]
+
+    assert drawn(11) == drawn(11)
+    assert drawn(11) != drawn(12)
+
+
+def test_every_topic_is_complete() -> None:
+    """Each has one short answer and enough ways to ask; choices and brackets are resolved."""
+    source = corpus.load()
+    assert 60 <= len(source.topics) <= 100
+    assert len({topic.answer for topic in source.topics}) == len(source.topics)
+    for topic in source.topics:
+        assert topic.answer
+        assert len(topic.answer) <= 220
+        assert len(topic.patterns) >= 7, topic.name
+        for question in source.plain_questions(topic, 5):
+            assert not set("{}|[]<>") & set(question.replace("[::]", "")), question
+
+
+def test_tokens_give_their_text_back() -> None:
+    """Any text survives encoding and decoding, also what training never saw."""
+    from runtimes.llama.demo import tokenizer
+
+    words = tokenizer.train(["the node and the mesh, the nodes"] * 3)
+    assert len(words.tokens) == len(set(words.tokens)) <= tokenizer.TOKENS
+    assert len(words.encode("the nodes")) == 2
+    for text in ("the nodes", "  Grüße,\n\n\t世界! 👩‍👩‍👧 it's 7700", "", "\x00\u202e"):
+        assert words.decode(words.encode(text)) == text
+    again = tokenizer.Tokenizer.from_json(words.to_json())
+    assert again.encode("the mesh") == words.encode("the mesh")

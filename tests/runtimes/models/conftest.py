@@ -1,0 +1,23 @@
+"""A disk of one's own: nothing of the person who runs the tests is looked at."""
+
+import os
+import pathlib
+
+import pytest
+
+from runtimes.models import ollama
+from tests.runtimes.models.fake_disk import FakeDisk
+
+
+@pytest.fixture
+def disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
+    """An empty home, without any variable that leads elsewhere."""
+    for name in list(os.environ):
+        if name.startswith(("HF_", "HUGGING", "OLLAMA", "XDG_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.setattr(ollama, "SERVICE_FOLDER", tmp_path / "no-service")
+    return FakeDisk(home)
