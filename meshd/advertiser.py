@@ -9,7 +9,6 @@ import trio
 from meshd import advertisement
 from meshd.local_models import LocalModels
 from meshd.view import View
-from protocol.config import ProtocolConfig
 from protocol.events import Event, LoadChanged, OfferChanged
 from protocol.messages import Load
 from protocol.statements import OFFER_VALUE_BYTES_MAX
@@ -22,7 +21,6 @@ LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
 OFFERS_BYTES_MAX: Final = 15_000
 """Below the protocol's limit for one node, which counts signatures and keys too."""
-OFFERS_MAX: Final = ProtocolConfig().offers_per_node_max
 _OVERHEAD_BYTES: Final = 180
 
 
@@ -93,15 +91,9 @@ class Advertiser:
             log.warning("offer.too_large", key=key, value_bytes=len(value))
             return
         if self._give(OfferChanged(key, value)):
-            self._offered.pop(key, None)
             self._offered[key] = value
-            self._forget_oldest_removal()
-
-    def _forget_oldest_removal(self) -> None:
-        """A withdrawn offer goes on to count, here as in the protocol, until its place is needed."""
-        removed = [key for key, value in self._offered.items() if not value]
-        if len(self._offered) > OFFERS_MAX and removed:
-            del self._offered[removed[0]]
+            if not value:
+                del self._offered[key]
 
     def _tell_load(self, load: Load) -> None:
         if load != self._view.own_load and self._give(LoadChanged(load)):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import secrets
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -111,10 +112,13 @@ def _read_job(name: str) -> dict[str, Any]:
 
     Raises UserError.
     """
-    path = pathlib.Path("/dev/stdin" if name == "-" else name).expanduser()
+    path = pathlib.Path(name)
     try:
-        with path.open("rb") as file:
-            content = file.read(JOB_BYTES_MAX + 1)
+        if name == "-":
+            content = sys.stdin.buffer.read(JOB_BYTES_MAX + 1)
+        else:
+            with path.open("rb") as file:
+                content = file.read(JOB_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {name}: {getattr(error, 'strerror', None) or error}"

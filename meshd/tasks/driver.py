@@ -143,11 +143,16 @@ class Driver:
                     raise JobFailed(
                         failure.code, f"tried {times}; the last time {failure.message}"
                     ) from failure
-                wait_s = min(BACKOFF_S * 4**min(rounds, 8), BACKOFF_S_MAX) * (1 + self._rng.random() / 2)
+                wait_s = self._backoff_s(rounds)
                 rounds += 1
                 live.job.state = JobState.QUEUED
                 live.tell("retrying", reason=failure.message, wait_s=round(wait_s, 2))
                 await trio.sleep_until(min(trio.current_time() + wait_s, live.deadline))
+
+    def _backoff_s(self, rounds: int) -> float:
+        """Before the next round, when so many have been in vain before the last one."""
+        wait_s = min(BACKOFF_S * 4.0 ** min(rounds, 8), BACKOFF_S_MAX)
+        return wait_s * (1 + self._rng.random() / 2)
 
     async def _round(self, live: LiveJob) -> tuple[Any, tuple[str, ...]]:
         """Ask candidates until one has begun. Raises AttemptFailed for the round; JobFailed."""

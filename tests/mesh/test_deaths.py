@@ -57,7 +57,7 @@ def _says_goodbye(leaving: Daemon, number: signal.Signals, others: list[Daemon])
 
 def test_a_signal_during_the_start_ends_it(daemons: Daemons) -> None:
     """Before the ready line too: SIGTERM and SIGINT end it in time, without a traceback."""
-    nodes = [daemons.add(f"n{number}") for number in range(6)]
+    nodes = [daemons.add(f"n{number}") for number in range(4)]
     for index, daemon in enumerate(nodes):
         daemon.launch()
         until("its home is there", daemon.home.lock_file.exists, 10.0)

@@ -337,9 +337,25 @@ def test_results_survive_a_restart(three: list[Daemon]) -> None:
     assert shown(anna, "lost")["error"]["message"] == "the daemon stopped"
     listed = {row["id"]: row["state"] for row in anna.cli_json("jobs")["jobs"]}
     assert (listed["kept"], listed["lost"]) == ("done", "failed")
+    assert {row["id"] for row in anna.get("/mesh/v1/jobs")["jobs"]} == listed.keys()
     repeated = anna.cli("submit", written(anna, job_id="kept", **primes))
     assert repeated.returncode == 1
     assert "there is a job kept already" in repeated.stderr
+
+
+def test_a_daemon_with_jobs_stops_in_time(three: list[Daemon]) -> None:
+    """SIGTERM, with its own job on another node and another's job on itself: 0, and no process."""
+    anna, bert, _ = three
+    for node in (anna, bert):
+        where = {"node": node.name}
+        job = {"function": "meshd.primes", "arguments": ENDLESS, "requirements": where}
+        detach(anna, f"on-{node.name}", **job)
+        running_on(anna, f"on-{node.name}")
+    processes = [*workers(anna), *workers(bert)]
+    assert len(processes) == 2
+    assert anna.stop() == 0
+    for process in processes:
+        process.wait(5.0)
 
 
 def test_no_job_outlives_its_daemon(three: list[Daemon]) -> None:

@@ -138,14 +138,15 @@ def test_too_many_models_are_cut_and_never_refused() -> None:
 
 
 def test_models_that_change_for_ever_stay_within_the_limits() -> None:
-    """Withdrawn offers still count at every member: the node must not be made to offer too much."""
+    """Withdrawn offers make room: as many are offered in the end as at the beginning."""
     for width in (1, 40, 100):
-        offering = Offering()
-        for start in range(0, 400, 10):
+        offering, counts = Offering(), list[int]()
+        for start in range(0, 400, 40):
             names = [str(n).rjust(width, "x") for n in range(start, start + 40)]
             offering.set(*(PlayedRuntime(name=name) for name in names))
             assert set(offering.models_offered) <= set(names)
-            assert offering.models_offered
+            counts.append(len(offering.models_offered))
+        assert min(counts) >= counts[0] - 1, "a number more or less has another length"
 
 
 def test_a_model_with_an_endless_name_is_said_and_passed_over() -> None:

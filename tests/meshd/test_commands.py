@@ -175,6 +175,17 @@ def test_only_the_founder_invites(asked: Asked) -> None:
     assert not asked.issued
 
 
+def test_a_full_table_of_invites_is_one_clear_line(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is signed: the node would take one more for a bug of ours."""
+    monkeypatch.setattr("protocol.authority.INVITES_MAX", 3)
+    with pytest.raises(UserError):
+        asked("invite", **ARGUMENTS)
+    assert not asked.issued
+    assert read_mesh(asked.home) == asked.founded
+
+
 def test_joining_the_same_mesh_changes_nothing(asked: Asked) -> None:
     """The daemon goes on."""
     text = asked("invite", **ARGUMENTS)["token"]

@@ -2,18 +2,12 @@
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
-import trio
 
-from meshd import joining
 from meshd.failures import ExitCode, UserError
-from meshd.frames import FrameStream, StreamBroken
 from meshd.home import Home
 from meshd.joining import (
-    JoinRefused,
     check_joinable,
     give_up,
     join,
@@ -21,71 +15,23 @@ from meshd.joining import (
     leave_offline,
     read_token,
 )
-from meshd.peers import Handler, Kind
 from meshd.persistence import read_snapshot, write_snapshot
-from meshd.trust.certificates import ensure_certificates, make_contexts
+from meshd.trust.certificates import ensure_certificates
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import Token, encode_token
 from protocol.authority import Authority, JoinRefusal
-from protocol.codec import encode_stream
 from protocol.crypto import SodiumCrypto
-from protocol.effects import AnswerStream
-from protocol.events import StreamReceived
-from protocol.identity import Address, NodeId, key_text
-from protocol.messages import JoinAnswer, PushPull
+from protocol.identity import Address, key_text
 from protocol.records import Role
 from protocol.snapshot import Snapshot
-from tests.helpers.nodes import WALL_S, Authorities, Mesh, seed_of
-from tests.meshd.members import SECRET, TIMEOUT_S, Member, until
-
-INVITE_SEED = seed_of("joining", "invite")
+from tests.helpers.nodes import WALL_S, Authorities, seed_of
+from tests.meshd.founder import INVITE_SEED, Founder, is_member, run
+from tests.meshd.members import SECRET
 
 
 class Killed(BaseException):
     """The process is gone; nothing of ours may catch this."""
-
-
-class Founder:
-    """A mesh of one running member, to be joined over real TLS."""
-
-    def __init__(self, folder: pathlib.Path, *, uses: int = 1, expires_in_s: int = 3600) -> None:
-        self.mesh = Mesh(1).start_all()
-        self.member = Member(folder, 0, {})
-        self.invite = self.mesh.authorities.issue(
-            INVITE_SEED, uses=uses, expires_at_s=WALL_S + expires_in_s
-        )
-        self.admitted: list[NodeId] = []
-
-    async def __call__(self, peer: NodeId, frames: FrameStream) -> None:
-        data = await frames.receive(10_000)
-        assert data is not None
-        self.admitted.append(peer)
-        for effect in self.mesh[0].handle(StreamReceived(1, peer, data, WALL_S), self.mesh.now):
-            if isinstance(effect, AnswerStream):
-                await frames.send(effect.data)
-
-    def token(self, *seeds: Address) -> Token:
-        return Token(
-            root=self.mesh.authorities.root,
-            mesh_secret=SECRET,
-            invite_seed=INVITE_SEED,
-            invite=self.invite,
-            seeds=seeds,
-        )
-
-    @asynccontextmanager
-    async def serving(self, handler: Handler | None = None) -> AsyncIterator[Token]:
-        async with self.member.serving({Kind.GOSSIP: handler or self}) as address:
-            yield self.token(address)
-
-
-def _run(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with trio.fail_after(TIMEOUT_S):
-            await test()
-
-    trio.run(main)
 
 
 @pytest.fixture
@@ -100,29 +46,8 @@ def home(tmp_path: pathlib.Path) -> Home:
     return home
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seeds get a moment instead of a quarter of a minute."""
-    monkeypatch.setattr(joining, "SEEDS_S", 0.4)
-    monkeypatch.setattr(joining, "RETRY_S", 0.05)
-
-
 def _content(home: Home) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in home.path.iterdir()}
-
-
-def _is_member(home: Home, root: bytes) -> bool:
-    """Whether a node that starts on this home is admitted, by its own records alone."""
-    mesh = read_mesh(home)
-    if mesh is None or mesh.root != root:
-        return False
-    crypto = SodiumCrypto(node_seed(home))
-    authority = Authority(crypto, root)
-    for wire in mesh.records:
-        authority.add(wire)
-    ensure_certificates(home, mesh.mesh_secret, node_seed(home))
-    make_contexts(home)
-    return authority.role_of(crypto.node_id) is Role.WORKER
 
 
 # ---- joining ----
@@ -136,8 +61,8 @@ def test_a_newcomer_becomes_a_member(founder: Founder, home: Home) -> None:
             assert check_joinable(home, token)
             await join(home, token)
 
-    _run(test)
-    assert _is_member(home, founder.mesh.authorities.root)
+    run(test)
+    assert is_member(home, founder.mesh.authorities.root)
     mesh = read_mesh(home)
     assert mesh is not None
     assert mesh.mesh_secret == SECRET
@@ -161,7 +86,7 @@ def test_joining_the_same_mesh_again_changes_nothing(founder: Founder, home: Hom
             }
             assert _content(home) == before
 
-    _run(test)
+    run(test)
     assert len(founder.admitted) == 1
 
 
@@ -173,8 +98,8 @@ def test_a_lonely_founder_may_join_another_mesh(founder: Founder, home: Home) ->
         async with founder.serving() as token:
             assert (await join_offline(home, encode_token(token)))["changed"]
 
-    _run(test)
-    assert _is_member(home, founder.mesh.authorities.root)
+    run(test)
+    assert is_member(home, founder.mesh.authorities.root)
     assert not home.root_key.exists()
 
 
@@ -230,7 +155,7 @@ def test_a_lost_member_list_does_not_make_an_ordinary_member_lonely(
         async with founder.serving() as token:
             await join(home, token)
 
-    _run(test)
+    run(test)
     home.members.unlink()
     other = Authorities("other mesh")
     token = Token(
@@ -301,10 +226,10 @@ def test_killed_at_any_step_it_can_start_or_join_again(
                 if check_joinable(home, token):
                     assert read_mesh(home) is None or read_mesh(home).root != root  # type: ignore[union-attr]  # just read
                     await join(home, token)
-            assert _is_member(home, root)
+            assert is_member(home, root)
             assert read_snapshot(home).lives
 
-    _run(test)
+    run(test)
 
 
 def test_the_membership_is_written_last(founder: Founder, home: Home) -> None:
@@ -318,7 +243,7 @@ def test_the_membership_is_written_last(founder: Founder, home: Home) -> None:
                 await join(home, token)
             assert done == ["tls.pem", "members.msgpack", "mesh.msgpack", "-root.key"]
 
-    _run(test)
+    run(test)
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -339,173 +264,6 @@ def test_killed_while_leaving_it_is_in_no_mesh_or_still_in_it(home: Home, step: 
     assert read_mesh(home) == mesh
 
 
-# ---- what seeds may answer ----
-
-
-def test_seeds_that_are_not_there_end_in_time(founder: Founder, home: Home, hurried: None) -> None:
-    """With the reason of each, and the home as it was but for its own key."""
-
-    async def test() -> None:
-        token = founder.token(Address("127.0.0.1", 1), Address("127.0.0.1", 2))
-        started = trio.current_time()
-        with pytest.raises(
-            UserError, match=r"within 0 s \(127\.0\.0\.1:1: connection refused; 127\.0\.0\.1:2: con"
-        ):
-            await join(home, token)
-        assert trio.current_time() - started < 2
-        assert read_mesh(home) is None
-
-    _run(test)
-
-
-def test_a_seed_that_comes_up_late_is_found(founder: Founder, home: Home, hurried: None) -> None:
-    """Seeds are tried again and again until the time is over."""
-
-    async def test() -> None:
-        async with founder.serving() as token:
-            pass
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(join, home, token)
-            await trio.sleep(0.1)
-            async with founder.member.serving({Kind.GOSSIP: founder}, port=token.seeds[0].port):
-                await until(lambda: read_mesh(home) is not None)
-
-    _run(test)
-
-
-def test_the_next_seed_helps_when_one_is_gone(founder: Founder, home: Home) -> None:
-    """Names that no host can have are passed over like any that is not there."""
-
-    async def test() -> None:
-        async with founder.serving() as token:
-            seeds = (Address("fe80::1%" + "a" * 90, 1), Address("127.0.0.1", 1), *token.seeds)
-            await join(home, founder.token(*seeds))
-
-    _run(test)
-    assert _is_member(home, founder.mesh.authorities.root)
-
-
-async def _answer_nothing(peer: NodeId, frames: FrameStream) -> None:
-    await frames.receive(10_000)
-    raise StreamBroken("no")
-
-
-def _answering(data: bytes) -> Handler:
-    async def handler(peer: NodeId, frames: FrameStream) -> None:
-        await frames.receive(10_000)
-        await frames.send(data)
-
-    return handler
-
-
-@pytest.mark.parametrize(
-    ("handler", "words"),
-    [
-        (_answer_nothing, "closed the stream; it may have left|reset"),
-        (_answering(b""), "malformed"),
-        (_answering(b"\xff" * 1_000), "malformed"),
-        (_answering(encode_stream(PushPull(True, (), ()))), "something else"),
-    ],
-)
-def test_a_seed_that_answers_nonsense_is_no_seed(
-    founder: Founder, home: Home, hurried: None, handler: Handler, words: str
-) -> None:
-    """It is asked again until the time is over, and its answer changes nothing."""
-
-    async def test() -> None:
-        async with founder.serving(handler) as token:
-            with pytest.raises(UserError, match=f"no member .* could be reached .*({words})"):
-                await join(home, token)
-        assert read_mesh(home) is None
-
-    _run(test)
-
-
-def test_another_meshs_seed_is_no_seed(
-    founder: Founder, home: Home, hurried: None, tmp_path: pathlib.Path
-) -> None:
-    """Whoever listens at an old address does not get our wish to join."""
-    stranger = Member(tmp_path / "stranger", 7, {}, secret=b"x" * 32)
-
-    async def test() -> None:
-        async with stranger.serving({Kind.GOSSIP: founder}) as address:
-            with pytest.raises(UserError, match="it belongs to another mesh"):
-                await join(home, founder.token(address))
-        assert not founder.admitted
-
-    _run(test)
-
-
-@pytest.mark.parametrize("is_foreign", [False, True])
-def test_an_answer_that_proves_no_admission_is_not_believed(
-    founder: Founder, home: Home, is_foreign: bool
-) -> None:
-    """ "Yes" alone makes nobody a member; neither do the records of another root key."""
-    authorities = Authorities("other mesh") if is_foreign else founder.mesh.authorities
-    records: tuple[bytes, ...] = (authorities.invite.wire, authorities.founding.wire)
-    if is_foreign:
-        invite, admission = authorities.admit(SodiumCrypto(node_seed(home)))
-        records += (invite.wire, admission.wire)
-    answer = encode_stream(JoinAnswer("", (*records, b"junk"), (b"junk",)))
-
-    async def test() -> None:
-        async with founder.serving(_answering(answer)) as token:
-            with pytest.raises(UserError, match="does not prove an admission"):
-                await join(home, token)
-        assert read_mesh(home) is None
-        assert read_snapshot(home) == Snapshot()
-
-    _run(test)
-
-
-@pytest.mark.parametrize("refusal", list(JoinRefusal))
-def test_each_refusal_has_its_own_words(founder: Founder, home: Home, refusal: JoinRefusal) -> None:
-    """And says at once what to do: no other seed is asked."""
-
-    async def test() -> None:
-        async with founder.serving(_answering(encode_stream(JoinAnswer(refusal, (), ())))) as token:
-            with pytest.raises(JoinRefused) as caught:
-                await join(home, token)
-        assert caught.value.message == joining._REFUSALS[refusal]
-        assert read_mesh(home) is None
-
-    _run(test)
-
-
-def test_an_unknown_refusal_is_shown_harmlessly(founder: Founder, home: Home) -> None:
-    """A later version's word, or a hostile one."""
-
-    async def test() -> None:
-        answer = encode_stream(JoinAnswer("\x1b[2J" + "x" * 60, (), ()))
-        async with founder.serving(_answering(answer)) as token:
-            with pytest.raises(JoinRefused, match="the mesh refused") as caught:
-                await join(home, token)
-        assert caught.value.message.isprintable()
-
-    _run(test)
-
-
-@pytest.mark.parametrize(
-    ("uses", "expires_in_s", "words"), [(1, 3600, "used up"), (2, 0, "has expired")]
-)
-def test_a_real_mesh_refuses_what_it_should(
-    tmp_path: pathlib.Path, home: Home, uses: int, expires_in_s: int, words: str
-) -> None:
-    """The second at an invite for one; anybody at one that has expired."""
-    founder = Founder(tmp_path, uses=uses, expires_in_s=expires_in_s)
-    first = Home(tmp_path / "first")
-    first.create()
-
-    async def test() -> None:
-        async with founder.serving() as token:
-            if expires_in_s:
-                await join(first, token)
-            with pytest.raises(JoinRefused, match=words):
-                await join(home, token)
-
-    _run(test)
-
-
 # ---- tokens, leaving, locks ----
 
 
@@ -518,7 +276,7 @@ def test_a_bad_token_fails_before_anything_is_touched(home: Home) -> None:
         with pytest.raises(UserError, match="no valid token"):
             await join_offline(home, "nonsense")
 
-    _run(test)
+    run(test)
     assert _content(home) == {}
 
 
@@ -536,7 +294,7 @@ def test_leaving_keeps_the_nodes_own_key(home: Home) -> None:
             await leave_offline(home)
         assert caught.value.exit_code is ExitCode.FAILED
 
-    _run(test)
+    run(test)
     kept = f"root-{key_text(mesh.mesh)[:8]}.key"
     assert set(_content(home)) == {"node.key", kept, "daemon.lock"}
     assert (home.path / kept).read_bytes() == root
@@ -561,4 +319,4 @@ def test_a_running_daemons_home_is_not_touched(founder: Founder, home: Home) -> 
         after = {name: data for name, data in _content(home).items() if name != "daemon.lock"}
         assert after == before
 
-    _run(test)
+    run(test)

@@ -295,8 +295,9 @@ def test_an_asker_that_does_not_read_holds_up_its_own_generation_only_so_long() 
     runtime = PlayedRuntime([Started(()), *chunks, Finished("stop", 0, 100)])
 
     async def main() -> None:
+        patient = encode_frame(Ask("ab", 3_600_000, pack_request(REQUEST)))
         async with _serving(runtime, pair=lockstep_stream_pair) as (served, _):
-            await served.frames.send(ASK)
+            await served.frames.send(patient)
             assert await served.frames.receive(1_000) is not None
             await wait_all_tasks_blocked()
             assert runtime.given == 2, "it is one frame ahead of its reader"

@@ -77,7 +77,10 @@ class Training:
         self._result = folder / "weights.npz"
         self._budget_s = budget_s
         self._corpus = corpus.load()
-        self._tokenizer = make_tokenizer(self._corpus)
+        saved = _saved(self._file)
+        self._tokenizer = (
+            Tokenizer.from_json(saved["tokenizer"]) if saved else make_tokenizer(self._corpus)
+        )
         self._network = Network(len(self._tokenizer.tokens))
         self._average: dict[str, torch.Tensor] = {
             name: weight.detach().clone() for name, weight in self._network.weights.items()
@@ -94,8 +97,8 @@ class Training:
         self._trained_s = 0.0
         self._steps = 0
         self._tokens = 0
-        if self._file.exists():
-            self._resume()
+        if saved:
+            self._resume(saved)
 
     def run(self) -> None:
         """Train until the time is over; write the result."""
@@ -171,17 +174,20 @@ class Training:
         numpy.savez(partial, tokenizer=self._tokenizer.to_json(), **arrays)
         partial.replace(self._result)
 
-    def _resume(self) -> None:
-        import torch
-
-        state = torch.load(self._file)
+    def _resume(self, state: dict[str, Any]) -> None:
         self._network.load_state_dict(state["network"])
         self._average = state["average"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._trained_s = state["trained_s"]
         self._steps = state["steps"]
         self._tokens = state["tokens"]
-        self._tokenizer = Tokenizer.from_json(state["tokenizer"])
+
+
+def _saved(file: pathlib.Path) -> dict[str, Any]:
+    """The checkpoint, or nothing."""
+    import torch
+
+    return dict(torch.load(file)) if file.exists() else {}
 
 
 def make_tokenizer(source: Corpus) -> Tokenizer:

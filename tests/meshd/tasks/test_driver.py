@@ -99,13 +99,16 @@ def failing(code: str) -> list[bytes]:
 class House:
     """A mesh whose member 0 drives jobs that the others play; all offer the function `f`."""
 
-    def __init__(self, folder: pathlib.Path, *handlers: Handler) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *handlers: Handler, own: FunctionRunner | None = None
+    ) -> None:
+        """`own`: member 0 offers the function too, and runs it so."""
         count = len(handlers) + 1
         self.mesh = Mesh(count).start_all()
         self.members = [Member(folder, index, workers(*range(count))) for index in range(count)]
         self.handlers = handlers
         offer = OfferChanged(advertisement.FUNCTIONS, advertisement.encode_functions(["f"]))
-        for index in range(1, count):
+        for index in range(1 if own is None else 0, count):
             self.mesh.give(index, offer)
         self.mesh.settle()
         self.mesh.advance(5 * SECOND)
@@ -118,7 +121,7 @@ class House:
         self.addresses: dict[NodeId, tuple[Address, ...]] = {}
         anna = self.members[0]
         asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()))
-        self.functions = FunctionRunner({}, folder / "scratch")
+        self.functions = own or FunctionRunner({}, folder / "scratch")
         self.jobs = Jobs(anna.home)
         self.driver = Driver(
             anna.id, self.view, self.functions, asking, self.jobs, random.Random(1)
@@ -274,6 +277,25 @@ def test_a_deadline_is_final(tmp_path: pathlib.Path, script: list[bytes] | None)
     """While it runs, and while it waits for its turn."""
     job = _outcome(House(tmp_path, Played(script)), deadline_s=0.1)
     assert job.error == {"code": "timeout", "message": "it was not done within 0.1 s"}
+
+
+def test_a_deadline_ends_the_wait_for_this_very_node(tmp_path: pathlib.Path) -> None:
+    """One job holds the only slot for ever; the other gives up in time, and cancelling frees it."""
+    hang = {"f": "tests.runtimes.functions.examples:hang"}
+    own = FunctionRunner(hang, tmp_path / "scratch", slots=1, queue_max=0)
+    house = House(tmp_path, own=own)
+
+    async def main() -> None:
+        first = await house.submit()
+        await until(lambda: str(first.job.state) == "running")
+        second = await house.outcome(deadline_s=0.2, retries=0)
+        assert second.error == {"code": "timeout", "message": "it was not done within 0.2 s"}
+        assert {attempt.reason[:13] for attempt in second.attempts} == {"1 requests ru"}
+        first.scope.cancel()
+        await first.over.wait()
+        assert own.load.running == 0
+
+    _run(house, main)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,14 @@ def test_a_kind_of_key_that_nobody_knows_is_nobody() -> None:
     assert peer_key(unknown) is None
 
 
+@pytest.mark.parametrize("version", [1, 3, 127])
+def test_a_version_that_does_not_exist_is_nobody(version: int) -> None:
+    """OpenSSL does not look at it."""
+    place = CRAFTED.index(b"\xa0\x03\x02\x01\x02") + 4
+    assert peer_key(CRAFTED) is not None
+    assert peer_key(CRAFTED[:place] + bytes((version,)) + CRAFTED[place + 1 :]) is None
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_nobody(der: bytes) -> None:
     """Reading never raises."""

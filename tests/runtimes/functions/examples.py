@@ -102,8 +102,8 @@ def not_a_number() -> float:
 
 
 def hungry() -> int:
-    """Wants a terabyte."""
-    return len(bytearray(2**40))
+    """Wants three gigabytes, and would not touch them."""
+    return len(bytearray(3 * 2**30))
 
 
 def where() -> list[str]:

@@ -10,6 +10,7 @@ from runtimes.worker.process import (
     STDERR_LINE_BYTES_MAX,
     STDERR_LINES_KEPT,
     StderrTail,
+    how_it_ended,
     worker_environment,
 )
 from tests.runtimes.serving import TIMEOUT_S
@@ -50,3 +51,35 @@ def test_only_the_last_lines_of_standard_error_are_kept() -> None:
         assert tail._unfinished == b""
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "last_line", "said"),
+    [
+        (7, "", "exit code 7"),
+        (-9, "", "killed by SIGKILL"),
+        (-40, "", "killed by signal 40"),
+        (1, "no room", "exit code 1 (no room)"),
+        (None, "", "exit code None"),
+    ],
+)
+def test_an_end_is_told_in_one_phrase(returncode: int | None, last_line: str, said: str) -> None:
+    """Codes, signals with and without a name, and the worker's own last line."""
+    assert how_it_ended(returncode, last_line) == said
+
+
+def test_each_line_is_told_as_it_comes() -> None:
+    """Whoever logs them hears every one, not only those that are kept."""
+    heard: list[str] = []
+
+    async def main() -> None:
+        sender, receiver = trio.testing.memory_stream_one_way_pair()
+        await sender.send_all(b"".join(b"line %d\n" % number for number in range(50)))
+        await sender.aclose()
+        tail = StderrTail(heard.append, lines_kept=3)
+        with trio.fail_after(TIMEOUT_S):
+            await tail.read(receiver)
+        assert tail.lines() == ("line 47", "line 48", "line 49")
+
+    trio.run(main)
+    assert len(heard) == 50

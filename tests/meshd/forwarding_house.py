@@ -1,0 +1,148 @@
+"""The one place for a mesh of members that serve one model, and a forwarder that asks them."""
+
+import pathlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+
+from meshd import advertisement
+from meshd.answer import RequestOptions
+from meshd.asking import Asking
+from meshd.failures import RequestFailed
+from meshd.forwarder import Forwarder
+from meshd.local_models import LocalModels
+from meshd.payloads import pack_chunk, pack_finished, pack_started
+from meshd.peers import Handler, Kind
+from meshd.serving import Serving
+from meshd.view import View
+from protocol.config import SECOND
+from protocol.effects import LoadLearned, MembershipChanged
+from protocol.events import OfferChanged
+from protocol.exchange import Accept, Data, End, encode_frame
+from protocol.identity import Address, NodeId
+from protocol.members import Gone, State
+from protocol.messages import Load
+from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
+from tests.helpers.nodes import Mesh
+from tests.meshd.members import TIMEOUT_S, Member, workers
+from tests.meshd.played_runtime import PlayedRuntime
+
+REQUEST = GenerateRequest(model="m", prompt="hello")
+FOREVER = 1e9
+STARTED, FIRST = encode_frame(Accept(pack_started(Started((1,))))), Chunk((2,), "x")
+CHUNK = encode_frame(Data(pack_chunk(FIRST)))
+END = encode_frame(End(pack_finished(Finished("stop", 1, 1))))
+
+
+class House:
+    """A mesh of members that offer one model; the asking one is number 0.
+
+    `serving[i]` is what member i has: a runtime, a handler of its own, or None for nobody there.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, *serving: PlayedRuntime | Handler | None, own: bool = False
+    ) -> None:
+        """`own`: number 0 itself offers the model too."""
+        self.mesh = Mesh(len(serving)).start_all()
+        roles = workers(*range(len(serving)))
+        self.members = [Member(folder, index, roles) for index in range(len(serving))]
+        self.serving = serving
+        for index, what in enumerate(serving):
+            if index > 0 or own:
+                self._offer(index, what.name if isinstance(what, PlayedRuntime) else "m")
+        self.mesh.settle()
+        self.mesh.advance(5 * SECOND)
+        self.view = View(self.mesh[0])
+        for effect in self.mesh.machines[0].log:
+            self.view.note(effect)
+        for index in range(len(serving)):
+            # Tried in the order of their numbers, whatever chance says.
+            self.load(index, index)
+        self.addresses: dict[NodeId, tuple[Address, ...]] = {}
+        anna = self.members[0]
+        here = serving[0]
+        models = LocalModels([here] if isinstance(here, PlayedRuntime) else [])
+        self.asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()))
+        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, random.Random(1))
+
+    def _offer(self, index: int, name: str) -> None:
+        card = PlayedRuntime(name=name).card
+        assert card is not None
+        key, value = advertisement.model_key(name), advertisement.encode_model(card)
+        self.mesh.give(index, OfferChanged(key, value))
+
+    def load(self, index: int, running: int) -> None:
+        """Member `index` tells how busy it is."""
+        if index == 0:
+            self.view.own_load = Load(0, running, 100)
+        else:
+            self.view.note(LoadLearned(self.id(index), Load(0, running, 100)))
+
+    def id(self, index: int) -> NodeId:
+        """A member's key."""
+        return self.members[index].id
+
+    def die(self, index: int) -> None:
+        """Member `index` is declared dead here."""
+        self.mesh[0].members.put_gone(self.id(index), Gone(State.DEAD, 1, 0, None))
+        dead = MembershipChanged(self.id(index), f"n{index}", State.DEAD, 1, State.SUSPECT)
+        self.view.note(dead)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """All members take streams."""
+        async with AsyncExitStack() as stack:
+            for member, what in zip(self.members[1:], self.serving[1:], strict=True):
+                if what is None:
+                    continue
+                handler = what
+                if isinstance(what, PlayedRuntime):
+                    handler = Serving(LocalModels([what])).serve_stream
+                assert not isinstance(handler, PlayedRuntime)
+                address = await stack.enter_async_context(member.serving({Kind.REQUEST: handler}))
+                self.addresses[member.id] = (address,)
+            yield
+            self.members[0].peers.drop_idle(everything=True)
+
+    async def ask(
+        self, request: GenerateRequest = REQUEST, *, node: str | None = None, deadline_s: float = 60
+    ) -> tuple[str, list[GenerateEvent]]:
+        """Who served, and all events."""
+        options = RequestOptions(request_id="ab", node=node, deadline_s=deadline_s)
+        async with self.forwarder.generate(request, options) as answer:
+            return answer.node_name, [event async for event in answer.events]
+
+    async def watch(self, note: Callable[[GenerateEvent], None]) -> None:
+        """Ask, and call `note` with each event as it comes."""
+        options = RequestOptions(request_id="ab")
+        async with self.forwarder.generate(REQUEST, options) as answer:
+            async for event in answer.events:
+                note(event)
+
+
+def run(house: House, test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            async with house.open():
+                await test()
+        assert not house.asking.running, "every attempt was counted down"
+
+    trio.run(main)
+
+
+def failing(house: House, code: str, words: str, **options: object) -> RequestFailed:
+    """The request must fail so."""
+    caught: list[RequestFailed] = []
+
+    async def test() -> None:
+        with pytest.raises(RequestFailed, match=words) as raised:
+            await house.ask(**options)  # type: ignore[arg-type]  # by name
+        caught.append(raised.value)
+
+    run(house, test)
+    assert caught[0].code == code
+    return caught[0]
