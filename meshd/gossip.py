@@ -47,9 +47,8 @@ INBOX_EVENTS: Final = 2_048
 STREAMS_MAX: Final = 64
 EXCHANGE_S: Final = 10.0
 GUEST_BYTES_MAX: Final = 2**20
-GUESTS_READ_MAX: Final = 4
-"""Messages of keys that are not admitted are small and few at a time: decoded, hostile bytes can
-take many times their size."""
+"""A message of a key that is not admitted: decoded, one at a time, hostile bytes take many times
+their size. `peers.py` bounds how many guests there are."""
 GAP_NS: Final = 2_000_000_000
 """Woken later than this: the process was stopped or the machine slept."""
 _RECEIVE_BYTES: Final = 2_048
@@ -82,7 +81,6 @@ class Gossip:
         self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
         self._stream_number = 0
         self._open_streams = 0
-        self._guests = trio.Semaphore(GUESTS_READ_MAX)
         self._nursery: trio.Nursery | None = None
         self.drops: Counter[str] = Counter()
         """Refusals by reason, `inbox_full` and `send_failed` among them."""
@@ -100,11 +98,9 @@ class Gossip:
 
     async def serve_stream(self, peer: NodeId, frames: FrameStream) -> None:
         """One exchange that a peer began: its message, our answer. Raises StreamBroken."""
-        if self._node.authority.admission(peer) is not None:
-            data = await frames.receive(STREAM_BYTES_MAX, EXCHANGE_S)
-        else:
-            async with self._guests:
-                data = await frames.receive(GUEST_BYTES_MAX, EXCHANGE_S)
+        is_member = self._node.authority.admission(peer) is not None
+        limit = STREAM_BYTES_MAX if is_member else GUEST_BYTES_MAX
+        data = await frames.receive(limit, EXCHANGE_S)
         if data is None:
             raise StreamBroken("closed before its message")
         self._stream_number += 1

@@ -230,6 +230,11 @@ class Peers:
             if not idle:
                 del self._pool[peer]
 
+    def forget(self, peer: NodeId) -> None:
+        """Close idle connections to a member that went or came: they lead to an earlier life."""
+        for connection in self._pool.pop(peer, ()):
+            connection.close()
+
     # ---- serving ----
 
     async def serve(

@@ -50,6 +50,7 @@ from protocol.effects import (
 )
 from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
 from protocol.identity import Address, MeshId, key_text
+from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission
@@ -221,6 +222,8 @@ class Running:
             case MembersDirty():
                 self._is_dirty.set()
             case MembershipChanged() if effect.previous != effect.state:
+                if {effect.state, effect.previous} & {State.DEAD, State.LEFT}:
+                    self._peers.forget(effect.node)
                 log.info(
                     "member.changed",
                     name=effect.name,

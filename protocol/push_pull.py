@@ -210,7 +210,7 @@ class PushPuller:
             return
         if known is None:
             self._rumours.add_record(verdict.wire)
-        self._outbox.add(Admitted(peer))
+            self._outbox.add(Admitted(peer))
         records, statements = self.state()
         answer = JoinAnswer("", records, statements)
         self._outbox.add(AnswerStream(stream, encode_stream(answer)))
