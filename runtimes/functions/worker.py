@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,19 +24,12 @@ from runtimes.functions.call import (
 from runtimes.functions.confinement import confine
 from runtimes.functions.frames import CODEC, Began, Refused, Result, Run
 from runtimes.functions.registry import ENTRY_POINT_GROUP
-from runtimes.worker import lifeline
-from runtimes.worker.pipe import EXIT_NONSENSE, take_over_pipes
+from runtimes.worker.beginning import begin
 
 
 def main() -> None:
     """The worker's life: one call."""
-    pipe = take_over_pipes(CODEC)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's business
-    lifeline.tie_to_parent(int(sys.argv[1]))
-    pipe.start()
-    run = pipe.take(wait=True)[0]
-    if not isinstance(run, Run):
-        sys.exit(EXIT_NONSENSE)
+    pipe, run = begin(CODEC, Run)
     confine(cpu_s=run.cpu_s, memory_bytes=run.memory_bytes)
     outcome = answer(run, lambda: pipe.send(Began()))
     with contextlib.suppress(OSError, ValueError):  # the function may have closed it

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from runtimes import hardware
 from runtimes.base import RuntimeFailure
 from runtimes.llama.model_file import check_model_file, model_name
+from runtimes.source_options import integer_option
 
 DEMO_SOURCE = "demo"
 DEMO_FILE = pathlib.Path(__file__).with_name("demo") / "demo.gguf"
@@ -68,12 +69,12 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
     content_hash = options.get("content_hash")
     if content_hash is not None and not _is_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
-    gpu_layers = _integer(options, "gpu_layers", -1, 100_000)
+    gpu_layers = integer_option(options, "gpu_layers", -1, 100_000)
     return LlamaSettings(
         path=path,
         name=name,
-        threads=_integer(options, "threads", 1, 1024),
-        context_tokens=_integer(options, "context_tokens", 16, 2**24),
+        threads=integer_option(options, "threads", 1, 1024),
+        context_tokens=integer_option(options, "context_tokens", 16, 2**24),
         gpu_layers=-1 if gpu_layers is None else gpu_layers,
         content_hash=content_hash,
     )
@@ -88,18 +89,6 @@ def check_llama_cpp() -> None:
         raise RuntimeFailure(
             "missing_dependency", "llama.cpp is not installed: pip install llama-cpp-python"
         )
-
-
-def _integer(options: Mapping[str, str], option: str, least: int, most: int) -> int | None:
-    if option not in options:
-        return None
-    try:
-        value = int(options[option])
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise _bad(f"{option} must be a number from {least} to {most}")
-    return value
 
 
 def _is_hash(text: str) -> bool:

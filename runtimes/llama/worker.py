@@ -4,7 +4,6 @@ Started as `python -m runtimes.llama.worker PARENT_PID`. The main thread alone t
 Between two decodes it looks at what has arrived, so a cancel waits for one decode at most.
 """
 
-import signal
 import sys
 
 from runtimes.base import RuntimeFailure
@@ -25,19 +24,13 @@ from runtimes.llama.frames import (
     Tokens,
 )
 from runtimes.llama.loading import load_engine
-from runtimes.worker import lifeline
-from runtimes.worker.pipe import EXIT_NONSENSE, Pipe, take_over_pipes
+from runtimes.worker.beginning import begin
+from runtimes.worker.pipe import EXIT_NONSENSE, Pipe
 
 
 def main() -> None:
     """The worker's life: load, answer, and end with the daemon."""
-    pipe = take_over_pipes(CODEC)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's business
-    lifeline.tie_to_parent(int(sys.argv[1]))
-    pipe.start()
-    load = pipe.take(wait=True)[0]
-    if not isinstance(load, Load):
-        sys.exit(EXIT_NONSENSE)
+    pipe, load = begin(CODEC, Load)
     try:
         engine, ready = load_engine(load, pipe)
     except RuntimeFailure as failure:

@@ -6,7 +6,6 @@ has written by then is kept for the next one.
 """
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,8 +13,8 @@ import time
 from runtimes.base import RuntimeFailure
 from runtimes.models.hub_frames import CODEC, Fetch, Fetched, FetchFailed, Fetching, Frame
 from runtimes.models.hub_reference import HubReference
-from runtimes.worker import lifeline
-from runtimes.worker.pipe import EXIT_NONSENSE, Pipe, take_over_pipes
+from runtimes.worker.beginning import begin
+from runtimes.worker.pipe import EXIT_NONSENSE, Pipe
 
 REPORT_S = 0.25
 """Progress is told so often at most."""
@@ -29,12 +28,8 @@ QUIET = {
 
 def main() -> None:
     """Fetch one model and end."""
-    pipe = take_over_pipes(CODEC)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the daemon's business
-    lifeline.tie_to_parent(int(sys.argv[1]))
-    pipe.start()
-    order = pipe.take(wait=True)[0]
-    if not isinstance(order, Fetch) or any(len(pair) != 2 for pair in order.environment):
+    pipe, order = begin(CODEC, Fetch)
+    if any(len(pair) != 2 for pair in order.environment):
         sys.exit(EXIT_NONSENSE)
     # huggingface_hub reads these when it is imported, so it must not be before now.
     for name, value in order.environment:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import UpstreamAddress, read_url
+from runtimes.source_options import integer_option
 
 KEY_VARIABLE = "MESHD_UPSTREAM_KEY"
 KEY_CHARACTERS_MAX = 4096
@@ -57,8 +58,8 @@ def read_settings(source: str, options: Mapping[str, str]) -> UpstreamSettings:
         if option not in OPTIONS:
             raise _bad(f"unknown option {option!r}; known are {', '.join(OPTIONS)}")
     address = read_url(source)
-    slots = _integer(options, "slots", 1, 1024)
-    queue_max = _integer(options, "queue", 0, 10_000)
+    slots = integer_option(options, "slots", 1, 1024)
+    queue_max = integer_option(options, "queue", 0, 10_000)
     return UpstreamSettings(
         address=address,
         api_key=_key(options),
@@ -75,18 +76,6 @@ def _key(options: Mapping[str, str]) -> str | None:
     if not is_plain or len(key) > KEY_CHARACTERS_MAX:
         raise _bad(f"the upstream's API key ({KEY_VARIABLE}) has characters that no key has")
     return key
-
-
-def _integer(options: Mapping[str, str], option: str, least: int, most: int) -> int | None:
-    if option not in options:
-        return None
-    try:
-        value = int(options[option])
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise _bad(f"{option} must be a number from {least} to {most}")
-    return value
 
 
 def _bad(message: str) -> RuntimeFailure:

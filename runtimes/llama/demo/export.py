@@ -88,7 +88,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, words: Tokenizer) -> None:
     writer.add_bos_token_id(words.ids[tokenizer.BEGIN])
     writer.add_eos_token_id(words.ids[tokenizer.END])
     writer.add_eot_token_id(words.ids[tokenizer.END])
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(False)  # the template writes it
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
