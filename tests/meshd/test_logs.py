@@ -24,6 +24,20 @@ def unconfigured() -> Iterator[None]:
     structlog.reset_defaults()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    for room in ("meshd", "runtimes"):
+        logging.getLogger(room).setLevel(logging.NOTSET)
+
+
+def test_what_runtimes_report_is_heard_and_what_libraries_chat_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A download's progress is an info line of ours; a library has to warn to be heard."""
+    logs.configure()
+    logging.getLogger("runtimes.models.hub_model").info("downloading: 50%%")
+    logging.getLogger("httpx").info("HTTP request")
+    captured = capsys.readouterr().err
+    assert "downloading: 50%" in captured
+    assert "HTTP request" not in captured
 
 
 def test_a_line_is_time_level_event_and_pairs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,7 +207,7 @@ def test_prompts_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         async with gateway(FakeMesh()) as running:
             await running.chat(messages=[{"role": "user", "content": "private words"}])
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="meshd"):
         trio.run(main)
     assert "gateway.request" in caplog.text
     assert "private" not in caplog.text
