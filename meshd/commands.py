@@ -10,6 +10,7 @@ from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
 from meshd.trust.mesh import issue_invite
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
+from meshd.view import model_row
 from protocol.events import RecordIssued
 from protocol.identity import Address, key_text
 from protocol.records import OWNER_CHARS_MAX, Role
@@ -53,10 +54,8 @@ class Commands:
         """The models of the mesh, or of this node alone."""
         if not arguments.get("local"):
             return {"models": self._running.models()}
-        name = self._running.name
-        rows = [row for row in self._running.models() if name in row["nodes"]]
-        own = {card.name for card in self._running.local_models.cards()}
-        return {"models": [row for row in rows if row["name"] in own]}
+        cards = sorted(self._running.local_models.cards(), key=lambda card: card.name)
+        return {"models": [model_row(card, [self._running.name]) for card in cards]}
 
     async def invite(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Issue an invite: `{"token", "invite"}`."""

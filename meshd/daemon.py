@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from meshd import __version__, clock, logs
+from meshd.addresses import advertised
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, join, read_token
@@ -25,6 +26,7 @@ from meshd.local_models import LocalModels
 from meshd.options import Ready, UpOptions, format_host_port, name_from_host, parse_host_port
 from meshd.peers import Peers
 from meshd.persistence import next_boot, read_snapshot
+from meshd.recording import Recording
 from meshd.running import Running, gateway_url
 from meshd.sockets import NodeSockets, bind_gateway, bind_node
 from meshd.trust.certificates import ensure_certificates, make_contexts
@@ -123,6 +125,7 @@ class Starter:
         self._token = read_token(options.join) if options.join is not None else None
         self._sockets: NodeSockets | None = None
         self._gateway: socket.socket | None = None
+        self._recording: Recording | None = None
         self._founded = False
         self._notices: list[str] = []
         self.has_announced = False
@@ -136,6 +139,9 @@ class Starter:
             if self._gateway is None:  # kept over a restart: apps wait, and find it where it was
                 self._gateway = bind_gateway(*parse_host_port(options.gateway))
             sources = await self._make_sources()
+            own_addresses = advertised(self._sockets, options.advertise)
+            if self._recording is None and options.record is not None:
+                self._recording = Recording(options.record)
             mesh = await self._be_member(seed)
         except BaseException:
             self.close()
@@ -173,6 +179,8 @@ class Starter:
             self._sockets,
             self._gateway,
             peers,
+            own_addresses,
+            self._recording,
             LocalModels(sources),
             FunctionRunner(known_functions(), home.scratch),
             name,
@@ -181,6 +189,9 @@ class Starter:
     def close(self) -> None:
         """Close all sockets."""
         self.close_node()
+        if self._recording is not None:
+            self._recording.close()
+            self._recording = None
         if self._gateway is not None:
             self._gateway.close()
             self._gateway = None

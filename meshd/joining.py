@@ -189,11 +189,13 @@ def give_up(home: Home) -> str:
     if mesh is None:
         raise UserError("this node is in no mesh")
     text = key_text(mesh.mesh)
-    # The membership goes first: what is left behind by a crash is then only litter.
-    home.mesh.unlink(missing_ok=True)
+    # A founder's root key is kept under the mesh's name before anything goes: whatever a crash
+    # leaves behind, a new mesh cannot overwrite it. Then the membership: the rest is litter.
     if home.root_key.exists():
-        home.root_key.replace(home.path / f"root-{text[:8]}.key")
-    for path in (home.members, home.tls):
+        kept = home.path / f"root-{text[:8]}.key"
+        home.write(kept, home.root_key.read_bytes(), secret=True)
+    home.mesh.unlink(missing_ok=True)
+    for path in (home.root_key, home.members, home.tls):
         path.unlink(missing_ok=True)
     return text
 

@@ -40,7 +40,7 @@ class UpOptions:
 
     home: pathlib.Path
     name: str | None = None
-    """`[a-z0-9-]{1,63}`; None: as before, or the host's."""
+    """`[a-z0-9-]{1,63}`; None: the host's."""
     listen: str = LISTEN_DEFAULT
     """HOST:PORT; port 0 picks a free one."""
     advertise: str | None = None

@@ -80,6 +80,8 @@ class Running:
         sockets: NodeSockets,
         gateway_socket: socket.socket,
         peers: Peers,
+        own_addresses: tuple[Address, ...],
+        recording: Recording | None,
         local_models: LocalModels,
         functions: FunctionRunner,
         name: str,
@@ -88,13 +90,12 @@ class Running:
         self.node = node
         self.name = name
         self.local_models = local_models
-        self.own_addresses = advertised(sockets, options.advertise)
+        self.own_addresses = own_addresses
         self._options = options
         self._numbers = numbers
         self._sockets = sockets
         self._gateway_socket = gateway_socket
         self._peers = peers
-        self._recording = Recording(options.record) if options.record is not None else None
         self.view = View(node)
         self.gossip = Gossip(
             node,
@@ -102,7 +103,7 @@ class Running:
             peers,
             persist=self._persist,
             on_effect=self._on_effect,
-            recording=self._recording,
+            recording=recording,
         )
         self._functions = functions
         self._advertiser = Advertiser(
@@ -168,8 +169,6 @@ class Running:
             self._peers.drop_idle(everything=True)
             if self._keeps_memory:
                 write_snapshot(self.home, self.node.snapshot())
-            if self._recording is not None:
-                self._recording.close()
 
     def end(self, *, restart: bool, keep_memory: bool = True) -> None:
         """Stop in order; `restart` starts the daemon's parts anew afterwards.

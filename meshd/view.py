@@ -184,20 +184,7 @@ class View:
         rows: dict[str, dict[str, Any]] = {}
         for node in sorted(self._node.members.present(), key=lambda node: (self.name(node), node)):
             for card in self.cards(node):
-                row = rows.setdefault(
-                    card.name,
-                    {
-                        "name": card.name,
-                        "hash": card.content_hash,
-                        "runtime": card.runtime,
-                        "architecture": card.architecture,
-                        "parameters": card.parameters,
-                        "quantization": card.quantization,
-                        "size_bytes": card.size_bytes,
-                        "context_tokens": card.context_tokens,
-                        "nodes": [],
-                    },
-                )
+                row = rows.setdefault(card.name, model_row(card, []))
                 row["nodes"].append(self.name(node))
         return [rows[name] for name in sorted(rows)]
 
@@ -244,3 +231,18 @@ class View:
         """Whether this node's role lets it send requests."""
         role = self._node.authority.role_of(self._node.node_id)
         return role is not None and role is not Role.OBSERVER
+
+
+def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
+    """A model as `/mesh/v1/models` shows it."""
+    return {
+        "name": card.name,
+        "hash": card.content_hash,
+        "runtime": card.runtime,
+        "architecture": card.architecture,
+        "parameters": card.parameters,
+        "quantization": card.quantization,
+        "size_bytes": card.size_bytes,
+        "context_tokens": card.context_tokens,
+        "nodes": nodes,
+    }

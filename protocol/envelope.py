@@ -19,7 +19,10 @@ that). It tells the token to use. Its code is keyed with the pair's secret, so o
 can tell; a receiver that does not know the sender answers with a code of zeros, which only says
 "introduce yourself on a stream". Who merely knows a member's short id provokes nothing.
 
-Replays: per sender boot a 64-entry window of counters; an older boot of a known sender is refused.
+Replays: per sender boot a 64-entry window of counters. A boot below the one that counts is a
+recording, or the true peer with an older disk or a clock that was wrong. It is challenged too, with
+a token of the next epoch, which no recording can hold; whoever answers with it lives, its boot
+counts from then on, and all tokens of the epoch before are void.
 """
 
 import dataclasses
@@ -66,7 +69,11 @@ class Session:
     token_theirs: bytes = _NO_TOKEN
     """What the peer wants to see in our datagrams; zeros: not told yet."""
     boot_theirs: int = 0
-    """The highest boot that authenticated; 0: none yet."""
+    """The boot whose datagrams count; 0: none yet."""
+    heard_at: int = 0
+    """Our own counter when the peer last proved its boot."""
+    epoch: int = 0
+    """How often the peer came back with a lower boot; tokens of another epoch are void."""
     window_top: int = 0
     window: int = 0
     address: Address | None = None
@@ -201,7 +208,7 @@ class Envelope:
     def open(self, data: bytes, source: Address, sender: NodeId) -> Received:
         """Read what `sender` (resolved by the caller from `sender_of`) sent from `source`.
 
-        Raises Refused: BAD_CHALLENGE, OLD_BOOT, REPLAYED, BAD_SEAL, UNKNOWN_SENDER (bad key).
+        Raises Refused: BAD_CHALLENGE, REPLAYED, BAD_SEAL, UNKNOWN_SENDER (bad key).
         """
         session = self.session(sender)
         if session is None:
@@ -209,8 +216,6 @@ class Envelope:
         if data[1] == _Type.CHALLENGE:
             return self._take_challenge(data, sender, session)
         _, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
-        if boot < session.boot_theirs:
-            raise Refused(DropReason.OLD_BOOT)
         if session.is_replay(boot, counter):
             raise Refused(DropReason.REPLAYED)
         if session.opening[:2] != (boot, token):
@@ -220,13 +225,20 @@ class Envelope:
         payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
         if payload is None:
             raise Refused(DropReason.BAD_SEAL)
-        if token != self._mint(sender, source):
-            challenge = self._challenge(boot, counter, sender, source, session)
-            return Unproven(DropReason.UNPROVEN, challenge)
+        # A lower boot is a recording, or a home with an older disk or another clock. Only who
+        # lives can answer with a token that was never told before.
+        is_older = boot < session.boot_theirs
+        epoch = session.epoch + 1 if is_older else session.epoch
+        wanted = self._mint(sender, source, epoch)
+        if token != wanted:
+            challenge = self._challenge(boot, counter, wanted, session)
+            return Unproven(DropReason.OLD_BOOT if is_older else DropReason.UNPROVEN, challenge)
+        session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
             session.token_theirs = _NO_TOKEN  # its secret died with its old boot
         session.opening = (boot, token, key)
         session.note(boot, counter)
+        session.heard_at = session.counter
         if counter == session.window_top:
             session.address = source  # a late one from an earlier address moves nothing back
         return Opened(sender, payload)
@@ -265,7 +277,8 @@ class Envelope:
             raise Refused(DropReason.BAD_CHALLENGE)
         if code == _UNKNOWN:
             return Unintroduced(sender)
-        if code != self._code(session, sender, data[:-16]) or boot < session.boot_theirs:
+        is_recorded = boot < session.boot_theirs and echoed_counter <= session.heard_at
+        if is_recorded or code != self._code(session, sender, data[:-16]):
             raise Refused(DropReason.BAD_CHALLENGE)
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
@@ -273,10 +286,8 @@ class Envelope:
         unread, session.unread = session.unread, None
         return Told(sender, unread)
 
-    def _challenge(
-        self, boot: int, counter: int, sender: NodeId, source: Address, session: Session
-    ) -> bytes:
-        head = self._pack_challenge(boot, counter, self._mint(sender, source), _UNKNOWN)[:-16]
+    def _challenge(self, boot: int, counter: int, token: bytes, session: Session) -> bytes:
+        head = self._pack_challenge(boot, counter, token, _UNKNOWN)[:-16]
         return head + self._code(session, self._crypto.node_id, head)
 
     def _pack_challenge(self, boot: int, counter: int, token: bytes, code: bytes) -> bytes:
@@ -292,8 +303,11 @@ class Envelope:
             code,
         )
 
-    def _mint(self, sender: NodeId, source: Address) -> bytes:
-        return keyed_hash(self._secret, sender + str(source).encode(), 8, b"meshd token")
+    def _mint(self, sender: NodeId, source: Address, epoch: int) -> bytes:
+        text = sender + str(source).encode()
+        if epoch:
+            text += b" %d" % epoch
+        return keyed_hash(self._secret, text, 8, b"meshd token")
 
     def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
         return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")

@@ -28,7 +28,8 @@ class DropReason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     """Sender's fault: as above, but too many challenges were due."""
     OLD_BOOT = "old_boot"
-    """Attacker's: recorded before the sender's last restart."""
+    """Attacker's: recorded before the sender's last restart. Or a home with an older disk or
+    another clock; it was challenged, and who lives can answer."""
     REPLAYED = "replayed"
     """Attacker's or the network's: this counter was seen."""
     BAD_SEAL = "bad_seal"

@@ -142,6 +142,13 @@ class ChatBody(pydantic.BaseModel):
     top_k: Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)] | None = None
     min_p: Share | None = None
     seed: Annotated[int, pydantic.Field(ge=-(2**63), le=2**63 - 1)] | None = None
+
+    @pydantic.field_validator("seed", mode="after")
+    @classmethod
+    def _fold_seed(cls, seed: int | None) -> int | None:
+        """Clients may count below zero; runtimes do not. Different seeds stay different."""
+        return seed if seed is None or seed >= 0 else seed + 2**63
+
     stop: Annotated[
         list[Stop],
         pydantic.FailFast(),

@@ -62,8 +62,11 @@ def reference() -> Iterator[Any]:
 
 def own_prompt(reference: Any, text: str) -> list[int]:  # noqa: ANN401  # an untyped library
     """The tokens of a chat with one turn, by llama.cpp."""
-    rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    tokens: list[int] = reference.tokenize(rendered.encode(), special=True)
+    rendered = (
+        "<|begin|><|system|>You answer questions about meshd.<|end|>"
+        f"<|user|>{text.strip()}<|end|><|assistant|>"
+    )
+    tokens: list[int] = reference.tokenize(rendered.encode(), add_bos=False, special=True)
     return tokens
 
 

@@ -48,9 +48,9 @@ class End:
         """Its key."""
         return self.crypto.node_id
 
-    def restart(self) -> None:
-        """A new boot: nothing is remembered."""
-        self.boot += 10
+    def restart(self, *, older: bool = False) -> None:
+        """A new boot: nothing is remembered; `older`: the disk or the clock went back."""
+        self.boot += -5 if older else 10
         secret = seed_of(self.name, self.boot)
         self.envelope = Envelope(self.crypto, self.mesh, self.boot, secret)
 
@@ -190,13 +190,44 @@ def test_recordings_die_with_the_receivers_restart() -> None:
 
 
 def test_recordings_die_with_the_senders_restart() -> None:
-    """Once its new boot was heard, the old one is refused, without an answer."""
+    """Once its new boot was heard, the old one is challenged, which only the living can answer."""
     a, b = _pair()
     recorded = a.seal(b)
     a.restart()
     _introduce(a, b)
-    assert b.refuses(recorded, a) is DropReason.OLD_BOOT
-    assert b.refuses(recorded, a, AWAY) is DropReason.OLD_BOOT
+    for source in (HOME, AWAY):
+        unproven = b.open(recorded, a, source)
+        assert isinstance(unproven, Unproven)
+        assert unproven.reason is DropReason.OLD_BOOT
+        assert a.refuses(unproven.challenge, b) is DropReason.BAD_CHALLENGE
+    assert _text(b.open(a.seal(b, b"still here"), a)) == b"still here"
+
+
+def test_a_home_with_an_older_disk_comes_back() -> None:
+    """Its boot is lower than before: it proves that it lives, and its other life's words die."""
+    a, b = _pair()
+    young = a.seal(b, b"from the life with the higher boot")
+    a.restart(older=True)
+    first = b.open(a.seal(b, b"it is me"), a)
+    assert isinstance(first, Unproven)
+    assert first.reason is DropReason.OLD_BOOT
+    assert isinstance(a.open(first.challenge, b), Told)
+    answer = a.seal(b, b"it is me")
+    assert _text(b.open(answer, a)) == b"it is me"
+    assert b.refuses(answer, a) is DropReason.REPLAYED
+    assert isinstance(b.open(young, a), Unproven)
+    assert _text(b.open(a.seal(b, b"and again"), a)) == b"and again"
+    assert isinstance(a.open(b.seal(a), b), Unproven)
+
+
+def test_a_challenge_of_a_peer_with_an_older_disk_is_taken() -> None:
+    """It echoes what was sent after the peer was last heard, so it is no recording."""
+    a, b = _pair()
+    b.restart(older=True)
+    unproven = b.open(a.seal(b), a)
+    assert isinstance(unproven, Unproven)
+    assert isinstance(a.open(unproven.challenge, b), Told)
+    assert _text(b.open(a.seal(b, b"hello"), a)) == b"hello"
 
 
 def test_recordings_die_when_both_restart_together() -> None:
@@ -210,7 +241,9 @@ def test_recordings_die_when_both_restart_together() -> None:
     for one, other in ((a, b), (b, a)):
         _introduce(one, other)
     for sender, receiver, data in recorded:
-        assert receiver.refuses(data, sender) is DropReason.OLD_BOOT
+        unproven = receiver.open(data, sender)
+        assert isinstance(unproven, Unproven)
+        assert unproven.reason is DropReason.OLD_BOOT
 
 
 def test_a_restarted_peer_is_not_sent_its_old_token() -> None:

@@ -159,6 +159,25 @@ def _story(seed: int) -> str:
     return world.trace_hash
 
 
+def test_a_home_whose_clock_was_wrong_is_no_outcast() -> None:
+    """It ran with boots of the far future; with lower ones again it is alive in every view."""
+    world = _up(8)
+    world.crash(3)
+    world.hosts[3].boot = 10**9 << 24
+    world.start(3)
+    assert world.run_until(world.is_converged, 30 * SECOND)
+    world.run(20 * SECOND)
+    world.crash(3)
+    world.hosts[3].boot = 0
+    world.start(3)
+    assert world.run_until(world.is_converged, 30 * SECOND)
+    before = len(world.changes)
+    world.run(60 * SECOND)
+    assert world.is_converged()
+    doubts = [c for _, _, c in world.changes[before:] if c.state is not State.ALIVE]
+    assert doubts == []
+
+
 def test_one_seed_is_one_story() -> None:
     """The same in two processes with different hash seeds; another seed is another story."""
     code = "from tests.simulations.test_world import _story; print(_story(5))"

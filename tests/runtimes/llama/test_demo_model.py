@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any
 
 import pytest
 import trio
@@ -75,6 +76,28 @@ def test_only_the_last_question_reaches_the_model() -> None:
         "<|begin|><|system|>You answer questions about meshd.<|end|>"
         "<|user|>And you?<|end|><|assistant|>"
     )
+
+
+@pytest.mark.llama
+@needs_llama
+def test_the_file_names_its_control_tokens() -> None:
+    """Begin and end are stated, and each special token is typed control."""
+    import gguf
+
+    from runtimes.llama.demo import tokenizer
+
+    reader = gguf.GGUFReader(DEMO_FILE)
+
+    def value(key: str) -> Any:  # noqa: ANN401  # a field holds whatever its type says
+        field = reader.get_field(f"tokenizer.ggml.{key}")
+        assert field is not None, key
+        return field.contents()
+
+    tokens, types = value("tokens"), value("token_type")
+    assert tokens[value("bos_token_id")] == tokenizer.BEGIN
+    assert tokens[value("eos_token_id")] == tokens[value("eot_token_id")] == tokenizer.END
+    for special in tokenizer.SPECIALS:
+        assert types[tokens.index(special)] == gguf.TokenType.CONTROL
 
 
 def test_the_file_is_small() -> None:

@@ -174,19 +174,13 @@ def test_randomness_depends_on_seed_and_position_alone(demo: LlamaSettings) -> N
 PREFIX = ask().prompt
 
 
-def test_the_demo_model_is_small_and_rebuilt_alike(tmp_path: pathlib.Path) -> None:
-    """The builder writes the same bytes twice, and what is in the package has its tensors."""
-    gguf = pytest.importorskip("gguf", reason="the [dev] extra is not installed")
+def test_the_random_model_is_rebuilt_alike(tmp_path: pathlib.Path) -> None:
+    """The builder writes the same bytes twice, and few of them."""
+    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
     from runtimes.llama.demo import build
-    from runtimes.llama.settings import DEMO_FILE
 
     paths = [tmp_path / name for name in ("a.gguf", "b.gguf")]
     for path in paths:
         build.write(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert DEMO_FILE.stat().st_size <= 400_000
-    built, packaged = (gguf.GGUFReader(path) for path in (paths[0], DEMO_FILE))
-    assert [(t.name, list(t.shape), t.tensor_type) for t in built.tensors] == [
-        (t.name, list(t.shape), t.tensor_type) for t in packaged.tensors
-    ]
-    assert built.fields.keys() == packaged.fields.keys()
+    assert paths[0].stat().st_size <= 400_000

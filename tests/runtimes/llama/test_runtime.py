@@ -202,8 +202,8 @@ def test_the_hash_is_of_the_file_unless_it_is_given(demo: LlamaSettings) -> None
             runtime = make(demo, content_hash=given)
             async with serving(runtime):
                 assert runtime.card is not None
-                assert runtime.card.content_hash == (given or content_hash(DEMO_FILE))
-                assert runtime.card.size_bytes == DEMO_FILE.stat().st_size
+                assert runtime.card.content_hash == (given or content_hash(demo.path))
+                assert runtime.card.size_bytes == demo.path.stat().st_size
                 assert runtime.card.architecture == "llama"
                 assert runtime.card.quantization == "F16"
                 assert runtime.card.parameters > 0
