@@ -28,14 +28,10 @@ class Candidate:
 
 
 def rank(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:
-    """Whom to try, best first. Members under suspicion come last: better a doubtful one than none,
-    and the live ones are always tried before them.
-    """
-    keyed = [
-        (not c.is_alive, _busyness_milli(c), c.round_trip_ns, rng.getrandbits(32), c)
-        for c in candidates
-    ]
-    keyed.sort(key=lambda entry: entry[:4])
+    """Whom to try, best first. Members under suspicion are not tried at all."""
+    alive = [candidate for candidate in candidates if candidate.is_alive]
+    keyed = [(_busyness_milli(c), c.round_trip_ns, rng.getrandbits(32), c) for c in alive]
+    keyed.sort(key=lambda entry: entry[:3])
     return [candidate for *_, candidate in keyed]
 
 

@@ -146,7 +146,7 @@ class ChatBody(pydantic.BaseModel):
     @pydantic.field_validator("seed", mode="after")
     @classmethod
     def _fold_seed(cls, seed: int | None) -> int | None:
-        """Clients may count below zero; runtimes do not. Different seeds stay different."""
+        """Clients may count below zero; runtimes do not. Seeds of ordinary size stay different."""
         return seed if seed is None or seed >= 0 else seed + 2**63
 
     stop: Annotated[

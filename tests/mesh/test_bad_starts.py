@@ -93,6 +93,19 @@ def test_busy_ports(daemons: Daemons, founder: Daemon) -> None:
     assert bert.said["mesh"] == founder.said["mesh"]
 
 
+def test_what_is_wrong_is_found_before_a_mesh_is_joined(
+    daemons: Daemons, founder: Daemon, tmp_path: pathlib.Path
+) -> None:
+    """A recording that cannot be, an address for nobody: no invite is used up, no mesh founded."""
+    bert = daemons.add("bert")
+    token = founder.invite(uses=1)
+    for more in (("--record", str(tmp_path / "no" / "x")), ("--advertise", "[::]:7700")):
+        assert more[1] in refused_line(up(bert, *more, "--join", token))
+        refused_line(up(bert, *more))
+    assert not bert.home.mesh.exists()
+    bert.launch("--join", token).ready()
+
+
 def test_addresses_that_are_not_ours(daemons: Daemons) -> None:
     """An address of another machine, a name that nobody has, and what is no address at all."""
     bert = daemons.add("bert")

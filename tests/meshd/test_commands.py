@@ -93,8 +93,12 @@ def test_looking_changes_nothing(asked: Asked) -> None:
 
 
 def test_local_models_are_this_nodes_own(asked: Asked) -> None:
-    """Not those of another node with the same name."""
-    assert asked("models", local=True) == {"models": asked.rows[:1]}
+    """By its own card, whatever others offer under the same name."""
+    card = PlayedRuntime(name="a").card
+    assert card is not None
+    (row,) = asked("models", local=True)["models"]
+    assert (row["name"], row["nodes"]) == ("a", ["anna"])
+    assert (row["hash"], row["context_tokens"]) == (card.content_hash, card.context_tokens)
 
 
 def test_an_invite_admits_who_holds_its_token(asked: Asked) -> None:

@@ -251,6 +251,7 @@ def test_killed_while_leaving_it_is_in_no_mesh_or_still_in_it(home: Home, step: 
     """Never in half a one; leaving again, or founding anew, works."""
     seed = node_seed(home)
     found_mesh(home, seed, WALL_S)
+    root = home.root_key.read_bytes()
     write_snapshot(home, Snapshot())
     ensure_certificates(home, SECRET, seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -262,6 +263,7 @@ def test_killed_while_leaving_it_is_in_no_mesh_or_still_in_it(home: Home, step: 
     assert read_mesh(home) is None
     mesh = found_mesh(home, seed, WALL_S)
     assert read_mesh(home) == mesh
+    assert root in _content(home).values(), "the old mesh's root key is lost"
 
 
 # ---- tokens, leaving, locks ----

@@ -67,7 +67,7 @@ def test_every_field_arrives() -> None:
         top_p=0.5,
         top_k=0,
         min_p=0.25,
-        seed=-5,
+        seed=2**63 - 5,
         stop=("a", "b"),
         ignore_eos=True,
     )
