@@ -20,6 +20,7 @@ from protocol.identity import (
     Address,
     MeshId,
     NodeId,
+    is_literal,
     is_valid_name,
     key_from_text,
     key_text,
@@ -120,7 +121,7 @@ def _service_info(
 
     packed: list[bytes] = []
     for address in addresses:
-        literal = ipaddress.ip_address(address.host) if _is_literal(address.host) else None
+        literal = ipaddress.ip_address(address.host) if is_literal(address.host) else None
         if literal is not None:
             packed.append(literal.packed)
     return zeroconf.ServiceInfo(
@@ -154,11 +155,3 @@ def _look_up(zero: "Zeroconf", service: str) -> Sighting | None:
         return None
     addresses = [Address(text, info.port) for text in info.parsed_addresses()]
     return Sighting(MeshId(mesh), NodeId(node), name, addresses) if addresses else None
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

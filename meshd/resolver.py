@@ -1,11 +1,12 @@
 """The one place that turns DNS names of members into IP literals, never making gossip wait."""
 
 import contextlib
-import ipaddress
 import socket
 from typing import Final
 
 import trio
+
+from protocol.identity import is_literal
 
 NAMES_MAX: Final = 256
 FRESH_S: Final = 60.0
@@ -25,7 +26,7 @@ class Resolver:
 
     def literal(self, host: str) -> str | None:
         """The IP literal for `host`; None while it is unknown (ask again a little later)."""
-        if _is_literal(host):
+        if is_literal(host):
             return host
         known = self._known.get(host)
         is_fresh = known is not None and trio.current_time() - known[1] <= FRESH_S
@@ -54,11 +55,3 @@ class Resolver:
         if len(self._known) >= NAMES_MAX:
             del self._known[next(iter(self._known))]
         self._known[host] = (str(found[0][4][0]), trio.current_time())
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -72,6 +72,15 @@ def is_valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def is_literal(host: str) -> bool:
+    """Whether `host` is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_valid_address(host: str, port: int) -> bool:
     """Whether others could dial this: a port, and a concrete IP literal or DNS name.
 
