@@ -200,6 +200,10 @@ class View:
         present = self._node.members.present()
         return sorted({name for node in present for name in self.functions(node)})
 
+    def has_told_functions(self) -> bool:
+        """Whether every member that is there has told its functions; a new one may not have yet."""
+        return all(node in self._functions for node in self._node.members.present())
+
     def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
         """Members that offer `model`, for ranking."""
         return self._candidates(

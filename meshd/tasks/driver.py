@@ -183,30 +183,29 @@ class Driver:
     def _candidates(self, live: LiveJob) -> list[Candidate]:
         """Who may be tried, best first; who has failed comes last.
 
-        Empty when the right ones do not answer now, or have been lost. Raises JobFailed when there
-        never was one.
+        Empty when the right ones do not answer now, or have been lost. Raises AttemptFailed when
+        the right one may be too new to have told, JobFailed when there never was one.
         """
         if not self._view.may_ask():
             raise JobFailed("bad_request", "this node's role does not let it ask")
         function, wanted = live.descriptor.function, live.descriptor.requirements
-        candidates = self._view.function_candidates(function, self._asking.running)
+        having = self._view.function_candidates(function, self._asking.running)
+        candidates = [c for c in having if self._fits(c.node, wanted)]
         if not candidates and not live.failures:
-            known = self._view.all_functions()
-            shown = ", ".join(known[:_FUNCTIONS_SHOWN]) or "none"
-            raise JobFailed(
-                "unknown_function", f"no node has the function {function!r}; the mesh has: {shown}"
-            )
-        if wanted.node is not None:
-            named = self._view.find(wanted.node)
-            candidates = [candidate for candidate in candidates if candidate.node in named]
-        candidates = [c for c in candidates if self._fits(c.node, wanted)]
-        if not candidates and not live.failures:
-            raise JobFailed(
-                "unavailable", f"no node that has {function!r} meets the job's requirements"
-            )
+            code, message = "unavailable", f"no node that has {function!r} meets its requirements"
+            if not having:
+                shown = ", ".join(self._view.all_functions()[:_FUNCTIONS_SHOWN]) or "none"
+                code, message = (
+                    "unknown_function",
+                    f"no node has the function {function!r}; the mesh has: {shown}",
+                )
+            kind = JobFailed if self._view.has_told_functions() else AttemptFailed
+            raise kind(code, message)
         return sorted(rank(candidates, self._rng), key=lambda c: live.failures[c.node])
 
     def _fits(self, node: NodeId, wanted: Requirements) -> bool:
+        if wanted.node is not None and node not in self._view.find(wanted.node):
+            return False
         row = self._view.row(node)
         if wanted.tier_max is not None and row["tier"] > wanted.tier_max:
             return False

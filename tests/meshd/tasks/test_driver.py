@@ -5,7 +5,7 @@ import json
 import pathlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -100,21 +100,26 @@ class House:
     """A mesh whose member 0 drives jobs that the others play; all offer the function `f`."""
 
     def __init__(
-        self, folder: pathlib.Path, *handlers: Handler, own: FunctionRunner | None = None
+        self,
+        folder: pathlib.Path,
+        *handlers: Handler,
+        own: FunctionRunner | None = None,
+        silent: int | None = None,
     ) -> None:
-        """`own`: member 0 offers the function too, and runs it so."""
+        """`own`: member 0 offers the function too, and runs it so. `silent`: this one has told
+        nothing yet.
+        """
         count = len(handlers) + 1
         self.mesh = Mesh(count).start_all()
         self.members = [Member(folder, index, workers(*range(count))) for index in range(count)]
         self.handlers = handlers
-        offer = OfferChanged(advertisement.FUNCTIONS, advertisement.encode_functions(["f"]))
-        for index in range(1 if own is None else 0, count):
-            self.mesh.give(index, offer)
+        for index in range(count):
+            if index != silent:
+                self.offer(index, [] if index == 0 and own is None else ["f"])
         self.mesh.settle()
-        self.mesh.advance(5 * SECOND)
         self.view = View(self.mesh[0])
-        for effect in self.mesh.machines[0].log:
-            self.view.note(effect)
+        self._noted = 0
+        self.hear()
         for index in range(1, count):
             # Tried in the order of their numbers, whatever chance says.
             self.view.note(LoadLearned(self.id(index), Load(0, index, 100)))
@@ -126,6 +131,18 @@ class House:
         self.driver = Driver(
             anna.id, self.view, self.functions, asking, self.jobs, random.Random(1)
         )
+
+    def offer(self, index: int, functions: list[str]) -> None:
+        """Member `index` tells which functions it has."""
+        value = advertisement.encode_functions(functions)
+        self.mesh.give(index, OfferChanged(advertisement.FUNCTIONS, value))
+
+    def hear(self) -> None:
+        """Member 0 learns what the others have told."""
+        self.mesh.advance(5 * SECOND)
+        for effect in self.mesh.machines[0].log[self._noted :]:
+            self.view.note(effect)
+        self._noted = len(self.mesh.machines[0].log)
 
     def id(self, index: int) -> NodeId:
         """A member's key."""
@@ -317,6 +334,30 @@ def test_nobody_may_run_it(
     assert found.error["code"] == code
     assert words in found.error["message"]
     assert played.asked == 0
+
+
+def test_a_member_too_new_to_have_told_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that names it is tried again when it has told, and runs there."""
+    monkeypatch.setattr(driver_module, "BACKOFF_S", 1.0)
+    monkeypatch.setattr(driver_module, "BACKOFF_S_MAX", 1.0)
+    house = House(tmp_path, Played([ACCEPT, end(b"1")]), Played([ACCEPT, end(b"2")]), silent=2)
+    jobs: list[Job] = []
+
+    async def main() -> None:
+        live = await house.submit(requirements={"node": "n2"})
+        async with aclosing(live.news()) as news:
+            async for entry in news:
+                if entry["event"] == "retrying":
+                    break
+        house.offer(2, ["f"])
+        house.hear()
+        await live.over.wait()
+        jobs.append(live.job)
+
+    _run(house, main)
+    assert (jobs[0].result, _story(jobs[0])) == (2, [("n2", "done")])
 
 
 @pytest.mark.parametrize(
