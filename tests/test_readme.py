@@ -1,122 +1,172 @@
 """Every command that README.md shows is run here, as it stands there.
 
-Its `console` blocks are one story of two machines, alpha and beta: two homes in this test, on free
-ports of loopback. What a reader has and a test has not is put in its place: the token, the model
-file (the demo model under that name), the Hub (a local server that speaks its API).
-The two installation lines are run by `.ci/run`, which takes them from README.md itself.
+Its `console` and `python` blocks are one story of two machines, alpha and beta. What it mentions
+in backticks is run by the tables below, in their order: what a reader would add, such as a token
+or a file, is in a `Way`. A command that is in no table fails
+`test_every_command_is_run_somewhere`. The installation lines are run by `.ci/run`, which takes
+them from README.md itself.
 """
 
-import contextlib
+import dataclasses
+import importlib.util
 import json
 import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from meshd.cli.children import command
-from tests.helpers.daemons import REPOSITORY, environment, until
+from tests.helpers.daemons import REPOSITORY, environment
+from tests.helpers.readme import (
+    COMMAND_S,
+    README,
+    Machine,
+    blocks,
+    inline_commands,
+    machines,
+    upstream,
+)
 from tests.runtimes.models.fake_hub import FakeHub
 
-README = (REPOSITORY / "README.md").read_text("utf-8")
 DEMO = REPOSITORY / "runtimes/llama/demo/demo.gguf"
 HUB_REPOSITORY = "Qwen/Qwen2.5-0.5B-Instruct-GGUF"
 HUB_FILE = "qwen2.5-0.5b-instruct-q4_k_m.gguf"
-PRIVATE = ("--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--no-lan")
+SHOWN_UPSTREAM = "http://127.0.0.1:11434"
+SHOWN_GATEWAY = "http://127.0.0.1:7701"
+ENDLESS = {"job_id": "endless", "function": "meshd.primes", "arguments": {"limit": 10**12}}
+
+needs_llama = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama.cpp is not installed"
+)
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a command of README.md's running text is run."""
+
+    machine: str
+    more: tuple[str, ...] = ()
+    """What a reader adds. TOKEN is the latest invite, JOB the latest job's id."""
+    typed: str = ""
+    """On standard input."""
+    first: tuple[str, ...] = ()
+    """A command that makes what this one is about."""
+    models: tuple[str, ...] = ()
+    """What the machine must list before."""
+    shows: str = ""
+    """What it prints, among other things."""
 
 
-def story() -> list[tuple[str, str]]:
-    """What the reader is told to do, in order: sessions of both machines, and a program."""
-    return re.findall(r"^```(console|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+WAYS = {
+    "meshd up": Way(machine="alpha", more=("--model", "test:words"), shows="mesh"),
+    "meshd invite": Way(machine="alpha", shows="meshd1_"),
+    "meshd invite --uses 5 --expires 1d": Way(machine="alpha", shows="meshd1_"),
+    "meshd join": Way(machine="beta", more=("TOKEN",), shows="mesh"),
+    f"meshd up --upstream {SHOWN_UPSTREAM}": Way(machine="beta", shows="mesh"),
+    "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
+    "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
+    "meshd status": Way(machine="beta", shows="functions"),
+    "meshd chat": Way(machine="beta", typed="Hello?\n"),
+    "meshd submit": Way(machine="beta", more=("job.json",), shows="9592"),
+    "meshd jobs": Way(machine="beta", shows="meshd.primes"),
+    "meshd job": Way(machine="beta", more=("JOB",), shows="9592"),
+    "meshd cancel": Way(
+        machine="beta",
+        more=("endless",),
+        first=("submit", "endless.json", "--detach"),
+        shows="cancelled",
+    ),
+    "meshd leave": Way(machine="beta"),
+}
+"""In the order in which they are run; alpha founds the mesh."""
+EVERYWHERE = {"--home DIR", "--json"}
+"""Options that the commands above are all run with."""
+UP_OPTIONS = {
+    "--model": "test:words",
+    "--upstream": "URL",
+    "--join": "TOKEN",
+    "--name": "upstairs",
+    "--label": "room=attic",
+    "--listen": "127.0.0.1:PORT",
+    "--advertise": "localhost:PORT",
+    "--gateway": "127.0.0.1:GATEWAY",
+    "--no-lan": "",
+}
+"""All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
+DEMONSTRATION = "meshd demo"
+BENCHMARK = "python -m tests.benchmarks.request_cost"
+SUITE = "python -m pytest "
+PLAIN_INSTALLATION = "pip install ."
+NOT_THERE = "meshd sim"
+"""README.md says that it does not exist."""
 
 
-def inline(prefix: str) -> list[str]:
-    """Everything in backticks that begins with `prefix`, once each."""
-    return list(dict.fromkeys(re.findall(rf"`({prefix}[^`\n]*)`", README)))
+def suites() -> list[str]:
+    """The commands that run tests."""
+    return [line for line in inline_commands() if line.startswith(SUITE)]
 
 
-class Machine:
-    """One of the story's machines: a home, and at most one `meshd up` at a time."""
+def prompts() -> list[tuple[str, str]]:
+    """The machines of all lines at a prompt, and the lines."""
+    return re.findall(r"^(\w+)\$ (.*)$", README, re.MULTILINE)
 
-    def __init__(self, name: str, folder: pathlib.Path, hub: str) -> None:
-        self.name = name
-        self.folder = folder
-        self.environment = {
-            **environment(),
-            "MESHD_HOME": str(folder / f"home-{name}"),
-            "HOME": str(folder),
-            "HF_HOME": str(folder / "hf"),
-            "HF_ENDPOINT": hub,
-        }
-        self.ready: dict[str, str] = {}
-        self._up: subprocess.Popen[str] | None = None
 
-    def run(self, words: list[str]) -> str:
-        """Run one command to its end, which must be a good one; returns what it printed."""
-        done = subprocess.run(
-            [*command(), *words],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{self.name}$ meshd {shlex.join(words)}: {done.stderr}"
-        return done.stdout
+def test_every_command_is_run_somewhere() -> None:
+    """What is in backticks is in a table of this file, whose entries are all in README.md."""
+    run = {*WAYS, *UP_OPTIONS, *EVERYWHERE, *suites()}
+    run |= {DEMONSTRATION, BENCHMARK, PLAIN_INSTALLATION, NOT_THERE}
+    assert set(inline_commands()) == run
 
-    def up(self, words: list[str]) -> None:
-        """Run `meshd up` until its ready line; an earlier one is stopped first."""
-        self.down()
-        log = (self.folder / f"{self.name}.log").open("ab")
-        with log:
-            self._up = subprocess.Popen(
-                [*command(), *words, *PRIVATE, "--json", "--name", self.name],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self._up.stdout is not None
-        self.ready = json.loads(self._up.stdout.readline())
 
-    def down(self) -> None:
-        """Stop the daemon, if there is one."""
-        if self._up is None:
-            return
-        self._up.send_signal(signal.SIGTERM)
-        with self._up:
-            assert self._up.wait(15) == 0
-        self._up = None
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    """Also each line at a prompt is at one of the story's two machines; a drawing runs nothing."""
+    assert {language for language, _ in blocks()} == {"sh", "console", "python", "json", "text"}
+    assert {machine for machine, _ in prompts()} == {"alpha", "beta"}
+
+
+# ---- the story ----
 
 
 @pytest.fixture
-def machines(tmp_path: pathlib.Path) -> Iterator[dict[str, Machine]]:
+def two(tmp_path: pathlib.Path) -> Iterator[dict[str, Machine]]:
     """Alpha and beta, with what README.md takes for granted in their folder."""
     shutil.copy(DEMO, tmp_path / HUB_FILE)
-    (job,) = blocks("json")
-    (tmp_path / "job.json").write_text(job)
+    place_jobs(tmp_path)
     hub = FakeHub()
     hub.files[HUB_REPOSITORY] = {HUB_FILE: DEMO.read_bytes()}
-    with hub.running(), contextlib.ExitStack() as stack:
-        both = {name: Machine(name, tmp_path, hub.url) for name in ("alpha", "beta")}
-        for machine in both.values():
-            stack.callback(machine.down)
+    with hub.running(), machines(tmp_path, "alpha", "beta", hub=hub.url) as both:
         yield both
 
 
-def _follow(machine: Machine, line: str, token: str) -> None:
+def place_jobs(folder: pathlib.Path) -> None:
+    """The job that README.md shows, and one that has to be cancelled."""
+    ((_, job),) = blocks("json")
+    (folder / "job.json").write_text(job)
+    (folder / "endless.json").write_text(json.dumps(ENDLESS))
+
+
+@pytest.mark.llama
+@pytest.mark.processes
+@needs_llama
+def test_the_story_of_two_machines(two: dict[str, Machine]) -> None:
+    """Each line at a prompt works, in the order in which a reader meets them."""
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    token = ""
+    for language, block in blocks("console", "python"):
+        if language == "python":
+            check_python(two["beta"], block)
+            continue
+        for name, line in re.findall(r"^(\w+)\$ ([^#\n]*)", block, re.MULTILINE):
+            follow(two[name], line, token)
+            token = token or json.loads(two["alpha"].run(["invite", "--json"]))["token"]
+
+
+def follow(machine: Machine, line: str, token: str) -> None:
+    """One line of the story."""
     program, *words = shlex.split(line)
     assert program == "meshd"
     words = [token if word.startswith("meshd1_") else word for word in words]
@@ -124,108 +174,169 @@ def _follow(machine: Machine, line: str, token: str) -> None:
         machine.up(words)
         return
     if words[0] in ("models", "chat"):
-        rows = until("a model is there", lambda: _models(machine), 40.0)
-        assert rows
-    said = machine.run(words)
-    assert said.strip(), f"{line} prints nothing"
+        machine.wait_models()
+    assert machine.run(words).strip(), f"{line} prints nothing"
 
 
-def _models(machine: Machine) -> list[object]:
-    rows: list[object] = json.loads(machine.run(["models", "--json"]))["models"]
-    return rows
+def check_python(machine: Machine, snippet: str) -> None:
+    """The snippet works as it stands, against this machine's gateway."""
+    assert SHOWN_GATEWAY in snippet
+    done = finished(
+        [sys.executable, "-c", snippet.replace(SHOWN_GATEWAY, machine.ready["gateway"])]
+    )
+    assert done.strip()
+
+
+def finished(words: list[str]) -> str:
+    """What a program prints that must end well, in the folder of README.md."""
+    done = subprocess.run(
+        words,
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# ---- the running text ----
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("is_for_programs", [False, True], ids=["as-it-stands", "home-and-json"])
+def test_the_commands_of_the_text(tmp_path: pathlib.Path, is_for_programs: bool) -> None:
+    """Each ends well and prints what it is about; all take --home and --json."""
+    place_jobs(tmp_path)
+    with upstream() as url, machines(tmp_path, "alpha", "beta") as both:
+        for line, way in WAYS.items():
+            machine = both[way.machine]
+            if way.models:
+                machine.wait_models(*way.models)
+            if way.first:
+                machine.run(way.first)
+            words = [url if word == SHOWN_UPSTREAM else word for word in shlex.split(line)[1:]]
+            words += [known(word, both) for word in way.more]
+            if is_for_programs:
+                words += ["--home", str(machine.home), "--json"]
+            if words[0] == "up":
+                said = machine.up(words, as_json=is_for_programs)
+            else:
+                said = machine.run(words, way.typed)
+            assert way.shows in said, f"{line} prints: {said}"
+            assert said.strip(), f"{line} prints nothing"
+            if is_for_programs:
+                json.loads(said)
+        both["beta"].wait_end()  # with its membership
+
+
+def known(word: str, both: dict[str, Machine]) -> str:
+    """A word that a reader adds, with what only the mesh knows in its place."""
+    if word == "TOKEN":
+        return str(json.loads(both["alpha"].run(["invite", "--json"]))["token"])
+    if word == "JOB":
+        return str(both["beta"].rows("jobs")[0]["id"])
+    return word
+
+
+@pytest.mark.processes
+def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
+    """All that the table of commands names, together, do what their names say."""
+    with upstream() as url, machines(tmp_path, "alpha", "beta", "gamma") as three:
+        three["alpha"].up(["up", "--model", "none"])
+        three["gamma"].up(["up", "--model", "none"])  # it only finds free ports
+        three["gamma"].down()
+        port, gateway = (
+            three["gamma"].ready[key].rpartition(":")[2] for key in ("listen", "gateway")
+        )
+        values = {"URL": url, "TOKEN": known("TOKEN", three), "PORT": port, "GATEWAY": gateway}
+        words = ["up"]
+        for option, value in UP_OPTIONS.items():
+            filled = re.sub("[A-Z]+", lambda found: values[found[0]], value)
+            words += [option, filled] if filled else [option]
+        three["beta"].up(words)
+        three["alpha"].wait_models("words", "m")
+        said = three["beta"].ready
+        assert said["listen"] == f"127.0.0.1:{port}"
+        assert said["gateway"] == f"http://127.0.0.1:{gateway}"
+        status = json.loads(three["beta"].run(["status", "--json"]))
+        assert status["addresses"] == [f"localhost:{port}"]
+        rows = {row["name"]: row for row in three["alpha"].rows("nodes")}
+        assert rows["upstairs"]["labels"] == {"room": "attic"}
+        assert sorted(rows["upstairs"]["models"]) == ["m", "words"]
+
+
+@pytest.mark.processes
+def test_the_exit_codes(tmp_path: pathlib.Path) -> None:
+    """They are as README.md lists them, and a failure is one line."""
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon." in README
+    with machines(tmp_path, "alpha", "beta") as both:
+        both["alpha"].up(["up", "--model", "none"])
+        for code, name, words in (
+            (0, "alpha", "nodes"),
+            (1, "alpha", "job nobody-knows"),
+            (2, "alpha", "submit no-such-file.json"),
+            (3, "beta", "nodes"),
+        ):
+            done = both[name].ask(words.split())
+            assert done.returncode == code, words
+            assert done.stderr.count("\n") == (code > 0)
 
 
 @pytest.mark.llama
 @pytest.mark.processes
-def test_the_story_of_two_machines(machines: dict[str, Machine]) -> None:
-    """Each line at a prompt works, in the order in which a reader meets them."""
-    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
-    if not _has_llama():
-        pytest.skip("llama.cpp is not installed")
-    token = ""
-    for language, block in story():
-        if language == "python":
-            _check_python(machines["beta"], block)
-            continue
-        for line in block.splitlines():
-            prompt = re.match(r"(alpha|beta)\$ ([^#]*)", line)
-            if prompt is None:
-                continue
-            _follow(machines[prompt[1]], prompt[2], token)
-            if not token:
-                token = json.loads(machines["alpha"].run(["invite", "--json"]))["token"]
+@needs_llama
+def test_the_demonstration(tmp_path: pathlib.Path) -> None:
+    """A question is answered, and nothing of its mesh stays."""
+    with machines(tmp_path, "alpha") as one:
+        assert one["alpha"].run(shlex.split(DEMONSTRATION)[1:]).strip()
 
 
-def _check_python(machine: Machine, snippet: str) -> None:
-    """The snippet works as it stands, against this machine's gateway."""
-    program = snippet.replace("http://127.0.0.1:7701", machine.ready["gateway"])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_what_is_said_to_be_missing_is_missing(tmp_path: pathlib.Path) -> None:
+    """When it is there, README.md has to say so."""
+    assert f"`{NOT_THERE}` is still a test, not a command" in README
+    with machines(tmp_path, "alpha") as one:
+        assert one["alpha"].ask(shlex.split(NOT_THERE)[1:]).returncode == 2
 
 
-def _has_llama() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("llama_cpp") is not None
+# ---- the promises, and what CI runs ----
 
 
-@pytest.mark.parametrize("words", inline("meshd "))
-def test_every_command_that_is_mentioned_exists(words: str) -> None:
-    """With the options that it is mentioned with; `meshd sim` is said to be missing."""
-    _, name, *rest = shlex.split(words)
-    if name == "sim":
-        assert "is still a test, not a command" in README
-        return
-    done = subprocess.run(
-        [*command(), name, "--help"], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for option in (word for word in rest if word.startswith("--")):
-        assert option in done.stdout
+def test_the_commands_behind_the_promises_find_tests() -> None:
+    """Each path of each command holds tests; they run with all the others."""
+    paths = sorted({path for line in suites() for path in shlex.split(line)[3:]})
+    assert paths
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider"]
+    found = finished([sys.executable, "-m", "pytest", *options, *paths]).splitlines()
+    for path in paths:
+        assert any(re.match(rf"{re.escape(path)}[/:]", line) for line in found), path
 
 
-@pytest.mark.parametrize("option", inline("--"))
-def test_every_option_that_is_mentioned_exists(option: str) -> None:
-    """Each is an option of `meshd up` or of all commands."""
-    done = subprocess.run(
-        [*command(), "up", "--help"], capture_output=True, text=True, timeout=30, check=True
-    )
-    assert option.split()[0] in done.stdout
+@pytest.mark.llama
+@pytest.mark.processes
+@needs_llama
+def test_the_benchmark_prints_its_figures() -> None:
+    """In its short form, which does the same, less often."""
+    _, *words = shlex.split(BENCHMARK)
+    printed = finished([sys.executable, *words, "--short"])
+    for what in (
+        "asked directly",
+        "one hop",
+        "two hops",
+        "idle gateway-only daemon",
+        "meshd nodes",
+    ):
+        assert what in printed
 
 
-@pytest.mark.parametrize("line", inline("python -m pytest"))
-def test_the_commands_behind_the_promises_find_tests(line: str) -> None:
-    """The suite that shows a promise is there; it runs with all the others."""
-    for path in line.split()[3:]:
-        place = REPOSITORY / path
-        found = [place] if place.is_file() else sorted(place.glob("test_*.py"))
-        assert found, f"{path} holds no tests"
-
-
-def test_the_benchmark_is_there() -> None:
-    """It says how to use it; what it measures takes too long for a test."""
-    for line in inline("python -m tests.benchmarks"):
-        module = line.split()[2]
-        subprocess.run(
-            [sys.executable, "-m", module, "--help"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=60,
-            check=True,
-        )
-
-
-def test_the_two_first_lines_are_what_ci_runs() -> None:
-    """`.ci/run` greps them out of README.md: one each, ending as it expects."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+def test_the_installations_are_what_ci_runs() -> None:
+    """`.ci/run` greps two lines out of README.md, ending as it expects, and installs without."""
+    lines = [line for _, block in blocks("sh") for line in block.splitlines()]
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["demo", "pytest"]
     script = (REPOSITORY / ".ci/run").read_text()
     assert "grep -m1 'pytest$' README.md" in script
     assert "grep -m1 'meshd demo$' README.md" in script
+    assert PLAIN_INSTALLATION == "pip install ."
+    assert re.search(r'/bin/pip" install (-q )?\.$', script, re.MULTILINE)

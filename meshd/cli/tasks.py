@@ -120,8 +120,9 @@ def _read_job(name: str) -> dict[str, Any]:
             with path.open("rb") as file:
                 content = file.read(JOB_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {name}: {getattr(error, 'strerror', None) or error}"
+        reason = getattr(error, "strerror", None) or error
+        raise wrong_usage(
+            f"cannot read {name}: {reason}; give the path of a job's JSON file, or - to type it"
         ) from None
     if len(content) > JOB_BYTES_MAX:
         raise wrong_usage(f"{name} has more than {JOB_BYTES_MAX} bytes; use input files")

@@ -1,16 +1,19 @@
 """The one place for what the control socket may ask about jobs: submit, list, show, cancel."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from meshd.control import Handler, Report, Streaming, argument
 from meshd.failures import UserError
-from meshd.tasks.descriptor import DEADLINE_S_MAX, read_call, read_descriptor
 from meshd.tasks.driver import Driver
-from meshd.tasks.jobs import Job, Jobs, JobState
+from meshd.tasks.jobs import DEADLINE_S_MAX, Job, Jobs, JobState
 from meshd.tasks.live_job import LiveJob
+from runtimes.functions.call import FunctionCall
+
+if TYPE_CHECKING:
+    from meshd.tasks.descriptor import JobDescriptor
 
 WAITING_MAX: Final = 40
 """Submits that wait for their jobs; other commands still get in beside them."""
@@ -42,8 +45,7 @@ class JobCommands:
         is_detached = bool(arguments.get("detach"))
         if not is_detached and self._waiting >= WAITING_MAX:
             raise UserError(f"{WAITING_MAX} commands wait for their jobs already; use --detach")
-        descriptor = read_descriptor(arguments.get("descriptor"))
-        call = await trio.to_thread.run_sync(read_call, descriptor)
+        descriptor, call = await trio.to_thread.run_sync(_read, arguments.get("descriptor"))
         live = await self._driver.submit(descriptor, call)
         if is_detached:
             return {"job": live.job.id, "state": str(JobState.QUEUED)}
@@ -88,6 +90,16 @@ class JobCommands:
         with trio.move_on_after(CANCEL_S):
             await live.over.wait()
         return {"job": job_id, "state": str(live.job.state)}
+
+
+def _read(value: object) -> tuple["JobDescriptor", FunctionCall]:
+    """What was submitted and the files that it names; blocks. Raises UserError."""
+    # It brings pydantic: 11 MB and a tenth of a second that only a node with jobs shall pay, the
+    # latter in this thread.
+    from meshd.tasks.descriptor import read_call, read_descriptor
+
+    descriptor = read_descriptor(value)
+    return descriptor, read_call(descriptor)
 
 
 def _why(job: Job) -> str:

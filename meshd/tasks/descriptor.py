@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 
 from meshd.failures import ExitCode, UserError
+from meshd.tasks.jobs import DEADLINE_S_MAX
 from runtimes.base import RuntimeFailure
 from runtimes.functions.call import (
     INPUT_BYTES_MAX,
@@ -22,7 +23,6 @@ from runtimes.functions.call import (
     is_shallow,
 )
 
-DEADLINE_S_MAX: Final = 24 * 3600.0
 RETRIES_MAX: Final = 10
 _CONFIG = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 _Text = Annotated[str, pydantic.Field(min_length=1, max_length=200)]

@@ -16,7 +16,7 @@ import random
 import secrets
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -24,7 +24,6 @@ import trio
 from meshd.asking import Asking, AttemptFailed, nonsense
 from meshd.payloads import BadPayload
 from meshd.peers import Kind
-from meshd.tasks.descriptor import JobDescriptor, Requirements
 from meshd.tasks.jobs import Attempt, Job, Jobs, JobState, timestamp
 from meshd.tasks.live_job import LiveJob
 from meshd.tasks.payloads import pack_call, unpack_returned
@@ -35,6 +34,9 @@ from protocol.routing import Candidate, rank
 from runtimes.base import RuntimeFailure
 from runtimes.functions.call import FunctionCall, Returned, is_shallow
 from runtimes.functions.runner import FunctionRunner, OnStart
+
+if TYPE_CHECKING:  # it brings pydantic, which only a node with jobs needs in its memory
+    from meshd.tasks.descriptor import JobDescriptor, Requirements
 
 log = structlog.get_logger()
 
@@ -89,7 +91,7 @@ class Driver:
             task_status.started()
             await trio.sleep_forever()
 
-    async def submit(self, descriptor: JobDescriptor, call: FunctionCall) -> LiveJob:
+    async def submit(self, descriptor: "JobDescriptor", call: FunctionCall) -> LiveJob:
         """Begin a job. Raises UserError when it cannot be taken."""
         assert self._nursery is not None
         job = Job(
@@ -203,7 +205,7 @@ class Driver:
             raise kind(code, message)
         return sorted(rank(candidates, self._rng), key=lambda c: live.failures[c.node])
 
-    def _fits(self, node: NodeId, wanted: Requirements) -> bool:
+    def _fits(self, node: NodeId, wanted: "Requirements") -> bool:
         if wanted.node is not None and node not in self._view.find(wanted.node):
             return False
         row = self._view.row(node)

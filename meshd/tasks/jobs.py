@@ -24,6 +24,7 @@ log = structlog.get_logger()
 JOBS_MAX: Final = 1_000
 LIVE_MAX: Final = 256
 """Jobs that are not over."""
+DEADLINE_S_MAX: Final = 24 * 3600.0
 ATTEMPTS_KEPT: Final = 32
 FILE_BYTES_MAX: Final = 16 * 2**20
 """Arguments and a result of one MiB each, each character written as six."""

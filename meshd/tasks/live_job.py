@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from meshd.tasks.descriptor import JobDescriptor
 from meshd.tasks.jobs import Job
 from protocol.identity import NodeId
 from runtimes.functions.call import FunctionCall
+
+if TYPE_CHECKING:  # it brings pydantic, which only a node with jobs needs in its memory
+    from meshd.tasks.descriptor import JobDescriptor
 
 NEWS_MAX: Final = 256
 """Of a job that is placed very often, only so much is told to who waits."""
@@ -18,7 +20,7 @@ NEWS_MAX: Final = 256
 class LiveJob:
     """One job while it is driven."""
 
-    def __init__(self, job: Job, descriptor: JobDescriptor, call: FunctionCall) -> None:
+    def __init__(self, job: Job, descriptor: "JobDescriptor", call: FunctionCall) -> None:
         self.job = job
         self.descriptor = descriptor
         self.call = call

@@ -73,7 +73,7 @@ def call(function: Callable[..., Any], keywords: dict[str, Any]) -> bytes:
     try:
         result = function(**keywords)
     except BaseException as error:
-        raise RuntimeFailure("failed", _said(error)) from error
+        raise RuntimeFailure("failed", _complaint(error)) from error
     try:
         value = json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError, MemoryError) as error:
@@ -87,14 +87,30 @@ def call(function: Callable[..., Any], keywords: dict[str, Any]) -> bytes:
     return value
 
 
+def _complaint(error: BaseException) -> str:
+    """What the person who submitted the job is told of a function that raised.
+
+    With a ValueError or a TypeError a function says in words what it does not take; the type would
+    only stand in the way. The type of any other error (one of these two's own kinds, such as
+    UnicodeDecodeError, among them) is half of what it says: `KeyError: 'name'`.
+    """
+    if type(error) in (ValueError, TypeError):
+        return _message(error) or _said(error)
+    return _said(error)
+
+
 def _said(error: BaseException) -> str:
     """Type and message on one line; never a traceback."""
-    try:
-        message = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - a foreign __str__
-        message = ""
-    name = type(error).__name__
+    name, message = type(error).__name__, _message(error)
     return f"{name}: {message}" if message else name
+
+
+def _message(error: BaseException) -> str:
+    """Its text on one line; empty when it has none."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - a foreign __str__
+        return ""
 
 
 if __name__ == "__main__":

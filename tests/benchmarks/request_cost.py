@@ -6,7 +6,8 @@ asked (a) directly of a worker process that this program starts itself, (b) of b
 first token (one stream, p50 and p99), requests per second (8 streams of 16 tokens), then what an
 idle gateway-only daemon takes, and how long commands take to start.
 
-Run: python -m tests.benchmarks.request_cost [--requests 100]
+Run: python -m tests.benchmarks.request_cost [--requests 100] [--short]
+--short shows in seconds that it works; its figures say nothing.
 """
 
 import argparse
@@ -33,6 +34,8 @@ PROMPT = "Tell me something about the sea."
 TOKENS = 16
 STREAMS = 8
 IDLE_S = 20.0
+STARTS = 7
+"""Of each command."""
 
 
 class Daemon:
@@ -178,22 +181,22 @@ def print_row(name: str, firsts: list[float], rate: float) -> None:
     print(f"{name:<34}{p50 * 1000:9.2f}{p99 * 1000:9.2f}{rate:11.1f}")
 
 
-def print_idle(daemon: Daemon) -> None:
+def print_idle(daemon: Daemon, idle_s: float) -> None:
     """Memory, CPU and traffic of a daemon that nobody asks anything."""
     process = psutil.Process(daemon.process.pid)
     before = process.cpu_times()
-    time.sleep(IDLE_S)
+    time.sleep(idle_s)
     after = process.cpu_times()
-    cpu = (after.user + after.system - before.user - before.system) / IDLE_S
+    cpu = (after.user + after.system - before.user - before.system) / idle_s
     print(f"idle gateway-only daemon: {process.memory_info().rss / 1e6:.1f} MB resident, ", end="")
-    print(f"{cpu * 100:.2f} % of a core over {IDLE_S:.0f} s (mesh of 2)")
+    print(f"{cpu * 100:.2f} % of a core over {idle_s:.0f} s (mesh of 2)")
 
 
-def print_start_up(daemon: Daemon) -> None:
+def print_start_up(daemon: Daemon, starts: int) -> None:
     """Whole-process times of the command line."""
     for words in (("--help",), ("nodes", "--home", str(daemon.home))):
         times: list[float] = []
-        for _ in range(7):
+        for _ in range(starts):
             started = time.perf_counter()
             subprocess.run([sys.executable, "-m", "meshd", *words], check=True, capture_output=True)
             times.append(time.perf_counter() - started)
@@ -205,7 +208,10 @@ def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--requests", type=int, default=100)
-    requests: int = parser.parse_args().requests
+    parser.add_argument("--short", action="store_true", help="only show that it works")
+    arguments = parser.parse_args()
+    is_short: bool = arguments.short
+    requests: int = 4 if is_short else arguments.requests
     with ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         back = Daemon(folder, "back", "--model", "demo")
@@ -220,8 +226,8 @@ def main() -> None:
         print_row("its worker, asked directly", *trio.run(measure_worker, requests))
         print_row("one hop (its node's gateway)", *measure(over_http(back), requests))
         print_row("two hops (another node's)", *measure(over_http(front), requests))
-        print_idle(front)
-        print_start_up(front)
+        print_idle(front, 1.0 if is_short else IDLE_S)
+        print_start_up(front, 1 if is_short else STARTS)
 
 
 if __name__ == "__main__":

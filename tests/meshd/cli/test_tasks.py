@@ -123,14 +123,14 @@ def test_a_failed_job_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "words"),
+    ("content", "words"),
     [
-        (None, 1, "cannot read"),
-        (b"{", 2, "is not JSON"),
-        (b"\xff\xfe\xfd", 2, "is not JSON"),
-        (b"[" * 50_000, 2, "is not JSON"),
-        (b"[]", 2, "is no job"),
-        (b'"' + b"x" * 70_000 + b'"', 2, "use input files"),
+        (None, "give the path of a job's JSON file"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\xfd", "is not JSON"),
+        (b"[" * 50_000, "is not JSON"),
+        (b"[]", "is no job"),
+        (b'"' + b"x" * 70_000 + b'"', "use input files"),
     ],
 )
 def test_a_file_that_is_no_job(
@@ -138,17 +138,28 @@ def test_a_file_that_is_no_job(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
     content: bytes | None,
-    code: int,
     words: str,
 ) -> None:
     """Found before any daemon is asked; one line that names the file."""
     path = tmp_path / "bad.json"
     if content is not None:
         path.write_bytes(content)
-    assert _meshd(home, "submit", str(path)) == code
+    assert _meshd(home, "submit", str(path)) == 2
     errors = capsys.readouterr().err
     assert words in errors
     assert "bad.json" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "nul\0", "x" * 5_000])
+def test_what_is_no_readable_file_is_wrong_usage(
+    home: Home, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A folder, an impossible name: one line with the mend, before any daemon is asked."""
+    assert _meshd(home, "submit", name) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("meshd: cannot read ")
+    assert "give the path of a job's JSON file, or - to type it" in errors
     assert errors.count("\n") == 1
 
 

@@ -1,5 +1,6 @@
 """Functions that do what no shipped one does: crash, print, return nonsense."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -34,6 +35,12 @@ def read(file: pathlib.Path) -> str:
 def fail() -> None:
     """Raises."""
     raise KeyError("it is\nbroken")
+
+
+def object_to(kind: str, message: str = "") -> None:
+    """Raises a ValueError, a TypeError or one of ValueError's kinds."""
+    kinds = {"value": ValueError, "type": TypeError, "json": json.JSONDecodeError}
+    raise kinds[kind](*([message] if kind != "json" else [message, "{", 1]) if message else ())
 
 
 def leave() -> None:

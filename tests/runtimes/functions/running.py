@@ -16,7 +16,7 @@ _EXAMPLES: Final = "tests.runtimes.functions.examples"
 _NAMES: Final = (
     "echo", "typed", "untyped", "read", "fail", "leave", "crash", "hang", "start_child", "shout",
     "write_to_every_pipe", "large", "deep", "no_json", "not_a_number", "hungry", "where",
-    "NOT_CALLABLE", "missing",
+    "NOT_CALLABLE", "missing", "object_to",
 )  # fmt: skip
 
 

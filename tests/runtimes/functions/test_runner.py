@@ -114,6 +114,28 @@ def test_what_goes_wrong_has_a_code_and_one_line(
     assert (failure.code, words in failure.message) == (code, True), failure.message
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (call("object_to", kind="value", message="limit must be\n0 to 9"), "limit must be 0 to 9"),
+        (call("object_to", kind="type", message="no list, please"), "no list, please"),
+        (call("object_to", kind="value"), "ValueError"),
+        (call("object_to", kind="type"), "TypeError"),
+        (
+            call("object_to", kind="json", message="no"),
+            "JSONDecodeError: no: line 1 column 2 (char 1)",
+        ),
+        (call("meshd.primes", limit=-1), "the limit must be 0 to 1000000000000"),
+    ],
+)
+def test_what_a_function_says_against_its_arguments_is_told_plainly(
+    runner: FunctionRunner, what: FunctionCall, message: str
+) -> None:
+    """A ValueError's or TypeError's own words alone; with none, and of their kinds, the type."""
+    failure = failure_of(runner, what)
+    assert (failure.code, failure.message) == ("failed", message)
+
+
 def test_the_largest_result_fits(runner: FunctionRunner) -> None:
     """The limit itself is allowed; two quotes belong to it."""
     size = RESULT_BYTES_MAX - 2
