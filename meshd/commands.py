@@ -1,11 +1,15 @@
 """The one place for what the control socket may ask of a running daemon."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
+
+import trio
 
 from meshd import clock
-from meshd.control import Handler, Streaming, argument
-from meshd.failures import UserError
+from meshd.control import Handler, Report, Streaming, argument
+from meshd.event_log import EVENTS_KEPT, Event, EventLog
+from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
 from meshd.trust.mesh import issue_invite
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 
 EXPIRES_S_MAX = 366 * 86_400
 USES_MAX = 1_000_000
+FOLLOWERS_MAX: Final = 16
+"""Commands that follow the events; with those that wait for jobs they leave room for others."""
+EVENTS_SILENCE_S: Final = 15.0
+"""Who follows hears at least so often, be it that nothing happened; that is how it is noticed
+that either end has gone."""
 
 
 class Commands:
@@ -28,6 +37,7 @@ class Commands:
     def __init__(self, home: Home, running: "Running") -> None:
         self._home = home
         self._running = running
+        self._followers = 0
 
     def handlers(self) -> dict[str, Handler | Streaming]:
         """What may be asked."""
@@ -35,6 +45,7 @@ class Commands:
             "status": self.status,
             "nodes": self.nodes,
             "models": self.models,
+            "events": Streaming(self.events, timeout_s=math.inf),
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
@@ -56,6 +67,22 @@ class Commands:
             return {"models": self._running.models()}
         cards = sorted(self._running.local_models.cards(), key=lambda card: card.name)
         return {"models": [model_row(card, [self._running.name]) for card in cards]}
+
+    async def events(self, arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        """The last events; with `follow` these and all later ones, while one listens."""
+        recent = argument(arguments, "recent", int)
+        if not 0 <= recent <= EVENTS_KEPT:
+            raise UserError(f"at most the last {EVENTS_KEPT} events are kept", ExitCode.WRONG_USAGE)
+        log = self._running.view.events
+        if not arguments.get("follow"):
+            return {"events": log.recent(recent)}
+        if self._followers >= FOLLOWERS_MAX:
+            raise UserError(f"{FOLLOWERS_MAX} commands follow the events already; end one of them")
+        self._followers += 1
+        try:
+            await _follow(log, log.id_before(recent), report)
+        finally:
+            self._followers -= 1
 
     async def invite(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Issue an invite: `{"token", "invite"}`."""
@@ -129,6 +156,16 @@ class Commands:
             mesh = give_up(self._home)
             self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
+
+
+async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:
+    """Report what happens after the event with the id `seen`."""
+    while True:
+        events: Sequence[Event] = ()
+        with trio.move_on_after(EVENTS_SILENCE_S):
+            events = await log.after(seen)
+            seen = events[-1]["id"]
+        await report({"events": events})
 
 
 def _may_be_owner(owner: object) -> TypeGuard[str]:

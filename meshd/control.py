@@ -53,7 +53,8 @@ class Streaming:
 
     run: Callable[[Arguments, Report], Awaitable[Mapping[str, Any]]]
     timeout_s: float | None = None
-    """None: HANDLER_TIMEOUT_S."""
+    """None: HANDLER_TIMEOUT_S. Without limit (math.inf) only for what reports again and again: a
+    report is where it is noticed that who asked has gone."""
 
 
 def argument(arguments: Arguments, name: str, kind: type[_T]) -> _T:

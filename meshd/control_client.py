@@ -44,28 +44,44 @@ def ask(
     *,
     timeout_s: float = ANSWER_TIMEOUT_S,
     on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+    is_endless: bool = False,
     **arguments: object,
 ) -> dict[str, Any]:
     """Have the daemon on `home` do something, and return its result.
 
-    `timeout_s` bounds the whole wait. Raises UserError: with NO_DAEMON when none runs, with what
+    `timeout_s` bounds the whole wait; of what `is_endless`, the wait for each piece of progress.
+    Raises UserError: with NO_DAEMON when none runs, with what
     the daemon said when it refused, and with FAILED when it does not answer.
     """
     deadline = time.monotonic() + timeout_s
     request: dict[str, object] = {**arguments, "do": do}
-    try:
-        with _connected(home, request) as connection:
+    with contextlib.ExitStack() as stack:
+        with _explained(home, timeout_s):
+            connection = stack.enter_context(_connected(home, request))
             line = json.dumps(request).encode() + b"\n"
             if len(line) > REQUEST_BYTES_MAX:
                 raise UserError("this is too much for one request", ExitCode.WRONG_USAGE)
             connection.settimeout(timeout_s)
             connection.sendall(line)
-            for answer in _answers(connection, deadline):
-                if "ok" in answer:
-                    return _result(answer)
-                progress = answer.get("progress")
-                if on_progress is not None and isinstance(progress, dict):
-                    on_progress(progress)
+        answers = _answers(connection, deadline, timeout_s if is_endless else None)
+        while True:
+            with _explained(home, timeout_s):
+                answer = next(answers, None)
+            if answer is None:
+                break
+            if "ok" in answer:
+                return _result(answer)
+            progress = answer.get("progress")
+            if on_progress is not None and isinstance(progress, dict):
+                on_progress(progress)  # what it raises is its own, also an OSError
+    raise UserError(f"the daemon on {home.path} closed the connection; look at its log")
+
+
+@contextlib.contextmanager
+def _explained(home: Home, timeout_s: float) -> Iterator[None]:
+    """What goes wrong with the connection becomes a UserError."""
+    try:
+        yield
     except TimeoutError:
         raise UserError(
             f"the daemon on {home.path} did not answer within {timeout_s:.0f} s; "
@@ -75,7 +91,6 @@ def ask(
         raise UserError(
             f"the connection to the daemon on {home.path} broke: {error.strerror or error}"
         ) from error
-    raise UserError(f"the daemon on {home.path} closed the connection; look at its log")
 
 
 @contextlib.contextmanager
@@ -113,14 +128,21 @@ def _read_door(path: pathlib.Path) -> LoopbackDoor:
     return LoopbackDoor(port=port, secret=secret)
 
 
-def _answers(connection: socket.socket, deadline: float) -> Iterator[dict[str, Any]]:
-    """The objects that arrive, until the other end closes. Raises TimeoutError, UserError."""
+def _answers(
+    connection: socket.socket, deadline: float, renewed_s: float | None
+) -> Iterator[dict[str, Any]]:
+    """The objects that arrive, until the other end closes. Raises TimeoutError, UserError.
+
+    Each of them sets the deadline to `renewed_s` from now, if that is given.
+    """
     buffered = bytearray()
     while True:
         end = buffered.find(b"\n")
         if end >= 0:
             yield _read_answer(bytes(buffered[:end]))
             del buffered[: end + 1]
+            if renewed_s is not None:
+                deadline = time.monotonic() + renewed_s
             continue
         if len(buffered) > ANSWER_BYTES_MAX:
             raise UserError("the daemon's answer is too large")

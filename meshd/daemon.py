@@ -7,6 +7,7 @@ or a bad model file thus never uses up an invite.
 
 import contextlib
 import functools
+import pathlib
 import random
 import secrets
 import signal
@@ -17,11 +18,11 @@ from typing import Final
 import structlog
 import trio
 
-from meshd import __version__, clock, logs
+from meshd import __version__, clock
 from meshd.addresses import advertised
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.joining import check_joinable, join, read_token
+from meshd.joining import check_joinable, join, join_anew, read_token
 from meshd.local_models import LocalModels
 from meshd.options import Ready, UpOptions, format_host_port, name_from_host, parse_host_port
 from meshd.peers import Peers
@@ -33,9 +34,10 @@ from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
 from meshd.trust.token import encode_token
+from protocol.assembly import NodeConfig
 from protocol.crypto import SodiumCrypto
 from protocol.identity import key_text
-from protocol.node import Node, NodeConfig
+from protocol.node import Node
 from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
 from runtimes.functions.registry import known_functions
@@ -56,7 +58,6 @@ Announce = Callable[[Ready], None]
 
 async def run(options: UpOptions, announce: Announce) -> None:
     """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
-    logs.configure()
     home = Home(options.home)
     with home.locked():
         try:
@@ -133,7 +134,8 @@ class Starter:
     async def start(self) -> Running:
         """Everything up to, but not including, the tasks. Raises UserError."""
         home, options = self._home, self._options
-        seed = node_seed(home)
+        if not options.new_identity:
+            node_seed(home)  # a key that cannot be used is said before anything is bound
         try:
             self._sockets = await bind_node(home, *parse_host_port(options.listen))
             if self._gateway is None:  # kept over a restart: apps wait, and find it where it was
@@ -142,7 +144,8 @@ class Starter:
             own_addresses = advertised(self._sockets, options.advertise)
             if self._recording is None and options.record is not None:
                 self._recording = Recording(options.record)
-            mesh = await self._be_member(seed)
+            mesh = await self._be_member()
+            seed = node_seed(home)
         except BaseException:
             self.close()
             raise
@@ -202,16 +205,25 @@ class Starter:
             self._sockets.close()
             self._sockets = None
 
-    async def _be_member(self, seed: bytes) -> MeshFile:
+    async def _be_member(self) -> MeshFile:
         """The mesh of this home: joined by the token, as on disk, or founded now."""
-        if self._token is not None and check_joinable(self._home, self._token):
-            await join(self._home, self._token)
+        home, token = self._home, self._token
+        if token is not None and self._options.new_identity:
+            self._note_old_identity(await join_anew(home, token))
+        elif token is not None and check_joinable(home, token):
+            await join(home, token)
         self._token = None  # a restart into another mesh, by command, is not to be undone
-        mesh = read_mesh(self._home)
+        mesh = read_mesh(home)
         if mesh is not None:
             return mesh
         self._founded = True
-        return found_mesh(self._home, seed, clock.wall_s())
+        return found_mesh(home, node_seed(home), clock.wall_s())
+
+    def _note_old_identity(self, kept: pathlib.Path | None) -> None:
+        if kept is not None:
+            self._notices.append(
+                f"this node has a new identity; the one before, with its keys, is kept in {kept}"
+            )
 
     async def _make_sources(self) -> list[Source]:
         """What brings each model. Raises UserError for what was asked for and cannot be."""

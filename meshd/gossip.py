@@ -33,9 +33,12 @@ from protocol.errors import DropReason
 from protocol.events import (
     DatagramReceived,
     DeadlineReached,
+    Delayed,
     Event,
     Resumed,
+    SendFailed,
     StreamFailed,
+    StreamFailure,
     StreamReceived,
 )
 from protocol.identity import Address, NodeId
@@ -51,6 +54,10 @@ GUEST_BYTES_MAX: Final = 2**20
 their size. `peers.py` bounds how many guests there are."""
 GAP_NS: Final = 2_000_000_000
 """Woken later than this: the process was stopped or the machine slept."""
+LAG_NS: Final = 300_000_000
+"""Late by more than this: the process or its machine is overloaded, and is told so."""
+LAG_PAUSE_NS: Final = 1_000_000_000
+"""At most one such report in this time."""
 _RECEIVE_BYTES: Final = 2_048
 """More than any datagram of ours, so that a longer one is seen to be too long."""
 
@@ -81,6 +88,9 @@ class Gossip:
         self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
         self._stream_number = 0
         self._open_streams = 0
+        self._lag_told_ns = 0
+        self._has_lost = False
+        """Whether the inbox was full lately."""
         self._nursery: trio.Nursery | None = None
         self.drops: Counter[str] = Counter()
         """Refusals by reason, `inbox_full` and `send_failed` among them."""
@@ -93,6 +103,7 @@ class Gossip:
             self._give.send_nowait(event)
         except trio.WouldBlock:
             self.drops["inbox_full"] += 1
+            self._has_lost = True
             return False
         return True
 
@@ -152,6 +163,10 @@ class Gossip:
             now = clock.now_ns()
             if now - deadline > GAP_NS:
                 await self._handle(Resumed(now - deadline), now)
+            elif self._is_unwell(now - deadline) and now - self._lag_told_ns > LAG_PAUSE_NS:
+                self._lag_told_ns = now
+                self._has_lost = False
+                await self._handle(Delayed(max(0, now - deadline)), now)
             if event is not None:
                 await self._handle(event, now)
                 continue
@@ -161,6 +176,9 @@ class Gossip:
             now = clock.now_ns()
             if self._node.deadline <= now:
                 await self._handle(DeadlineReached(), now)
+
+    def _is_unwell(self, lag_ns: int) -> bool:
+        return self._has_lost or lag_ns > LAG_NS
 
     async def _drain(self) -> None:
         for _ in range(INBOX_EVENTS):
@@ -216,6 +234,7 @@ class Gossip:
         except (OSError, UnicodeError) as error:  # UnicodeError: no host can have that name
             self.drops["send_failed"] += 1
             log.debug("datagram.send_failed", to=str(effect.to), reason=str(error))
+            self.give(SendFailed(effect.to))
 
     def _start_exchange(self, effect: OpenStream) -> None:
         if self._open_streams >= STREAMS_MAX or self._nursery is None:
@@ -236,11 +255,19 @@ class Gossip:
                         raise StreamBroken("closed without an answer")
         except (PeerUnreachable, StreamBroken, trio.TooSlowError) as error:
             log.debug("exchange.failed", reason=str(error))
-            self.give(StreamFailed(effect.peer))
+            self.give(StreamFailed(effect.peer, _failure(error)))
             return
         finally:
             self._open_streams -= 1
         self.give(StreamReceived(0, effect.peer, answer, clock.wall_s()))
+
+
+def _failure(error: Exception) -> StreamFailure:
+    if isinstance(error, trio.TooSlowError):
+        return StreamFailure.TIMED_OUT
+    if isinstance(error, PeerUnreachable) and error.is_refused:
+        return StreamFailure.REFUSED
+    return StreamFailure.OTHER
 
 
 def _source_address(source: tuple[object, ...]) -> Address:

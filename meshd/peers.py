@@ -44,6 +44,7 @@ GUESTS_MAX: Final = 64
 """Inbound connections whose key is not proven yet, or not admitted: anybody can open those. Of too
 many the oldest is closed, so that they can neither keep a newcomer out for long nor a member."""
 GUEST_IDLE_S: Final = 10.0
+_REFUSED: Final = "connection refused"
 
 
 class Kind(enum.IntEnum):
@@ -58,6 +59,11 @@ class Kind(enum.IntEnum):
 
 class PeerUnreachable(Exception):
     """No stream to that member could be made; nothing was asked of it."""
+
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
+        """Every host that was tried answered that nobody listens there: the process is gone."""
 
 
 class Connection:
@@ -144,12 +150,14 @@ class Peers:
             raise PeerUnreachable("no address is known")
         winner: list[Connection] = []
         failures: list[str] = []
+        refused: list[bool] = []
 
         async def attempt(address: Address, failed: trio.Event) -> None:
             try:
                 connection = await self._dial_one(peer, address)
             except PeerUnreachable as error:
                 failures.append(f"{address}: {error}")
+                refused.append(error.is_refused)
                 failed.set()
                 return
             if winner:
@@ -170,7 +178,8 @@ class Peers:
                 connection.close()
             raise
         if not winner:
-            raise PeerUnreachable("; ".join(failures) or "no answer")
+            is_refused = bool(refused) and all(refused)
+            raise PeerUnreachable("; ".join(failures) or "no answer", is_refused=is_refused)
         return winner[0]
 
     async def _dial_one(self, peer: NodeId | None, address: Address) -> Connection:
@@ -178,7 +187,8 @@ class Peers:
             with trio.fail_after(CONNECT_S):
                 socket_stream = await trio.open_tcp_stream(*address)
         except (OSError, UnicodeError, trio.TooSlowError) as error:
-            raise PeerUnreachable(_why(error)) from error
+            reason = _why(error)
+            raise PeerUnreachable(reason, is_refused=reason == _REFUSED) from error
         connection: Connection | None = None
         try:
             connection = await self._handshake(socket_stream, self._dialing, is_server=False)
@@ -343,7 +353,7 @@ def _why(error: Exception) -> str:
     if isinstance(error.__cause__, BaseExceptionGroup):  # trio's, one error for each IP address
         error = next((e for e in error.__cause__.exceptions if isinstance(e, OSError)), error)
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
+        return _REFUSED
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return getattr(error, "strerror", None) or type(error).__name__

@@ -46,7 +46,10 @@ from protocol.effects import (
     JoinRefused,
     MembersDirty,
     MembershipChanged,
+    Partitioned,
     Persist,
+    Reunited,
+    Superseded,
 )
 from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
 from protocol.identity import Address, MeshId, key_text
@@ -230,6 +233,17 @@ class Running:
                     state=str(effect.state),
                     previous=str(effect.previous) if effect.previous else "unknown",
                 )
+            case Partitioned():
+                log.warning("mesh.partitioned", lost=effect.lost, present=effect.present)
+            case Reunited():
+                log.info("mesh.reunited", present=effect.present)
+            case Superseded():
+                log.error(
+                    "identity.superseded",
+                    reason="a newer node with this home's identity is in the mesh; this one is"
+                    " silent",
+                    mend="on the copy run meshd up --new-identity --join TOKEN",
+                )
             case JoinRefused():
                 log.warning("join.refused", node=key_text(effect.node)[:8], reason=effect.refusal)
 
@@ -320,6 +334,9 @@ class Running:
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
+            "health": self.node.health_score,
+            "partition": {"lost": lost} if (lost := self.node.lost_count) else None,
+            "superseded": self.node.is_superseded,
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
             "load": dataclasses.asdict(self.local_models.load),

@@ -1,16 +1,15 @@
-"""The one place to read what this node believes: members, offers, load, and what happened lately.
+"""The one place to read what this node believes: members, offers, load.
 
 A read model over the node and its effects. It decides nothing.
 """
 
 import contextlib
 import dataclasses
-import datetime
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from meshd import advertisement, clock
+from meshd.event_log import EventLog
 from protocol.effects import Effect, LoadLearned, MembershipChanged, OffersChanged
 from protocol.identity import NodeId, key_text
 from protocol.members import State
@@ -20,7 +19,6 @@ from protocol.records import Role
 from protocol.routing import Candidate
 from runtimes.base import ModelCard
 
-EVENTS_KEPT: Final = 1_000
 OLD_NS: Final = 600 * 10**9
 """Dead and left members leave the default list after ten minutes."""
 
@@ -43,7 +41,7 @@ class View:
         self._functions: dict[NodeId, tuple[str, ...]] = {}
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
         self.own_load = Load(0, 0, 0)
-        self.events: deque[Mapping[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        self.events = EventLog(node.node_id, self.name)
 
     def note(self, effect: Effect) -> None:
         """Take in what the node reports."""
@@ -57,7 +55,7 @@ class View:
                     self._loads.pop(effect.node, None)
                     for tell in list(self._watchers.get(effect.node, ())):
                         tell()
-                self._note_event(str(effect.state), effect.node, name=effect.name)
+        self.events.note(effect)
 
     def _note_offer(self, effect: OffersChanged) -> None:
         key = effect.offer.key
@@ -73,10 +71,6 @@ class View:
             cards.pop(key, None)
         else:
             cards[key] = card
-
-    def _note_event(self, kind: str, node: NodeId, **more: object) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        self.events.append({"time": now, "type": kind, "node": key_text(node), **more})
 
     @contextlib.contextmanager
     def when_gone(self, node: NodeId, tell: Callable[[], None]) -> Iterator[None]:

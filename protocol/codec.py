@@ -13,20 +13,32 @@ import msgpack
 
 from protocol.errors import DropReason, Refused
 from protocol.fields import Fields, pack, refuse_extension, refuse_map, unpack_fields
-from protocol.identity import INCARNATION_MAX, NODE_ID_BYTES, SIGNATURE_BYTES, NodeId
+from protocol.identity import (
+    INCARNATION_MAX,
+    NODE_ID_BYTES,
+    SHORT_ID_BYTES,
+    SIGNATURE_BYTES,
+    NodeId,
+)
 from protocol.messages import (
     Ack,
     DatagramMessage,
+    Difference,
+    Digest,
+    Entry,
     Gossip,
     Join,
     JoinAnswer,
     Load,
+    Nack,
     Origin,
     Ping,
     PingRequest,
     PushPull,
     RelayedAck,
+    StreamAck,
     StreamMessage,
+    StreamProbe,
 )
 from protocol.records import RECORD_BYTES_MAX, JoinProof
 from protocol.statements import STATEMENT_BYTES_MAX
@@ -37,8 +49,16 @@ STREAM_BYTES_MAX: Final = 8 * 2**20
 """One stream message."""
 STREAM_RECORDS_MAX: Final = 32_768
 STREAM_STATEMENTS_MAX: Final = 131_072
+BUCKETS: Final = 64
+"""Of a digest; each bucket's sum has 8 bytes."""
+ENTRIES_MAX: Final = 16_384
+ID_BYTES: Final = 8
+"""Of a record or member that is asked for."""
+COORDINATE_ITEMS_MAX: Final = 16
+PREMISES_MAX: Final = 64
 _SEQUENCE_MAX: Final = INCARNATION_MAX
 _COUNT_MAX: Final = 2**31
+_SUM_MAX: Final = 2**64 - 1
 
 
 class _Datagram(enum.IntEnum):
@@ -47,12 +67,17 @@ class _Datagram(enum.IntEnum):
     PING_REQUEST = 3
     RELAYED_ACK = 4
     GOSSIP = 5
+    NACK = 6
 
 
 class _Stream(enum.IntEnum):
     PUSH_PULL = 1
     JOIN = 2
     JOIN_ANSWER = 3
+    DIGEST = 4
+    DIFFERENCE = 5
+    PROBE = 6
+    ACK = 7
 
 
 def encode_datagram(message: DatagramMessage) -> bytes:
@@ -66,16 +91,26 @@ def encode_datagram(message: DatagramMessage) -> bytes:
                     message.sequence,
                     _load_fields(message.load),
                     None if origin is None else (origin.prober, origin.sequence),
+                    message.digest,
                 )
             )
         case Ack():
             return pack(
-                (_Datagram.ACK, message.sequence, _load_fields(message.load), message.proof)
+                (
+                    _Datagram.ACK,
+                    message.sequence,
+                    _load_fields(message.load),
+                    message.proof,
+                    message.digest,
+                    message.coordinate,
+                )
             )
         case PingRequest():
             return pack((_Datagram.PING_REQUEST, message.sequence, message.target))
         case RelayedAck():
             return pack((_Datagram.RELAYED_ACK, message.sequence, message.target, message.proof))
+        case Nack():
+            return pack((_Datagram.NACK, message.sequence, message.target, message.accusation))
         case Gossip():
             return pack((_Datagram.GOSSIP,))
 
@@ -125,11 +160,13 @@ def _decode_message(fields: Fields) -> DatagramMessage:
         case _Datagram.PING:
             sequence = fields.take_int(0, _SEQUENCE_MAX)
             load = _take_load(fields)
-            origin = fields.take()
-            return Ping(sequence, load, None if origin is None else _origin(Fields(origin)))
+            value = fields.take()
+            origin = None if value is None else _origin(Fields(value))
+            return Ping(sequence, load, origin, _take_sum(fields))
         case _Datagram.ACK:
             sequence = fields.take_int(0, _SEQUENCE_MAX)
-            return Ack(sequence, _take_load(fields), fields.take_blob(SIGNATURE_BYTES))
+            load, proof = _take_load(fields), fields.take_blob(SIGNATURE_BYTES)
+            return Ack(sequence, load, proof, _take_sum(fields), _take_coordinate(fields))
         case _Datagram.PING_REQUEST:
             sequence = fields.take_int(0, _SEQUENCE_MAX)
             return PingRequest(sequence, NodeId(fields.take_bytes(NODE_ID_BYTES)))
@@ -137,6 +174,10 @@ def _decode_message(fields: Fields) -> DatagramMessage:
             sequence = fields.take_int(0, _SEQUENCE_MAX)
             target = NodeId(fields.take_bytes(NODE_ID_BYTES))
             return RelayedAck(sequence, target, fields.take_bytes(SIGNATURE_BYTES))
+        case _Datagram.NACK:
+            sequence = fields.take_int(0, _SEQUENCE_MAX)
+            target = NodeId(fields.take_bytes(NODE_ID_BYTES))
+            return Nack(sequence, target, fields.take_blob(STATEMENT_BYTES_MAX))
         case _:
             # A type that a later version added: what rides along is still worth reading.
             return Gossip()
@@ -144,6 +185,22 @@ def _decode_message(fields: Fields) -> DatagramMessage:
 
 def _origin(fields: Fields) -> Origin:
     return Origin(NodeId(fields.take_bytes(NODE_ID_BYTES)), fields.take_int(0, _SEQUENCE_MAX))
+
+
+def _take_sum(fields: Fields) -> int | None:
+    """A digest, if this version of the sender has one."""
+    value = fields.take() if fields.has_more else None
+    return None if value is None else Fields((value,)).take_int(0, _SUM_MAX)
+
+
+def _take_coordinate(fields: Fields) -> tuple[int, ...] | None:
+    """Only integers; `coordinates.py` judges them."""
+    value = fields.take() if fields.has_more else None
+    if value is None:
+        return None
+    items = Fields((value,)).take_array(COORDINATE_ITEMS_MAX)
+    inner = Fields(items)
+    return tuple(inner.take_int(-_SUM_MAX, _SUM_MAX) for _ in items)
 
 
 def _load_fields(load: Load | None) -> tuple[int, int, int] | None:
@@ -165,7 +222,13 @@ def encode_stream(message: StreamMessage) -> bytes:
     match message:
         case PushPull():
             return pack(
-                (_Stream.PUSH_PULL, int(message.is_reply), message.records, message.statements)
+                (
+                    _Stream.PUSH_PULL,
+                    int(message.is_reply),
+                    message.records,
+                    message.statements,
+                    message.wanted,
+                )
             )
         case Join():
             proof = message.proof
@@ -181,6 +244,26 @@ def encode_stream(message: StreamMessage) -> bytes:
             )
         case JoinAnswer():
             return pack((_Stream.JOIN_ANSWER, message.refusal, message.records, message.statements))
+        case Digest():
+            return pack(
+                (_Stream.DIGEST, message.members, message.records, message.premises, message.alive)
+            )
+        case Difference():
+            entries = tuple((e.node, e.state, e.incarnation, e.content) for e in message.entries)
+            return pack(
+                (
+                    _Stream.DIFFERENCE,
+                    message.member_buckets,
+                    entries,
+                    message.record_buckets,
+                    message.record_ids,
+                )
+            )
+        case StreamProbe():
+            return pack((_Stream.PROBE, message.origin.prober, message.origin.sequence))
+        case StreamAck():
+            origin = message.origin
+            return pack((_Stream.ACK, origin.prober, origin.sequence, message.proof))
 
 
 def decode_stream(data: bytes) -> StreamMessage:
@@ -191,15 +274,50 @@ def decode_stream(data: bytes) -> StreamMessage:
     match fields.take_int(0, 255):
         case _Stream.PUSH_PULL:
             is_reply = fields.take_int(0, 1) == 1
-            return PushPull(is_reply, *_take_state(fields))
+            return PushPull(is_reply, *_take_state(fields), _take_wanted(fields))
         case _Stream.JOIN:
             invite = fields.take_blob(RECORD_BYTES_MAX)
             return Join(invite, _take_proof(fields))
         case _Stream.JOIN_ANSWER:
             refusal = fields.take_text(64)
             return JoinAnswer(refusal, *_take_state(fields))
+        case _Stream.DIGEST:
+            members, records = fields.take_bytes(8 * BUCKETS), fields.take_bytes(8 * BUCKETS)
+            premises = fields.take_blobs(PREMISES_MAX, RECORD_BYTES_MAX)
+            return Digest(members, records, premises, fields.take_blob(STATEMENT_BYTES_MAX))
+        case _Stream.DIFFERENCE:
+            return _decode_difference(fields)
+        case _Stream.PROBE:
+            return StreamProbe(_origin(fields))
+        case _Stream.ACK:
+            return StreamAck(_origin(fields), fields.take_bytes(SIGNATURE_BYTES))
         case _:
             raise Refused(DropReason.MALFORMED, "unknown stream message")
+
+
+def _decode_difference(fields: Fields) -> Difference:
+    member_buckets = fields.take_int(0, _SUM_MAX)
+    entries = tuple(map(_entry, fields.take_array(ENTRIES_MAX)))
+    record_buckets = fields.take_int(0, _SUM_MAX)
+    ids = fields.take_blobs(STREAM_RECORDS_MAX, ID_BYTES)
+    return Difference(member_buckets, entries, record_buckets, ids)
+
+
+def _entry(value: object) -> Entry:
+    fields = Fields(value)
+    return Entry(
+        fields.take_bytes(SHORT_ID_BYTES),
+        fields.take_int(0, 2),
+        fields.take_int(0, INCARNATION_MAX),
+        fields.take_int(0, _SUM_MAX),
+    )
+
+
+def _take_wanted(fields: Fields) -> tuple[bytes, ...] | None:
+    value = fields.take() if fields.has_more else None
+    if value is None:
+        return None
+    return Fields((value,)).take_blobs(ENTRIES_MAX + STREAM_RECORDS_MAX, ID_BYTES)
 
 
 def _take_proof(fields: Fields) -> JoinProof:

@@ -15,11 +15,21 @@ class ProtocolConfig:
     probe_interval_ns: int = SECOND
     """One member is probed per interval (SWIM's protocol period)."""
     probe_timeout_ns: int = 500 * MILLISECOND
-    """Silence after which helpers are asked: above the 99th percentile of round trips."""
+    """Silence after which helpers are asked while a member's round trip is unknown; and at most."""
+    probe_timeout_min_ns: int = 100 * MILLISECOND
+    """... and at least, however near it is: a busy machine answers late without being gone."""
+    nack_ns: int = 400 * MILLISECOND
+    """A helper that heard nothing says so after 80 % of the longest time-out."""
     indirect_probes: int = 3
     """Helpers asked per silent target (SWIM's k)."""
-    suspicion_mult: int = 4
-    """Shortest suspicion = this * max(1, log10 N) * probe interval (memberlist's LAN value)."""
+    suspicion_mult: int = 3
+    """Shortest suspicion = this * max(the least scale, log10 N) * probe interval."""
+    suspicion_scale_min_milli: int = 1_500
+    """The least scale, in thousandths: a process that stands still for 5 s is not dead."""
+    suspicion_confirmations: int = 3
+    """Further accusers that bring a suspicion to its shortest (the paper's K)."""
+    suspicion_refused_mult: int = 1
+    """As `suspicion_mult`, when two hosts saw that the process is gone."""
     suspicion_max_mult: int = 6
     """Longest suspicion = this * shortest (Lifeguard's beta)."""
     retransmit_mult: int = 4
@@ -30,6 +40,14 @@ class ProtocolConfig:
     """... to so many random members."""
     push_pull_interval_ns: int = 30 * SECOND
     """A full exchange with a random member, scaled up with the mesh (`push_pull_period`)."""
+    hold_ns: int = 30 * SECOND
+    """After a gap nobody is accused until one member was agreed with, or this is over."""
+    partition_members: int = 3
+    """So many deaths ..."""
+    partition_share_percent: int = 30
+    """... and so large a share of the mesh ..."""
+    partition_window_ns: int = 60 * SECOND
+    """... within this time are reported as a partition."""
     reconnect_interval_ns: int = 3 * SECOND
     """Some missing member is tried this often, the longest untried first."""
     introduce_interval_ns: int = 500 * MILLISECOND
@@ -48,6 +66,8 @@ class ProtocolConfig:
     """Offers of one node."""
     offer_bytes_per_node_max: int = 16_384
     """Bytes of all offers of one node."""
+    offer_bytes_max: int = 64 * 2**20
+    """Bytes of all others' offers together."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values under which the protocol cannot work."""

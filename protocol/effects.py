@@ -72,6 +72,35 @@ class OffersChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Partitioned:
+    """Many members vanished at once: more likely a cut network than as many deaths."""
+
+    lost: int
+    present: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reunited:
+    """Most of those whom a partition took are back."""
+
+    present: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer run of this very identity lives elsewhere (a copied home): this one is silent now."""
+
+    incarnation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Equivocated:
+    """A member signed two different statements under one number."""
+
+    node: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LoadLearned:
     """A member told how busy it is."""
 
@@ -111,6 +140,10 @@ Effect = (
     | MembersDirty
     | MembershipChanged
     | OffersChanged
+    | Partitioned
+    | Reunited
+    | Superseded
+    | Equivocated
     | LoadLearned
     | Admitted
     | JoinRefused

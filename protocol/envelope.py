@@ -40,8 +40,8 @@ from protocol.identity import (
     mesh_tag,
     short_id,
 )
+from protocol.versions import VERSIONS
 
-PROTOCOL_VERSION: Final = 1
 DATAGRAM_BYTES_MAX: Final = 1_200
 WINDOW_BITS: Final = 64
 _SEALED: Final = struct.Struct(">BB4s8sQ8sQ")
@@ -78,10 +78,10 @@ class Session:
     window: int = 0
     address: Address | None = None
     """Where the peer last proved to be."""
-    sealing: tuple[bytes, bytes] = (b"", b"")
-    """(token, key) of the last sealing, to derive each key once."""
-    opening: tuple[int, bytes, bytes] = (0, b"", b"")
-    """(boot, token, key) of the last opening."""
+    sealing: tuple[int, bytes, bytes] = (0, b"", b"")
+    """(version, token, key) of the last sealing, to derive each key once."""
+    opening: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
+    """(version, boot, token, key) of the last opening."""
     unread: bytes | None = None
     """The last payload that was sealed without a token: the peer will not have read it."""
 
@@ -142,8 +142,19 @@ Received = Opened | Told | Unintroduced | Unproven
 class Envelope:
     """All sealed traffic of one node."""
 
-    def __init__(self, crypto: Crypto, mesh: MeshId, boot: int, secret: bytes) -> None:
-        """`boot`: above all boots this node had before. `secret`: 32 random bytes of this boot."""
+    def __init__(
+        self,
+        crypto: Crypto,
+        mesh: MeshId,
+        boot: int,
+        secret: bytes,
+        versions: tuple[int, int] = VERSIONS,
+    ) -> None:
+        """`boot`: above all boots this node had before. `secret`: 32 random bytes of this boot.
+
+        `versions`: the lowest and the highest that may be read.
+        """
+        self._versions = versions
         self._crypto = crypto
         self._tag = mesh_tag(mesh)
         self._mesh = mesh
@@ -178,8 +189,8 @@ class Envelope:
         session = self._sessions.get(peer)
         return session.address if session is not None else None
 
-    def seal(self, peer: NodeId, payload: bytes) -> bytes | None:
-        """A datagram to `peer`; None when its key is unusable.
+    def seal(self, peer: NodeId, payload: bytes, version: int = VERSIONS[0]) -> bytes | None:
+        """A datagram to `peer` in a version that both speak; None when its key is unusable.
 
         Without a token the peer will not read it but tell one; the payload is safe all the same.
         """
@@ -187,14 +198,14 @@ class Envelope:
         if session is None:
             return None
         token = session.token_theirs
-        if session.sealing[0] != token:
-            key = self._key(session, self._crypto.node_id, peer, self._boot, token)
-            session.sealing = (token, key)
+        if session.sealing[:2] != (version, token):
+            key = self._key(session, version, self._crypto.node_id, peer, self._boot, token)
+            session.sealing = (version, token, key)
         if token == _NO_TOKEN:
             session.unread = payload
         session.counter += 1
         header = _SEALED.pack(
-            PROTOCOL_VERSION,
+            version,
             _Type.SEALED,
             self._tag,
             self._short,
@@ -203,7 +214,7 @@ class Envelope:
             session.counter,
         )
         plain = payload.ljust(PAYLOAD_BYTES_MIN, b"\xc0")
-        return header + self._crypto.seal(session.sealing[1], _nonce(session.counter), plain)
+        return header + self._crypto.seal(session.sealing[2], _nonce(session.counter), plain)
 
     def open(self, data: bytes, source: Address, sender: NodeId) -> Received:
         """Read what `sender` (resolved by the caller from `sender_of`) sent from `source`.
@@ -215,13 +226,13 @@ class Envelope:
             raise Refused(DropReason.UNKNOWN_SENDER)
         if data[1] == _Type.CHALLENGE:
             return self._take_challenge(data, sender, session)
-        _, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
+        version, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
         if session.is_replay(boot, counter):
             raise Refused(DropReason.REPLAYED)
-        if session.opening[:2] != (boot, token):
-            key = self._key(session, sender, self._crypto.node_id, boot, token)
+        if session.opening[:3] != (version, boot, token):
+            key = self._key(session, version, sender, self._crypto.node_id, boot, token)
         else:
-            key = session.opening[2]
+            key = session.opening[3]
         payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
         if payload is None:
             raise Refused(DropReason.BAD_SEAL)
@@ -236,7 +247,7 @@ class Envelope:
         session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
             session.token_theirs = _NO_TOKEN  # its secret died with its old boot
-        session.opening = (boot, token, key)
+        session.opening = (version, boot, token, key)
         session.note(boot, counter)
         session.heard_at = session.counter
         if counter == session.window_top:
@@ -261,7 +272,8 @@ class Envelope:
             raise Refused(DropReason.TOO_SHORT)
         if len(data) > DATAGRAM_BYTES_MAX:
             raise Refused(DropReason.TOO_LONG)
-        if data[0] != PROTOCOL_VERSION or data[1] > _Type.CHALLENGE:
+        lowest, highest = self._versions
+        if not lowest <= data[0] <= highest or data[1] > _Type.CHALLENGE:
             raise Refused(DropReason.BAD_VERSION)
         if data[2:6] != self._tag:
             raise Refused(DropReason.FOREIGN_MESH)
@@ -292,7 +304,7 @@ class Envelope:
 
     def _pack_challenge(self, boot: int, counter: int, token: bytes, code: bytes) -> bytes:
         return _CHALLENGE.pack(
-            PROTOCOL_VERSION,
+            self._versions[0],
             _Type.CHALLENGE,
             self._tag,
             self._short,
@@ -313,10 +325,16 @@ class Envelope:
         return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")
 
     def _key(
-        self, session: Session, sender: NodeId, receiver: NodeId, boot: int, token: bytes
+        self,
+        session: Session,
+        version: int,
+        sender: NodeId,
+        receiver: NodeId,
+        boot: int,
+        token: bytes,
     ) -> bytes:
         material = self._mesh + sender + receiver + boot.to_bytes(8, "big") + token
-        material += bytes((PROTOCOL_VERSION,))
+        material += bytes((version,))
         return keyed_hash(session.pair_key, material, SEAL_KEY_BYTES, b"meshd seal")
 
 

@@ -52,6 +52,8 @@ class DropReason(enum.StrEnum):
     """A limit was reached; what was there stays."""
     UNEXPECTED = "unexpected"
     """Sender's fault or late: an answer that nobody waits for, a message in the wrong place."""
+    MUTED = "muted"
+    """Sender's fault: it passed on a bad signature lately, and is not listened to for a while."""
     NOT_ALLOWED = "not_allowed"
     """Sender's fault: its role or admission does not permit this."""
 

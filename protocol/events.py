@@ -4,6 +4,7 @@ Wall time appears only as a field of the events whose rule needs it.
 """
 
 import dataclasses
+import enum
 
 from protocol.identity import Address, NodeId
 from protocol.messages import Load
@@ -37,11 +38,38 @@ class StreamReceived:
     """Unix time, by which an invite is judged."""
 
 
+class StreamFailure(enum.StrEnum):
+    """How a stream came to nothing; only some of it says anything about the peer."""
+
+    REFUSED = "refused"
+    """Its host answered that nobody listens there, or cut the connection: the process is gone."""
+    TIMED_OUT = "timed_out"
+    """Silence."""
+    OTHER = "other"
+    """Anything else, our own troubles among it."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StreamFailed:
-    """An exchange that we asked for came to nothing (refused, reset, timed out)."""
+    """An exchange that we asked for came to nothing."""
 
     peer: NodeId
+    reason: StreamFailure = StreamFailure.OTHER
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SendFailed:
+    """Our own system would not send a datagram: a fault of this machine's, not of the peer's."""
+
+    to: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delayed:
+    """This process came `lag_ns` too late to something, or ran out of something: it is not well,
+    and should judge others slowly."""
+
+    lag_ns: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,6 +131,8 @@ Event = (
     | DatagramReceived
     | StreamReceived
     | StreamFailed
+    | SendFailed
+    | Delayed
     | DeadlineReached
     | OfferChanged
     | LoadChanged

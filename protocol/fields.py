@@ -67,6 +67,11 @@ class Fields:
         self._items: Sequence[object] = items
         self._next = 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether an item is left: a field that an earlier version did not have may be missing."""
+        return self._next < len(self._items)
+
     def take(self) -> object:
         """The next item, whatever it is."""
         if self._next >= len(self._items):

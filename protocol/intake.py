@@ -1,7 +1,8 @@
 """The one place where foreign statements and records are let in, or refused with a reason.
 
-Order of the checks, cheapest first: form, staleness, admission of the author, signature, and only
-then the rules of `membership.py`, `offers.py` and `authority.py`.
+Order of the checks, cheapest first: form, staleness, admission and budget of the author, signature,
+and only then the rules of `membership.py`, `offers.py` and `authority.py`. Whoever passes on a bad
+signature is not listened to for a while; it checked nothing itself.
 """
 
 import enum
@@ -9,7 +10,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.authority import Authority
+from protocol.budgets import Budgets
+from protocol.config import SECOND
 from protocol.crypto import Crypto
+from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
 from protocol.effects import MembersDirty
 from protocol.errors import DropReason, Refused
@@ -35,6 +39,17 @@ _ODD = (DropReason.MALFORMED, DropReason.NOT_ADMITTED, DropReason.NOT_ALLOWED)
 """Rare in what a member knows itself: it would not have taken such a thing in."""
 ODD_MAX: Final = 256
 """So many of them end a frame: a large one full of inventions must not hold us up."""
+MUTED_NS: Final = 10 * SECOND
+"""So long nothing is taken in from who passed on a bad signature."""
+MUTED_MAX: Final = 1_024
+CHANGES_BURST: Final = 128
+"""Of one author's life and offers at once: all offers that it may have, twice ..."""
+CHANGES_PER_S: Final = 8
+"""... and then so many per second."""
+ACCUSATIONS_BURST: Final = 64
+"""By one accuser at once, or half of the mesh if that is more ..."""
+ACCUSATIONS_PER_S: Final = 4
+"""... and then so many per second."""
 
 
 class Taken(enum.Enum):
@@ -44,11 +59,11 @@ class Taken(enum.Enum):
     LACKING = enum.auto()
     """Something lacked its premise: the sender knows records that we do not."""
     BROKEN = enum.auto()
-    """A bad signature, or too much that cannot count, ended it."""
+    """A bad signature, or too much that cannot count, ended it; or the sender is muted."""
 
 
 class Intake:
-    """Takes in what rides in datagrams and what push/pull brings."""
+    """Takes in what rides in datagrams and what exchanges bring."""
 
     def __init__(
         self,
@@ -58,6 +73,7 @@ class Intake:
         members: Members,
         membership: Membership,
         offers: Offers,
+        knowledge: Knowledge,
         rumours: Dissemination,
         outbox: Outbox,
     ) -> None:
@@ -67,25 +83,52 @@ class Intake:
         self._members = members
         self._membership = membership
         self._offers = offers
+        self._knowledge = knowledge
         self._rumours = rumours
         self._outbox = outbox
+        self._changes = Budgets(CHANGES_PER_S)
+        self._accusations = Budgets(ACCUSATIONS_PER_S)
+        self._muted: dict[NodeId, int] = {}
+        """Until when, of those that passed on a bad signature lately."""
 
-    def take_all(self, wires: Iterable[bytes], source: Address | NodeId, now: int) -> "Taken":
-        """Take in a frame's items in order; the first bad signature ends it."""
+    def is_muted(self, sender: NodeId, now: int) -> bool:
+        """Whether nothing is taken in from this member at present."""
+        return now < self._muted.get(sender, 0)
+
+    def take_all(
+        self, wires: Iterable[bytes], sender: NodeId, now: int, source: Address | None = None
+    ) -> Taken:
+        """Take in a frame's items in order; the first bad signature ends it.
+
+        `sender` has proven its key, by seal or TLS. Refusals are reported as of `source`, if given.
+        """
+        blamed = source if source is not None else sender
         taken = Taken.WHOLE
         odd = 0
         for wire in wires:
+            if self.is_muted(sender, now):
+                self._outbox.drop(DropReason.MUTED, blamed)
+                return Taken.BROKEN
             try:
                 self.take(wire, now)
             except Refused as refused:
                 if refused.reason not in _QUIET:
-                    self._outbox.drop(refused.reason, source, refused.detail)
+                    self._outbox.drop(refused.reason, blamed, refused.detail)
+                if refused.reason is DropReason.BAD_SIGNATURE:
+                    self._mute(sender, now)
+                    return Taken.BROKEN
                 odd += refused.reason in _ODD
-                if refused.reason is DropReason.BAD_SIGNATURE or odd >= ODD_MAX:
+                if odd >= ODD_MAX:
                     return Taken.BROKEN
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING
         return taken
+
+    def _mute(self, sender: NodeId, now: int) -> None:
+        self._muted.pop(sender, None)
+        if len(self._muted) >= MUTED_MAX:
+            del self._muted[next(iter(self._muted))]
+        self._muted[sender] = now + MUTED_NS
 
     def take(self, wire: bytes, now: int) -> None:
         """Take in one statement or record. Raises Refused with any of the content reasons."""
@@ -93,12 +136,26 @@ class Intake:
             self.take_record(wire)
             return
         statement = self._statements.find(wire)
-        if statement is None:
+        if statement is not None:
+            self._refuse_excess(statement, now)
+        else:
             statement = decode_statement(wire)
             self._refuse_stale(statement)
             if self._authority.admission(statement.author) is None:
                 raise Refused(DropReason.NOT_ADMITTED)
+            self._refuse_excess(statement, now)
             self._statements.verify(self._crypto, statement)
+        before = self._weight(statement)
+        try:
+            self._accept(statement, now)
+        except Refused as refused:
+            if refused.reason is DropReason.EQUIVOCATION:
+                self._spend(statement, now)
+            raise
+        if before is None or self._weight(statement) != before:
+            self._spend(statement, now)
+
+    def _accept(self, statement: Statement, now: int) -> None:
         match statement:
             case Alive():
                 self._membership.accept_alive(statement, now)
@@ -109,14 +166,41 @@ class Intake:
             case Offer():
                 self._offers.accept(statement)
 
+    def _refuse_excess(self, statement: Statement, now: int) -> None:
+        """Refuse before the signature is checked what its author may not say so often."""
+        author = statement.author
+        if isinstance(statement, Accusation):
+            burst = max(ACCUSATIONS_BURST, self._members.present_count // 2)
+            has_room = self._accusations.has_room(author, burst, now)
+        else:
+            has_room = self._changes.has_room(author, CHANGES_BURST, now)
+        if not has_room and author != self._crypto.node_id:
+            raise Refused(DropReason.RATE_LIMITED, "of its author")
+
+    def _spend(self, statement: Statement, now: int) -> None:
+        budgets = self._accusations if isinstance(statement, Accusation) else self._changes
+        budgets.spend(statement.author, now)
+
+    def _weight(self, statement: Statement) -> tuple[int, int] | None:
+        """How much counts against the subject of an accusation, which may add nothing to it.
+
+        None when a statement that is not refused always changes something.
+        """
+        if not isinstance(statement, Accusation) or statement.subject == self._crypto.node_id:
+            return None
+        suspicion = self._members.suspicions.get(statement.subject)
+        return (len(suspicion.accusers), len(suspicion.refused_at)) if suspicion else (0, 0)
+
     def take_record(self, wire: bytes) -> None:
         """Take in an authority record and spread what is new because of it. Raises Refused."""
         for record in self._authority.add(wire):
             self._rumours.add_record(record.wire)
+            self._knowledge.add_record(record)
             self._outbox.add(MembersDirty())
         for node in self._authority.take_evicted():
             self._membership.expel(node)
             self._offers.forget(node)
+            self._knowledge.drop_admission(node)
 
     def _refuse_stale(self, statement: Statement) -> None:
         """Refuse before the signature is checked what could change nothing anyway."""

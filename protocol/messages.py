@@ -6,13 +6,17 @@ In datagrams (sealed), each followed by as many statements and records as fit:
     prober <--Ack--- target                                helper --Ping(for prober)--> target
                                                            helper <--Ack(proof)-------- target
     any ----Gossip-> any                         prober <--RelayedAck(proof)-- helper
+                                                 prober <--Nack(accusation)--- helper
 
-On streams of kind gossip (mutual TLS):
+On streams of kind gossip (mutual TLS), one message each way:
 
-    member --PushPull--> member                  newcomer --Join--------> member
-    member <--PushPull-- member (is_reply)       newcomer <--JoinAnswer-- member
+    member --Digest------> member                newcomer --Join--------> member
+    member <--Difference-- member                newcomer <--JoinAnswer-- member
+    member --PushPull----> member                prober or helper --StreamProbe-> target
+    member <--PushPull---- member (is_reply)     prober or helper <--StreamAck--- target
 
 An ack that passes through a helper carries the target's own signature: a helper cannot invent one.
+A nack carries the helper's own accusation: it answers for what it says.
 """
 
 import dataclasses
@@ -41,11 +45,13 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? `load` is the sender's."""
+    """Are you there? `load` and `digest` are the sender's."""
 
     sequence: int
     load: Load | None
     origin: Origin | None = None
+    digest: int | None = None
+    """Of all that the sender knows (`digest.py`), 64 bits; None: it does not say."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +61,9 @@ class Ack:
     sequence: int
     load: Load | None
     proof: bytes = b""
+    digest: int | None = None
+    coordinate: tuple[int, ...] | None = None
+    """Where the sender is in the space of round trips (`coordinates.py`), encoded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,20 +84,87 @@ class RelayedAck:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Nack:
+    """The other answer to a PingRequest: I hear nothing of it either. Counts as an accusation."""
+
+    sequence: int
+    target: NodeId
+    accusation: bytes
+    """The helper's signed Accusation of the target, as wire; empty while it cannot make one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Gossip:
     """Nothing but what rides along."""
 
 
-DatagramMessage = Ping | Ack | PingRequest | RelayedAck | Gossip
+DatagramMessage = Ping | Ack | PingRequest | RelayedAck | Nack | Gossip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PushPull:
-    """Everything the sender knows: records first, for they are the premises of statements."""
+    """What the receiver may lack: records first, for they are the premises of statements."""
 
     is_reply: bool
     records: tuple[bytes, ...]
     statements: tuple[bytes, ...]
+    wanted: tuple[bytes, ...] | None = None
+    """What is asked for in the reply: short ids of members, and ids of records (`digest.py`), 8
+    bytes each. None: everything."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What one node knows of one member, for comparison."""
+
+    node: bytes
+    """Short id."""
+    state: int
+    """0 present, 1 dead, 2 left."""
+    incarnation: int
+    content: int
+    """64 bits over the member's life and offers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Digest:
+    """What I know, bucket by bucket; and who I am, in case you do not know me."""
+
+    members: bytes
+    """BUCKETS sums of 8 bytes over what is known of the members in each bucket."""
+    records: bytes
+    """The same over authority records."""
+    premises: tuple[bytes, ...]
+    """The records that the sender's admission rests on, premises first, and its admission."""
+    alive: bytes
+    """The sender's own Alive."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """The answer to a Digest: what I know in the buckets where we differ."""
+
+    member_buckets: int
+    """Bit i: bucket i differs and is listed."""
+    entries: tuple[Entry, ...]
+    record_buckets: int
+    record_ids: tuple[bytes, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamProbe:
+    """Are you there? By stream, when datagrams go unanswered."""
+
+    origin: Origin
+    """Whose probe this is; of the sender itself, or of whom it helps."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamAck:
+    """I am; `proof` signs the origin, as in an Ack."""
+
+    origin: Origin
+    proof: bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,4 +184,4 @@ class JoinAnswer:
     statements: tuple[bytes, ...]
 
 
-StreamMessage = PushPull | Join | JoinAnswer
+StreamMessage = PushPull | Join | JoinAnswer | Digest | Difference | StreamProbe | StreamAck

@@ -7,79 +7,49 @@ times give the same effects, in the daemon (`meshd/gossip.py`), in the simulator
 (`simulations/world.py`) and in a replay.
 """
 
-import dataclasses
 import random
-from typing import Final
 
 from protocol.allowance import Allowance
-from protocol.authority import Authority
+from protocol.assembly import NodeConfig, Parts
 from protocol.codec import decode_datagram, decode_stream
-from protocol.config import ProtocolConfig
-from protocol.crypto import Crypto, keyed_hash
+from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
-from protocol.dissemination import Dissemination
-from protocol.effects import Effect, LoadLearned, SendDatagram
-from protocol.envelope import Envelope, Opened, Received, Told, Unintroduced, Unproven
+from protocol.effects import Effect, SendDatagram
+from protocol.envelope import Opened, Received, Told, Unintroduced, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
     AddressFound,
     DatagramReceived,
     DeadlineReached,
+    Delayed,
     Event,
     LeaveRequested,
     LoadChanged,
     OfferChanged,
     RecordIssued,
     Resumed,
+    SendFailed,
     Started,
     StreamFailed,
     StreamReceived,
 )
 from protocol.identity import Address, NodeId, is_valid_name
-from protocol.intake import Intake, Taken
-from protocol.members import Members
-from protocol.membership import Membership
+from protocol.intake import Taken
 from protocol.messages import (
-    Ack,
-    DatagramMessage,
+    Difference,
+    Digest,
     Gossip,
     Join,
     JoinAnswer,
     Load,
-    Ping,
-    PingRequest,
     PushPull,
-    RelayedAck,
+    StreamAck,
+    StreamProbe,
 )
-from protocol.offers import Offers
-from protocol.outbox import Outbox
-from protocol.prober import Prober
-from protocol.push_pull import PushPuller
+from protocol.prober import Verdict
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statements, is_valid_software
-
-_PROBES: Final = b"meshd probes"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """Who a node is, and what it carries over from its earlier runs."""
-
-    name: str
-    software: str
-    """Program and version, for people."""
-    root: bytes
-    """The mesh's root public key."""
-    boot: int
-    """Above every boot that this node had before; its low bits are random."""
-    boot_secret: bytes
-    """32 random bytes of this boot."""
-    incarnation: int = 0
-    """The highest that this node ever published."""
-    offers_version: int = 0
-    snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
-    protocol: ProtocolConfig = dataclasses.field(default_factory=ProtocolConfig)
 
 
 class Node:
@@ -99,82 +69,37 @@ class Node:
         self._config = knobs
         self._rng = rng
         self.node_id = crypto.node_id
-        self.authority = Authority(crypto, config.root)
-        self.mesh = self.authority.mesh
-        self.members = Members()
-        self._statements = statements or Statements(self.mesh)
-        self._rumours = Dissemination(knobs)
-        self._envelope = Envelope(crypto, self.mesh, config.boot, config.boot_secret)
-        self._outbox = Outbox(knobs, self._envelope, self.members, self._rumours)
-        self._membership = Membership(
-            knobs,
-            crypto,
-            self.authority,
-            self._statements,
-            self.members,
-            self._rumours,
-            self._outbox,
-            name=config.name,
-            software=config.software,
-            incarnation=config.incarnation,
-            offers_version=config.offers_version,
-            on_present=lambda node: self._prober.add_member(node),
+        parts = Parts(
+            config, crypto, rng, statements, own_load=lambda: self._load, judge=self._judge
         )
-        self.offers = Offers(
-            knobs,
-            crypto,
-            self.authority,
-            self._statements,
-            self._membership,
-            self._rumours,
-            self._outbox,
-        )
-        self._intake = Intake(
-            crypto,
-            self.authority,
-            self._statements,
-            self.members,
-            self._membership,
-            self.offers,
-            self._rumours,
-            self._outbox,
-        )
-        self._prober = self._make_prober(crypto, keyed_hash(config.boot_secret, b"", 32, _PROBES))
-        self._push_puller = self._make_push_puller()
+        self.authority = parts.authority
+        self.mesh = parts.authority.mesh
+        self.members = parts.members
+        self.offers = parts.offers
+        self._own_life = parts.own_life
+        self._membership = parts.membership
+        self._awareness = parts.awareness
+        self._coordinates = parts.coordinates
+        self._partition = parts.partition
+        self._rumours = parts.rumours
+        self._envelope = parts.envelope
+        self._outbox = parts.outbox
+        self._intake = parts.intake
+        self._round_trips = parts.round_trips
+        self._prober = parts.prober
+        self._helper = parts.helper
+        self._traffic = parts.traffic
+        self._push_puller = parts.push_puller
+        self._knowledge = parts.knowledge
+        self._reconciler = parts.reconciler
         self._load: Load | None = None
         self._gossip_ns = NEVER
+        self._held_until_ns = 0
         self._challenges = Allowance(knobs.challenges_per_s)
         self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
         self._is_started = False
-        recall(config.snapshot, crypto, self.authority, self.members, self._statements)
-
-    def _make_prober(self, crypto: Crypto, secret: bytes) -> Prober:
-        return Prober(
-            self._config,
-            crypto,
-            self.mesh,
-            self._rng,
-            self.members,
-            self._outbox,
-            secret,
-            own_load=lambda: self._load,
-            accusation_of=self._membership.accusation_of,
-            suspect=self._membership.suspect,
-        )
-
-    def _make_push_puller(self) -> PushPuller:
-        return PushPuller(
-            self._config,
-            self.node_id,
-            self._rng,
-            self.authority,
-            self.members,
-            self._membership,
-            self.offers,
-            self._intake,
-            self._rumours,
-            self._outbox,
-        )
+        recall(config.snapshot, crypto, self.authority, self.members, parts.statements)
+        self._knowledge.rebuild()
 
     # ---- what drives it ----
 
@@ -182,9 +107,10 @@ class Node:
     def deadline(self) -> int:
         """When the next DeadlineReached is due, in nanoseconds; NEVER before `Started`."""
         return min(
-            self._prober.deadline_ns,
+            self._traffic.deadline_ns,
             self._membership.suspicion_deadlines.next_ns,
             self._push_puller.deadline_ns,
+            self._reconciler.deadline_ns,
             self._gossip_ns,
         )
 
@@ -200,7 +126,12 @@ class Node:
             case StreamReceived():
                 self._on_stream(event, now)
             case StreamFailed():
-                pass  # the exchange is tried again by the rules of push_pull.py
+                self._traffic.on_stream_failed(event.peer, event.reason)
+                self._reconciler.give_up(event.peer, now)
+            case SendFailed():
+                self._traffic.on_send_failed(event.to)
+            case Delayed():
+                self._awareness.note(1)
             case OfferChanged():
                 self.offers.set_own(event.key, event.value)
             case LoadChanged():
@@ -208,17 +139,19 @@ class Node:
             case Started():
                 self._start(event.addresses, now)
             case AddressesChanged():
-                if self._is_started and not self._membership.has_left:
-                    self._membership.publish(event.addresses)
+                if self._is_started and not self._own_life.is_over:
+                    self._own_life.publish(event.addresses)
             case AddressFound():
                 self._on_address(event.node, event.address, now)
             case RecordIssued():
                 self._issue(event.wire)
             case Resumed():
-                self._membership.hold(now, event.gap_ns)
-                self._prober.hold(now)
+                self._hold(event.gap_ns, now)
             case LeaveRequested():
                 self._leave(now)
+        if self._own_life.is_superseded:
+            self._fall_silent()
+        self._knowledge.settle(now)
         if self._gossip_ns == NEVER and self._is_started and len(self._rumours):
             self._gossip_ns = now + self._config.gossip_interval_ns
         return self._outbox.drain()
@@ -226,8 +159,24 @@ class Node:
     # ---- what others may look at ----
 
     def round_trip_ns(self, node: NodeId) -> int | None:
-        """Smoothed round trip to a member; None when unknown."""
-        return self._prober.round_trip_ns(node)
+        """Round trip to a member: measured, else estimated from coordinates; None: unknown."""
+        measured = self._round_trips.smoothed_ns(node)
+        return measured if measured is not None else self._coordinates.estimate_ns(node)
+
+    @property
+    def health_score(self) -> int:
+        """0: this node is well; up to 7: it judges others ever more slowly (`awareness.py`)."""
+        return self._awareness.score
+
+    @property
+    def lost_count(self) -> int:
+        """Members that vanished at once and are still missing (`partition.py`); 0: no partition."""
+        return self._partition.lost_count
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a newer run of this identity lives elsewhere; then this node is silent."""
+        return self._own_life.is_superseded
 
     def address_of(self, node: NodeId) -> tuple[Address, ...]:
         """Where to try a member, best first."""
@@ -239,7 +188,7 @@ class Node:
 
     def join_state(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Records and statements, as a push/pull would send them."""
-        return self._push_puller.state()
+        return self._knowledge.everything()
 
     # ---- its life ----
 
@@ -247,19 +196,47 @@ class Node:
         if self.authority.admission(self.node_id) is None:
             raise LocalProtocolError("a node starts only as an admitted member")
         self._is_started = True
-        self._membership.publish(addresses)
+        self._own_life.publish(addresses)
         self._prober.start(now)
         self._push_puller.start(now)
 
     def _leave(self, now: int) -> None:
-        if self._membership.has_left or not self._is_started:
+        if self._own_life.is_over or not self._is_started:
             return
         self._prober.stop()
         self._push_puller.stop()
+        self._reconciler.stop()
         others = self._others()
-        left = self._membership.leave(now)
+        left = self._own_life.leave(now)
         for node in self._rng.sample(others, min(self._config.leave_fanout, len(others))):
             self._outbox.send(node, Gossip(), left)
+
+    def _fall_silent(self) -> None:
+        """A newer run of this identity is the member: two voices would only confuse the mesh."""
+        self._prober.stop()
+        self._push_puller.stop()
+        self._reconciler.stop()
+        self._is_started = False
+        self._gossip_ns = NEVER
+
+    def _hold(self, gap_ns: int, now: int) -> None:
+        """We stood still: what we missed says nothing about others. Ask before judging."""
+        self._held_until_ns = now + self._config.hold_ns
+        self._membership.hold(now, gap_ns)
+        self._prober.hold(now)
+        if self._is_started:
+            self._reconciler.resync(now)
+
+    def _is_held(self, now: int) -> bool:
+        return now < self._held_until_ns and not self._reconciler.is_synced
+
+    def _judge(self, verdict: Verdict, now: int) -> None:
+        """A member did not answer a probe, and some helpers say the same."""
+        if self._is_held(now):
+            return
+        self._membership.suspect(verdict.target, now, is_refused=verdict.is_refused)
+        for helper, accusation in verdict.accusations:
+            self._intake.take_all((accusation,), helper, now)
 
     def _issue(self, wire: bytes) -> None:
         try:
@@ -268,9 +245,12 @@ class Node:
             raise LocalProtocolError(f"this record does not count: {refused}") from refused
 
     def _advance(self, now: int) -> None:
+        if self._is_held(now):
+            self._membership.postpone(now, self._config.probe_interval_ns)
         self._membership.advance(now)
-        self._prober.advance(now)
+        self._traffic.advance(now)
         self._push_puller.advance(now)
+        self._reconciler.advance(now)
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
             others = self._others()
@@ -281,7 +261,11 @@ class Node:
                 self._rumours.clear()
 
     def _others(self) -> list[NodeId]:
-        return [node for node in self.members.present() if node != self.node_id]
+        return [
+            node
+            for node in self.members.present()
+            if node != self.node_id and self._outbox.version_for(node) is not None
+        ]
 
     def _on_address(self, node: NodeId, address: Address, now: int) -> None:
         """A hint where a member is: of use only while it is not here."""
@@ -336,36 +320,13 @@ class Node:
         except Refused as refused:
             self._outbox.drop(refused.reason, source, refused.detail)
             return
-        taken = self._intake.take_all(riders, source, now)
+        taken = self._intake.take_all(riders, sender, now, source)
         if not self._is_started:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
             self._push_puller.introduce(sender, now)
-        self._on_message(sender, message, source, now)
-
-    def _on_message(
-        self, sender: NodeId, message: DatagramMessage, source: Address, now: int
-    ) -> None:
-        is_expected = True
-        match message:
-            case Ping():
-                self._learn_load(sender, message.load)
-                self._prober.on_ping(sender, message)
-            case Ack():
-                self._learn_load(sender, message.load)
-                is_expected = self._prober.on_ack(sender, message, now)
-            case PingRequest():
-                is_expected = self._prober.on_ping_request(sender, message)
-            case RelayedAck():
-                is_expected = self._prober.on_relayed_ack(message)
-            case Gossip():
-                pass
-        if not is_expected:
-            self._outbox.drop(DropReason.UNEXPECTED, source, type(message).__name__)
-
-    def _learn_load(self, sender: NodeId, load: Load | None) -> None:
-        if load is not None:
-            self._outbox.add(LoadLearned(sender, load))
+        if not isinstance(message, Gossip):
+            self._traffic.on_message(sender, message, source, now)
 
     # ---- streams ----
 
@@ -380,5 +341,19 @@ class Node:
                 self._push_puller.on_push_pull(event.stream, event.peer, message, now)
             case Join():
                 self._push_puller.on_join(event.stream, event.peer, message, event.wall_s)
+            case Digest():
+                self._reconciler.on_digest_message(event.stream, event.peer, message, now)
+            case Difference():
+                self._reconciler.on_difference(event.peer, message, now)
+            case StreamProbe():
+                self._on_stream_probe(event.stream, event.peer, message)
+            case StreamAck():
+                self._traffic.on_stream_ack(event.peer, message)
             case JoinAnswer():
                 self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
+
+    def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe) -> None:
+        if self.authority.admission(peer) is None or not self._is_started:
+            self._outbox.drop(DropReason.NOT_ADMITTED, peer, "stream probe")
+            return
+        self._traffic.on_stream_probe(stream, peer, probe)

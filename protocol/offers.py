@@ -1,10 +1,11 @@
 """The one place for what members offer: each node's own signed key-value records.
 
 One version counts over all keys of a node, so that a version names a state of them. An offer ends
-with an empty value or with its owner; there is no time-to-live. Limits: records and bytes a node.
+with an empty value or with its owner; there is no time-to-live. Limits: records and bytes a node,
+and bytes in all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from protocol.authority import Authority
 from protocol.config import ProtocolConfig
@@ -13,8 +14,8 @@ from protocol.dissemination import Dissemination
 from protocol.effects import MembersDirty, OffersChanged
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.identity import INCARNATION_MAX, NodeId
-from protocol.membership import Membership
 from protocol.outbox import Outbox
+from protocol.own_life import OwnLife
 from protocol.statements import (
     OFFER_VALUE_BYTES_MAX,
     Offer,
@@ -33,18 +34,24 @@ class Offers:
         crypto: Crypto,
         authority: Authority,
         statements: Statements,
-        membership: Membership,
+        own_life: OwnLife,
         rumours: Dissemination,
         outbox: Outbox,
+        *,
+        on_changed: Callable[[NodeId], None],
     ) -> None:
+        """`on_changed` hears of every member whose offers are others now."""
         self._config = config
         self._crypto = crypto
         self._authority = authority
         self._statements = statements
-        self._membership = membership
+        self._own_life = own_life
         self._rumours = rumours
         self._outbox = outbox
+        self._on_changed = on_changed
         self._offers: dict[NodeId, dict[str, Offer]] = {}
+        self._bytes = 0
+        """Of all offers together, as wire."""
 
     def of(self, node: NodeId) -> dict[str, bytes]:
         """Keys and values that a member offers now."""
@@ -58,10 +65,17 @@ class Offers:
 
     def forget(self, node: NodeId) -> None:
         """Offers end with their owner's membership."""
-        self._offers.pop(node, None)
+        offers = self._offers.pop(node, None)
+        if offers is not None:
+            self._bytes -= _size(offers)
+            self._on_changed(node)
+
+    def held(self, node: NodeId) -> list[Offer]:
+        """Every offer of a member, removals included (they must supersede elsewhere too)."""
+        return list(self._offers.get(node, {}).values())
 
     def all(self) -> list[Offer]:
-        """Every offer, removals included (they must supersede elsewhere too)."""
+        """Every offer of everybody, removals included."""
         return [offer for offers in self._offers.values() for offer in offers.values()]
 
     def set_own(self, key: str, value: bytes) -> None:
@@ -74,9 +88,9 @@ class Offers:
         known = self._offers.get(own, {}).get(key)
         if (known.value if known is not None else b"") == value:
             return
-        self._membership.offers_version += 1
-        self._membership.persist()
-        version = self._membership.offers_version
+        self._own_life.offers_version += 1
+        self._own_life.persist()
+        version = self._own_life.offers_version
         offer = make_offer(self._crypto, self._authority.mesh, version, key, value)
         try:
             self._store(offer)
@@ -108,22 +122,27 @@ class Offers:
         """An offer of ours comes back: from an earlier life, or from before a restored home.
 
         What we offer now is said again above its version; a key that we do not offer is removed.
+        A removal of ours that others still keep is kept here too, so that we know the same.
         """
+        if self._own_life.is_over:
+            raise Refused(DropReason.STALE)  # this run states nothing any more
         known = self._offers.get(offer.author, {}).get(offer.key)
-        own_version = self._membership.offers_version
+        own_version = self._own_life.offers_version
         if known is None:
-            is_news = offer.version > own_version or bool(offer.value)
-        else:
-            is_news = offer.version >= known.version and offer.wire != known.wire
-        if not is_news or offer.version >= INCARNATION_MAX:
+            if offer.version <= own_version and not offer.value:
+                self._store(offer)
+                return
+        elif offer.version < known.version or offer.wire == known.wire:
             raise Refused(DropReason.STALE)
-        self._membership.offers_version = max(own_version, offer.version)
+        if offer.version >= INCARNATION_MAX:
+            raise Refused(DropReason.STALE)  # there is no number above it
+        self._own_life.offers_version = max(own_version, offer.version)
         self._restate(offer.key, known.value if known is not None else b"")
 
     def _restate(self, key: str, value: bytes) -> None:
-        self._membership.offers_version += 1
-        self._membership.persist()
-        version = self._membership.offers_version
+        self._own_life.offers_version += 1
+        self._own_life.persist()
+        version = self._own_life.offers_version
         offer = make_offer(self._crypto, self._authority.mesh, version, key, value)
         self._store(offer)
         self._statements.trust(offer)
@@ -147,11 +166,20 @@ class Offers:
             del kept[removal.key]
         if not self._has_room(kept, offer):
             raise Refused(DropReason.TABLE_FULL)
+        size = self._bytes - _size(offers) + _size(kept) + len(offer.wire)
+        is_own = offer.author == self._crypto.node_id
+        if size > self._config.offer_bytes_max and size > self._bytes and not is_own:
+            raise Refused(DropReason.TABLE_FULL, "of the mesh")
+        self._bytes = size
         self._offers[offer.author] = {**kept, offer.key: offer}
+        self._on_changed(offer.author)
         self._outbox.add(OffersChanged(offer.author, offer))
         self._outbox.add(MembersDirty())
 
     def _has_room(self, kept: Mapping[str, Offer], offer: Offer) -> bool:
-        size = sum(len(other.wire) for other in kept.values()) + len(offer.wire)
-        is_in_bytes = size <= self._config.offer_bytes_per_node_max
+        is_in_bytes = _size(kept) + len(offer.wire) <= self._config.offer_bytes_per_node_max
         return is_in_bytes and len(kept) < self._config.offers_per_node_max
+
+
+def _size(offers: Mapping[str, Offer]) -> int:
+    return sum(len(offer.wire) for offer in offers.values())

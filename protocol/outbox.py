@@ -14,6 +14,7 @@ from protocol.identity import Address, NodeId
 from protocol.members import Members, State
 from protocol.messages import DatagramMessage, StreamMessage
 from protocol.statements import ADDRESSES_MAX, Statement
+from protocol.versions import VERSIONS, common_version
 
 
 class Outbox:
@@ -25,8 +26,10 @@ class Outbox:
         envelope: Envelope,
         members: Members,
         rumours: Dissemination,
+        versions: tuple[int, int] = VERSIONS,
     ) -> None:
         self._config = config
+        self._versions = versions
         self._envelope = envelope
         self._members = members
         self._rumours = rumours
@@ -67,6 +70,13 @@ class Outbox:
             found[hinted] = None
         return tuple(found)[: ADDRESSES_MAX + 2]
 
+    def version_for(self, node: NodeId) -> int | None:
+        """The protocol version to use with a member; None when there is no common one."""
+        alive = self._members.last_known(node)
+        return (
+            self._versions[0] if alive is None else common_version(alive.versions, self._versions)
+        )
+
     def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
         """A datagram to a member, filled up with rumours; `first` rides before them.
 
@@ -87,13 +97,16 @@ class Outbox:
         self._envelope.forget_address(node)
 
     def _seal(self, to: NodeId, payload: bytes) -> None:
+        version = self.version_for(to)
+        if version is None:
+            return
         if self._envelope.is_introduced(to):
             room = PAYLOAD_BYTES_MAX - len(payload)
             payload += self._rumours.fill(room, self._members.present_count)
         address = self._pick(to)
         if address is None:
             return
-        data = self._envelope.seal(to, payload)
+        data = self._envelope.seal(to, payload, version)
         if data is not None:
             self._effects.append(SendDatagram(data, address))
 

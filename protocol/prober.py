@@ -1,8 +1,12 @@
-"""The one place for probing: whom to ask next, whether it answers, and whom to ask for help.
+"""The one place for probing: whom to ask next, whether it answers, and what its silence means.
 
 SWIM's failure detector. Members are probed round-robin in an order that is shuffled anew for each
-pass; newcomers enter at a random place. One probe lasts one interval: a ping, after
-`probe_timeout_ns` the helpers, and only at the end of the interval the verdict.
+pass; newcomers enter at a random place. One probe lasts one interval:
+
+    ping --> time-out (from measured round trips) --> helpers and a stream --> verdict at the end
+
+Interval and time-out are stretched by our own health (`awareness.py`). Nothing but the end of the
+interval raises a suspicion. The signed nacks of helpers then count as their accusations.
 
 A target that answers with a challenge (it does not hold our boot, or we not its) was reached:
 the ping goes out again and the probe starts over, once.
@@ -11,20 +15,18 @@ the ping goes out again and the probe starts over, once.
 import dataclasses
 import random
 from collections.abc import Callable
-from typing import Final
 
+from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
-from protocol.crypto import Crypto, keyed_hash
 from protocol.deadlines import NEVER
-from protocol.identity import INCARNATION_MAX, SIGNATURE_BYTES, MeshId, NodeId
-from protocol.members import Members
-from protocol.messages import Ack, Load, Origin, Ping, PingRequest, RelayedAck
+from protocol.events import StreamFailure
+from protocol.identity import Address, NodeId
+from protocol.members import Members, State
+from protocol.messages import Ack, Nack, Origin, Ping, PingRequest, RelayedAck, StreamProbe
 from protocol.outbox import Outbox
+from protocol.proofs import Proofs
+from protocol.round_trips import RoundTrips
 from protocol.statements import Statement
-
-RELAYS_MAX: Final = 256
-ROUND_TRIPS_MAX: Final = 4_096
-_PROOF_DOMAIN: Final = b"meshd ack 1     "
 
 
 @dataclasses.dataclass(slots=True)
@@ -40,56 +42,58 @@ class Probe:
     is_challenged: bool = False
     is_answered: bool = False
     is_helped: bool = False
+    is_refused: bool = False
+    """Its host answered our stream that nobody listens there."""
+    has_send_failed: bool = False
+    nacks: dict[NodeId, bytes | None] = dataclasses.field(default_factory=dict)
+    """The helpers that were asked, and the accusation of each that sent a nack."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Relay:
-    """A ping that this node sent for somebody else."""
+class Verdict:
+    """A member did not answer in time."""
 
-    prober: NodeId
-    sequence: int
     target: NodeId
+    is_refused: bool
+    accusations: tuple[tuple[NodeId, bytes], ...]
+    """What the helpers signed, with who sent each."""
 
 
 class Prober:
-    """Probes one member at a time, answers pings and helps others."""
+    """Probes one member at a time."""
 
     def __init__(
         self,
         config: ProtocolConfig,
-        crypto: Crypto,
-        mesh: MeshId,
+        own: NodeId,
         rng: random.Random,
         members: Members,
         outbox: Outbox,
-        secret: bytes,
+        proofs: Proofs,
+        round_trips: RoundTrips,
+        awareness: Awareness,
         *,
-        own_load: Callable[[], Load | None],
+        make_ping: Callable[[int], Ping],
         accusation_of: Callable[[NodeId], Statement | None],
-        suspect: Callable[[NodeId, int], None],
+        judge: Callable[[Verdict, int], None],
     ) -> None:
-        """`secret`: 32 bytes of this boot that nobody else knows.
-
-        `accusation_of`: what to tell a suspected target first (Lifeguard's buddy system).
-        """
+        """`accusation_of`: what to tell a suspected target first (Lifeguard's buddy system)."""
         self._config = config
-        self._crypto = crypto
-        self._mesh = mesh
+        self._own = own
         self._rng = rng
         self._members = members
         self._outbox = outbox
-        self._own_load = own_load
+        self._proofs = proofs
+        self._round_trips = round_trips
+        self._awareness = awareness
+        self._make_ping = make_ping
         self._accusation_of = accusation_of
-        self._suspect = suspect
+        self._judge = judge
         self._order: list[NodeId] = []
         self._listed: dict[NodeId, None] = {}
         self._position = 0
-        self._secret = secret
-        self._drawn = 0
         self._probe: Probe | None = None
         self._next_probe_ns = NEVER
-        self._relays: dict[int, Relay] = {}
-        self._round_trips_ns: dict[NodeId, int] = {}
 
     @property
     def deadline_ns(self) -> int:
@@ -114,11 +118,7 @@ class Prober:
         """Forget the running probe without a verdict: we were not there to hear the answer."""
         if self._probe is not None or self._next_probe_ns < NEVER:
             self._probe = None
-            self._next_probe_ns = now + self._config.probe_interval_ns
-
-    def round_trip_ns(self, node: NodeId) -> int | None:
-        """Smoothed round trip to a member, as measured by our own pings."""
-        return self._round_trips_ns.get(node)
+            self._next_probe_ns = now
 
     def add_member(self, node: NodeId) -> None:
         """A newcomer enters this pass at a random place that is still to come."""
@@ -137,38 +137,43 @@ class Prober:
         if now >= probe.ends_ns:
             self._probe = None
             self._next_probe_ns = now
-            if not probe.is_answered and self._members.is_present(probe.target):
-                self._suspect(probe.target, now)
+            self._end(probe, now)
             self._start_probe(now)
         elif now >= probe.helpers_ns and not probe.is_answered and not probe.is_helped:
-            self._ask_helpers(probe)
+            self._ask_for_help(probe)
+
+    def _end(self, probe: Probe, now: int) -> None:
+        if probe.is_answered:
+            self._awareness.note(-1)
+            return
+        if not self._members.is_present(probe.target):
+            return
+        if self._members.state(probe.target) is State.ALIVE:
+            # Whose helpers were silent too is the one who hears badly. What is already suspected
+            # says nothing new: many deaths at once must not make a node slow.
+            silent = sum(1 for wire in probe.nacks.values() if wire is None)
+            self._awareness.note(silent if probe.nacks else 1)
+        told = tuple((node, wire) for node, wire in probe.nacks.items() if wire)
+        self._judge(Verdict(probe.target, probe.is_refused, told), now)
 
     def _start_probe(self, now: int) -> None:
         target = self._next_target()
         if target is None:
             self._next_probe_ns = now + self._config.probe_interval_ns
             return
-        self._probe = Probe(
-            target,
-            self._draw_sequence(),
-            pinged_ns=now,
-            helpers_ns=now + self._config.probe_timeout_ns,
-            ends_ns=now + self._config.probe_interval_ns,
-        )
+        self._probe = Probe(target, self._proofs.draw(), now, 0, 0)
+        self._time(self._probe, now)
         self._ping(self._probe)
 
-    def _draw_sequence(self) -> int:
-        """A number that nobody can foresee.
-
-        Everybody signs a proof for everybody who asks: a helper that knew the next numbers could
-        collect proofs while the target lives, and show them after its death.
-        """
-        self._drawn += 1
-        drawn = keyed_hash(self._secret, self._drawn.to_bytes(8, "big"), 8, b"meshd sequence")
-        return int.from_bytes(drawn, "big") & INCARNATION_MAX
+    def _time(self, probe: Probe, now: int) -> None:
+        interval_ns = self._awareness.scale(self._config.probe_interval_ns)
+        timeout_ns = self._awareness.scale(self._round_trips.timeout_ns(probe.target))
+        # Helpers need the second half of the interval.
+        probe.helpers_ns = now + min(timeout_ns, interval_ns // 2)
+        probe.ends_ns = now + interval_ns
 
     def _ping(self, probe: Probe) -> None:
-        ping = Ping(probe.sequence, self._own_load())
+        ping = self._make_ping(probe.sequence)
         self._outbox.send(probe.target, ping, self._accusation_of(probe.target))
 
     def _next_target(self) -> NodeId | None:
@@ -176,21 +181,29 @@ class Prober:
             while self._position < len(self._order):
                 target = self._order[self._position]
                 self._position += 1
-                if self._members.is_present(target) and target != self._crypto.node_id:
+                if self._is_probed(target):
                     return target
-            self._order = [n for n in self._members.present() if n != self._crypto.node_id]
+            self._order = [n for n in self._members.present() if n != self._own]
             self._listed = dict.fromkeys(self._order)
             self._rng.shuffle(self._order)
             self._position = 0
         return None
 
-    def _ask_helpers(self, probe: Probe) -> None:
+    def _is_probed(self, node: NodeId) -> bool:
+        if node == self._own or not self._members.is_present(node):
+            return False
+        return self._outbox.version_for(node) is not None
+
+    def _ask_for_help(self, probe: Probe) -> None:
         probe.is_helped = True
-        own = self._crypto.node_id
-        candidates = [n for n in self._members.present() if n not in (own, probe.target)]
+        candidates = [
+            n for n in self._members.present() if n != probe.target and self._is_probed(n)
+        ]
         count = min(self._config.indirect_probes, len(candidates))
         for helper in self._rng.sample(candidates, count):
+            probe.nacks[helper] = None
             self._outbox.send(helper, PingRequest(probe.sequence, probe.target))
+        self._outbox.open_stream(probe.target, StreamProbe(Origin(self._own, probe.sequence)))
 
     def on_told(self, peer: NodeId, now: int) -> bool:
         """The target told its token: ping it again and start over. False: not our target."""
@@ -199,65 +212,65 @@ class Prober:
             return False
         if not probe.is_challenged:
             probe.is_challenged = True
-            probe.helpers_ns = now + self._config.probe_timeout_ns
-            probe.ends_ns = now + self._config.probe_interval_ns
+            self._time(probe, now)
         probe.pinged_ns = now
         self._ping(probe)
         return True
 
-    def on_ping(self, sender: NodeId, ping: Ping) -> None:
-        """Answer; for a helper's ping with a proof that only its prober can use."""
-        proof = b""
-        if ping.origin is not None:
-            proof = self._crypto.sign(self._proof_text(ping.origin))
-        self._outbox.send(
-            sender, Ack(ping.sequence, self._own_load(), proof), self._accusation_of(sender)
-        )
-
-    def on_ack(self, sender: NodeId, ack: Ack, now: int) -> bool:
-        """A direct answer, or one to pass on. False: nobody waits for it."""
+    def on_ack(self, sender: NodeId, ack: Ack, now: int) -> int | None:
+        """A direct answer: the round trip in nanoseconds, 0 if it is not the first answer; None
+        if it answers no probe of ours.
+        """
         probe = self._probe
-        if probe is not None and probe.target == sender and probe.sequence == ack.sequence:
-            if not probe.is_answered:
-                self._learn_round_trip(sender, now - probe.pinged_ns)
-            probe.is_answered = True
-            return True
-        relay = self._relays.get(ack.sequence)
-        if relay is None or relay.target != sender or len(ack.proof) != SIGNATURE_BYTES:
-            return False
-        del self._relays[ack.sequence]
-        self._outbox.send(relay.prober, RelayedAck(relay.sequence, relay.target, ack.proof))
-        return True
-
-    def on_ping_request(self, sender: NodeId, request: PingRequest) -> bool:
-        """Help another prober. False: the target is nobody we could reach."""
-        if not self._members.is_present(request.target) or request.target == sender:
-            return False
-        sequence = self._draw_sequence()
-        if len(self._relays) >= RELAYS_MAX:
-            del self._relays[next(iter(self._relays))]
-        self._relays[sequence] = Relay(sender, request.sequence, request.target)
-        origin = Origin(sender, request.sequence)
-        self._outbox.send(request.target, Ping(sequence, self._own_load(), origin))
-        return True
+        if probe is None or probe.target != sender or probe.sequence != ack.sequence:
+            return None
+        if probe.is_answered:
+            return 0
+        probe.is_answered = True
+        round_trip_ns = max(1, now - probe.pinged_ns)
+        self._round_trips.learn(sender, round_trip_ns)
+        return round_trip_ns
 
     def on_relayed_ack(self, relayed: RelayedAck) -> bool:
         """A helper's word for the target: good only with the target's signature."""
+        return self._on_proof(relayed.target, Origin(self._own, relayed.sequence), relayed.proof)
+
+    def on_stream_ack(self, target: NodeId, origin: Origin, proof: bytes) -> bool:
+        """The target answered by stream. A connection alone would have proven nothing."""
+        return self._on_proof(target, origin, proof)
+
+    def _on_proof(self, target: NodeId, origin: Origin, proof: bytes) -> bool:
         probe = self._probe
-        if probe is None or probe.target != relayed.target or probe.sequence != relayed.sequence:
+        if probe is None or probe.target != target:
             return False
-        origin = Origin(self._crypto.node_id, relayed.sequence)
-        if not self._crypto.verify(relayed.target, relayed.proof, self._proof_text(origin)):
+        if origin != Origin(self._own, probe.sequence):
+            return False
+        if not self._proofs.is_good(target, origin, proof):
             return False
         probe.is_answered = True
         return True
 
-    def _proof_text(self, origin: Origin) -> bytes:
-        return _PROOF_DOMAIN + self._mesh + origin.prober + origin.sequence.to_bytes(8, "big")
+    def on_nack(self, sender: NodeId, nack: Nack) -> bool:
+        """A helper that we asked hears nothing either. False: we did not ask it."""
+        probe = self._probe
+        if probe is None or (probe.target, probe.sequence) != (nack.target, nack.sequence):
+            return False
+        if sender not in probe.nacks:
+            return False
+        probe.nacks[sender] = nack.accusation
+        return True
 
-    def _learn_round_trip(self, node: NodeId, sample_ns: int) -> None:
-        known = self._round_trips_ns.pop(node, None)
-        if len(self._round_trips_ns) >= ROUND_TRIPS_MAX:
-            del self._round_trips_ns[next(iter(self._round_trips_ns))]
-        # RFC 6298's smoothing: an eighth of the new sample.
-        self._round_trips_ns[node] = sample_ns if known is None else (7 * known + sample_ns) // 8
+    def on_stream_failed(self, target: NodeId, reason: StreamFailure) -> None:
+        """A stream to our target came to nothing; only a refusal says something about it."""
+        probe = self._probe
+        if probe is not None and probe.target == target and probe.is_helped:
+            probe.is_refused |= reason is StreamFailure.REFUSED
+
+    def on_send_failed(self, to: Address) -> None:
+        """Our own system sends nothing there: we are in no state to judge the target quickly."""
+        probe = self._probe
+        if probe is None or probe.has_send_failed:
+            return
+        if to in self._outbox.addresses(probe.target):
+            probe.has_send_failed = True
+            self._awareness.note(1)

@@ -1,16 +1,16 @@
-"""The one place for exchanges over streams: what is sent, when, with whom; and joining.
+"""The one place for when members exchange what they know over streams, and for joining.
 
-A push/pull sends everything the sender knows and brings the same back. It happens
+An exchange brings over only what differs (`reconciliation.py`). It happens
 
 - with a random member, every `push_pull_period`;
 - with a member that does not know us, or whose life we do not know (an introduction, at a
   bounded rate: whoever sees our datagrams can ask for one in a member's name);
 - with missing members, one at least every `reconnect_interval_ns`, so that a mesh which was cut
   in two or switched off grows together without anybody's help;
-- with everybody that an earlier run remembered, soon after the start.
+- with everybody that an earlier run remembered, soon after the start;
+- with a member whose digest keeps differing from ours.
 
-Dead members travel as our own accusation, which is a suspicion elsewhere; their lives do not
-travel, so that a newcomer never meets a ghost.
+A newcomer that joins gets everything.
 """
 
 import random
@@ -21,6 +21,7 @@ from protocol.authority import Authority, JoinRefusal
 from protocol.codec import encode_stream
 from protocol.config import ProtocolConfig
 from protocol.deadlines import NEVER
+from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
 from protocol.effects import Admitted, AnswerStream, JoinRefused
 from protocol.errors import DropReason, Refused
@@ -29,8 +30,8 @@ from protocol.intake import Intake, Taken
 from protocol.members import Members, State
 from protocol.membership import Membership
 from protocol.messages import Gossip, Join, JoinAnswer, PushPull
-from protocol.offers import Offers
 from protocol.outbox import Outbox
+from protocol.reconciliation import Reconciler
 
 START_BURST: Final = 8
 """Remembered members tried per tick right after the start."""
@@ -47,7 +48,7 @@ def push_pull_period(config: ProtocolConfig, members: int) -> int:
 
 
 class PushPuller:
-    """All stream exchanges of one node."""
+    """Begins one node's exchanges, and takes in what they and newcomers bring."""
 
     def __init__(
         self,
@@ -57,7 +58,8 @@ class PushPuller:
         authority: Authority,
         members: Members,
         membership: Membership,
-        offers: Offers,
+        knowledge: Knowledge,
+        reconciler: Reconciler,
         intake: Intake,
         rumours: Dissemination,
         outbox: Outbox,
@@ -68,7 +70,8 @@ class PushPuller:
         self._authority = authority
         self._members = members
         self._membership = membership
-        self._offers = offers
+        self._knowledge = knowledge
+        self._reconciler = reconciler
         self._intake = intake
         self._rumours = rumours
         self._outbox = outbox
@@ -101,7 +104,7 @@ class PushPuller:
             self._periodic_ns = now + push_pull_period(self._config, self._members.present_count)
             others = [node for node in self._members.present() if node != self._own]
             if others:
-                self._exchange(self._rng.choice(others))
+                self._reconciler.begin(self._rng.choice(others), now)
         if now >= self._reconnect_ns:
             self._reconnect(now)
 
@@ -140,7 +143,7 @@ class PushPuller:
         self._last_tries[node] = now
         # The datagram carries our accusation: a member that lives will refute it at once.
         self._outbox.send(node, Gossip(), self._membership.accusation_of(node))
-        self._exchange(node)
+        self._reconciler.begin(node, now)
 
     def introduce(self, node: NodeId, now: int) -> None:
         """Exchange with a member that does not know us (or we not it), at a bounded rate."""
@@ -153,33 +156,14 @@ class PushPuller:
         if len(self._introduced) >= _INTRODUCTIONS_MAX:
             del self._introduced[next(iter(self._introduced))]
         self._introduced[node] = now
-        self._exchange(node)
-
-    def _exchange(self, node: NodeId) -> None:
-        if not self._membership.has_left:
-            self._outbox.open_stream(node, PushPull(False, *self.state()))
-
-    def state(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Everything this node knows: records, and statements in an order that can be taken in."""
-        records = tuple(record.wire for record in self._authority.records())
-        statements: list[bytes] = []
-        for node in self._members.all():
-            alive, gone = self._members.alive_record(node), self._members.gone(node)
-            left = gone.left if gone is not None else None
-            if left is not None:
-                statements.append(left.wire)
-            if alive is not None and (gone is None or left is not None):
-                statements.append(alive.wire)
-            accusation = self._membership.accusation_of(node)
-            if accusation is not None:
-                statements.append(accusation.wire)
-        statements.extend(
-            offer.wire for offer in self._offers.all() if self._members.is_present(offer.author)
-        )
-        return records, tuple(statements)
+        self._reconciler.begin(node, now)
 
     def on_push_pull(self, stream: int, peer: NodeId, message: PushPull, now: int) -> None:
-        """Take in what a member sent and, if it asked, answer with everything known."""
+        """Take in what a member sent and, if it asked, answer with what it wants."""
+        if self._intake.is_muted(peer, now):
+            self._outbox.drop(DropReason.MUTED, peer, "push/pull")
+            return
+        before = self._knowledge.total
         if self._authority.admission(peer) is None:
             # A member that we do not know yet brings its own admission among the records.
             taken = self._intake.take_all(message.records, peer, now)
@@ -188,8 +172,12 @@ class PushPuller:
                 return
         if self._intake.take_all(message.records, peer, now) is not Taken.BROKEN:
             self._intake.take_all(message.statements, peer, now)
-        if not message.is_reply:
-            answer = PushPull(True, *self.state())
+        if self._intake.is_muted(peer, now):
+            return  # since this very frame
+        if message.is_reply:
+            self._reconciler.on_reply(peer, now, is_news=self._knowledge.total != before)
+        else:
+            answer = self._reconciler.answer(message.wanted)
             self._outbox.add(AnswerStream(stream, encode_stream(answer)))
 
     def on_join(self, stream: int, peer: NodeId, join: Join, wall_s: int) -> None:
@@ -210,9 +198,9 @@ class PushPuller:
             return
         if known is None:
             self._rumours.add_record(verdict.wire)
+            self._knowledge.add_record(verdict)
             self._outbox.add(Admitted(peer))
-        records, statements = self.state()
-        answer = JoinAnswer("", records, statements)
+        answer = JoinAnswer("", *self._knowledge.everything())
         self._outbox.add(AnswerStream(stream, encode_stream(answer)))
 
     def _answer_join(self, stream: int, peer: NodeId, refusal: JoinRefusal) -> None:

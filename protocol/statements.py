@@ -36,6 +36,7 @@ ADDRESSES_MAX: Final = 4
 ADDRESS_BYTES_MAX: Final = 600
 """All hosts of one Alive together, so that it stays within STATEMENT_BYTES_MAX."""
 SOFTWARE_CHARS_MAX: Final = 32
+RUN_MAX: Final = 2**64 - 1
 OFFER_KEY_CHARS_MAX: Final = 64
 OFFER_VALUE_BYTES_MAX: Final = 700
 _DOMAIN: Final = b"meshd statement 1"
@@ -63,6 +64,10 @@ class Alive:
     software: str
     """Version of the sender's program, for people."""
     wire: bytes = dataclasses.field(compare=False, repr=False)
+    run: int = 0
+    """Of two runs of one identity (a copied home) the one with the higher number is the newer."""
+    versions: tuple[int, int] = (1, 1)
+    """Lowest and highest protocol version that the author speaks."""
 
     @property
     def subject(self) -> NodeId:
@@ -100,6 +105,8 @@ class Accusation:
     """The incarnation whose signed Alive the accuser holds."""
     is_dead: bool
     wire: bytes = dataclasses.field(compare=False, repr=False)
+    is_refused: bool = False
+    """Not mere silence: the subject's host answered the accuser that the process is gone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,13 +147,14 @@ def make_alive(
     name: str,
     addresses: tuple[Address, ...],
     software: str,
+    run: int = 0,
+    versions: tuple[int, int] = (1, 1),
 ) -> Alive:
     """State that this node lives."""
-    body = pack(
-        (Kind.ALIVE, crypto.node_id, incarnation, name, tuple(map(tuple, addresses)), software)
-    )
+    stated = tuple(map(tuple, addresses))
+    body = pack((Kind.ALIVE, crypto.node_id, incarnation, name, stated, software, run, *versions))
     wire = _sign(crypto, mesh, body)
-    return Alive(crypto.node_id, incarnation, name, addresses, software, wire)
+    return Alive(crypto.node_id, incarnation, name, addresses, software, wire, run, versions)
 
 
 def make_left(crypto: Crypto, mesh: MeshId, incarnation: int) -> Left:
@@ -156,12 +164,20 @@ def make_left(crypto: Crypto, mesh: MeshId, incarnation: int) -> Left:
 
 
 def make_accusation(
-    crypto: Crypto, mesh: MeshId, subject: NodeId, incarnation: int, *, is_dead: bool
+    crypto: Crypto,
+    mesh: MeshId,
+    subject: NodeId,
+    incarnation: int,
+    *,
+    is_dead: bool,
+    is_refused: bool = False,
 ) -> Accusation:
     """State that this node cannot reach `subject`."""
-    body = pack((Kind.ACCUSATION, crypto.node_id, subject, incarnation, int(is_dead)))
+    body = pack(
+        (Kind.ACCUSATION, crypto.node_id, subject, incarnation, int(is_dead), int(is_refused))
+    )
     wire = _sign(crypto, mesh, body)
-    return Accusation(crypto.node_id, subject, incarnation, is_dead, wire)
+    return Accusation(crypto.node_id, subject, incarnation, is_dead, wire, is_refused)
 
 
 def make_offer(crypto: Crypto, mesh: MeshId, version: int, key: str, value: bytes) -> Offer:
@@ -185,7 +201,9 @@ def decode_statement(wire: bytes) -> Statement:
         case Kind.ACCUSATION:
             subject = NodeId(fields.take_bytes(NODE_ID_BYTES))
             incarnation = fields.take_int(1, INCARNATION_MAX)
-            return Accusation(author, subject, incarnation, fields.take_int(0, 1) == 1, wire)
+            is_dead = fields.take_int(0, 1) == 1
+            is_refused = fields.has_more and fields.take_int(0, 1) == 1
+            return Accusation(author, subject, incarnation, is_dead, wire, is_refused)
         case Kind.OFFER:
             version = fields.take_int(1, INCARNATION_MAX)
             key = fields.take_text(OFFER_KEY_CHARS_MAX)
@@ -213,7 +231,11 @@ def _decode_alive(author: NodeId, fields: Fields, wire: bytes) -> Alive:
     software = fields.take_text(SOFTWARE_CHARS_MAX)
     if not is_valid_software(software):
         raise Refused(DropReason.MALFORMED, "software version")
-    return Alive(author, incarnation, name, tuple(addresses), software, wire)
+    run, versions = 0, (1, 1)
+    if fields.has_more:
+        run = fields.take_int(0, RUN_MAX)
+        versions = (fields.take_int(1, 255), fields.take_int(1, 255))
+    return Alive(author, incarnation, name, tuple(addresses), software, wire, run, versions)
 
 
 class Statements:

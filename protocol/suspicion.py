@@ -5,8 +5,11 @@ starts at a maximum and falls with every further accuser, logarithmically, down 
 
     timeout(c) = max(min, max - (max - min) * log(c + 1) / log(k + 1))
 
-c counts confirmations: distinct signers beyond the first. Logarithms come from a table of
-integers (micro-units), so that every machine computes the same nanosecond.
+c counts confirmations: distinct signers beyond the first. Logarithms come from a table of integers
+(micro-units), so that every machine computes the same nanosecond.
+
+Silence needs that time. A host that answers "nobody listens here" to two accusers needs less: the
+process is gone, and only a refutation that may be on its way has to be waited for.
 """
 
 import dataclasses
@@ -36,17 +39,32 @@ def log10_milli(count: int) -> int:
     return digits * 1000 + (fraction * 1000 >> _LOG10_BITS)
 
 
+def _scaled(config: ProtocolConfig, members: int, mult: int) -> int:
+    scale_milli = max(config.suspicion_scale_min_milli, log10_milli(max(1, members)))
+    return mult * config.probe_interval_ns * scale_milli // 1000
+
+
 def timeout_bounds(config: ProtocolConfig, members: int) -> tuple[int, int]:
     """(shortest, longest) suspicion in nanoseconds for a mesh of `members`."""
-    scale_milli = max(1000, log10_milli(max(1, members)))
-    shortest = config.suspicion_mult * config.probe_interval_ns * scale_milli // 1000
+    shortest = _scaled(config, members, config.suspicion_mult)
     return shortest, shortest * config.suspicion_max_mult
 
 
+def refused_timeout(config: ProtocolConfig, members: int) -> int:
+    """How long a suspicion lasts at most once two hosts saw that the process is gone.
+
+    Long enough for a refutation to be spread by gossip: should the process live after all, behind
+    another port, nothing is lost.
+    """
+    return _scaled(config, members, config.suspicion_refused_mult)
+
+
 def confirmations_wanted(config: ProtocolConfig, members: int) -> int:
-    """How many further accusers bring the deadline to its minimum; 0 in meshes too small."""
-    wanted = min(max(0, config.suspicion_mult - 2), CONFIRMATIONS_MAX)
-    return wanted if members - 2 >= wanted else 0
+    """How many further accusers bring the deadline to its minimum.
+
+    As many as there can be in a small mesh; 0 for two members that have only each other.
+    """
+    return max(0, min(config.suspicion_confirmations, CONFIRMATIONS_MAX, members - 3))
 
 
 def suspicion_timeout(shortest: int, longest: int, confirmations: int, wanted: int) -> int:
@@ -65,20 +83,42 @@ class Suspicion:
     started_ns: int
     shortest_ns: int
     longest_ns: int
+    refused_ns: int
     wanted: int
+    host: str = ""
+    """Where the subject states that it is."""
     accusers: dict[NodeId, None] = dataclasses.field(default_factory=dict)
     """In order of arrival; a dict because nothing here iterates a set."""
+    refused_at: dict[NodeId, str] = dataclasses.field(default_factory=dict)
+    """Accusers whose stream the subject's host refused, and the host of each."""
 
-    def confirm(self, accuser: NodeId) -> bool:
-        """Count an accuser; True when it is new and still shortens the deadline."""
-        if accuser in self.accusers or len(self.accusers) > self.wanted:
-            return False
-        self.accusers[accuser] = None
-        return True
+    def confirm(self, accuser: NodeId, *, refused_at: str | None = None) -> bool:
+        """Count an accuser; True when it is news that shortens the deadline or may yet do so.
+
+        `refused_at`: the accuser's host, if it was refused and not merely unanswered.
+        """
+        is_news = accuser not in self.accusers and len(self.accusers) <= self.wanted
+        if refused_at is not None and not self.is_gone and accuser not in self.refused_at:
+            self.refused_at[accuser] = refused_at
+            is_news = True
+        if is_news:
+            self.accusers[accuser] = None
+        return is_news
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether two accusers agree that the process is gone, and no single host deceives both.
+
+        Two hosts, or the subject's own: there nothing stands between accuser and subject.
+        """
+        hosts = list(self.refused_at.values())
+        return len(hosts) >= 2 and (self.host in hosts or len(dict.fromkeys(hosts)) >= 2)
 
     @property
     def deadline_ns(self) -> int:
         """When the subject is declared dead unless it refutes."""
         confirmations = max(0, len(self.accusers) - 1)
         timeout = suspicion_timeout(self.shortest_ns, self.longest_ns, confirmations, self.wanted)
+        if self.is_gone:
+            timeout = min(timeout, self.refused_ns)
         return self.started_ns + timeout

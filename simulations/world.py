@@ -4,15 +4,16 @@ The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries ou
 `network.py` in the place of sockets. One seed decides everything.
 """
 
-import dataclasses
 import hashlib
 import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
+from protocol.assembly import NodeConfig
 from protocol.codec import encode_stream
-from protocol.config import ProtocolConfig
+from protocol.config import MILLISECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
 from protocol.effects import (
@@ -28,43 +29,27 @@ from protocol.errors import DropReason
 from protocol.events import (
     DatagramReceived,
     DeadlineReached,
+    Delayed,
     Event,
     LeaveRequested,
+    Resumed,
+    SendFailed,
     Started,
-    StreamFailed,
-    StreamReceived,
 )
-from protocol.identity import Address, NodeId, mesh_id_of
+from protocol.identity import NodeId, mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
-from protocol.node import Node, NodeConfig
-from protocol.records import Role, make_admission, make_founding, make_invite, make_join_proof
-from protocol.snapshot import Snapshot
+from protocol.node import Node
 from protocol.statements import Statements
+from simulations.admissions import WALL_START_S, admit_all
+from simulations.host import Host
 from simulations.network import Network, NetworkOptions
+from simulations.streams import Streams
 
-PORT = 7700
-WALL_START_S = 1_800_000_000
-
-
-@dataclasses.dataclass(slots=True)
-class Host:
-    """One simulated machine: its identity, its disk, and the node that runs on it, if any."""
-
-    index: int
-    crypto: Crypto
-    incarnation: int = 0
-    offers_version: int = 0
-    boot: int = 0
-    snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
-    node: Node | None = None
-    life: int = 0
-    """Counts starts, so that what was scheduled for an earlier life is dropped."""
-
-    @property
-    def address(self) -> Address:
-        """Where its node is reached."""
-        return Address(f"10.{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}", PORT)
+GAP_NS: Final = 2_000 * MILLISECOND
+"""Woken later than this a driver gives Resumed; the daemon's value."""
+LAG_NS: Final = 300 * MILLISECOND
+"""Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 
 
 class World:
@@ -99,51 +84,17 @@ class World:
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
-        self._streams: dict[int, tuple[Host, int, Host]] = {}
-        self._admit_all()
+        self._reading = random.Random(seed + 2)  # noqa: S311  # same
+        self._streams = Streams(
+            self.network, at=self.at, arrive=self._arrive, give=self.give, wall_s=self._wall_s
+        )
+        admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
 
     def _bytes(self, count: int) -> bytes:
         return self._rng.getrandbits(8 * count).to_bytes(count, "big")
 
-    def _admit_all(self) -> None:
-        founder, *others = self.hosts
-        invite, founding = make_founding(
-            self._root_seed,
-            founder.crypto,
-            self.mesh,
-            invite_seed=self._bytes(32),
-            owner="founder",
-            now_s=WALL_START_S,
-        )
-        common = [invite.wire, founding.wire]
-        founder.snapshot = Snapshot(records=tuple(common))
-        if not others:
-            return
-        invite_seed = self._bytes(32)
-        offer = make_invite(
-            self._root_seed,
-            self.mesh,
-            key=public_key_of(invite_seed),
-            act=2,
-            role=Role.WORKER,
-            expires_at_s=WALL_START_S + 3600,
-            uses=len(others),
-            is_trusted=False,
-            owner="founder",
-        )
-        common.append(offer.wire)
-        for slot, host in enumerate(others, start=1):
-            proof = make_join_proof(invite_seed, host.crypto, self.mesh)
-            admission = make_admission(
-                founder.crypto,
-                self.mesh,
-                proof,
-                role=Role.WORKER,
-                slot=slot,
-                admitted_at_s=WALL_START_S,
-            )
-            host.snapshot = Snapshot(records=(*common, admission.wire))
-        founder.snapshot = Snapshot(records=tuple(common))
+    def _wall_s(self) -> int:
+        return WALL_START_S + self.now // 10**9
 
     # ---- faults and acts ----
 
@@ -151,6 +102,7 @@ class World:
         """Boot a host's node; it introduces itself to `seeds` as a joined node would."""
         host = self.hosts[index]
         host.life += 1
+        host.is_silent = False
         host.boot = max(host.boot + 1, self.now // 10**9 << 24 | self._rng.getrandbits(24))
         host.node = Node(
             NodeConfig(
@@ -171,23 +123,21 @@ class World:
         self.give(host, Started((host.address,)))
         for seed in seeds:
             other = self.hosts[seed]
-            node = host.node
-            records, statements = node.join_state()
-            self._exchange_state(host, other, records, statements)
+            records, statements = host.node.join_state()
+            self._streams.open(host, other, encode_stream(PushPull(False, records, statements)))
 
-    def _exchange_state(
-        self, host: Host, other: Host, records: tuple[bytes, ...], statements: tuple[bytes, ...]
-    ) -> None:
-        data = encode_stream(PushPull(False, records, statements))
-        self._open_stream(host, OpenStream(other.crypto.node_id, (other.address,), data))
+    def crash(self, index: int, *, is_silent: bool = False) -> None:
+        """The process is gone; its disk stays as it was last written.
 
-    def crash(self, index: int) -> None:
-        """The process is gone; its disk stays as it was last written."""
+        Its machine answers streams with a refusal, unless `is_silent`: then it is gone too.
+        """
         host = self.hosts[index]
         if host.node is not None:
             host.snapshot = host.node.snapshot()
-        host.node = None
-        host.life += 1
+        host.end_life()
+        host.is_silent = is_silent
+        if not is_silent:
+            self._streams.reset(host)
 
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
@@ -196,13 +146,64 @@ class World:
         life = host.life
         self.at(10**9, lambda: self.crash(index) if host.life == life else None)
 
+    def pause(self, index: int) -> None:
+        """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
+        self.hosts[index].is_paused = True
+
+    def resume(self, index: int) -> None:
+        """Wake it (SIGCONT): it notices the gap, reads what waited, then does what is due."""
+        host = self.hosts[index]
+        if host.node is None or not host.is_paused:
+            return
+        host.is_paused = False
+        gap = self.now - host.node.deadline
+        if gap > GAP_NS:
+            self.give(host, Resumed(gap))
+        elif gap > LAG_NS:
+            self.give(host, Delayed(gap))
+        waiting = list(host.backlog)
+        host.backlog.clear()
+        for read in waiting:
+            read()
+        self._arm(host)
+
+    def starve(self, index: int, low_ns: int, high_ns: int) -> None:
+        """From now on its process reads each message (datagrams and streams) so much late, in
+        order, while its timers fire on time: the slow member of the Lifeguard paper. 0, 0 ends it.
+        """
+        self.hosts[index].starved_ns = (low_ns, high_ns) if high_ns else None
+
     def give(self, host: Host, event: Event) -> None:
-        """Hand an event to a host's node and carry out what it asks."""
+        """Hand an event to a host's node and carry out what it asks; a stopped one hears it when
+        it wakes.
+        """
         if host.node is None:
+            return
+        if host.is_paused:
+            host.backlog.append(lambda: self.give(host, event))
             return
         for effect in host.node.handle(event, self.now):
             self._carry_out(host, effect)
         self._arm(host)
+
+    def _arrive(self, host: Host, read: Callable[[], None]) -> None:
+        """A message is at a host's door: its process reads it now, or when it can."""
+        if host.starved_ns is None:
+            self._read(host, host.life, read)
+            return
+        low, high = host.starved_ns
+        late = low + (self._reading.getrandbits(32) * (high - low) >> 32)
+        host.read_ns = max(host.read_ns, self.now + late)
+        life = host.life
+        self.at(host.read_ns - self.now, lambda: self._read(host, life, read))
+
+    def _read(self, host: Host, life: int, read: Callable[[], None]) -> None:
+        if host.life != life:
+            return
+        if host.is_paused:
+            host.backlog.append(read)
+        else:
+            read()
 
     def at(self, delay_ns: int, what: Callable[[], None]) -> None:
         """Do something later."""
@@ -236,22 +237,24 @@ class World:
         return self._trace.hexdigest()
 
     def _arm(self, host: Host) -> None:
-        if host.node is None:
+        """See that the node's deadline is kept; one that moves back is looked at when it comes."""
+        if host.node is None or host.is_paused:
             return
         deadline = host.node.deadline
-        if deadline >= NEVER or self._armed.get(host.index) == deadline:
+        if deadline >= self._armed.get(host.index, NEVER):
             return
         self._armed[host.index] = deadline
-        life = host.life
 
         def fire() -> None:
-            if self._armed.get(host.index) == deadline:
-                del self._armed[host.index]
-            if host.life == life and host.node is not None:
-                if host.node.deadline <= self.now:
-                    self.give(host, DeadlineReached())
-                else:
-                    self._arm(host)
+            if self._armed.get(host.index) != deadline:
+                return
+            del self._armed[host.index]
+            if host.node is None or host.is_paused:
+                return
+            if host.node.deadline <= self.now:
+                self.give(host, DeadlineReached())
+            else:
+                self._arm(host)
 
         self.at(max(0, deadline - self.now), fire)
 
@@ -262,9 +265,9 @@ class World:
             case SendDatagram():
                 self._send(host, effect)
             case OpenStream():
-                self._open_stream(host, effect)
+                self._streams.open(host, self._by_id[effect.peer], effect.data)
             case AnswerStream():
-                self._answer(effect)
+                self._streams.answer(effect.stream, effect.data)
             case Persist():
                 host.incarnation = effect.incarnation
                 host.offers_version = effect.offers_version
@@ -280,57 +283,15 @@ class World:
         self.datagrams += 1
         self.largest_datagram = max(self.largest_datagram, len(effect.data))
         self._note(b"send", host.index, effect.data, str(effect.to).encode())
+        if self.network.is_unplugged(host.index):
+            self.at(0, lambda: self.give(host, SendFailed(effect.to)))
+            return
         target = self._by_address.get(effect.to)
         if target is None:
             return
         event = DatagramReceived(effect.data, host.address)
         for delay in self.network.delays(host.index, target.index):
-            self.at(delay, lambda: self.give(target, event))
-
-    def _open_stream(self, host: Host, effect: OpenStream) -> None:
-        target = self._by_id[effect.peer]
-        life = host.life
-
-        def fail() -> None:
-            if host.life == life:
-                self.give(host, StreamFailed(effect.peer))
-
-        delay = self.network.stream_delay(host.index, target.index)
-        if delay is None:
-            self.at(self.network.options.stream_timeout_ns, fail)
-            return
-        self._sequence += 1
-        number = self._sequence
-
-        def arrive() -> None:
-            if target.node is None:
-                fail()
-                return
-            self._streams[number] = (host, life, target)
-            event = StreamReceived(
-                number, host.crypto.node_id, effect.data, WALL_START_S + self.now // 10**9
-            )
-            self.give(target, event)
-
-        self.at(delay, arrive)
-
-    def _answer(self, effect: AnswerStream) -> None:
-        host, life, target = self._streams.pop(effect.stream)
-        delay = self.network.stream_delay(target.index, host.index)
-        if delay is None:
-            return
-
-        def arrive() -> None:
-            if host.life == life:
-                event = StreamReceived(
-                    effect.stream,
-                    target.crypto.node_id,
-                    effect.data,
-                    WALL_START_S + self.now // 10**9,
-                )
-                self.give(host, event)
-
-        self.at(delay, arrive)
+            self.at(delay, lambda: self._arrive(target, lambda: self.give(target, event)))
 
     def _note(self, what: bytes, host: int, *parts: bytes) -> None:
         self._trace.update(b"%b %d %d " % (what, self.now, host))

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, membership, show, tasks, up
+from meshd.cli import chat, demo, events, membership, show, tasks, up
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -39,6 +39,7 @@ app.command()(membership.leave)
 app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)
+app.command()(events.events)
 app.command()(chat.chat)
 app.command()(tasks.submit)
 app.command()(tasks.jobs)

@@ -20,6 +20,25 @@ from meshd.options import (
     wrong_usage,
 )
 
+_NewIdentityOption = Annotated[
+    bool,
+    typer.Option("--new-identity", help="Join as a new node: for a copy of another node's home."),
+]
+_ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE_OR_NAME",
+        help="Offer this model (repeatable); demo is the one in the package, none offers none.",
+    ),
+]
+_UpstreamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="Offer the models of this OpenAI-compatible server too; repeatable.",
+    ),
+]
+
 
 def up(
     context: typer.Context,
@@ -39,20 +58,9 @@ def up(
     join: Annotated[
         str | None, typer.Option(metavar="TOKEN", help="Join the mesh of this invite first.")
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE_OR_NAME",
-            help="Offer this model (repeatable); demo is the one in the package, none offers none.",
-        ),
-    ] = None,
-    upstream: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL",
-            help="Offer the models of this OpenAI-compatible server too; repeatable.",
-        ),
-    ] = None,
+    new_identity: _NewIdentityOption = False,
+    model: _ModelOption = None,
+    upstream: _UpstreamOption = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
@@ -67,6 +75,10 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Run a node in the foreground; an empty home founds a mesh."""
+    if new_identity and join is None:
+        raise wrong_usage(
+            "--new-identity needs an invite: add --join TOKEN, which meshd invite prints"
+        )
     options = UpOptions(
         home=chosen_home(context, home).path,
         name=None if name is None else parse_name(name),
@@ -74,6 +86,7 @@ def up(
         advertise=None if advertise is None else _checked_advertised(advertise),
         gateway=_checked_address(gateway, what="--gateway"),
         join=None if join is None else checked_token(join),
+        new_identity=new_identity,
         models=parse_models(model or ()),
         upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
@@ -81,13 +94,20 @@ def up(
         record=None if record is None else _checked_record(record),
         json=as_json,
     )
+    _run(options)
+
+
+def _run(options: UpOptions) -> None:
     import trio  # slow to import, and only here
 
-    from meshd import daemon  # the whole daemon, and only here
+    from meshd import logs  # before the daemon: see there
+
+    logs.configure()
+    from meshd import daemon  # all of it, and only here
 
     if options.join is not None and terminal.error_is_terminal():
         terminal.remark("joining the mesh ...")
-    trio.run(daemon.run, options, announce_as_json if as_json else announce)
+    trio.run(daemon.run, options, announce_as_json if options.json else announce)
 
 
 def checked_token(text: str) -> str:

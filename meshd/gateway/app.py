@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from meshd.answer import Mesh
 from meshd.failures import RequestFailed
 from meshd.gateway.chat import ChatEndpoint
 from meshd.gateway.errors import Failure, Refusal, known_failure
+from meshd.gateway.events import EventfulMesh, EventsEndpoint
 from meshd.gateway.exchange import Exchange
 from meshd.gateway.guard import Guard
 from meshd.gateway.incoming import BodyBudget, Incoming
@@ -44,7 +44,11 @@ class Gateway:
     """The ASGI application. One request is one call, in one nursery."""
 
     def __init__(
-        self, mesh: Mesh, *, limits: Limits | None = None, extra_hosts: Collection[str] = ()
+        self,
+        mesh: EventfulMesh,
+        *,
+        limits: Limits | None = None,
+        extra_hosts: Collection[str] = (),
     ) -> None:
         self._mesh = mesh
         self._limits = limits or Limits()
@@ -52,6 +56,7 @@ class Gateway:
         self._budget = BodyBudget(self._limits.bodies_bytes_max)
         self._created = int(time.time())
         self._active: set[trio.CancelScope] = set()
+        self._events = EventsEndpoint(mesh, self._limits)
         self._router = Router(self._routes(), redirect_slashes=False, default=_unknown_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,6 +79,10 @@ class Gateway:
                 exchange.path[:200],
                 exchange.status,
             )
+
+    def end_event_streams(self) -> None:
+        """End what would not end by itself, and is whole wherever it ends."""
+        self._events.end()
 
     def stop(self) -> None:
         """End every request in flight; their clients are told."""
@@ -125,6 +134,7 @@ class Gateway:
             route("/mesh/v1/models", self._mesh_models),
             route("/mesh/v1/status", self._status),
             route("/mesh/v1/jobs", self._jobs),
+            route("/mesh/v1/events", self._events),
             route("/healthz", self._health),
             route("/readyz", self._readiness),
         ]

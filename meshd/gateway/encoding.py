@@ -14,9 +14,16 @@ def json_bytes(content: object) -> bytes:
     return _ENCODER.encode(content).encode("ascii")
 
 
-def sse_event(content: object) -> bytes:
-    """One event whose data is `content` as JSON."""
-    return b"data: %b\n\n" % json_bytes(content)
+def sse_event(content: object, *, kind: str | None = None, number: int | None = None) -> bytes:
+    """One event whose data is `content` as JSON; `kind` is its type, `number` its id.
+
+    `kind` must not contain line breaks.
+    """
+    head = f"id: {number}\n" if number is not None else ""
+    if kind is not None:
+        assert kind.isprintable()
+        head += f"event: {kind}\n"
+    return b"%bdata: %b\n\n" % (head.encode(), json_bytes(content))
 
 
 def sse_comment(text: str) -> bytes:

@@ -19,6 +19,8 @@ class Limits:
     """Beyond them, new connections wait in the listening socket's backlog."""
     requests_max: int = 128
     """Requests being answered; beyond them: 503 with Retry-After."""
+    event_streams_max: int = 32
+    """Clients that follow the mesh's events; beyond them: 503 with Retry-After."""
     keep_alive_s: float = 20.0
     """A connection waits this long for the next request's complete headers."""
     body_s: float = 30.0

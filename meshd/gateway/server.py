@@ -8,9 +8,9 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
-from meshd.answer import Mesh
 from meshd.gateway.app import Gateway
 from meshd.gateway.connection import ClientStream, Connection
+from meshd.gateway.events import EventfulMesh
 from meshd.gateway.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Server:
     async def wind_down(self) -> None:
         """Let requests end by themselves, then tell their clients, then cut them off."""
         await self._context.terminated.set()
+        self._gateway.end_event_streams()
         await self._wait_all_gone(self._limits.shutdown_s)
         self._gateway.stop()
         await self._wait_all_gone(self._limits.farewell_s)
@@ -89,7 +90,7 @@ class Server:
 
 
 async def serve(
-    mesh: Mesh,
+    mesh: EventfulMesh,
     listening: Sequence[socket.socket],
     *,
     limits: Limits | None = None,

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 
+from protocol.assembly import NodeConfig
 from protocol.codec import encode_rider, encode_stream
 from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto, public_key_of
@@ -35,7 +36,7 @@ from protocol.events import (
 from protocol.identity import Address, NodeId, mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
-from protocol.node import Node, NodeConfig
+from protocol.node import Node
 from protocol.records import (
     Admission,
     Invite,

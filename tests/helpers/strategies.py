@@ -4,21 +4,28 @@ import string
 
 from hypothesis import strategies as st
 
+from protocol.codec import BUCKETS, COORDINATE_ITEMS_MAX
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.identity import INCARNATION_MAX, Address, NodeId, mesh_id_of
 from protocol.messages import (
     Ack,
     DatagramMessage,
+    Difference,
+    Digest,
+    Entry,
     Gossip,
     Join,
     JoinAnswer,
     Load,
+    Nack,
     Origin,
     Ping,
     PingRequest,
     PushPull,
     RelayedAck,
+    StreamAck,
     StreamMessage,
+    StreamProbe,
 )
 from protocol.records import (
     JoinProof,
@@ -30,6 +37,7 @@ from protocol.records import (
 )
 from protocol.snapshot import Snapshot
 from protocol.statements import (
+    RUN_MAX,
     Statement,
     make_accusation,
     make_alive,
@@ -58,17 +66,42 @@ hosts = (
 addresses = st.builds(Address, hosts, ports)
 _printable = st.characters(min_codepoint=32, max_codepoint=126)
 
+_later_item = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.binary(max_size=40)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=6,
+)
+later_items: st.SearchStrategy[tuple[object, ...]] = st.lists(
+    _later_item, min_size=1, max_size=4
+).map(tuple)
+"""What a later version may append to an array: anything but maps and extension types."""
+
 loads = st.builds(Load, *[st.integers(0, 2**31)] * 3)
+origins = st.builds(Origin, node_ids, sequences)
+sums = st.integers(0, 2**64 - 1)
+coordinates = st.lists(
+    # The whole range of msgpack's integers: `coordinates.py` judges what makes sense.
+    st.integers(-(2**63), 2**64 - 1),
+    max_size=COORDINATE_ITEMS_MAX,
+).map(tuple)
 datagram_messages: st.SearchStrategy[DatagramMessage] = st.one_of(
+    st.builds(Ping, sequences, st.none() | loads, st.none() | origins, st.none() | sums),
     st.builds(
-        Ping,
+        Ack,
         sequences,
         st.none() | loads,
-        st.none() | st.builds(Origin, node_ids, sequences),
+        st.binary(max_size=64),
+        st.none() | sums,
+        st.none() | coordinates,
     ),
-    st.builds(Ack, sequences, st.none() | loads, st.binary(max_size=64)),
     st.builds(PingRequest, sequences, node_ids),
     st.builds(RelayedAck, sequences, node_ids, signatures),
+    st.builds(Nack, sequences, node_ids, st.binary(max_size=300)),
     st.builds(Gossip),
 )
 
@@ -76,10 +109,29 @@ join_proofs = st.builds(
     JoinProof, node_ids, st.binary(min_size=32, max_size=32), signatures, signatures
 )
 _blobs = st.lists(st.binary(max_size=400), max_size=6).map(tuple)
+_ids = st.binary(min_size=8, max_size=8)
+_buckets = st.binary(min_size=8 * BUCKETS, max_size=8 * BUCKETS)
+_entries = st.builds(Entry, _ids, st.integers(0, 2), sequences, sums)
 stream_messages: st.SearchStrategy[StreamMessage] = st.one_of(
-    st.builds(PushPull, st.booleans(), _blobs, _blobs),
+    st.builds(
+        PushPull,
+        st.booleans(),
+        _blobs,
+        _blobs,
+        st.none() | st.lists(_ids, max_size=6).map(tuple),
+    ),
     st.builds(Join, st.binary(max_size=400), join_proofs),
     st.builds(JoinAnswer, st.text(max_size=64), _blobs, _blobs),
+    st.builds(Digest, _buckets, _buckets, _blobs, st.binary(max_size=400)),
+    st.builds(
+        Difference,
+        sums,
+        st.lists(_entries, max_size=6).map(tuple),
+        sums,
+        st.lists(_ids, max_size=6).map(tuple),
+    ),
+    st.builds(StreamProbe, origins),
+    st.builds(StreamAck, origins, signatures),
 )
 
 statements: st.SearchStrategy[Statement] = st.one_of(
@@ -91,6 +143,8 @@ statements: st.SearchStrategy[Statement] = st.one_of(
         names,
         st.lists(addresses, min_size=1, max_size=4).map(tuple),
         st.text(_printable, max_size=32),
+        st.integers(0, RUN_MAX),
+        st.tuples(st.integers(1, 255), st.integers(1, 255)),
     ),
     st.builds(make_left, cryptos, st.just(MESH), incarnations),
     st.builds(
@@ -100,6 +154,7 @@ statements: st.SearchStrategy[Statement] = st.one_of(
         node_ids,
         incarnations,
         is_dead=st.booleans(),
+        is_refused=st.booleans(),
     ),
     st.builds(
         make_offer,

@@ -1,5 +1,6 @@
 """The light parts of what the control socket may ask: what is checked, and what comes back."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -7,8 +8,11 @@ from typing import Any, cast
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from meshd.commands import EXPIRES_S_MAX, USES_MAX, Commands
+from meshd.commands import EVENTS_SILENCE_S, EXPIRES_S_MAX, FOLLOWERS_MAX, USES_MAX, Commands
+from meshd.control import Streaming
+from meshd.event_log import EVENTS_KEPT, EventLog
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.running import Running
@@ -17,6 +21,7 @@ from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import SEEDS_MAX, decode_token
 from protocol.authority import Authority
 from protocol.crypto import SodiumCrypto
+from protocol.effects import Reunited
 from protocol.events import Event, RecordIssued
 from protocol.identity import Address, key_text
 from protocol.records import OWNER_CHARS_MAX, Role
@@ -56,6 +61,7 @@ class Asked:
             memory=None,
             say_goodbye=self._say_goodbye,
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
+            view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
             job_commands=SimpleNamespace(handlers=dict),
         )
         self.running = running
@@ -75,6 +81,21 @@ class Asked:
             return await handler(arguments)
 
         return trio.run(main)
+
+    @property
+    def events(self) -> Streaming:
+        """The handler that may go on for ever."""
+        handler = self.commands.handlers()["events"]
+        assert isinstance(handler, Streaming)
+        return handler
+
+    def recent(self, count: object) -> Mapping[str, Any]:
+        """The last events, without following them."""
+
+        async def report(progress: Mapping[str, Any]) -> None:
+            raise AssertionError(progress)
+
+        return trio.run(self.events.run, {"recent": count}, report)
 
 
 @pytest.fixture
@@ -216,3 +237,78 @@ def test_leaving_says_goodbye_while_it_is_still_a_member(asked: Asked) -> None:
         "end [('keep_memory', False), ('restart', False)]",
     ]
     assert read_mesh(asked.home) is None
+
+
+# ---- events ----
+
+
+def test_the_last_events_are_passed_on(asked: Asked) -> None:
+    """As many as are asked for, or as there are."""
+    log = asked.running.view.events
+    assert asked.recent(5) == {"events": []}
+    for number in range(3):
+        log.note(Reunited(number))
+    assert asked.recent(2) == {"events": log.recent(2)}
+    assert asked.recent(EVENTS_KEPT) == {"events": log.recent(3)}
+    for wrong in (-1, EVENTS_KEPT + 1, "5", None, True):
+        with pytest.raises(UserError):
+            asked.recent(wrong)
+
+
+class _Gone(Exception):
+    """Nobody listens any more."""
+
+
+def test_who_follows_hears_what_happens_and_that_nothing_does(asked: Asked) -> None:
+    """First the last ones, then each as it comes, and an empty report now and then: only by
+    reporting is it noticed that nobody listens.
+    """
+    log = asked.running.view.events
+    reports: list[tuple[float, list[int]]] = []
+
+    async def report(progress: Mapping[str, Any]) -> None:
+        numbers = [event["present"] for event in progress["events"]]
+        reports.append((trio.current_time(), numbers))
+        if len(reports) == 4:
+            raise _Gone
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asked.events.run, {"recent": 2, "follow": True}, report)
+            await trio.sleep(EVENTS_SILENCE_S + 5)
+            log.note(Reunited(3))
+            log.note(Reunited(4))
+
+    for number in range(3):
+        log.note(Reunited(number))
+    with pytest.raises(ExceptionGroup) as caught:
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert caught.group_contains(_Gone)
+    began = reports[0][0]
+    assert [(round(at - began), numbers) for at, numbers in reports] == [
+        (0, [1, 2]),
+        (EVENTS_SILENCE_S, []),
+        (EVENTS_SILENCE_S + 5, [3, 4]),
+        (2 * EVENTS_SILENCE_S + 5, []),
+    ]
+    assert asked.events.timeout_s == math.inf
+
+
+def test_followers_have_a_limit_and_leave_their_places(asked: Asked) -> None:
+    """One more is one clear line, and the others go on."""
+
+    async def report(progress: Mapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        arguments = {"recent": 0, "follow": True}
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(FOLLOWERS_MAX):
+                    nursery.start_soon(asked.events.run, arguments, report)
+                await wait_all_tasks_blocked()
+                with pytest.raises(UserError):
+                    await asked.events.run(arguments, report)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)

@@ -1,15 +1,18 @@
 """The client of the control socket: whatever it meets, it raises one clear line."""
 
+import functools
+import itertools
 import pathlib
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from meshd import posix
+from meshd import control_client, posix
 from meshd.control import Report, Streaming
 from meshd.control_client import REQUEST_BYTES_MAX, ask, loopback_file
 from meshd.failures import ExitCode, UserError
@@ -90,6 +93,46 @@ def test_progress_without_end_is_not_waited_for(home: Home) -> None:
         pytest.raises(UserError, match="did not answer within"),
     ):
         ask(home, "chatter", timeout_s=0.1)
+
+
+def test_endless_progress_is_waited_for_piece_by_piece(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is on the silence between two pieces, not on the whole."""
+    pieces = 5
+    taken: list[Callable[[], None]] = []
+
+    async def tick(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        for number in range(pieces):
+            token, is_taken = trio.lowlevel.current_trio_token(), trio.Event()
+            taken.append(functools.partial(token.run_sync_soon, is_taken.set))
+            await report({"number": number})
+            await is_taken.wait()  # so that no two pieces arrive at once
+        return {}
+
+    # At each look at the clock a good third of the limit has passed.
+    clock = SimpleNamespace(monotonic=functools.partial(next, itertools.count(0, 4)))
+    monkeypatch.setattr(control_client, "time", clock)
+    with daemon_on(home, {"tick": Streaming(tick)}):
+        done = ask(
+            home, "tick", timeout_s=10, is_endless=True, on_progress=lambda news: taken[-1]()
+        )
+    assert done == {}
+    assert len(taken) == pieces
+
+
+def test_what_becomes_of_progress_is_no_failure_of_the_daemon(home: Home) -> None:
+    """An error of the one who takes it (its own reader is gone) reaches the caller as it is."""
+
+    async def tell(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        await report({"some": "news"})
+        return {}
+
+    def lose(news: Mapping[str, Any]) -> None:
+        raise BrokenPipeError
+
+    with daemon_on(home, {"tell": Streaming(tell)}), pytest.raises(BrokenPipeError):
+        ask(home, "tell", on_progress=lose)
 
 
 @pytest.mark.parametrize(

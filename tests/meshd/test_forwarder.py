@@ -235,7 +235,7 @@ def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:
 def test_members_in_doubt_are_not_asked(tmp_path: pathlib.Path) -> None:
     """When there is nobody else, that is said, with when to try again."""
     house = House(tmp_path, None, PlayedRuntime())
-    house.mesh[0]._membership.suspect(house.id(1), house.mesh.now)
+    house.mesh[0]._membership.suspect(house.id(1), house.mesh.now, is_refused=False)
     failure = failing(house, "unavailable", "do not answer at present")
     assert failure.retry_after_s is not None
 

@@ -12,6 +12,7 @@ from meshd import gossip as under_test
 from meshd.frames import FrameStream, StreamBroken
 from meshd.gossip import Gossip
 from meshd.peers import Kind
+from protocol.assembly import NodeConfig
 from protocol.effects import (
     AnswerStream,
     Effect,
@@ -27,7 +28,7 @@ from protocol.events import (
 )
 from protocol.identity import Address, NodeId
 from protocol.members import State
-from protocol.node import Node, NodeConfig
+from protocol.node import Node
 from protocol.snapshot import Snapshot
 from tests.helpers.nodes import Mesh, seed_of
 from tests.meshd.members import Member, until, workers

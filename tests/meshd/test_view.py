@@ -9,8 +9,7 @@ import msgpack
 import pytest
 
 from meshd import advertisement, clock
-from meshd import view as under_test
-from meshd.view import EVENTS_KEPT, OLD_NS, View
+from meshd.view import OLD_NS, View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, OffersChanged
 from protocol.events import LeaveRequested, OfferChanged
@@ -129,7 +128,7 @@ def test_every_state_has_its_word(state: State) -> None:
     seen = Seen()
     node, mesh = seen.mesh[0], seen.mesh
     if state is State.SUSPECT:
-        node._membership.suspect(mesh.id(1), mesh.now)
+        node._membership.suspect(mesh.id(1), mesh.now, is_refused=False)
     else:
         node.members.put_gone(mesh.id(1), Gone(state, 1, clock.now_ns(), None))
     assert seen.row(1)["state"] == str(state)
@@ -271,7 +270,7 @@ def test_candidates_carry_what_ranking_needs() -> None:
         seen.offer(index, KEY, advertisement.encode_model(CARD))
     one, other = seen.mesh.id(1), seen.mesh.id(2)
     seen.view.note(LoadLearned(one, Load(1, 2, 3)))
-    seen.mesh[0]._membership.suspect(other, seen.mesh.now)
+    seen.mesh[0]._membership.suspect(other, seen.mesh.now, is_refused=False)
     first, second = seen.view.candidates(CARD.name, {one: 5})
     assert (first.node, first.is_alive, first.own_requests) == (one, True, 5)
     assert first.load == Load(1, 2, 3)
@@ -352,18 +351,19 @@ def test_a_death_forgets_the_load() -> None:
     assert seen.view.load(seen.mesh.id(1)) is None
 
 
-def test_events_are_the_published_form_and_bounded() -> None:
-    """{"time", "type", "node", ...}; the oldest go."""
+def test_what_happens_goes_into_the_log() -> None:
+    """In the published form, {"time", "type", "node", ...}, with the names that are known here."""
     seen = Seen()
+    seen.offer(1, "service/x", b"y")
     seen.mesh.give(1, LeaveRequested())
     seen.mesh.settle()
     seen.catch_up()
-    event = dict(seen.view.events[-1])
-    assert event.pop("time").endswith("+00:00")
-    assert event == {"type": "left", "node": key_text(seen.mesh.id(1)), "name": "n1"}
-    for _ in range(EVENTS_KEPT + 5):
-        seen.view.note(_changed(seen.mesh, 2, State.SUSPECT))
-    assert len(seen.view.events) == EVENTS_KEPT == under_test.EVENTS_KEPT
+    offer, left = (dict(event) for event in seen.view.events.recent(2))
+    assert left.pop("time").endswith("+00:00")
+    assert left.pop("id") == offer["id"] + 1
+    about = {"node": key_text(seen.mesh.id(1)), "name": "n1"}
+    assert left == {"type": "left", **about, "incarnation": 1, "previous": "alive"}
+    assert offer.items() >= {"type": "offer", **about, "key": "service/x", "removed": False}.items()
 
 
 @pytest.mark.parametrize(

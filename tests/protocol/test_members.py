@@ -47,7 +47,7 @@ def test_a_member_comes_and_goes() -> None:
     assert (members.state(NODE), members.incarnation(NODE), NODE in members) == (None, 0, False)
     members.put_alive(ALIVE)
     assert (members.state(NODE), members.incarnation(NODE), NODE in members) == (A, 3, True)
-    members.suspicions[NODE] = Suspicion(3, 0, 1, 6, 0)
+    members.suspicions[NODE] = Suspicion(3, 0, 1, 6, 1, 0)
     assert members.state(NODE) is S
     assert members.is_present(NODE)
     members.put_gone(NODE, Gone(D, 3, 7, None))

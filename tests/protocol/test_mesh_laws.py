@@ -150,7 +150,7 @@ class MeshStory(RuleBasedStateMachine):
             assert len(node.members.suspicions) <= SIZE
             assert len(node._envelope._sessions) <= SIZE
             assert len(node._rumours) <= 8 * SIZE
-            assert len(node._prober._relays) <= 256
+            assert len(node._helper._relays) <= 256
             assert len(node._prober._order) <= 2 * SIZE
             assert len(node.authority._waiting) == 0
             assert len(node.offers.all()) <= 2 * SIZE

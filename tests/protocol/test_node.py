@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.assembly import NodeConfig
 from protocol.codec import encode_datagram
 from protocol.config import SECOND, ProtocolConfig
 from protocol.deadlines import NEVER
@@ -25,7 +26,7 @@ from protocol.events import (
 from protocol.identity import Address, NodeId, short_id
 from protocol.members import State
 from protocol.messages import Gossip, Ping
-from protocol.node import Node, NodeConfig
+from protocol.node import Node
 from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of
 
 GOSSIP = encode_datagram(Gossip())

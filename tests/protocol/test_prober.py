@@ -22,7 +22,7 @@ from protocol.messages import (
     PingRequest,
     RelayedAck,
 )
-from protocol.prober import RELAYS_MAX
+from protocol.helper import RELAYS_MAX
 from tests.helpers.nodes import Insider, Mesh, Parcel, drops_in
 
 STEP = SECOND // 20
@@ -271,7 +271,7 @@ class TestHelpers:
         first, last = pings[0], pings[-1]
         assert target.say(0, Ack(first.sequence, None, bytes(64))) == [DropReason.UNEXPECTED]
         assert target.say(0, Ack(last.sequence, None, bytes(64))) == []
-        assert len(mesh[0]._prober._relays) == RELAYS_MAX - 1
+        assert len(mesh[0]._helper._relays) == RELAYS_MAX - 1
 
 
 def _proof(mesh: Mesh, target: Tap, prober: NodeId, sequence: int) -> bytes:

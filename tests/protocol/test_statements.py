@@ -2,8 +2,9 @@
 
 import dataclasses
 
+import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocol.crypto import SodiumCrypto
@@ -12,7 +13,9 @@ from protocol.fields import pack
 from protocol.identity import Address, MeshId, NodeId
 from protocol.statements import (
     ADDRESS_BYTES_MAX,
+    RUN_MAX,
     STATEMENT_BYTES_MAX,
+    Alive,
     Statement,
     Statements,
     decode_statement,
@@ -22,7 +25,7 @@ from protocol.statements import (
     make_offer,
 )
 from tests.helpers.nodes import refusal
-from tests.helpers.strategies import CRYPTOS, MESH, statements
+from tests.helpers.strategies import CRYPTOS, MESH, later_items, statements
 
 CRYPTO = CRYPTOS[0]
 OTHER_MESH = MeshId(bytes(16))
@@ -103,6 +106,13 @@ _ADDRESS = ("10.0.0.1", 7700)
         pytest.param(_signed(1, _ID, 1, "a", ("10.0.0.1",), ""), id="address without port"),
         pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "\n"), id="software"),
         pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "v" * 33), id="long software"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5), id="run without versions"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", -1, 1, 1), id="negative run"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", "1", 1, 1), id="run as text"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5, 0, 1), id="version zero"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5, 1, 256), id="huge version"),
+        pytest.param(_signed(3, _ID, _ID, 1, 1, 2), id="neither refused nor not"),
+        pytest.param(_signed(3, _ID, _ID, 1, 1, None), id="refused is nothing"),
         pytest.param(bytes(64), id="only a signature"),
         pytest.param(_signed(4, _ID, 1, "k", bytes(700)) + bytes(300), id="too long"),
     ],
@@ -114,10 +124,28 @@ def test_malformed_statements(wire: bytes) -> None:
     assert caught.value.reason is DropReason.MALFORMED
 
 
-def test_fields_that_later_versions_add_are_kept_and_ignored() -> None:
-    """A longer array decodes; its bytes, and so its signature, stay whole."""
-    wire = _signed(2, _ID, 1, "more")
-    assert decode_statement(wire).wire == wire
+@given(statements, later_items)
+def test_fields_that_later_versions_add_are_kept_and_ignored(
+    statement: Statement, more: tuple[object, ...]
+) -> None:
+    """A longer array is read as today; its bytes, and so its signature, stay whole."""
+    body = (*msgpack.unpackb(statement.wire[:-64], raw=False, use_list=False), *more)
+    author = next(c for c in CRYPTOS if c.node_id == statement.author)
+    wire = pack(body) + author.sign(b"meshd statement 1" + MESH + pack(body))
+    assume(len(wire) <= STATEMENT_BYTES_MAX)
+    decoded = decode_statement(wire)
+    assert decoded == statement
+    assert decoded.wire == wire
+    Statements(MESH).verify(CRYPTO, decoded)
+
+
+@given(later_items)
+def test_addresses_may_grow_too(more: tuple[object, ...]) -> None:
+    """What a later version says about an address is skipped."""
+    wire = _signed(1, _ID, 1, "a", ((*_ADDRESS, *more),), "s")
+    alive = decode_statement(wire)
+    assert isinstance(alive, Alive)
+    assert alive.addresses == (Address(*_ADDRESS),)
 
 
 def test_the_largest_statements_fit() -> None:
@@ -125,7 +153,8 @@ def test_the_largest_statements_fit() -> None:
     host = "a" * 63 + "." + "b" * 63 + "." + "c" * 20
     addresses = tuple(Address(host, 65535) for _ in range(4))
     assert sum(len(address.host) for address in addresses) <= ADDRESS_BYTES_MAX
-    alive = make_alive(CRYPTO, MESH, 2**53 - 1, "n" * 63, addresses, "\U00020000" * 32)
+    software = "\U00020000" * 32
+    alive = make_alive(CRYPTO, MESH, 2**53 - 1, "n" * 63, addresses, software, RUN_MAX, (255, 255))
     offer = make_offer(CRYPTO, MESH, 2**53 - 1, "k" * 64, bytes(700))
     for statement in (alive, offer):
         assert decode_statement(statement.wire) == statement

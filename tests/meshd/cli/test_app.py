@@ -50,14 +50,16 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     """Help must be quick, and quick means few imports."""
     done = _meshd("--help")
     assert done.returncode == 0
-    for command in ("up", "demo", "invite", "join", "leave", "nodes", "models", "status", "chat"):
+    shown = ("up", "demo", "invite", "join", "leave", "nodes", "models", "status", "events", "chat")
+    for command in shown:
         assert f"\n  {command} " in done.stdout
     assert not HEAVY & _modules_after(["--help"])
 
 
 def test_asking_a_daemon_imports_nothing_heavy(tmp_path: pathlib.Path) -> None:
     """A listing must be quick too: the client of the control socket needs no trio."""
-    assert not HEAVY & _modules_after(["nodes", "--home", str(tmp_path)])
+    for command in ("nodes", "events"):
+        assert not HEAVY & _modules_after([command, "--home", str(tmp_path)])
 
 
 def test_help_of_every_command_shows_the_common_options() -> None:
@@ -112,7 +114,16 @@ def test_a_real_process_ends_with_the_right_code(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nodes"], ["models"], ["status"], ["invite"], ["chat", "x"]]
+    "arguments",
+    [
+        ["nodes"],
+        ["models"],
+        ["status"],
+        ["events"],
+        ["events", "--follow"],
+        ["invite"],
+        ["chat", "x"],
+    ],
 )
 def test_no_daemon_is_3_and_says_the_mend(
     arguments: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]

@@ -43,6 +43,7 @@ def _put_in_place(fake_run: object, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.run = fake_run  # type: ignore[attr-defined]  # that is what a module is
     monkeypatch.setitem(sys.modules, "meshd.daemon", daemon)
     monkeypatch.setattr("meshd.daemon", daemon, raising=False)
+    monkeypatch.setattr("meshd.logs.configure", lambda: None)  # it is for a whole process
 
 
 def test_the_defaults(started: list[UpOptions], tmp_path: pathlib.Path) -> None:
@@ -52,6 +53,21 @@ def test_the_defaults(started: list[UpOptions], tmp_path: pathlib.Path) -> None:
     assert started[0].listen == "[::]:7700"
     assert started[0].gateway == "127.0.0.1:7701"
     assert started[0].lan
+
+
+def test_a_new_identity_needs_an_invite(
+    started: list[UpOptions], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With one it reaches the daemon; without, one line says what is missing."""
+    home = tmp_path / "home"
+    assert run(["up", "--home", str(home), "--new-identity"]) == 2
+    assert not started
+    assert not home.exists()
+    said = capsys.readouterr().err
+    assert said.startswith("meshd: --new-identity needs an invite: add --join TOKEN")
+    assert said.count("\n") == 1
+    assert run(["up", "--home", str(home), "--new-identity", "--join", "TOK"]) == 0
+    assert started == [UpOptions(home=home, join="TOK", new_identity=True)]
 
 
 def test_every_option_reaches_the_daemon(started: list[UpOptions], tmp_path: pathlib.Path) -> None:

@@ -24,6 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[UpOptions]:
     daemon.run = fake_run  # type: ignore[attr-defined]  # that is what a module is
     monkeypatch.setitem(sys.modules, "meshd.daemon", daemon)
     monkeypatch.setattr("meshd.daemon", daemon, raising=False)
+    monkeypatch.setattr("meshd.logs.configure", lambda: None)  # it is for a whole process
     return seen
 
 

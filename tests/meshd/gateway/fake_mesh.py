@@ -8,7 +8,9 @@ from typing import Any
 import trio
 
 from meshd.answer import Answer, RequestOptions
+from meshd.event_log import EventLog
 from meshd.failures import RequestFailed
+from protocol.identity import NodeId
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
 
 Step = GenerateEvent | Exception | trio.Event | float
@@ -34,6 +36,18 @@ MODEL_ROW: Mapping[str, Any] = {
 }
 
 
+OWN = NodeId(b"o" * 32)
+
+
+@dataclasses.dataclass
+class FakeView:
+    """What the gateway sees of a view."""
+
+    events: EventLog = dataclasses.field(
+        default_factory=lambda: EventLog(OWN, lambda node: "anna \u2028")
+    )
+
+
 @dataclasses.dataclass
 class FakeMesh:
     """What the gateway sees of a mesh; records what it was asked."""
@@ -46,6 +60,7 @@ class FakeMesh:
     endless: str = ""
     """After the steps: chunks of this text for ever."""
     ready: bool = True
+    view: FakeView = dataclasses.field(default_factory=FakeView)
     requests: list[tuple[GenerateRequest, RequestOptions]] = dataclasses.field(default_factory=list)
     entered: trio.Event = dataclasses.field(default_factory=trio.Event)
     """`generate` was entered."""

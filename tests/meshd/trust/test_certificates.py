@@ -1,5 +1,6 @@
 """Certificates carry a key into TLS, and only the key that the handshake proved comes out."""
 
+import contextlib
 import datetime
 import hashlib
 import pathlib
@@ -7,11 +8,12 @@ import ssl
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.home import Home
@@ -130,7 +132,67 @@ def test_a_clock_from_before_the_mesh_is_no_reason_to_refuse(home: Home) -> None
         assert certificate.not_valid_after_utc.year == 2200
 
 
+def test_the_bytes_are_those_of_a_library(home: Home) -> None:
+    """What is written here value by value, `cryptography` builds too, to the last bit."""
+    seed = node_seed(home)
+    ensure_certificates(home, SECRET, seed)
+    node = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    issuer = Ed25519PrivateKey.from_private_bytes(
+        hashlib.blake2b(SECRET, digest_size=32, person=b"meshd tls issuer").digest()
+    )
+    serial = int.from_bytes(node.public_bytes_raw()[:16], "big") | 1 << 120
+    assert _ders(home) == [
+        _by_library(node, key_text(node.public_bytes_raw()), serial, issuer, (False, None)),
+        _by_library(issuer.public_key(), "meshd mesh", 1, issuer, (True, 0)),
+    ]
+
+
+def _by_library(
+    key: Ed25519PublicKey,
+    name: str,
+    serial: int,
+    issuer: Ed25519PrivateKey,
+    constraints: tuple[bool, int | None],
+) -> bytes:
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meshd mesh")]))
+        .public_key(key)
+        .serial_number(serial)
+        .not_valid_before(datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_after(datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC))
+        .add_extension(x509.BasicConstraints(*constraints), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), False
+        )
+        .sign(issuer, None)
+    )
+    return built.public_bytes(Encoding.DER)
+
+
 # ---- hostile certificates ----
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_no_other_reader_sees_another_key(data: st.DataObject) -> None:
+    """Bytes changed, cut out and put in: whenever a key comes out, a library reads the same one
+    at the same place, or takes the certificate for broken.
+    """
+    changed = bytearray(CRAFTED)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, 140) | st.integers(0, len(changed) - 1))
+        cut = data.draw(st.integers(0, 2))
+        changed[place : place + cut] = data.draw(st.binary(max_size=2))
+    key = peer_key(bytes(changed))
+    if key is None:
+        return
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+        read = x509.load_der_x509_certificate(bytes(changed)).public_key()
+        assert isinstance(read, Ed25519PublicKey)
+        assert read.public_bytes_raw() == key
 
 
 def test_a_second_key_inside_is_not_taken_for_the_peers() -> None:
@@ -169,6 +231,12 @@ def test_a_version_that_does_not_exist_is_nobody(version: int) -> None:
     place = CRAFTED.index(b"\xa0\x03\x02\x01\x02") + 4
     assert peer_key(CRAFTED) is not None
     assert peer_key(CRAFTED[:place] + bytes((version,)) + CRAFTED[place + 1 :]) is None
+
+
+def test_more_than_one_certificate_is_nobody() -> None:
+    """What stands behind it could be what another reader takes."""
+    assert peer_key(CRAFTED + b"\0") is None
+    assert peer_key(CRAFTED + CRAFTED) is None
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,33 @@
+"""The one place for how well this node itself is: Lifeguard's local health multiplier.
+
+arXiv 1707.00788 section IV-A. A node that misses answers which healthy helpers got, or that has to
+refute suspicions of itself, is likely the slow one. The worse its own score, the longer it waits
+before it judges others: probe intervals and time-outs are multiplied by score + 1.
+"""
+
+from typing import Final
+
+SCORE_MAX: Final = 7
+"""Intervals grow up to eightfold (memberlist's ceiling)."""
+
+
+class Awareness:
+    """One node's health score: 0 is well, SCORE_MAX is barely there."""
+
+    __slots__ = ("_score",)
+
+    def __init__(self) -> None:
+        self._score = 0
+
+    @property
+    def score(self) -> int:
+        """0 to SCORE_MAX."""
+        return self._score
+
+    def note(self, delta: int) -> None:
+        """Worse by `delta`, or better if it is negative."""
+        self._score = min(SCORE_MAX, max(0, self._score + delta))
+
+    def scale(self, duration_ns: int) -> int:
+        """A wait, as long as our state demands."""
+        return duration_ns * (self._score + 1)

@@ -1,0 +1,44 @@
+"""The one place for how many changes one author may make: so many at once, so many per second.
+
+Signed statements are cheap to make and cost every member a check, a rumour and memory. What is over
+the budget is dropped, not punished: comparing digests brings it later.
+"""
+
+from typing import Final
+
+from protocol.config import SECOND
+from protocol.identity import NodeId
+
+_AUTHORS_MAX: Final = 16_384
+
+
+class Budgets:
+    """A token bucket per author, by integers."""
+
+    __slots__ = ("_levels", "_per_second")
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._levels: dict[NodeId, tuple[int, int]] = {}
+        """What was spent (in nanoseconds of saving) at what time, of those who spent lately."""
+
+    def has_room(self, author: NodeId, burst: int, now: int) -> bool:
+        """Whether one more change is within the budget of this author."""
+        return self._spent(author, now) + self._price <= burst * self._price
+
+    def spend(self, author: NodeId, now: int) -> None:
+        """A change was made."""
+        spent = self._spent(author, now) + self._price
+        self._levels.pop(author, None)
+        if len(self._levels) >= _AUTHORS_MAX:
+            del self._levels[next(iter(self._levels))]
+        self._levels[author] = (spent, now)
+
+    @property
+    def _price(self) -> int:
+        """Of one change, in nanoseconds of saving."""
+        return SECOND // self._per_second
+
+    def _spent(self, author: NodeId, now: int) -> int:
+        spent, since = self._levels.get(author, (0, now))
+        return max(0, spent - (now - since))

@@ -1,0 +1,54 @@
+"""The one place for one simulated machine: its disk, its process, and how that process reads."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from protocol.crypto import Crypto
+from protocol.identity import Address
+from protocol.node import Node
+from protocol.snapshot import Snapshot
+
+PORT: Final = 7700
+BACKLOG_MAX: Final = 2_048
+"""What waits for a stopped process; beyond that, datagrams are lost as in a full socket buffer."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Host:
+    """One simulated machine, and the node that runs on it, if any."""
+
+    index: int
+    crypto: Crypto
+    incarnation: int = 0
+    offers_version: int = 0
+    boot: int = 0
+    snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
+    node: Node | None = None
+    life: int = 0
+    """Counts starts and ends, so that what was scheduled for an earlier life is dropped."""
+    is_silent: bool = False
+    """The machine is gone with its process: streams to it end in silence, not in a refusal."""
+    is_paused: bool = False
+    """The process is stopped (SIGSTOP): time passes, and what arrives waits in `backlog`."""
+    backlog: deque[Callable[[], None]] = dataclasses.field(
+        default_factory=lambda: deque(maxlen=BACKLOG_MAX)
+    )
+    starved_ns: tuple[int, int] | None = None
+    """Bounds of how late the process reads each message; its timers fire on time."""
+    read_ns: int = 0
+    """When a starved process reads the last message that arrived; it reads them in order."""
+
+    @property
+    def address(self) -> Address:
+        """Where its node is reached."""
+        return Address(f"10.{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}", PORT)
+
+    def end_life(self) -> None:
+        """The process is gone, with all that waited for it."""
+        self.node = None
+        self.life += 1
+        self.is_paused = False
+        self.backlog.clear()
+        self.read_ns = 0

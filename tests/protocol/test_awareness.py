@@ -1,0 +1,53 @@
+"""How well this node itself is: every move of the score, and what it stretches."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.awareness import SCORE_MAX, Awareness
+from protocol.config import SECOND
+
+
+def test_a_node_begins_well() -> None:
+    """Score 0 stretches nothing."""
+    awareness = Awareness()
+    assert awareness.score == 0
+    assert awareness.scale(SECOND) == SECOND
+
+
+@pytest.mark.parametrize(
+    ("moves", "score"),
+    [
+        ((1,), 1),
+        ((3, -1), 2),
+        ((-1,), 0),
+        ((-1, 1), 1),
+        ((SCORE_MAX,), SCORE_MAX),
+        ((SCORE_MAX, 1), SCORE_MAX),
+        ((100, -1), SCORE_MAX - 1),
+        ((0,), 0),
+    ],
+)
+def test_the_score_moves_within_its_bounds(moves: tuple[int, ...], score: int) -> None:
+    """memberlist's vectors: it saturates at both ends and owes nothing beyond them."""
+    awareness = Awareness()
+    for move in moves:
+        awareness.note(move)
+    assert awareness.score == score
+
+
+@pytest.mark.parametrize("score", range(SCORE_MAX + 1))
+def test_each_point_adds_one_more_time(score: int) -> None:
+    """Up to eight times as long."""
+    awareness = Awareness()
+    awareness.note(score)
+    assert awareness.scale(7 * SECOND) == 7 * SECOND * (score + 1)
+
+
+@given(st.lists(st.integers(-9, 9)))
+def test_no_history_leaves_the_bounds(moves: list[int]) -> None:
+    """0 to 7, whatever happened."""
+    awareness = Awareness()
+    for move in moves:
+        awareness.note(move)
+        assert 0 <= awareness.score <= SCORE_MAX == 7
