@@ -10,11 +10,17 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import Final
 
 import platformdirs
 
-from meshd import posix
+from meshd import posix, replacement
 from meshd.failures import UserError
+
+IDENTITY_FILES: Final = (
+    "node.key", "root.key", "mesh.msgpack", "members.msgpack", "numbers.msgpack", "tls.pem",
+)  # fmt: skip
+"""Who the node is, and what only that node may remember."""
 
 
 def default_home() -> pathlib.Path:
@@ -114,6 +120,7 @@ class Home:
                     f"a daemon already runs on {self.path}; stop it or choose another --home"
                 )
             self._sweep()
+            self._finish_replacement()
             lock.truncate(0)
             lock.write(str(os.getpid()).encode())
             lock.flush()
@@ -123,6 +130,40 @@ class Home:
         """Remove the half-written files of a writer that was killed."""
         for leftover in self.path.glob("*.tmp-*"):
             leftover.unlink(missing_ok=True)
+
+    def next_identity(self) -> "Home":
+        """A home inside this one, in which a new identity becomes ready. Raises UserError."""
+        inner = Home(self.path / replacement.PREPARED)
+        inner.create()
+        return inner
+
+    def discard_next_identity(self) -> None:
+        """Leave this home as if `next_identity` had never been asked for."""
+        replacement.discard(self.path)
+
+    def take_next_identity(self) -> pathlib.Path | None:
+        """Become what `next_identity` is; gives the archive of what this home was, if anything.
+
+        Raises UserError; this home is then what it was, or becomes the new one when it is locked
+        the next time.
+        """
+        try:
+            replacement.commit(self.path, IDENTITY_FILES)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the old identity in {self.path}: {error.strerror or error}; nothing "
+                "has changed, mend that and start again"
+            ) from error
+        return self._finish_replacement()
+
+    def _finish_replacement(self) -> pathlib.Path | None:
+        try:
+            return replacement.finish(self.path, IDENTITY_FILES)
+        except OSError as error:
+            raise UserError(
+                f"cannot put the new identity in place in {self.path}: {error.strerror or error}; "
+                "mend that and start again: it goes on from there"
+            ) from error
 
     def write(self, path: pathlib.Path, content: bytes, *, secret: bool = False) -> None:
         """Replace `path` atomically and durably; `secret` makes it readable by the owner only.

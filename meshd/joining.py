@@ -3,9 +3,15 @@
 Joining: read the token, ask its seeds over TLS until one answers, check the answer against the
 token's root key, write the members down, and last of all `mesh.msgpack`: a crash before that
 leaves a home that is no member and may simply ask again (the same node gets the same admission).
+
+Joining anew (`meshd up --new-identity`) does all of that in a home inside the home, which is put
+in place of the old identity once it is a member. A crash before that leaves the old identity, and
+the new key for the next attempt; a refusal leaves the old identity alone.
 """
 
 import contextlib
+import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -123,6 +129,54 @@ async def join(home: Home, token: Token, memory: trio.Lock | None = None) -> Non
         if old_root:
             home.root_key.unlink(missing_ok=True)
     log.info("mesh.joined", mesh=key_text(token.mesh))
+
+
+async def join_anew(home: Home, token: Token) -> pathlib.Path | None:
+    """Become a member under a new key; gives the archive of the identity before, if there was one.
+
+    Nothing is changed or used up where this invite has done that already: options that stay in a
+    service's command line must not make a node at each start. Raises UserError as `join`; the
+    home is then as it was.
+    """
+    if _is_renewed_by(home, token):
+        return None
+    inner = home.next_identity()
+    if not _is_for(inner, token):  # what another attempt left there
+        home.discard_next_identity()
+        inner = home.next_identity()
+    if not inner.mesh.exists():
+        try:
+            await join(inner, token)
+        except UserError:
+            home.discard_next_identity()
+            raise
+    mesh = read_mesh(inner)
+    assert mesh is not None
+    write_mesh(inner, dataclasses.replace(mesh, is_renewed=True))
+    return home.take_next_identity()
+
+
+def _is_renewed_by(home: Home, token: Token) -> bool:
+    """Whether this home's membership is that of a new identity, by this very invite."""
+    try:
+        mesh = read_mesh(home)
+    except UserError:  # a damaged membership is one to be replaced
+        return False
+    return mesh is not None and mesh.is_renewed and _is_admitted_by(mesh, token)
+
+
+def _is_for(home: Home, token: Token) -> bool:
+    """Whether a home is no member yet, or one by this very invite."""
+    try:
+        mesh = read_mesh(home)
+    except UserError:
+        return False
+    return mesh is None or _is_admitted_by(mesh, token)
+
+
+def _is_admitted_by(mesh: MeshFile, token: Token) -> bool:
+    """Premises come first: the own admission is the last record, its invite the one before."""
+    return mesh.root == token.root and mesh.records[-2:-1] == (token.invite.wire,)
 
 
 def _snapshot(

@@ -7,9 +7,29 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
-import structlog
+
+@contextlib.contextmanager
+def _rich_is_absent() -> Iterator[None]:
+    """Inside, rich cannot be imported, unless it already is.
+
+    structlog works without rich, but loads it where it can, for tracebacks that we never show:
+    5 MB of a daemon's memory. Whoever loads logs.py before anything of structlog saves them.
+    """
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's word for: absent
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
+
+
+with _rich_is_absent():
+    import structlog
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 

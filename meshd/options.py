@@ -49,6 +49,8 @@ class UpOptions:
     """HOST:PORT; port 0 picks a free one."""
     join: str | None = None
     """An invite's token, unread."""
+    new_identity: bool = False
+    """Join as a new node, whoever this home was; with `join` only."""
     models: tuple[str, ...] = ()
     """As typed; empty: what is found on disk or else the demo model; `none` stands alone."""
     upstreams: tuple[str, ...] = ()

@@ -36,6 +36,8 @@ class MeshFile:
     """The invite and admission of this node, and what they rest on, premises first."""
     acts: int = 0
     """How many acts the root key of this home has signed (founder only)."""
+    is_renewed: bool = False
+    """The node's key was made for this membership, in a home that had another one before."""
 
     @property
     def mesh(self) -> MeshId:
@@ -58,7 +60,11 @@ def read_mesh(home: Home) -> MeshFile | None:
         root, secret = fields.take_bytes(32), fields.take_bytes(SEED_BYTES)
         records = fields.take_blobs(_OWN_RECORDS_MAX, RECORD_BYTES_MAX)
         return MeshFile(
-            root=root, mesh_secret=secret, records=records, acts=fields.take_int(0, 2**53)
+            root=root,
+            mesh_secret=secret,
+            records=records,
+            acts=fields.take_int(0, 2**53),
+            is_renewed=fields.has_more and fields.take_int(0, 1) == 1,
         )
     except Refused as refused:
         raise UserError(
@@ -69,7 +75,9 @@ def read_mesh(home: Home) -> MeshFile | None:
 
 def write_mesh(home: Home, mesh: MeshFile) -> None:
     """Make this home a member: atomic, and the last step of founding and of joining."""
-    data = pack((_VERSION, mesh.root, mesh.mesh_secret, mesh.records, mesh.acts))
+    data = pack(
+        (_VERSION, mesh.root, mesh.mesh_secret, mesh.records, mesh.acts, int(mesh.is_renewed))
+    )
     home.write(home.mesh, data, secret=True)
 
 
