@@ -147,6 +147,7 @@ class Parts:
             self.outbox,
             self.own_life,
             self.partition,
+            self.awareness,
             on_present=lambda node: self.prober.add_member(node),
             on_changed=lambda node: self.knowledge.touch(node),
         )

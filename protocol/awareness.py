@@ -28,6 +28,15 @@ class Awareness:
         """Worse by `delta`, or better if it is negative."""
         self._score = min(SCORE_MAX, max(0, self._score + delta))
 
+    def patience(self, duration_ns: int) -> int:
+        """How long a suspicion lasts in our own view: half as long again per point.
+
+        Departs from Lifeguard, where only probes are stretched: with nacks as accusations a
+        suspicion soon has its shortest length, and who reads everything late would declare deaths
+        that were refuted in time.
+        """
+        return duration_ns * (2 + self._score) // 2
+
     def scale(self, duration_ns: int) -> int:
         """A wait, as long as our state demands."""
         return duration_ns * (self._score + 1)

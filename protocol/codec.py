@@ -260,7 +260,8 @@ def encode_stream(message: StreamMessage) -> bytes:
                 )
             )
         case StreamProbe():
-            return pack((_Stream.PROBE, message.origin.prober, message.origin.sequence))
+            origin = message.origin
+            return pack((_Stream.PROBE, origin.prober, origin.sequence, message.accusation))
         case StreamAck():
             origin = message.origin
             return pack((_Stream.ACK, origin.prober, origin.sequence, message.proof))
@@ -288,7 +289,8 @@ def decode_stream(data: bytes) -> StreamMessage:
         case _Stream.DIFFERENCE:
             return _decode_difference(fields)
         case _Stream.PROBE:
-            return StreamProbe(_origin(fields))
+            origin = _origin(fields)
+            return StreamProbe(origin, fields.take_blob(STATEMENT_BYTES_MAX))
         case _Stream.ACK:
             return StreamAck(_origin(fields), fields.take_bytes(SIGNATURE_BYTES))
         case _:

@@ -27,7 +27,6 @@ from protocol.statements import (
     Accusation,
     Alive,
     Left,
-    Offer,
     Statement,
     Statements,
     decode_statement,
@@ -163,7 +162,7 @@ class Intake:
                 self._membership.accept_left(statement, now)
             case Accusation():
                 self._membership.accept_accusation(statement, now)
-            case Offer():
+            case _:
                 self._offers.accept(statement)
 
     def _refuse_excess(self, statement: Statement, now: int) -> None:
@@ -215,7 +214,7 @@ class Intake:
                     raise Refused(DropReason.STALE)
                 if statement.subject not in self._members:
                     raise Refused(DropReason.UNKNOWN_SUBJECT)
-            case Offer():
+            case _:
                 known = self._offers.version(statement.author, statement.key)
                 if statement.version < known:
                     raise Refused(DropReason.STALE)

@@ -10,6 +10,7 @@ Rule 4: what is said about ourselves is `own_life.py`'s affair.
 from collections.abc import Callable
 
 from protocol.authority import Authority
+from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
 from protocol.crypto import Crypto
 from protocol.deadlines import Deadlines
@@ -44,6 +45,7 @@ class Membership:
         outbox: Outbox,
         own_life: OwnLife,
         partition: PartitionWatch,
+        awareness: Awareness,
         *,
         on_present: Callable[[NodeId], None],
         on_changed: Callable[[NodeId], None],
@@ -61,6 +63,7 @@ class Membership:
         self._outbox = outbox
         self._own_life = own_life
         self._partition = partition
+        self._awareness = awareness
         self._accusations: dict[NodeId, Accusation] = {}
         self._on_present = on_present
         self._on_changed = on_changed
@@ -197,6 +200,11 @@ class Membership:
         """Declare dead whose suspicion has run out."""
         while (subject := self.suspicion_deadlines.pop_due(now)) is not None:
             suspicion = self._members.suspicions[subject]
+            # Who is slow itself hears refutations late.
+            patient_ns = self._awareness.patience(suspicion.timeout_ns)
+            if suspicion.started_ns + patient_ns > now:
+                self.suspicion_deadlines.set(subject, suspicion.started_ns + patient_ns)
+                continue
             self._members.put_gone(subject, Gone(State.DEAD, suspicion.incarnation, now, None))
             self._partition.note_death(subject, now)
             self._rumours.drop_accusations(subject)

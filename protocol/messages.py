@@ -157,6 +157,8 @@ class StreamProbe:
 
     origin: Origin
     """Whose probe this is; of the sender itself, or of whom it helps."""
+    accusation: bytes = b""
+    """What the sender holds against the target: a slow one should hear of it by every way."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -346,14 +346,16 @@ class Node:
             case Difference():
                 self._reconciler.on_difference(event.peer, message, now)
             case StreamProbe():
-                self._on_stream_probe(event.stream, event.peer, message)
+                self._on_stream_probe(event.stream, event.peer, message, now)
             case StreamAck():
                 self._traffic.on_stream_ack(event.peer, message)
             case JoinAnswer():
                 self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
 
-    def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe) -> None:
+    def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe, now: int) -> None:
         if self.authority.admission(peer) is None or not self._is_started:
             self._outbox.drop(DropReason.NOT_ADMITTED, peer, "stream probe")
             return
+        if probe.accusation:
+            self._intake.take_all((probe.accusation,), peer, now)
         self._traffic.on_stream_probe(stream, peer, probe)

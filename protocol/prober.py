@@ -203,7 +203,10 @@ class Prober:
         for helper in self._rng.sample(candidates, count):
             probe.nacks[helper] = None
             self._outbox.send(helper, PingRequest(probe.sequence, probe.target))
-        self._outbox.open_stream(probe.target, StreamProbe(Origin(self._own, probe.sequence)))
+        accusation = self._accusation_of(probe.target)
+        wire = accusation.wire if accusation is not None else b""
+        origin = Origin(self._own, probe.sequence)
+        self._outbox.open_stream(probe.target, StreamProbe(origin, wire))
 
     def on_told(self, peer: NodeId, now: int) -> bool:
         """The target told its token: ping it again and start over. False: not our target."""

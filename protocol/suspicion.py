@@ -117,8 +117,13 @@ class Suspicion:
     @property
     def deadline_ns(self) -> int:
         """When the subject is declared dead unless it refutes."""
+        return self.started_ns + self.timeout_ns
+
+    @property
+    def timeout_ns(self) -> int:
+        """How long this suspicion lasts, with the accusers so far."""
         confirmations = max(0, len(self.accusers) - 1)
         timeout = suspicion_timeout(self.shortest_ns, self.longest_ns, confirmations, self.wanted)
         if self.is_gone:
             timeout = min(timeout, self.refused_ns)
-        return self.started_ns + timeout
+        return timeout

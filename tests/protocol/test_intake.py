@@ -2,17 +2,27 @@
 
 import pytest
 
+from protocol import intake
 from protocol.authority import record_hash
 from protocol.codec import encode_datagram, encode_stream
 from protocol.config import SECOND
 from protocol.crypto import SodiumCrypto
-from protocol.effects import OpenStream, SendDatagram
+from protocol.effects import Effect, OpenStream, SendDatagram
 from protocol.errors import DropReason
 from protocol.events import StreamReceived
 from protocol.identity import NodeId
-from protocol.messages import Gossip, PushPull
-from protocol.statements import make_accusation, make_left, make_offer
-from tests.helpers.nodes import Insider, Mesh, drops_in, seed_of
+from protocol.intake import (
+    ACCUSATIONS_BURST,
+    ACCUSATIONS_PER_S,
+    CHANGES_BURST,
+    CHANGES_PER_S,
+    MUTED_NS,
+    Taken,
+)
+from protocol.members import State
+from protocol.messages import Gossip, Ping, PushPull
+from protocol.statements import Alive, make_accusation, make_alive, make_left, make_offer
+from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of
 
 GOSSIP = encode_datagram(Gossip())
 
@@ -184,3 +194,174 @@ def test_riders_count_before_the_message(started: bool) -> None:
     effects = insider.tell(0, GOSSIP, insider.alive().wire)
     assert mesh[0].members.state(mesh.id(1)) is not None
     assert not any(isinstance(e, OpenStream) for e in effects)
+
+
+class TestMuting:
+    """Who passes on a bad signature checked nothing itself."""
+
+    def _forge(self, mesh: Mesh, insider: Insider) -> list[Effect]:
+        return insider.tell(0, GOSSIP, insider.alive(99).wire[:-1] + b"\0")
+
+    def test_for_a_while_nothing_is_taken_in(self) -> None:
+        """Neither riders nor streams; afterwards everything is as before."""
+        mesh, insider, checked = _mesh()
+        assert drops_in(self._forge(mesh, insider)) == [DropReason.BAD_SIGNATURE]
+        checked.clear()
+        mesh.now += MUTED_NS - 1
+        good = insider.alive(6).wire
+        assert drops_in(insider.tell(0, GOSSIP, good, good)) == [DropReason.MUTED]
+        data = encode_stream(PushPull(False, (), (good,)))
+        effects = mesh[0].handle(StreamReceived(1, mesh.id(2), data, mesh.wall_s), mesh.now)
+        assert drops_in(effects) == [DropReason.MUTED]
+        assert checked == []
+        assert mesh[0].members.incarnation(mesh.id(2)) == 5
+        mesh.now += 1
+        assert drops_in(insider.tell(0, GOSSIP, good)) == []
+        assert mesh[0].members.incarnation(mesh.id(2)) == 6
+
+    def test_it_is_still_a_living_member(self) -> None:
+        """Its pings are answered, and what others say of it counts."""
+        mesh, insider, _ = _mesh()
+        self._forge(mesh, insider)
+        ping = encode_datagram(Ping(7, None))
+        effects = insider.tell(0, ping, insider.alive(6).wire)
+        assert drops_in(effects) == [DropReason.MUTED]
+        assert any(isinstance(e, SendDatagram) and e.to == insider.address for e in effects)
+        assert mesh[0]._intake.take_all((insider.alive(6).wire,), mesh.id(1), mesh.now) is (
+            Taken.WHOLE
+        )
+        assert mesh[0].members.incarnation(mesh.id(2)) == 6
+
+    def test_who_sends_nothing_is_refused_nothing(self) -> None:
+        """An empty frame of a muted member is whole."""
+        mesh, insider, _ = _mesh()
+        self._forge(mesh, insider)
+        assert drops_in(insider.tell(0, GOSSIP)) == []
+
+    def test_a_bad_record_mutes_too(self) -> None:
+        """The rest of the frame is dropped, and so is what comes in the same second."""
+        mesh, insider, checked = _mesh()
+        forged = mesh.authorities.issue(seed_of("x")).wire[:-1] + b"\0"
+        effects = insider.tell(0, GOSSIP, forged, insider.alive(6).wire)
+        assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
+        assert len(checked) == 1
+        assert mesh[0]._intake.is_muted(mesh.id(2), mesh.now)
+
+    def test_the_table_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The oldest is heard again."""
+        monkeypatch.setattr(intake, "MUTED_MAX", 1)
+        mesh, insider, _ = _mesh()
+        forged = insider.alive(99).wire[:-1] + b"\0"
+        for sender in (2, 1):
+            mesh[0]._intake.take_all((forged,), mesh.id(sender), mesh.now)
+        assert list(mesh[0]._intake._muted) == [mesh.id(1)]
+
+
+class TestBudgets:
+    """An author that changes without end changes nothing after a while."""
+
+    def _life(self, mesh: Mesh, number: int) -> Alive:
+        crypto = mesh.machines[2].crypto
+        return make_alive(crypto, mesh.authorities.mesh, number, "m", (address_of(2),), "")
+
+    def _take(self, mesh: Mesh, *wires: bytes) -> list[DropReason]:
+        mesh[0]._intake.take_all(wires, mesh.id(1), mesh.now)
+        return drops_in(mesh[0]._outbox.drain())
+
+    def test_lives_goodbyes_and_offers_of_one_author(self) -> None:
+        """A burst, then so many a second; what is over it costs no check of a signature."""
+        mesh, insider, checked = _mesh()
+        mesh.now += 100 * SECOND
+        mesh_id = mesh.authorities.mesh
+        lives = [self._life(mesh, 10 + n).wire for n in range(CHANGES_BURST - 2)]
+        assert self._take(mesh, *lives) == []
+        left = make_left(insider.crypto, mesh_id, 500).wire
+        offer = make_offer(insider.crypto, mesh_id, 1, "k", b"v").wire
+        assert self._take(mesh, left, offer) == []
+        checked.clear()
+        later = [self._life(mesh, 600 + n).wire for n in range(20)]
+        assert self._take(mesh, *later) == [DropReason.RATE_LIMITED] * 20
+        assert checked == []
+        assert mesh[0].members.incarnation(mesh.id(2)) == 500
+        mesh.now += SECOND
+        assert self._take(mesh, *later) == [DropReason.RATE_LIMITED] * (20 - CHANGES_PER_S)
+
+    def test_what_changes_nothing_costs_nothing(self) -> None:
+        """However often it comes, and whoever sends it."""
+        mesh, insider, _ = _mesh()
+        wire = insider.alive(6).wire
+        forged = insider.alive(7).wire[:-1] + b"\0"
+        for _ in range(3 * CHANGES_BURST):
+            self._take(mesh, wire)
+            mesh[0]._intake._muted.clear()
+            self._take(mesh, forged)
+        assert mesh[0]._intake._changes._spent(mesh.id(2), mesh.now) == 2 * SECOND // CHANGES_PER_S
+
+    def test_equivocation_is_paid_for(self) -> None:
+        """It may have changed something; it certainly cost two checks."""
+        mesh, insider, _ = _mesh()
+        mesh_id = mesh.authorities.mesh
+        wires = [make_offer(insider.crypto, mesh_id, 9, "k", bytes((n,))).wire for n in range(2)]
+        before = mesh[0]._intake._changes._spent(mesh.id(2), mesh.now)
+        assert self._take(mesh, *wires) == [DropReason.EQUIVOCATION]
+        after = mesh[0]._intake._changes._spent(mesh.id(2), mesh.now)
+        assert after - before == 2 * SECOND // CHANGES_PER_S
+
+    def test_what_was_checked_before_is_limited_too(self) -> None:
+        """A cache that is shared or old is no way around it."""
+        mesh, _, _ = _mesh()
+        mesh.now += 100 * SECOND
+        late = self._life(mesh, 999)
+        mesh[0]._intake._statements.trust(late)
+        self._take(mesh, *(self._life(mesh, 10 + n).wire for n in range(CHANGES_BURST)))
+        assert self._take(mesh, late.wire) == [DropReason.RATE_LIMITED]
+
+    def test_our_own_past_is_not_limited(self) -> None:
+        """A restored home rises above all of it."""
+        mesh, _, _ = _mesh()
+        crypto, mesh_id = mesh.machines[0].crypto, mesh.authorities.mesh
+        wires = [
+            make_offer(crypto, mesh_id, 10 + n, f"k{n % 20}", b"v").wire
+            for n in range(2 * CHANGES_BURST)
+        ]
+        assert DropReason.RATE_LIMITED not in self._take(mesh, *wires)
+
+    def test_accusations_of_one_accuser(self) -> None:
+        """A burst as large as half the mesh, at least 64; the same one again is free."""
+        mesh, insider, _ = _mesh()
+        mesh.now += 100 * SECOND
+        mesh_id, budget = mesh.authorities.mesh, mesh[0]._intake._accusations
+        mesh[0].members.suspicions.clear()
+        incarnation = mesh[0].members.incarnation(mesh.id(1))
+        accusation = make_accusation(
+            insider.crypto, mesh_id, mesh.id(1), incarnation, is_dead=False
+        )
+        for _ in range(2 * ACCUSATIONS_BURST):
+            assert self._take(mesh, accusation.wire) == []
+        assert mesh[0].members.state(mesh.id(1)) is State.SUSPECT
+        assert budget._spent(mesh.id(2), mesh.now) == SECOND // ACCUSATIONS_PER_S
+
+    def test_being_accused_for_ever_is_answered_for_a_while(self) -> None:
+        """Each refutation is written to disk: one accuser must not keep ours busy."""
+        mesh, insider, _ = _mesh()
+        mesh.now += 100 * SECOND
+        mesh_id, own = mesh.authorities.mesh, mesh.id(0)
+        reasons: list[DropReason] = []
+        for _ in range(ACCUSATIONS_BURST + 10):
+            number = mesh[0].members.incarnation(own)
+            wire = make_accusation(insider.crypto, mesh_id, own, number, is_dead=False).wire
+            reasons += self._take(mesh, wire)
+        assert reasons == [DropReason.RATE_LIMITED] * 10
+        mesh.now += SECOND
+        assert self._take(mesh, wire) == []
+
+
+def test_too_much_that_cannot_count_ends_a_frame() -> None:
+    """Without muting: nothing was forged."""
+    mesh, insider, checked = _mesh()
+    stranger = Mesh(1, label="strangers").machines[0].crypto
+    wire = make_left(stranger, mesh.authorities.mesh, 1).wire
+    wires = (*(wire,) * intake.ODD_MAX, insider.alive(6).wire)
+    assert mesh[0]._intake.take_all(wires, mesh.id(1), mesh.now) is Taken.BROKEN
+    assert checked == []
+    assert not mesh[0]._intake.is_muted(mesh.id(1), mesh.now)

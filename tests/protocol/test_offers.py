@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from protocol.codec import encode_datagram
-from protocol.config import SECOND
+from protocol.config import SECOND, ProtocolConfig
 from protocol.effects import OffersChanged, Persist
 from protocol.errors import DropReason, LocalProtocolError
-from protocol.events import OfferChanged, Started
+from protocol.events import LeaveRequested, OfferChanged, Started
 from protocol.identity import INCARNATION_MAX
 from protocol.messages import Gossip
 from protocol.records import Role
@@ -165,6 +165,26 @@ class TestOthers:
         assert mesh[0].offers.version(mesh.id(1), "k8") == 8
         assert mesh[0].offers.of(mesh.id(1))["new"] == b"v"
 
+    def test_all_offers_together_have_a_limit(self) -> None:
+        """Of the whole mesh, but for our own; smaller ones may still take the place of larger."""
+        mesh = Mesh(3, protocol=ProtocolConfig(offer_bytes_max=1_000))
+        mesh.start(0)
+        insider, other = Insider(mesh, 1), Insider(mesh, 2)
+        for one in (insider, other):
+            one.tell(0, GOSSIP, one.alive().wire)
+        assert drops_in(insider.tell(0, GOSSIP, _offer(mesh, 1, 1, "k", bytes(700)).wire)) == []
+        late = _offer(mesh, 2, 1, "k", bytes(300)).wire
+        assert drops_in(other.tell(0, GOSSIP, late)) == [DropReason.TABLE_FULL]
+        assert mesh[0].offers.of(mesh.id(2)) == {}
+        mesh.give(0, OfferChanged("own", bytes(700)))
+        assert mesh[0].offers.of(mesh.id(0)) == {"own": bytes(700)}
+        assert drops_in(insider.tell(0, GOSSIP, _offer(mesh, 1, 2, "k", bytes(600)).wire)) == []
+        mesh[0].offers.forget(mesh.id(0))
+        mesh[0].offers.forget(mesh.id(0))
+        mesh[0].offers.forget(mesh.id(1))
+        assert mesh[0].offers._bytes == 0
+        assert drops_in(other.tell(0, GOSSIP, late)) == []
+
     def test_removals_make_room_in_bytes_too(self) -> None:
         """As many of the oldest as it takes, and no more."""
         mesh, insider = _mesh()
@@ -202,6 +222,24 @@ class TestOwnPast:
         """Nor is what we still say."""
         mesh = self._said_before((3, "old", b""), (6, "now", b"v"), version=5)
         assert mesh.machines[0].offers_version == 6
+
+    def test_a_removal_that_others_keep_is_kept(self) -> None:
+        """So that we know the same as they do; it takes no number."""
+        mesh = self._said_before((3, "old", b""), version=5)
+        assert [offer.key for offer in mesh[0].offers.held(mesh.id(0))] == ["now", "old"]
+        assert mesh[0].offers.of(mesh.id(0)) == {"now": b"v"}
+        assert mesh[0].offers.version(mesh.id(0), "old") == 3
+        assert mesh.machines[0].offers_version == 6
+
+    def test_who_has_left_states_nothing_more(self) -> None:
+        """Whatever comes back."""
+        mesh = Mesh(2)
+        mesh.start(0)
+        mesh.give(0, LeaveRequested())
+        insider = Insider(mesh, 1)
+        insider.tell(0, GOSSIP, _offer(mesh, 0, 9, "old", b"v").wire)
+        assert mesh[0].offers.all() == []
+        assert mesh.machines[0].offers_version == 0
 
     def test_a_lost_past_is_risen_above(self) -> None:
         """A home restored from a backup says what it offers above its highest number."""

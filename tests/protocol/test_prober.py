@@ -1,101 +1,32 @@
-"""Probing: direct, through helpers, and what nobody can fake."""
+"""Probing: direct, through helpers and by stream, and what nobody can fake."""
 
 import itertools
 
 import pytest
 
-from protocol.codec import decode_datagram, encode_datagram
+from protocol.codec import decode_datagram
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, SendDatagram
-from protocol.envelope import Opened, Unproven
+from protocol.envelope import Unproven
 from protocol.errors import DropReason
-from protocol.events import DeadlineReached, LoadChanged, Resumed
+from protocol.events import LoadChanged, StreamFailure
 from protocol.identity import Address, NodeId
 from protocol.members import State
 from protocol.messages import (
     Ack,
     DatagramMessage,
-    Gossip,
     Load,
+    Nack,
     Origin,
     Ping,
     PingRequest,
     RelayedAck,
+    StreamAck,
+    StreamProbe,
 )
-from protocol.helper import RELAYS_MAX
-from tests.helpers.nodes import Insider, Mesh, Parcel, drops_in
-
-STEP = SECOND // 20
-
-
-class Tap:
-    """An insider in the place of a machine: reads what is sent there, answers as told."""
-
-    def __init__(self, mesh: Mesh, index: int) -> None:
-        mesh.machines[index].node = None
-        self.mesh = mesh
-        self.insider = Insider(mesh, index)
-
-    def introduce(self, *to: int) -> None:
-        """Prove our address to machines, and let them prove theirs."""
-        for index in to:
-            self.insider.tell(index, encode_datagram(Gossip()), self.insider.alive(50).wire)
-
-    def take(self) -> list[tuple[int, DatagramMessage]]:
-        """What has been sent here: (from, message); unproven senders are challenged."""
-        found: list[tuple[int, DatagramMessage]] = []
-        mine = [p for p in self.mesh.post if p.to == self.insider.address]
-        self.mesh.post = [p for p in self.mesh.post if p.to != self.insider.address]
-        for parcel in mine:
-            found += self._read(parcel)
-        return found
-
-    def _read(self, parcel: Parcel) -> list[tuple[int, DatagramMessage]]:
-        sender = next(m for m in self.mesh.machines if m.address == parcel.source)
-        received = self.insider.envelope.open(parcel.data, parcel.source, sender.id)
-        if isinstance(received, Unproven):
-            challenge = Parcel(self.insider.address, parcel.source, received.challenge)
-            self.mesh.hand_over(challenge)
-            return self.take()
-        if isinstance(received, Opened):
-            return [(sender.index, decode_datagram(received.payload)[0])]
-        return []
-
-    def say(self, to: int, message: DatagramMessage) -> list[DropReason]:
-        """Send a message; returns what was refused."""
-        return drops_in(self.insider.tell(to, encode_datagram(message)))
-
-
-def _tapped(size: int, *tapped: int) -> tuple[Mesh, list[Tap]]:
-    """A mesh that knows all its members alive; the tapped ones are ours."""
-    mesh = Mesh(size).start_all()
-    taps = [Tap(mesh, index) for index in tapped]
-    for tap in taps:
-        tap.introduce(*[i for i in range(size) if i not in tapped])
-        mesh.settle()
-    return mesh, taps
-
-
-def _run(mesh: Mesh, duration: int) -> None:
-    """Let time pass in small steps, delivering between real nodes only."""
-    for _ in range(duration // STEP):
-        mesh.now += STEP
-        for machine in mesh.machines:
-            while machine.node is not None and machine.node.deadline <= mesh.now:
-                mesh.give(machine.index, DeadlineReached())
-        mesh.requests.clear()
-        taps = [m.address for m in mesh.machines if m.node is None]
-        kept = [p for p in mesh.post if p.to in taps]
-        mesh.post = [p for p in mesh.post if p.to not in taps]
-        while mesh.post:
-            mesh.hand_over(mesh.post.pop(0))
-            kept += [p for p in mesh.post if p.to in taps]
-            mesh.post = [p for p in mesh.post if p.to not in taps]
-        mesh.post = kept
-
-
-def _pings(tap: Tap, sender: int) -> list[Ping]:
-    return [m for s, m in tap.take() if s == sender and isinstance(m, Ping)]
+from protocol.statements import make_accusation
+from tests.helpers.nodes import Insider, Mesh, Parcel
+from tests.helpers.taps import STEP, Tap, proof_of, run, tapped, to_the_end, until_asked
 
 
 def test_everybody_is_probed_once_per_pass() -> None:
@@ -119,11 +50,11 @@ def test_everybody_is_probed_once_per_pass() -> None:
 
 def test_an_answer_in_time_keeps_a_member_alive() -> None:
     """An ack with the right number, from the right key."""
-    mesh, (tap,) = _tapped(2, 1)
+    mesh, (tap,) = tapped(2, 1)
     mesh.give(0, LoadChanged(Load(1, 2, 3)))
     for _ in range(20):
-        _run(mesh, SECOND // 2)
-        for ping in _pings(tap, 0):
+        run(mesh, SECOND // 2)
+        for ping in tap.pings(0):
             assert ping.load == Load(1, 2, 3)
             assert tap.say(0, Ack(ping.sequence, Load(4, 5, 6))) == []
     assert mesh.state(0, 1) is State.ALIVE
@@ -133,34 +64,34 @@ def test_an_answer_in_time_keeps_a_member_alive() -> None:
 
 def test_silence_is_suspected_no_earlier_than_the_end_of_the_interval() -> None:
     """One probe lasts one interval; then the verdict, and death after the suspicion."""
-    mesh, (tap,) = _tapped(2, 1)
-    while not _pings(tap, 0):
-        _run(mesh, STEP)
+    mesh, (tap,) = tapped(2, 1)
+    while not tap.pings(0):
+        run(mesh, STEP)
     started = mesh.now
     while mesh.state(0, 1) is State.ALIVE:
-        _run(mesh, STEP)
+        run(mesh, STEP)
     assert SECOND - STEP <= mesh.now - started <= SECOND + STEP
-    _run(mesh, 5 * SECOND)
+    run(mesh, 5 * SECOND)
     assert mesh.state(0, 1) is State.DEAD
 
 
 def test_wrong_answers_are_nobodys() -> None:
     """Another number, an answer to nothing, an unasked relayed ack: unexpected."""
-    mesh, (tap,) = _tapped(2, 1)
-    _run(mesh, SECOND)
+    mesh, (tap,) = tapped(2, 1)
+    run(mesh, SECOND)
     assert tap.say(0, Ack(12345, None)) == [DropReason.UNEXPECTED]
     assert tap.say(0, RelayedAck(12345, mesh.id(1), bytes(64))) == [DropReason.UNEXPECTED]
-    _run(mesh, 7 * SECOND)
+    run(mesh, 7 * SECOND)
     assert mesh.state(0, 1) is State.DEAD
 
 
 def test_a_second_answer_is_no_new_round_trip() -> None:
     """Only the first ack of a probe is measured."""
-    mesh, (tap,) = _tapped(2, 1)
+    mesh, (tap,) = tapped(2, 1)
     pings: list[Ping] = []
     while not pings:
-        _run(mesh, STEP)
-        pings = _pings(tap, 0)
+        run(mesh, STEP)
+        pings = tap.pings(0)
     tap.say(0, Ack(pings[-1].sequence, None))
     measured = mesh[0].round_trip_ns(mesh.id(1))
     mesh.now += SECOND // 4
@@ -168,53 +99,40 @@ def test_a_second_answer_is_no_new_round_trip() -> None:
     assert mesh[0].round_trip_ns(mesh.id(1)) == measured
 
 
-def _until_asked(mesh: Mesh, target: Tap, helper: Tap) -> PingRequest:
-    """Let node 0 find the target silent and ask the helper."""
-    for _ in range(200):
-        _run(mesh, STEP)
-        for sender, message in helper.take():
-            if sender == 0 and isinstance(message, Ping):
-                helper.say(0, Ack(message.sequence, None))
-            match sender, message:
-                case 0, PingRequest(target=asked) if asked == target.insider.crypto.node_id:
-                    return PingRequest(message.sequence, asked)
-    raise AssertionError("no helper was asked")
-
-
 class TestHelpers:
     """Indirect probes."""
 
     def test_a_targets_signature_through_a_helper_saves_it(self) -> None:
         """The helper brings what only the target can sign for this probe."""
-        mesh, (helper, target) = _tapped(3, 1, 2)
-        request = _until_asked(mesh, target, helper)
-        proof = _proof(mesh, target, mesh.id(0), request.sequence)
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        proof = proof_of(mesh, target, mesh.id(0), request.sequence)
         assert helper.say(0, RelayedAck(request.sequence, request.target, proof)) == []
-        _run(mesh, SECOND // 2)
+        run(mesh, SECOND // 2)
         assert mesh.state(0, 2) is State.ALIVE
 
     def test_a_helper_cannot_invent_an_answer(self) -> None:
         """Its own signature, a proof for another probe, or for another prober: refused."""
-        mesh, (helper, target) = _tapped(3, 1, 2)
-        request = _until_asked(mesh, target, helper)
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
         for proof in (
             bytes(64),
-            _proof(mesh, helper, mesh.id(0), request.sequence),
-            _proof(mesh, target, mesh.id(0), request.sequence - 1),
-            _proof(mesh, target, mesh.id(1), request.sequence),
+            proof_of(mesh, helper, mesh.id(0), request.sequence),
+            proof_of(mesh, target, mesh.id(0), request.sequence - 1),
+            proof_of(mesh, target, mesh.id(1), request.sequence),
         ):
             answer = RelayedAck(request.sequence, request.target, proof)
             assert helper.say(0, answer) == [DropReason.UNEXPECTED]
-        _run(mesh, 7 * SECOND)
+        run(mesh, 7 * SECOND)
         assert mesh.state(0, 2) is State.DEAD
 
     def test_numbers_cannot_be_foreseen(self) -> None:
         """Nobody can collect proofs for probes to come while the target still lives."""
-        mesh, (tap,) = _tapped(2, 1)
+        mesh, (tap,) = tapped(2, 1)
         numbers: list[int] = []
         for _ in range(40):
-            _run(mesh, SECOND // 4)
-            for ping in _pings(tap, 0):
+            run(mesh, SECOND // 4)
+            for ping in tap.pings(0):
                 numbers.append(ping.sequence)
                 tap.say(0, Ack(ping.sequence, None))
         steps = [b - a for a, b in itertools.pairwise(dict.fromkeys(numbers))]
@@ -238,60 +156,159 @@ class TestHelpers:
             assert mesh.state(0, 2) is State.ALIVE
         assert mesh[0].round_trip_ns(mesh.id(2)) is None or mesh.state(2, 0) is State.ALIVE
 
-    def test_helping_with_nobody_is_refused(self) -> None:
-        """Strangers, the gone, and the asker itself are no targets."""
-        mesh, (tap,) = _tapped(2, 1)
-        for target in (NodeId(bytes(32)), mesh.id(1)):
-            assert tap.say(0, PingRequest(1, target)) == [DropReason.UNEXPECTED]
 
-    def test_short_proofs_are_not_passed_on(self) -> None:
-        """The prober would take the helper for the one who sent nonsense."""
-        mesh, (prober, target) = _tapped(3, 1, 2)
-        prober.take()
-        target.take()
-        prober.say(0, PingRequest(7, mesh.id(2)))
-        (ping,) = [m for m in _pings(target, 0) if m.origin is not None]
-        assert ping.origin == Origin(mesh.id(1), 7)
-        for proof in (b"", bytes(63)):
-            assert target.say(0, Ack(ping.sequence, None, proof)) == [DropReason.UNEXPECTED]
-        assert target.say(0, Ack(ping.sequence, None, bytes(64))) == []
-        relayed = [m for _, m in prober.take() if isinstance(m, RelayedAck)]
-        assert relayed == [RelayedAck(7, mesh.id(2), bytes(64))]
-        assert target.say(0, Ack(ping.sequence, None, bytes(64))) == [DropReason.UNEXPECTED]
-
-    def test_pending_help_is_bounded(self) -> None:
-        """Of too many requests the oldest is forgotten."""
-        mesh, (prober, target) = _tapped(3, 1, 2)
-        prober.say(0, PingRequest(999, mesh.id(2)))
-        target.take()
-        for number in range(RELAYS_MAX + 1):
-            prober.say(0, PingRequest(number, mesh.id(2)))
-        pings = [ping for ping in _pings(target, 0) if ping.origin is not None]
-        assert len(pings) == RELAYS_MAX + 1
-        first, last = pings[0], pings[-1]
-        assert target.say(0, Ack(first.sequence, None, bytes(64))) == [DropReason.UNEXPECTED]
-        assert target.say(0, Ack(last.sequence, None, bytes(64))) == []
-        assert len(mesh[0]._helper._relays) == RELAYS_MAX - 1
+def _word(mesh: Mesh, helper: Tap, target: Tap, *, is_refused: bool = False) -> bytes:
+    """What a helper signs that hears nothing of the target either."""
+    incarnation = mesh[0].members.incarnation(target.id)
+    return make_accusation(
+        helper.insider.crypto,
+        mesh.authorities.mesh,
+        target.id,
+        incarnation,
+        is_dead=False,
+        is_refused=is_refused,
+    ).wire
 
 
-def _proof(mesh: Mesh, target: Tap, prober: NodeId, sequence: int) -> bytes:
-    text = b"meshd ack 1     " + mesh.authorities.mesh + prober + sequence.to_bytes(8, "big")
-    return target.insider.crypto.sign(text)
+class TestNacks:
+    """Helpers that hear nothing either."""
+
+    def test_a_nack_counts_as_its_helpers_accusation_at_the_end(self) -> None:
+        """Not before: until the end of the interval nobody is suspected."""
+        mesh, (helper, target, third, fourth) = tapped(5, 1, 2, 3, 4)
+        request = until_asked(mesh, target, helper, third, fourth)
+        word = _word(mesh, helper, target)
+        assert helper.say(0, Nack(request.sequence, target.id, word)) == []
+        run(mesh, STEP)
+        assert mesh.state(0, 2) is State.ALIVE
+        to_the_end(mesh, request, helper)
+        assert list(mesh[0].members.suspicions[target.id].accusers) == [mesh.id(0), helper.id]
+
+    def test_who_was_not_asked_says_nothing(self) -> None:
+        """Another number, another target, or not one of the helpers."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        for sender, number, subject in (
+            (helper, request.sequence + 1, target.id),
+            (helper, request.sequence, helper.id),
+            (target, request.sequence, target.id),
+        ):
+            assert sender.say(0, Nack(number, subject, b"")) == [DropReason.UNEXPECTED]
+        to_the_end(mesh, request)
+        late = helper.say(0, Nack(request.sequence, target.id, _word(mesh, helper, target)))
+        assert late == [DropReason.UNEXPECTED]
+        assert list(mesh[0].members.suspicions[target.id].accusers) == [mesh.id(0)]
+
+    def test_a_helper_answers_for_what_it_signs(self) -> None:
+        """A forged accusation is refused at the verdict; our own stands."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        word = bytearray(_word(mesh, helper, target))
+        word[-1] ^= 1
+        helper.say(0, Nack(request.sequence, target.id, bytes(word)))
+        mesh.machines[0].log.clear()
+        to_the_end(mesh, request)
+        assert DropReason.BAD_SIGNATURE in mesh.machines[0].drops()
+        assert list(mesh[0].members.suspicions[target.id].accusers) == [mesh.id(0)]
 
 
-def test_a_target_signs_for_the_prober_that_is_named() -> None:
-    """The proof in an ack fits the origin of its ping, and there is none without."""
-    mesh, (tap,) = _tapped(2, 1)
-    tap.say(0, Ping(4, None))
-    tap.take()
-    origin = Origin(NodeId(bytes(32)), 99)
-    tap.say(0, Ping(5, None, origin))
-    tap.say(0, Ping(6, None))
-    acks = [m for _, m in tap.take() if isinstance(m, Ack)]
-    assert [ack.sequence for ack in acks] == [5, 6]
-    text = b"meshd ack 1     " + mesh.authorities.mesh + bytes(32) + (99).to_bytes(8, "big")
-    assert tap.insider.crypto.verify(mesh.id(0), acks[0].proof, text)
-    assert acks[1].proof == b""
+class TestStreams:
+    """The stream probe that goes out with the requests for help."""
+
+    def test_it_is_opened_with_the_helpers(self) -> None:
+        """Not before; it names us and our probe."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        expected = StreamProbe(Origin(mesh.id(0), request.sequence))
+        assert target.take_streams() == [(0, expected)]
+        to_the_end(mesh, request)
+        assert target.take_streams() == []
+
+    def test_who_answers_in_time_is_not_tried_by_stream(self) -> None:
+        """Neither helpers nor streams, while acks come."""
+        mesh, taps = tapped(3, 1, 2)
+        others: list[DatagramMessage] = []
+        for _ in range(100):
+            run(mesh, STEP)
+            others += [message for tap in taps for message in tap.answer(0)]
+        assert not any(isinstance(message, PingRequest) for message in others)
+        assert mesh.requests == []
+
+    def test_a_signed_answer_saves_the_target(self) -> None:
+        """Where only datagrams are lost."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        origin = Origin(mesh.id(0), request.sequence)
+        proof = proof_of(mesh, target, *_named(origin))
+        assert target.say_on_stream(0, StreamAck(origin, proof)) == []
+        to_the_end(mesh, request)
+        assert mesh.state(0, 2) is State.ALIVE
+
+    def test_anything_less_proves_nothing(self) -> None:
+        """A connection alone, a wrong proof, another origin, another peer's answer."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        origin = Origin(mesh.id(0), request.sequence)
+        good = proof_of(mesh, target, *_named(origin))
+        other = Origin(mesh.id(0), request.sequence - 1)
+        foreign = Origin(helper.id, request.sequence)
+        for sender, named, proof in (
+            (target, origin, bytes(64)),
+            (target, origin, proof_of(mesh, helper, *_named(origin))),
+            (target, other, proof_of(mesh, target, *_named(other))),
+            (target, foreign, proof_of(mesh, target, *_named(foreign))),
+            (helper, origin, good),
+        ):
+            assert sender.say_on_stream(0, StreamAck(named, proof)) == [DropReason.UNEXPECTED]
+        to_the_end(mesh, request)
+        assert mesh.state(0, 2) is State.SUSPECT
+        assert target.say_on_stream(0, StreamAck(origin, good)) == [DropReason.UNEXPECTED]
+
+    @pytest.mark.parametrize(
+        ("reason", "is_evidence"),
+        [
+            (StreamFailure.REFUSED, True),
+            (StreamFailure.TIMED_OUT, False),
+            (StreamFailure.OTHER, False),
+        ],
+    )
+    def test_only_a_refusal_says_that_the_process_is_gone(
+        self, reason: StreamFailure, is_evidence: bool
+    ) -> None:
+        """And that is no verdict: the interval goes on, and the suspicion takes its time."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        target.fail_stream(0, reason)
+        assert mesh.state(0, 2) is State.ALIVE
+        to_the_end(mesh, request)
+        suspicion = mesh[0].members.suspicions[target.id]
+        assert (mesh.id(0) in suspicion.refused_at) is is_evidence
+        assert not suspicion.is_gone
+
+    def test_a_refusal_of_something_else_is_no_evidence(self) -> None:
+        """Before our stream probe, or of another member's stream."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        while (probe := mesh[0]._prober._probe) is None or probe.target != target.id:
+            run(mesh, STEP)
+            helper.answer(0)
+        target.fail_stream(0, StreamFailure.REFUSED)
+        request = until_asked(mesh, target, helper)
+        helper.fail_stream(0, StreamFailure.REFUSED)
+        to_the_end(mesh, request)
+        assert mesh[0].members.suspicions[target.id].refused_at == {}
+
+    def test_a_target_that_answers_after_a_refusal_lives(self) -> None:
+        """Its stream port may be closed by mistake; its signature counts."""
+        mesh, (helper, target) = tapped(3, 1, 2)
+        request = until_asked(mesh, target, helper)
+        target.fail_stream(0, StreamFailure.REFUSED)
+        assert target.say(0, Ack(request.sequence, None)) == []
+        to_the_end(mesh, request)
+        assert mesh.state(0, 2) is State.ALIVE
+
+
+def _named(origin: Origin) -> tuple[NodeId, int]:
+    return origin.prober, origin.sequence
 
 
 def test_a_restarted_target_is_reached_again_at_once() -> None:
@@ -308,9 +325,9 @@ def test_a_restarted_target_is_reached_again_at_once() -> None:
 
 def test_a_target_that_only_challenges_gains_one_interval() -> None:
     """Being reached starts the probe over once, not for ever."""
-    mesh, (tap,) = _tapped(2, 1)
+    mesh, (tap,) = tapped(2, 1)
     while mesh.state(0, 1) is State.ALIVE:
-        _run(mesh, STEP)
+        run(mesh, STEP)
         mine = [p for p in mesh.post if p.to == tap.insider.address]
         mesh.post.clear()
         for parcel in mine:
@@ -325,13 +342,13 @@ def test_a_target_that_only_challenges_gains_one_interval() -> None:
 
 def test_a_suspect_hears_its_accusation_with_the_ping() -> None:
     """Lifeguard's buddy system: so it can refute, whatever gossip does."""
-    mesh, (tap,) = _tapped(2, 1)
+    mesh, (tap,) = tapped(2, 1)
     while mesh.state(0, 1) is not State.SUSPECT:
-        _run(mesh, STEP)
+        run(mesh, STEP)
     tap.take()
     riders: list[bytes] = []
     while not riders:
-        _run(mesh, STEP)
+        run(mesh, STEP)
         mesh[0]._rumours.clear()
         for parcel in [p for p in mesh.post if p.to == tap.insider.address]:
             received = tap.insider.envelope.open(parcel.data, parcel.source, mesh.id(0))
@@ -345,16 +362,29 @@ def test_a_suspect_hears_its_accusation_with_the_ping() -> None:
     assert accusation.wire in riders
 
 
-def test_after_a_gap_the_running_probe_has_no_verdict() -> None:
-    """We were not there to hear the answer."""
-    mesh, (tap,) = _tapped(2, 1)
-    while not _pings(tap, 0):
-        _run(mesh, STEP)
-    mesh.now += 3600 * SECOND
-    mesh.give(0, Resumed(3600 * SECOND))
-    mesh.give(0, DeadlineReached())
-    assert mesh.state(0, 1) is State.ALIVE
-    assert mesh[0].deadline <= mesh.now + SECOND
+def test_after_a_challenge_helpers_are_not_asked_twice() -> None:
+    """The probe starts over, with the help that is on its way."""
+    mesh, (helper, target) = tapped(3, 1, 2)
+    request = until_asked(mesh, target, helper)
+    probe = mesh[0]._prober._probe
+    assert probe is not None
+    before = probe.ends_ns
+    assert mesh[0]._prober.on_told(target.id, mesh.now)
+    assert probe.ends_ns > before
+    assert not mesh[0]._prober.on_told(helper.id, mesh.now)
+    to_the_end(mesh, request)
+    requests = [m for m in helper.answer(0) if isinstance(m, PingRequest)]
+    assert requests == []
+    assert target.say(0, Ack(request.sequence, None)) == [DropReason.UNEXPECTED]
+
+
+def test_an_answered_probe_is_not_started_over() -> None:
+    """A late challenge changes nothing."""
+    mesh, (target,) = tapped(2, 1)
+    while not (pings := target.pings(0)):
+        run(mesh, STEP)
+    target.say(0, Ack(pings[-1].sequence, None))
+    assert not mesh[0]._prober.on_told(target.id, mesh.now)
 
 
 def test_newcomers_are_probed_in_the_running_pass() -> None:
@@ -368,20 +398,6 @@ def test_newcomers_are_probed_in_the_running_pass() -> None:
     assert prober._order.count(NodeId(bytes(32))) == 1
     assert prober._order.index(NodeId(bytes(32))) >= prober._position
     assert len(order) + 1 == len(prober._order[prober._position :])
-
-
-def test_round_trips_are_smoothed_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An eighth of the new sample; the oldest of too many is forgotten."""
-    monkeypatch.setattr("protocol.prober.ROUND_TRIPS_MAX", 2)
-    prober = Mesh(1).boot(0)._prober
-    one, two, three = (NodeId(bytes((n,)) * 32) for n in range(3))
-    prober._learn_round_trip(one, 800)
-    prober._learn_round_trip(one, 1600)
-    assert prober.round_trip_ns(one) == 900
-    prober._learn_round_trip(two, 1)
-    prober._learn_round_trip(three, 1)
-    assert prober.round_trip_ns(one) is None
-    assert prober.round_trip_ns(three) == 1
 
 
 def test_a_lone_node_probes_nobody() -> None:

@@ -8,11 +8,11 @@ from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto
 from protocol.effects import Admitted, AnswerStream, Effect, JoinRefused, OpenStream
 from protocol.errors import DropReason
-from protocol.events import AddressFound, LeaveRequested, StreamReceived
-from protocol.identity import NodeId
+from protocol.events import AddressFound, LeaveRequested, Started, StreamReceived
+from protocol.identity import NodeId, short_id
 from protocol.intake import ODD_MAX
 from protocol.members import State
-from protocol.messages import Gossip, Join, JoinAnswer, PushPull
+from protocol.messages import Digest, Gossip, Join, JoinAnswer, PushPull
 from protocol.push_pull import START_BURST, push_pull_period
 from protocol.records import Invite, make_join_proof
 from protocol.snapshot import Snapshot
@@ -41,7 +41,7 @@ def _answers(effects: list[Effect]) -> list[object]:
 
 
 class TestPushPull:
-    """Everything for everything."""
+    """What is sent is taken in, what is asked for is answered."""
 
     def test_both_sides_know_everything_afterwards(self) -> None:
         """Records, lives and offers, in one round trip."""
@@ -76,6 +76,28 @@ class TestPushPull:
         assert _answers(effects) == []
         assert mesh.state(0, 1) is None
 
+    def test_who_asks_for_nothing_in_particular_gets_everything(self) -> None:
+        """A first version of the protocol knew no other way; who asks for some gets those."""
+        mesh = Mesh(4).start_all()
+        (answer,) = _answers(_streamed(mesh, 0, mesh.id(1), encode_stream(PushPull(False, (), ()))))
+        assert answer == PushPull(True, *mesh[0].join_state())
+        asked = PushPull(False, (), (), (short_id(mesh.id(2)),))
+        (answer,) = _answers(_streamed(mesh, 0, mesh.id(1), encode_stream(asked)))
+        life = mesh[0].members.alive_record(mesh.id(2))
+        assert life is not None
+        assert answer == PushPull(True, (), (life.wire,))
+
+    def test_a_frame_that_broke_is_not_answered(self) -> None:
+        """Nor is the next one, for a while."""
+        mesh = Mesh(3)
+        mesh.start(0)
+        forged = Insider(mesh, 2).alive().wire[:-1] + b"\0"
+        for reason in (DropReason.BAD_SIGNATURE, DropReason.MUTED):
+            data = encode_stream(PushPull(False, (), (forged,)))
+            effects = _streamed(mesh, 0, mesh.id(1), data)
+            assert drops_in(effects) == [reason]
+            assert _answers(effects) == []
+
     def test_answers_are_not_answered(self) -> None:
         """One round trip, not a ping-pong."""
         mesh = Mesh(2)
@@ -94,7 +116,8 @@ class TestPushPull:
         assert mesh.state(0, 1) is None
         invite = mesh.authorities.issue(seed_of("later")).wire
         data = encode_stream(PushPull(False, (invite[:-1] + b"\0",), (good,)))
-        _streamed(mesh, 0, mesh.id(1), data)
+        effects = _streamed(mesh, 0, mesh.id(2), data)
+        assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
         assert mesh.state(0, 1) is None
 
     def test_twenty_thousand_invented_members_cost_little(self) -> None:
@@ -223,6 +246,20 @@ class TestLookingForMembers:
             mesh.post.clear()
         assert seen[0] <= 2 * START_BURST
         assert seen[-1] == 19
+
+    def test_who_comes_by_itself_is_not_looked_for(self) -> None:
+        """Its turn among the first tries is skipped."""
+        mesh = Mesh(20).start_all()
+        mesh.crash(0)
+        mesh.boot(0)
+        lives = [mesh[1].members.alive_record(machine.id) for machine in mesh.machines[1:]]
+        mesh.give(0, Started((address_of(0),)))
+        wires = [life.wire for life in lives if life is not None]
+        mesh[0]._intake.take_all(wires, mesh.id(1), mesh.now)
+        mesh.machines[0].log.clear()
+        mesh.advance(SECOND, deliver=False)
+        opened = [e.data for e in mesh.machines[0].log if isinstance(e, OpenStream)]
+        assert not any(isinstance(decode_stream(data), Digest) for data in opened)
 
     def test_the_missing_are_tried_in_turn(self) -> None:
         """One every three seconds, the longest untried first; also after hours."""

@@ -1,5 +1,9 @@
 """What can go wrong in a simulated world, and that it goes wrong as it would outside."""
 
+import os
+import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +27,7 @@ from simulations.network import NetworkOptions
 from simulations.pretend_crypto import PretendCrypto
 from simulations.world import World
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 SIZE = 8
 UNANSWERABLE = b"\x00"
 
@@ -65,6 +70,47 @@ def _ask(world: World, opener: int, target: int) -> None:
 
 def _doubted(world: World) -> list[State]:
     return [c.state for _, _, c in world.changes if c.state in (State.SUSPECT, State.DEAD)]
+
+
+def story(seed: int) -> str:
+    """Every fault once; returns the hash over all that was sent and changed."""
+    network = NetworkOptions(loss_ppm=20_000)
+    world = World(10, seed, network=network, make_crypto=PretendCrypto)
+    world.starve(2, 500 * MILLISECOND, 2_500 * MILLISECOND)
+    for index in range(10):
+        world.start(index, *[0][:index])
+    world.network.set_host_loss(5, 200_000)
+    world.network.block([6], [7, 8])
+    world.run(10 * SECOND)
+    world.pause(3)
+    world.crash(4, is_silent=True)
+    world.crash(9)
+    world.network.unplug(1)
+    world.run(20 * SECOND)
+    world.resume(3)
+    world.network.plug_in(1)
+    world.network.unblock()
+    world.run(20 * SECOND)
+    return world.trace_hash
+
+
+def test_one_seed_is_one_story() -> None:
+    """Faults included, in processes with different hash seeds; another seed is another story."""
+    code = "from tests.simulations.test_faults import story; print(story(5))"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    ]
+    assert told[0] == told[1] == story(5)
+    assert story(6) != told[0]
 
 
 class TestPause:

@@ -17,12 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from runtimes.llama.demo import wording
 
 FOLDER = pathlib.Path(__file__).parent
+HELDOUT = "heldout.json"
+"""By the author of the topics."""
+STRANGERS = "strangers.json"
+"""By somebody who never saw the topics; for the final test alone."""
 OFFTOPIC = "offtopic"
 OFFTOPIC_ANSWER = (
     "That is beyond me: I am a tiny demo model and only know a little about meshd. "
     "For anything else start a real model: meshd up --model FILE.gguf"
 )
-OFFTOPIC_SHARE = 0.16
+OFFTOPIC_SHARE = 0.22
 """Of all questions; each topic has an equal part of the rest."""
 KEPT_SHARE = 0.4
 """How often what may be left out is kept."""
@@ -180,9 +184,9 @@ def read_topics(text: str, words: dict[str, Sequence[str]]) -> list[Topic]:
 
 
 @functools.cache
-def load_heldout() -> tuple[HeldOut, ...]:
-    """The questions of `heldout.json`; those about meshd first."""
-    content = json.loads((FOLDER / "heldout.json").read_text(encoding="utf-8"))
+def load_heldout(file: str = HELDOUT) -> tuple[HeldOut, ...]:
+    """The questions of `heldout.json` or its like; those about meshd first."""
+    content = json.loads((FOLDER / file).read_text(encoding="utf-8"))
     everywhere = tuple(content["forbid_everywhere"])
     return tuple(
         HeldOut(

@@ -4,7 +4,9 @@
 
 The file runs in the real runtime, in its worker process. Its own questions are drawn as training
 draws them, with another seed: right is the topic's answer, word for word. Held-out questions are
-right by the rule in `heldout.json`. Either way the answer must end its turn by itself.
+right by the rule in `heldout.json`; strangers' questions by the rule in `strangers.json`, and of
+those only totals are ever shown: whoever improves the model must not learn from them. Either way
+the answer must end its turn by itself.
 """
 
 import argparse
@@ -86,11 +88,11 @@ async def count_own(asker: Asker, *, temperature: float) -> tuple[int, int]:
 
 
 async def count_heldout(
-    asker: Asker, *, is_offtopic: bool, temperature: float, aloud: bool
+    asker: Asker, file: str, *, is_offtopic: bool, temperature: float, aloud: bool
 ) -> tuple[int, int]:
-    """How many of how many held-out questions are answered rightly."""
+    """How many of how many questions of the file are answered rightly."""
     right = asked = 0
-    for number, question in enumerate(corpus.load_heldout()):
+    for number, question in enumerate(corpus.load_heldout(file)):
         if question.is_offtopic != is_offtopic:
             continue
         answer = await asker.ask(question.question, temperature=temperature, seed=number)
@@ -106,23 +108,24 @@ async def report(path: pathlib.Path, *, aloud: bool) -> None:
     """Print the figures of the model card."""
     async with asking(path) as asker:
         for temperature in (0.0, 0.8):
-            shown = aloud and temperature == 0.0
-            for what, (right, asked) in (
-                ("own questions", await count_own(asker, temperature=temperature)),
-                (
-                    "held-out questions",
-                    await count_heldout(
-                        asker, is_offtopic=False, temperature=temperature, aloud=shown
-                    ),
-                ),
-                (
-                    "held-out off-topic questions",
-                    await count_heldout(
-                        asker, is_offtopic=True, temperature=temperature, aloud=shown
-                    ),
-                ),
+            right, asked = await count_own(asker, temperature=temperature)
+            _say(temperature, "own questions", right, asked)
+            for file, is_offtopic in itertools.product(
+                (corpus.HELDOUT, corpus.STRANGERS), (False, True)
             ):
-                print(f"temperature {temperature}: {right} of {asked} {what} right", flush=True)
+                right, asked = await count_heldout(
+                    asker,
+                    file,
+                    is_offtopic=is_offtopic,
+                    temperature=temperature,
+                    aloud=aloud and temperature == 0.0 and file == corpus.HELDOUT,
+                )
+                whose = "held-out" if file == corpus.HELDOUT else "strangers'"
+                _say(temperature, f"{whose} {'off-topic ' * is_offtopic}questions", right, asked)
+
+
+def _say(temperature: float, what: str, right: int, asked: int) -> None:
+    print(f"temperature {temperature}: {right} of {asked} {what} right", flush=True)
 
 
 def main() -> None:

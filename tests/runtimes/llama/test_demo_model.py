@@ -23,8 +23,14 @@ QUESTIONS = {
     "real_model": "How do I use a real model?",
     "openai": "How do I use the OpenAI client?",
     "err_port": "It says the port is already in use",
+    "job_submit": "How do I submit a job?",
+    "job_cancel": "How do I cancel a job?",
+    "upstream": "What does --upstream do?",
+    "platforms": "Does it run on macOS?",
     "offtopic": "What is the capital of France?",
 }
+ACCEPTED_MAX = 3
+"""So many of the taught answers may be right for one held-out question: else anything is right."""
 
 
 def normalized(question: str) -> str:
@@ -34,7 +40,7 @@ def normalized(question: str) -> str:
 
 @pytest.mark.llama
 @needs_llama
-def test_ten_questions_are_answered_as_they_were_taught() -> None:
+def test_some_questions_are_answered_as_they_were_taught() -> None:
     """Greedy, word for word, and the model ends its turn by itself; then an odd one, hotter."""
     from runtimes.llama.demo import evaluate
 
@@ -120,6 +126,24 @@ def test_held_out_questions_never_enter_training() -> None:
     assert all(source.is_avoided(question.question) for question in heldout)
 
 
+def test_few_answers_are_right_for_a_held_out_question() -> None:
+    """A rule that accepts no taught answer could not be met, one that accepts many says nothing."""
+    answers = corpus.load().answers
+    for question in corpus.load_heldout():
+        accepted = [topic for topic, answer in answers.items() if question.accepts(answer)]
+        assert 1 <= len(accepted) <= ACCEPTED_MAX, (question.question, accepted)
+
+
+def test_the_strangers_questions_are_a_set_of_their_own() -> None:
+    """As many as the other set, each with a rule, and none of them in it."""
+    strangers = corpus.load_heldout(corpus.STRANGERS)
+    assert sum(not question.is_offtopic for question in strangers) == 50
+    assert all(question.require for question in strangers)
+    asked = {normalized(question.question) for question in strangers}
+    assert len(asked) == len(strangers)
+    assert not asked & {normalized(question.question) for question in corpus.load_heldout()}
+
+
 def test_the_corpus_is_a_function_of_its_seed() -> None:
     """The same seed draws the same questions, another one others."""
 
@@ -134,7 +158,7 @@ def test_the_corpus_is_a_function_of_its_seed() -> None:
 def test_every_topic_is_complete() -> None:
     """Each has one short answer and enough ways to ask; choices and brackets are resolved."""
     source = corpus.load()
-    assert 60 <= len(source.topics) <= 100
+    assert 60 <= len(source.topics) <= 120
     assert len({topic.answer for topic in source.topics}) == len(source.topics)
     for topic in source.topics:
         assert topic.answer
