@@ -20,6 +20,7 @@ from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
 from protocol.envelope import Envelope
 from protocol.helper import Helper
+from protocol.identity import NodeId
 from protocol.intake import Intake
 from protocol.members import Members
 from protocol.membership import Membership
@@ -35,7 +36,7 @@ from protocol.push_pull import PushPuller
 from protocol.reconciliation import Reconciler
 from protocol.round_trips import RoundTrips
 from protocol.snapshot import Snapshot
-from protocol.statements import Statements
+from protocol.statements import Statement, Statements
 from protocol.versions import VERSIONS
 
 _PROBES = b"meshd probes"
@@ -75,8 +76,9 @@ class Parts:
         *,
         own_load: Callable[[], Load | None],
         judge: Callable[[Verdict, int], None],
+        call_last: Callable[[NodeId, Statement], None],
     ) -> None:
-        """`judge` is told who did not answer a probe."""
+        """`judge` is told who did not answer a probe, `call_last` whose death is near."""
         self._config = config
         self._knobs = config.protocol
         self._crypto = crypto
@@ -97,7 +99,7 @@ class Parts:
         )
         self.partition = PartitionWatch(self._knobs, self.members, self.outbox)
         self.own_life = self._make_own_life()
-        self.membership = self._make_membership()
+        self.membership = self._make_membership(call_last)
         self.offers = self._make_offers()
         self.knowledge = Knowledge(
             self.authority, self.members, self.offers, self.membership.accusation_of
@@ -136,7 +138,7 @@ class Parts:
             on_refuted=lambda: self.awareness.note(1),
         )
 
-    def _make_membership(self) -> Membership:
+    def _make_membership(self, call_last: Callable[[NodeId, Statement], None]) -> Membership:
         return Membership(
             self._knobs,
             self._crypto,
@@ -150,6 +152,7 @@ class Parts:
             self.awareness,
             on_present=lambda node: self.prober.add_member(node),
             on_changed=lambda node: self.knowledge.touch(node),
+            on_last_call=call_last,
         )
 
     def _make_offers(self) -> Offers:

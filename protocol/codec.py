@@ -264,7 +264,7 @@ def encode_stream(message: StreamMessage) -> bytes:
             return pack((_Stream.PROBE, origin.prober, origin.sequence, message.accusation))
         case StreamAck():
             origin = message.origin
-            return pack((_Stream.ACK, origin.prober, origin.sequence, message.proof))
+            return pack((_Stream.ACK, origin.prober, origin.sequence, message.proof, message.alive))
 
 
 def decode_stream(data: bytes) -> StreamMessage:
@@ -292,7 +292,8 @@ def decode_stream(data: bytes) -> StreamMessage:
             origin = _origin(fields)
             return StreamProbe(origin, fields.take_blob(STATEMENT_BYTES_MAX))
         case _Stream.ACK:
-            return StreamAck(_origin(fields), fields.take_bytes(SIGNATURE_BYTES))
+            origin, proof = _origin(fields), fields.take_bytes(SIGNATURE_BYTES)
+            return StreamAck(origin, proof, fields.take_blob(STATEMENT_BYTES_MAX))
         case _:
             raise Refused(DropReason.MALFORMED, "unknown stream message")
 

@@ -40,6 +40,10 @@ class ProtocolConfig:
     """... to so many random members."""
     push_pull_interval_ns: int = 30 * SECOND
     """A full exchange with a random member, scaled up with the mesh (`push_pull_period`)."""
+    last_call_ns: int = SECOND
+    """So long before a death is declared ..."""
+    last_call_nodes: int = 3
+    """... so many random members and the subject hear the accusation once more."""
     hold_ns: int = 30 * SECOND
     """After a gap nobody is accused until one member was agreed with, or this is over."""
     partition_members: int = 3

@@ -260,6 +260,8 @@ class Knowledge:
     def records_named(self, names: Iterable[bytes], room: Room) -> tuple[bytes, ...]:
         """These records, premises first, as far as there is room; unknown ids are ignored."""
         wanted = dict.fromkeys(names)
+        if not wanted:
+            return ()
         wires = [record.wire for name, record in self._records.items() if name in wanted]
         return tuple(wire for wire in wires if room.take((wire,)))
 

@@ -20,6 +20,7 @@ from protocol.errors import DropReason, Refused
 from protocol.identity import Address, NodeId
 from protocol.members import Members
 from protocol.membership import Membership
+from protocol.messages import Gossip
 from protocol.offers import Offers
 from protocol.outbox import Outbox
 from protocol.records import is_record
@@ -32,8 +33,6 @@ from protocol.statements import (
     decode_statement,
 )
 
-_QUIET = (DropReason.STALE,)
-"""Ordinary in gossip: everything arrives several times."""
 _ODD = (DropReason.MALFORMED, DropReason.NOT_ADMITTED, DropReason.NOT_ALLOWED)
 """Rare in what a member knows itself: it would not have taken such a thing in."""
 ODD_MAX: Final = 256
@@ -46,9 +45,13 @@ CHANGES_BURST: Final = 128
 CHANGES_PER_S: Final = 8
 """... and then so many per second."""
 ACCUSATIONS_BURST: Final = 64
-"""By one accuser at once, or half of the mesh if that is more ..."""
+"""By one accuser at once, or half of the mesh if that is more (of the other side of a cut) ..."""
 ACCUSATIONS_PER_S: Final = 4
 """... and then so many per second."""
+
+CORRECTIONS_BURST: Final = 32
+"""Answers to one member's outdated accusations ..."""
+CORRECTIONS_PER_S: Final = 8
 
 
 class Taken(enum.Enum):
@@ -87,6 +90,7 @@ class Intake:
         self._outbox = outbox
         self._changes = Budgets(CHANGES_PER_S)
         self._accusations = Budgets(ACCUSATIONS_PER_S)
+        self._corrections = Budgets(CORRECTIONS_PER_S)
         self._muted: dict[NodeId, int] = {}
         """Until when, of those that passed on a bad signature lately."""
 
@@ -111,7 +115,9 @@ class Intake:
             try:
                 self.take(wire, now)
             except Refused as refused:
-                if refused.reason not in _QUIET:
+                if refused.reason is DropReason.STALE:
+                    self._correct(wire, sender, now)
+                else:
                     self._outbox.drop(refused.reason, blamed, refused.detail)
                 if refused.reason is DropReason.BAD_SIGNATURE:
                     self._mute(sender, now)
@@ -122,6 +128,21 @@ class Intake:
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING
         return taken
+
+    def _correct(self, wire: bytes, sender: NodeId, now: int) -> None:
+        """A member still accuses somebody who has refuted or said goodbye: tell it so."""
+        if is_record(wire):
+            return
+        statement = self._statements.find(wire) or decode_statement(wire)
+        if not isinstance(statement, Accusation) or statement.author != sender:
+            return
+        gone = self._members.gone(statement.subject)
+        known: Statement | None = gone.left if gone is not None else None
+        if gone is None:
+            known = self._members.alive_record(statement.subject)
+        if known is not None and self._corrections.has_room(sender, CORRECTIONS_BURST, now):
+            self._corrections.spend(sender, now)
+            self._outbox.send(sender, Gossip(), known)
 
     def _mute(self, sender: NodeId, now: int) -> None:
         self._muted.pop(sender, None)
@@ -169,7 +190,7 @@ class Intake:
         """Refuse before the signature is checked what its author may not say so often."""
         author = statement.author
         if isinstance(statement, Accusation):
-            burst = max(ACCUSATIONS_BURST, self._members.present_count // 2)
+            burst = max(ACCUSATIONS_BURST, len(self._members) // 2)
             has_room = self._accusations.has_room(author, burst, now)
         else:
             has_room = self._changes.has_room(author, CHANGES_BURST, now)

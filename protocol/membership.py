@@ -22,7 +22,7 @@ from protocol.members import Gone, Members, State, supersedes
 from protocol.outbox import Outbox
 from protocol.own_life import OwnLife
 from protocol.partition import PartitionWatch
-from protocol.statements import Accusation, Alive, Left, Statements, make_accusation
+from protocol.statements import Accusation, Alive, Left, Statement, Statements, make_accusation
 from protocol.suspicion import (
     Suspicion,
     confirmations_wanted,
@@ -49,9 +49,11 @@ class Membership:
         *,
         on_present: Callable[[NodeId], None],
         on_changed: Callable[[NodeId], None],
+        on_last_call: Callable[[NodeId, Statement], None],
     ) -> None:
         """`on_present` hears of every other member that comes or comes back, `on_changed` of
-        everybody whose life is seen differently now.
+        everybody whose life is seen differently now, `on_last_call` of who is soon declared dead,
+        with our accusation.
         """
         self._config = config
         self._crypto = crypto
@@ -67,6 +69,7 @@ class Membership:
         self._accusations: dict[NodeId, Accusation] = {}
         self._on_present = on_present
         self._on_changed = on_changed
+        self._on_last_call = on_last_call
         self.suspicion_deadlines: Deadlines[NodeId] = Deadlines()
 
     @property
@@ -184,7 +187,7 @@ class Membership:
         refused_at = self._host_of(accusation.author) if accusation.is_refused else None
         if not suspicion.confirm(accusation.author, refused_at=refused_at):
             return False
-        self.suspicion_deadlines.set(subject, suspicion.deadline_ns)
+        self._schedule(subject, suspicion)
         if previous is not State.SUSPECT:
             self.note_changed(subject, previous)
         return True
@@ -200,10 +203,13 @@ class Membership:
         """Declare dead whose suspicion has run out."""
         while (subject := self.suspicion_deadlines.pop_due(now)) is not None:
             suspicion = self._members.suspicions[subject]
-            # Who is slow itself hears refutations late.
-            patient_ns = self._awareness.patience(suspicion.timeout_ns)
-            if suspicion.started_ns + patient_ns > now:
-                self.suspicion_deadlines.set(subject, suspicion.started_ns + patient_ns)
+            if self._end_of(suspicion) > now:
+                if not suspicion.is_called:
+                    suspicion.is_called = True
+                    accusation = self.accusation_of(subject)
+                    assert accusation is not None  # it is under suspicion
+                    self._on_last_call(subject, accusation)
+                self._schedule(subject, suspicion)
                 continue
             self._members.put_gone(subject, Gone(State.DEAD, suspicion.incarnation, now, None))
             self._partition.note_death(subject, now)
@@ -211,11 +217,21 @@ class Membership:
             self._spread(self._accusation(subject, suspicion.incarnation, is_dead=True))
             self.note_changed(subject, State.SUSPECT)
 
+    def _end_of(self, suspicion: Suspicion) -> int:
+        """Who is slow itself hears refutations late, and waits longer."""
+        return suspicion.started_ns + self._awareness.patience(suspicion.timeout_ns)
+
+    def _schedule(self, subject: NodeId, suspicion: Suspicion) -> None:
+        end_ns = self._end_of(suspicion)
+        call_ns = max(suspicion.started_ns, end_ns - self._config.last_call_ns)
+        self.suspicion_deadlines.set(subject, end_ns if suspicion.is_called else call_ns)
+
     def hold(self, now: int, gap_ns: int) -> None:
         """We stood still: give everybody under suspicion that time back."""
         for subject, suspicion in self._members.suspicions.items():
             suspicion.started_ns += gap_ns
-            self.suspicion_deadlines.set(subject, max(suspicion.deadline_ns, now))
+            suspicion.is_called = False
+            self._schedule(subject, suspicion)
 
     def accusation_of(self, node: NodeId) -> Accusation | None:
         """What we hold against a member, to tell it first; it will want to refute."""

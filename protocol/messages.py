@@ -167,6 +167,8 @@ class StreamAck:
 
     origin: Origin
     proof: bytes
+    alive: bytes = b""
+    """The sender's present Alive: if it has just refuted, here is how."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

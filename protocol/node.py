@@ -49,7 +49,7 @@ from protocol.messages import (
 )
 from protocol.prober import Verdict
 from protocol.snapshot import Snapshot, recall, take_snapshot
-from protocol.statements import Statements, is_valid_software
+from protocol.statements import Statement, Statements, is_valid_software
 
 
 class Node:
@@ -70,7 +70,13 @@ class Node:
         self._rng = rng
         self.node_id = crypto.node_id
         parts = Parts(
-            config, crypto, rng, statements, own_load=lambda: self._load, judge=self._judge
+            config,
+            crypto,
+            rng,
+            statements,
+            own_load=lambda: self._load,
+            judge=self._judge,
+            call_last=self._call_last,
         )
         self.authority = parts.authority
         self.mesh = parts.authority.mesh
@@ -227,6 +233,13 @@ class Node:
         if self._is_started:
             self._reconciler.resync(now)
 
+    def _call_last(self, subject: NodeId, accusation: Statement) -> None:
+        """A death is about to be declared: whoever knows better, and the subject, may object."""
+        others = [node for node in self._others() if node != subject]
+        asked = self._rng.sample(others, min(self._config.last_call_nodes, len(others)))
+        for node in (*asked, subject):
+            self._outbox.send(node, Gossip(), accusation)
+
     def _is_held(self, now: int) -> bool:
         return now < self._held_until_ns and not self._reconciler.is_synced
 
@@ -348,6 +361,8 @@ class Node:
             case StreamProbe():
                 self._on_stream_probe(event.stream, event.peer, message, now)
             case StreamAck():
+                if message.alive:
+                    self._intake.take_all((message.alive,), event.peer, now)
                 self._traffic.on_stream_ack(event.peer, message)
             case JoinAnswer():
                 self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
@@ -358,4 +373,5 @@ class Node:
             return
         if probe.accusation:
             self._intake.take_all((probe.accusation,), peer, now)
-        self._traffic.on_stream_probe(stream, peer, probe)
+        alive = self.members.alive_record(self.node_id)
+        self._traffic.on_stream_probe(stream, probe, alive.wire if alive is not None else b"")

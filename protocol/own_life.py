@@ -19,6 +19,7 @@ from protocol.outbox import Outbox
 from protocol.statements import (
     ADDRESS_BYTES_MAX,
     ADDRESSES_MAX,
+    RUN_MAX,
     Accusation,
     Alive,
     Left,
@@ -137,9 +138,9 @@ class OwnLife:
         A run that has just begun takes the higher number: whoever starts last is the newer. One
         that has met the mesh already has been followed by a newer one. Raises Refused(STALE).
         """
-        if alive.run > self._run and not self.is_superseded:
+        if alive.run > self._run and not self.is_over:
             if not self._has_met:
-                self._run = alive.run + 1
+                self._run = min(alive.run + 1, RUN_MAX)
                 self._rise_above(max(alive.incarnation, self._incarnation))
                 return
             if alive.incarnation >= self._incarnation:

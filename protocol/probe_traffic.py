@@ -120,9 +120,9 @@ class ProbeTraffic:
                 self._coordinates.observe(sender, there, round_trip_ns, self._rng)
         return True
 
-    def on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe) -> None:
-        """A member asks by stream, for itself or for somebody whom it helps."""
-        ack = StreamAck(probe.origin, self._proofs.sign(probe.origin))
+    def on_stream_probe(self, stream: int, probe: StreamProbe, alive: bytes) -> None:
+        """A member asks by stream, for itself or for somebody whom it helps; `alive` is ours."""
+        ack = StreamAck(probe.origin, self._proofs.sign(probe.origin), alive)
         self._outbox.add(AnswerStream(stream, encode_stream(ack)))
 
     def on_stream_ack(self, peer: NodeId, ack: StreamAck) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from protocol.allowance import Allowance
 from protocol.authority import Authority, JoinRefusal
 from protocol.codec import encode_stream
+from protocol.comparison import answer
 from protocol.config import ProtocolConfig
 from protocol.deadlines import NEVER
 from protocol.digest import Knowledge
@@ -177,8 +178,8 @@ class PushPuller:
         if message.is_reply:
             self._reconciler.on_reply(peer, now, is_news=self._knowledge.total != before)
         else:
-            answer = self._reconciler.answer(message.wanted)
-            self._outbox.add(AnswerStream(stream, encode_stream(answer)))
+            reply = answer(self._knowledge, self._authority, message.wanted)
+            self._outbox.add(AnswerStream(stream, encode_stream(reply)))
 
     def on_join(self, stream: int, peer: NodeId, join: Join, wall_s: int) -> None:
         """Judge a newcomer; whatever comes of it, it gets an answer."""
@@ -200,10 +201,10 @@ class PushPuller:
             self._rumours.add_record(verdict.wire)
             self._knowledge.add_record(verdict)
             self._outbox.add(Admitted(peer))
-        answer = JoinAnswer("", *self._knowledge.everything())
-        self._outbox.add(AnswerStream(stream, encode_stream(answer)))
+        admitted = JoinAnswer("", *self._knowledge.everything())
+        self._outbox.add(AnswerStream(stream, encode_stream(admitted)))
 
     def _answer_join(self, stream: int, peer: NodeId, refusal: JoinRefusal) -> None:
         self._outbox.add(JoinRefused(peer, refusal))
-        answer = JoinAnswer(refusal, (), ())
-        self._outbox.add(AnswerStream(stream, encode_stream(answer)))
+        refused = JoinAnswer(refusal, (), ())
+        self._outbox.add(AnswerStream(stream, encode_stream(refused)))

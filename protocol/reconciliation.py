@@ -22,22 +22,19 @@ from typing import Final
 
 from protocol.authority import Authority
 from protocol.codec import encode_stream
+from protocol.comparison import compare
 from protocol.config import SECOND
 from protocol.deadlines import NEVER, Deadlines
-from protocol.digest import DEAD, Knowledge, Room
+from protocol.digest import Knowledge
 from protocol.effects import AnswerStream
 from protocol.errors import DropReason
 from protocol.identity import NodeId
 from protocol.intake import Intake, Taken
 from protocol.members import Members
 from protocol.membership import Membership
-from protocol.messages import Difference, Digest, Entry, PushPull
+from protocol.messages import Difference, Digest
 from protocol.outbox import Outbox
 
-WANTED_MAX: Final = 4_096
-"""Ids asked for in one exchange; the rest comes with the next."""
-EXCHANGE_BYTES_MAX: Final = 4 * 2**20
-"""Of records and statements in one direction of one exchange; the rest comes with the next."""
 QUIET_NS: Final = SECOND
 """Gossip needs a moment: who has changed within it does not wonder yet."""
 EXCHANGE_NS: Final = 10 * SECOND
@@ -69,27 +66,6 @@ class _Doubt:
 class _Pause:
     until_ns: int
     length_ns: int
-
-
-def judge(mine: Entry | None, theirs: Entry | None) -> tuple[bool, bool]:
-    """(whether to ask for what they know of a member, whether to send what we know).
-
-    The dead of either side are nobody's news to who never knew them. A death is told as an
-    accusation, both ways: who holds the member present has to doubt it. A goodbye is above both.
-    """
-    if mine is None or theirs is None:
-        return (
-            theirs is not None and theirs.state != DEAD,
-            mine is not None and mine.state != DEAD,
-        )
-    if mine.state == theirs.state == DEAD:
-        return False, False
-    if mine.incarnation != theirs.incarnation:
-        return theirs.incarnation > mine.incarnation, mine.incarnation > theirs.incarnation
-    if mine.state == theirs.state:
-        differs = mine.content != theirs.content
-        return differs, differs
-    return theirs.state > mine.state, mine.state > theirs.state
 
 
 class Reconciler:
@@ -203,7 +179,8 @@ class Reconciler:
             self._agree(peer, now)
             return
         pause = self._pauses.get(peer)
-        if pause is not None and now < pause.until_ns:
+        is_left_alone = pause is not None and now < pause.until_ns
+        if is_left_alone or self._intake.is_muted(peer, now):
             return
         if self._pulled is not None or now < self._barren.until_ns:
             return
@@ -254,7 +231,7 @@ class Reconciler:
         if self._exchanges.get(peer) is None or peer in self._answered:
             self._outbox.drop(DropReason.UNEXPECTED, peer, "Difference")
             return
-        message = self._compare(difference)
+        message = compare(self._knowledge, self._authority, difference)
         if not (message.wanted or message.records or message.statements):
             self._complete(peer, now, is_fruitful=False)
         elif self._outbox.open_stream(peer, message):
@@ -262,27 +239,6 @@ class Reconciler:
             self._exchanges.set(peer, now + EXCHANGE_NS)
         else:
             self.give_up(peer, now)
-
-    def _compare(self, difference: Difference) -> PushPull:
-        """What to send and what to ask for, given what the other side listed."""
-        room = Room(EXCHANGE_BYTES_MAX)
-        listed = dict.fromkeys(difference.record_ids)
-        own_ids = self._knowledge.record_ids(difference.record_buckets)
-        known = dict.fromkeys(own_ids)
-        records = self._knowledge.records_named((n for n in own_ids if n not in listed), room)
-        wanted = [name for name in listed if name not in known]
-        mine = {e.node: e for e in self._knowledge.entries(difference.member_buckets)[1]}
-        theirs = {entry.node: entry for entry in difference.entries}
-        pushed: list[NodeId] = []
-        for name in dict.fromkeys((*theirs, *mine)):
-            asks, sends = judge(mine.get(name), theirs.get(name))
-            if asks:
-                wanted.append(name)
-            node = self._authority.resolve(name) if sends else None
-            if node is not None:
-                pushed.append(node)
-        statements = self._knowledge.about(pushed, room)
-        return PushPull(False, records, statements, tuple(wanted[:WANTED_MAX]))
 
     def on_reply(self, peer: NodeId, now: int, *, is_news: bool) -> None:
         """What was asked of a member has come and is taken in; `is_news`: it changed something."""
@@ -336,17 +292,6 @@ class Reconciler:
         ids = self._knowledge.record_ids(record_buckets)
         answer = Difference(member_buckets, entries, record_buckets, ids)
         self._outbox.add(AnswerStream(stream, encode_stream(answer)))
-
-    def answer(self, wanted: tuple[bytes, ...] | None) -> PushPull:
-        """The reply to a PushPull: what was asked for, as far as we know it."""
-        if wanted is None:
-            return PushPull(True, *self._knowledge.everything())
-        room = Room(EXCHANGE_BYTES_MAX)
-        names = dict.fromkeys(wanted)
-        records = self._knowledge.records_named(names, room)
-        nodes = [self._authority.resolve(name) for name in names]
-        known = [node for node in nodes if node is not None]
-        return PushPull(True, records, self._knowledge.about(known, room))
 
 
 def _longer(pause: _Pause, now: int, longest_ns: int) -> _Pause:

@@ -87,6 +87,8 @@ class Suspicion:
     wanted: int
     host: str = ""
     """Where the subject states that it is."""
+    is_called: bool = False
+    """Whether others were asked to object."""
     accusers: dict[NodeId, None] = dataclasses.field(default_factory=dict)
     """In order of arrival; a dict because nothing here iterates a set."""
     refused_at: dict[NodeId, str] = dataclasses.field(default_factory=dict)

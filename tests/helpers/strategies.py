@@ -130,7 +130,7 @@ stream_messages: st.SearchStrategy[StreamMessage] = st.one_of(
         sums,
         st.lists(_ids, max_size=6).map(tuple),
     ),
-    st.builds(StreamProbe, origins),
+    st.builds(StreamProbe, origins, st.binary(max_size=400)),
     st.builds(StreamAck, origins, signatures),
 )
 

@@ -12,7 +12,7 @@ def test_a_node_begins_well() -> None:
     """Score 0 stretches nothing."""
     awareness = Awareness()
     assert awareness.score == 0
-    assert awareness.scale(SECOND) == SECOND
+    assert awareness.scale(SECOND) == awareness.patience(SECOND) == SECOND
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,11 @@ def test_the_score_moves_within_its_bounds(moves: tuple[int, ...], score: int) -
 
 @pytest.mark.parametrize("score", range(SCORE_MAX + 1))
 def test_each_point_adds_one_more_time(score: int) -> None:
-    """Up to eight times as long."""
+    """Waits up to eight times as long, suspicions half as long again per point."""
     awareness = Awareness()
     awareness.note(score)
     assert awareness.scale(7 * SECOND) == 7 * SECOND * (score + 1)
+    assert awareness.patience(6 * SECOND) == 6 * SECOND + 3 * SECOND * score
 
 
 @given(st.lists(st.integers(-9, 9)))

@@ -202,7 +202,8 @@ def test_streams_are_bounded() -> None:
         pytest.param(pack((5, 0, ((bytes(8), 0, 0, -1),), 0, ())), id="negative content"),
         pytest.param(pack((5, 0, (b"entry",), 0, ())), id="entry that is no array"),
         pytest.param(pack((5, 0, (), 0, (bytes(9),))), id="long record id"),
-        pytest.param(pack((6, _ID[1:], 1)), id="short prober"),
+        pytest.param(pack((6, _ID[1:], 1, b"")), id="short prober"),
+        pytest.param(pack((6, _ID, 1, bytes(1001))), id="long accusation"),
         pytest.param(pack((7, _ID, 1, bytes(63))), id="short proof"),
     ],
 )

@@ -341,6 +341,31 @@ class TestBudgets:
         assert mesh[0].members.state(mesh.id(1)) is State.SUSPECT
         assert budget._spent(mesh.id(2), mesh.now) == SECOND // ACCUSATIONS_PER_S
 
+    def test_the_other_half_of_a_mesh_may_be_accused_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a cut everybody accuses that many; the dead count as members here."""
+        monkeypatch.setattr(intake, "ACCUSATIONS_BURST", 1)
+        mesh = Mesh(6).start_all()
+        mesh.crash(5)
+        mesh.advance(60 * SECOND)
+        crypto = mesh.machines[1].crypto
+        wires = [
+            make_accusation(
+                crypto,
+                mesh.authorities.mesh,
+                mesh.id(index),
+                mesh[0].members.incarnation(mesh.id(index)),
+                is_dead=True,
+            ).wire
+            for index in (2, 3, 4, 0)
+        ]
+        mesh.now += 100 * SECOND
+        mesh[0]._outbox.drain()
+        assert self._take(mesh, *wires) == [DropReason.RATE_LIMITED]
+        suspects = [index for index in range(6) if mesh.state(0, index) is State.SUSPECT]
+        assert suspects == [2, 3, 4]
+
     def test_being_accused_for_ever_is_answered_for_a_while(self) -> None:
         """Each refutation is written to disk: one accuser must not keep ours busy."""
         mesh, insider, _ = _mesh()

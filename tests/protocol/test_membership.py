@@ -6,21 +6,19 @@ import pytest
 
 from protocol.codec import encode_datagram
 from protocol.config import SECOND, ProtocolConfig
-from protocol.effects import MembershipChanged, Persist, SendDatagram
-from protocol.errors import DropReason, LocalProtocolError
+from protocol.effects import MembershipChanged, SendDatagram
+from protocol.errors import DropReason
 from protocol.events import (
     AddressesChanged,
     DatagramReceived,
     LeaveRequested,
-    Resumed,
     Started,
 )
-from protocol.identity import INCARNATION_MAX, Address, NodeId
+from protocol.identity import INCARNATION_MAX, NodeId
 from protocol.members import State
 from protocol.messages import Gossip
 from protocol.records import Role
 from protocol.statements import (
-    Alive,
     Statement,
     make_accusation,
     make_alive,
@@ -67,12 +65,13 @@ class TestAlive:
 
     def test_nobody_speaks_for_another(self) -> None:
         """Another's name under our signature, or the other way round: the frame ends there."""
-        mesh, insider = _mesh()
-        mesh_id = mesh.authorities.mesh
-        for forged in (
-            make_alive(insider.crypto, mesh_id, 99, "x", (address_of(9),), ""),
-            make_left(insider.crypto, mesh_id, 99),
-        ):
+        for index in range(2):
+            mesh, insider = _mesh()
+            mesh_id = mesh.authorities.mesh
+            forged = (
+                make_alive(insider.crypto, mesh_id, 99, "x", (address_of(9),), ""),
+                make_left(insider.crypto, mesh_id, 99),
+            )[index]
             wire = forged.wire.replace(insider.crypto.node_id, mesh.id(1))
             assert wire != forged.wire
             effects = insider.tell(0, GOSSIP, wire, insider.alive(3).wire)
@@ -273,6 +272,29 @@ class TestAccusations:
         assert drops_in(effects) == [DropReason.NOT_ALLOWED]
         assert mesh.state(0, 1) is State.ALIVE
 
+    @pytest.mark.xfail(strict=True, reason="the subject refuses before it refutes")
+    @pytest.mark.parametrize("role", [Role.CLIENT, Role.OBSERVER])
+    def test_who_may_not_accuse_is_refuted_all_the_same(self, role: Role) -> None:
+        """It missed an answer and tells only its suspect: else it would believe it dead."""
+        mesh = Mesh(3, roles=[Role.WORKER, Role.WORKER, role]).start_all()
+        mesh[2]._membership.suspect(mesh.id(0), mesh.now, is_refused=False)
+        assert mesh.state(2, 0) is State.SUSPECT
+        mesh.advance(10 * SECOND)
+        assert mesh.is_one()
+
+    @pytest.mark.parametrize("role", [Role.CLIENT, Role.OBSERVER])
+    def test_own_accusations_of_clients_and_observers_are_not_spread(self, role: Role) -> None:
+        """Neither the suspicion nor the death: they would count nowhere."""
+        mesh = Mesh(3, roles=[Role.WORKER, Role.WORKER, role]).start_all()
+        mesh.crash(0)
+        mesh[2]._rumours.clear()
+        mesh[2]._membership.suspect(mesh.id(0), mesh.now, is_refused=True)
+        assert len(mesh[2]._rumours) == 0
+        mesh.now = mesh[2]._membership.suspicion_deadlines.next_ns
+        mesh[2]._membership.advance(mesh.now)
+        assert mesh.state(2, 0) is State.DEAD
+        assert len(mesh[2]._rumours) == 0
+
     def test_many_self_made_keys_are_nobody(self) -> None:
         """Accusers that nobody admitted do not count, however many."""
         mesh, insider = _mesh(5)
@@ -301,9 +323,9 @@ class TestAccusations:
         assert suspicion.deadline_ns == suspicion.started_ns + suspicion.longest_ns
 
     def test_distinct_accusers_shorten_the_deadline(self) -> None:
-        """Three signers bring it to its minimum; a fourth is not even passed on."""
-        mesh, _ = _mesh(7, insiders=5)
-        insiders = [Insider(mesh, index) for index in range(3, 7)]
+        """Four signers bring it to its minimum; a fifth is not even passed on."""
+        mesh, _ = _mesh(8, insiders=6)
+        insiders = [Insider(mesh, index) for index in range(3, 8)]
         for insider in insiders:
             insider.tell(0, GOSSIP, insider.alive().wire)
         node, deadlines = mesh.id(1), []
@@ -313,7 +335,8 @@ class TestAccusations:
             suspicion = mesh[0].members.suspicions[node]
             deadlines.append(suspicion.deadline_ns - suspicion.started_ns)
         assert deadlines[0] == suspicion.longest_ns
-        assert deadlines[0] > deadlines[1] > deadlines[2] == deadlines[3] == suspicion.shortest_ns
+        assert deadlines[0] > deadlines[1] > deadlines[2] > deadlines[3]
+        assert deadlines[3] == deadlines[4] == suspicion.shortest_ns
 
     def test_the_last_word_of_a_death_is_our_own(self) -> None:
         """Every view gives up a silent member by its own clock."""
@@ -321,155 +344,6 @@ class TestAccusations:
         mesh.crash(3)
         mesh.advance(40 * SECOND)
         assert [mesh.state(viewer, 3) for viewer in range(3)] == [State.DEAD] * 3
-
-
-class TestOwnLife:
-    """What a node states of itself."""
-
-    def test_numbers_are_on_disk_before_they_are_said(self) -> None:
-        """The Persist comes before any datagram of the new incarnation."""
-        mesh, insider = _mesh()
-        incarnation = mesh[0].members.incarnation(mesh.id(0))
-        ping = GOSSIP
-        effects = insider.tell(0, ping, _accuse(insider, mesh.id(0), incarnation))
-        persists = [e for e in effects if isinstance(e, Persist)]
-        assert [p.incarnation for p in persists] == [incarnation + 1]
-        kinds = [type(e) for e in effects]
-        assert SendDatagram not in kinds[: kinds.index(Persist)]
-
-    def test_each_accusation_is_answered_by_one_number(self) -> None:
-        """The same accusation again is stale: numbers do not run away."""
-        mesh, insider = _mesh()
-        incarnation = mesh[0].members.incarnation(mesh.id(0))
-        wire = _accuse(insider, mesh.id(0), incarnation)
-        for _ in range(5):
-            insider.tell(0, GOSSIP, wire)
-        insider.tell(0, GOSSIP, _accuse(insider, mesh.id(0), incarnation + 40))
-        assert mesh[0].members.incarnation(mesh.id(0)) == incarnation + 1
-
-    def test_who_missed_the_answer_hears_it_again(self) -> None:
-        """An accusation of an earlier life is answered by the present one, so that a node that
-        answers pings is not given up by somebody who lost one rumour.
-        """
-        mesh = Mesh(3).start_all()
-        mesh.machines[2].node = None
-        insider = Insider(mesh, 2)
-        old = mesh[0].members.incarnation(mesh.id(1))
-        mesh.give(1, AddressesChanged((address_of(1),)))
-        mesh[1]._rumours.clear()
-        insider.tell(0, GOSSIP, _accuse(insider, mesh.id(1), old))
-        assert mesh.state(0, 1) is State.SUSPECT
-        mesh.advance(3 * SECOND)
-        assert mesh.state(0, 1) is State.ALIVE
-        assert mesh[0].members.incarnation(mesh.id(1)) == old + 1
-
-    def test_a_restart_is_above_everything_said_before(self) -> None:
-        """Own numbers come from disk."""
-        mesh = Mesh(3).start_all()
-        before = mesh[0].members.incarnation(mesh.id(2))
-        mesh.crash(2)
-        mesh.start(2)
-        mesh.advance(5 * SECOND)
-        assert mesh[0].members.incarnation(mesh.id(2)) > before
-        assert mesh.is_one()
-
-    def test_a_restored_home_adopts_its_highest_numbers(self) -> None:
-        """Its own signed word from later than the backup comes back, and is risen above."""
-        mesh = Mesh(3).start_all()
-        later = _old_life(mesh, 2, 50)
-        mesh[0].members.put_alive(later)
-        mesh.crash(2)
-        mesh.machines[2].incarnation = 1
-        mesh.start(2)
-        mesh.exchange(2, 0)
-        mesh.advance(10 * SECOND)
-        assert mesh[2].members.incarnation(mesh.id(2)) == 51
-        assert mesh.machines[2].incarnation == 51
-        assert mesh.is_one()
-
-    def test_an_own_goodbye_from_later_is_risen_above(self) -> None:
-        """A restored home that had left before is there now."""
-        mesh, insider = _mesh()
-        mesh_id = mesh.authorities.mesh
-        later = make_left(mesh.machines[0].crypto, mesh_id, 70)
-        insider.tell(0, GOSSIP, later.wire)
-        assert mesh[0].members.incarnation(mesh.id(0)) == 71
-
-    def test_own_words_before_the_start_are_adopted_at_the_start(self) -> None:
-        """Nothing is published without an address."""
-        mesh = Mesh(2)
-        mesh.boot(0)
-        insider = Insider(mesh, 1)
-        effects = insider.tell(0, GOSSIP, _old_life(mesh, 0, 50).wire)
-        assert not any(isinstance(e, Persist) for e in effects)
-        mesh.give(0, Started((address_of(0),)))
-        assert mesh[0].members.incarnation(mesh.id(0)) == 51
-
-    def test_at_the_last_number_nothing_more_is_said(self) -> None:
-        """No exception, whoever provokes it; nobody reaches that by single steps."""
-        mesh, insider = _mesh()
-        wire = _old_life(mesh, 0, INCARNATION_MAX).wire
-        insider.tell(0, GOSSIP, wire)
-        insider.tell(0, GOSSIP, _old_life(mesh, 0, INCARNATION_MAX - 1).wire)
-        assert mesh[0].members.incarnation(mesh.id(0)) == INCARNATION_MAX
-        insider.tell(0, GOSSIP, _accuse(insider, mesh.id(0), INCARNATION_MAX))
-        assert mesh[0].members.incarnation(mesh.id(0)) == INCARNATION_MAX
-
-    @pytest.mark.parametrize(
-        "addresses",
-        [
-            (),
-            tuple(address_of(n) for n in range(5)),
-            (Address("0.0.0.0", 7700),),
-            (Address("10.0.0.1", 0),),
-            tuple(Address("a" * 60 + "." + "b" * 60 + "." + str(n) * 60, 1) for n in range(4)),
-        ],
-    )
-    def test_what_others_would_refuse_is_not_published(
-        self, addresses: tuple[Address, ...]
-    ) -> None:
-        """The driver hears of it at once."""
-        mesh = Mesh(1)
-        mesh.boot(0)
-        with pytest.raises(LocalProtocolError):
-            mesh[0].handle(Started(addresses), mesh.now)
-
-    def test_new_addresses_are_a_new_statement(self) -> None:
-        """And before the start there is nothing to state."""
-        mesh = Mesh(2)
-        mesh.boot(0)
-        assert mesh.give(0, AddressesChanged((address_of(50),))) == []
-        mesh.start_all()
-        mesh.give(0, AddressesChanged((address_of(50),)))
-        mesh.advance(2 * SECOND)
-        record = mesh[1].members.alive_record(mesh.id(0))
-        assert record is not None
-        assert record.addresses == (address_of(50),)
-
-
-def _old_life(mesh: Mesh, index: int, incarnation: int) -> Alive:
-    crypto = mesh.machines[index].crypto
-    return make_alive(
-        crypto, mesh.authorities.mesh, incarnation, f"n{index}", (address_of(index),), "test"
-    )
-
-
-def test_standing_still_gives_suspects_their_time_back() -> None:
-    """A laptop that wakes accuses nobody of its own absence."""
-    mesh, insider = _mesh(4, insiders=1)
-    insider.tell(0, GOSSIP, insider.alive(3).wire)
-    mesh.post.clear()
-    incarnation = mesh[0].members.incarnation(mesh.id(1))
-    insider.tell(0, GOSSIP, _accuse(insider, mesh.id(1), incarnation))
-    mesh.post.clear()
-    before = mesh[0].members.suspicions[mesh.id(1)].deadline_ns
-    gap = 3600 * SECOND
-    mesh.now += gap
-    mesh.give(0, Resumed(gap))
-    assert mesh.state(0, 1) is State.SUSPECT
-    assert mesh[0].members.suspicions[mesh.id(1)].deadline_ns == before + gap
-    mesh.advance(10 * SECOND)
-    assert mesh.state(0, 1) is State.ALIVE
 
 
 def test_any_order_of_lives_gives_the_same_view() -> None:

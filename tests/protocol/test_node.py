@@ -11,10 +11,16 @@ from protocol.assembly import NodeConfig
 from protocol.codec import encode_datagram
 from protocol.config import SECOND, ProtocolConfig
 from protocol.deadlines import NEVER
-from protocol.effects import DatagramDropped, Effect, OpenStream, SendDatagram
+from protocol.effects import (
+    DatagramDropped,
+    Effect,
+    OpenStream,
+    SendDatagram,
+)
 from protocol.envelope import CHALLENGE_BYTES
 from protocol.errors import DropReason, LocalProtocolError
 from protocol.events import (
+    AddressFound,
     DatagramReceived,
     DeadlineReached,
     LeaveRequested,
@@ -271,6 +277,27 @@ class TestDriving:
             logs.append([machine.log for machine in mesh.machines])
         assert logs[0] == logs[1]
         assert sum(map(len, logs[0])) > 100
+
+
+class TestHints:
+    """What people and mDNS say about addresses."""
+
+    def test_of_missing_members_they_are_tried_at_once(self) -> None:
+        """A hint, never a fact: it is tried beside what the member itself states."""
+        mesh = Mesh(2)
+        mesh.start(0)
+        (opened,) = (
+            e
+            for e in mesh.give(0, AddressFound(mesh.id(1), address_of(50)))
+            if isinstance(e, OpenStream)
+        )
+        assert opened.addresses == (address_of(50),)
+
+    def test_of_strangers_ourselves_and_the_present_they_are_not(self) -> None:
+        """There is nothing to find out."""
+        mesh = Mesh(2).start_all()
+        for node in (NodeId(bytes(32)), mesh.id(0), mesh.id(1)):
+            assert mesh.give(0, AddressFound(node, address_of(50))) == []
 
 
 class TestPlaybook:

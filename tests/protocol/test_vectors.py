@@ -228,6 +228,7 @@ def _messages() -> dict[str, bytes]:
             1 << 63 | 1, (Entry(short_id(node), 1, 9, digest),), 2, (b"recordid",)
         ),
         "stream_probe": StreamProbe(origin),
+        "stream_probe_with_accusation": StreamProbe(origin, word.wire),
         "stream_ack": StreamAck(origin, _proof()),
     }
     return {

@@ -1,7 +1,7 @@
 """The one place that trains the demo model. Needs torch, which is no dependency of the package.
 
     pip install torch==2.13.0 gguf
-    python -m runtimes.llama.demo.train FOLDER --minutes 45
+    python -m runtimes.llama.demo.train FOLDER --minutes 60
     python -m runtimes.llama.demo.export FOLDER/weights.npz FILE.gguf
 
 Loss is on the answer and its end of turn alone. The learning rate follows the clock, so that a
@@ -54,7 +54,7 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=pathlib.Path, help="for checkpoints and the result")
-    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
