@@ -26,7 +26,7 @@ class DropReason(enum.StrEnum):
     UNPROVEN = "unproven"
     """Nobody's: the sender does not hold our current token for its address; it was challenged."""
     RATE_LIMITED = "rate_limited"
-    """Sender's fault: as above, but too many challenges were due."""
+    """Sender's or author's fault: too many challenges were due, or its changes came too fast."""
     OLD_BOOT = "old_boot"
     """Attacker's: recorded before the sender's last restart. Or a home with an older disk or
     another clock; it was challenged, and who lives can answer."""

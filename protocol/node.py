@@ -258,12 +258,12 @@ class Node:
             raise LocalProtocolError(f"this record does not count: {refused}") from refused
 
     def _advance(self, now: int) -> None:
-        if self._is_held(now):
-            self._membership.postpone(now, self._config.probe_interval_ns)
-        self._membership.advance(now)
         self._traffic.advance(now)
         self._push_puller.advance(now)
         self._reconciler.advance(now)
+        if self._is_held(now):
+            self._membership.postpone(now, self._config.probe_interval_ns)
+        self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
             others = self._others()

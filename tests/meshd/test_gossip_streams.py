@@ -24,6 +24,7 @@ from protocol.events import (
     LeaveRequested,
     Started,
     StreamFailed,
+    StreamFailure,
     StreamReceived,
 )
 from protocol.identity import Address, NodeId
@@ -207,7 +208,8 @@ def test_an_exchange_brings_its_answer_or_its_failure(tmp_path: pathlib.Path) ->
                         assert (event.stream, event.peer) == (0, bert.id)
                         assert event.data == b"to hello"
                     else:
-                        assert await driven.seen("StreamFailed") == [StreamFailed(bert.id)]
+                        reason = StreamFailure.OTHER if there else StreamFailure.REFUSED
+                        assert await driven.seen("StreamFailed") == [StreamFailed(bert.id, reason)]
                     assert driven.gossip._open_streams == 0
                 anna.peers.drop_idle(everything=True)
 

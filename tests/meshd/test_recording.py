@@ -14,14 +14,17 @@ from protocol.events import (
     AddressFound,
     DatagramReceived,
     DeadlineReached,
+    Delayed,
     Event,
     LeaveRequested,
     LoadChanged,
     OfferChanged,
     RecordIssued,
     Resumed,
+    SendFailed,
     Started,
     StreamFailed,
+    StreamFailure,
     StreamReceived,
 )
 from protocol.identity import Address, NodeId
@@ -39,7 +42,12 @@ EVENTS: dict[str, tuple[Event, dict[str, object]]] = {
         StreamReceived(3, NODE, b"x", 9),
         {"stream": 3, "peer": "6e" * 32, "data": "78", "wall_s": 9},
     ),
-    "StreamFailed": (StreamFailed(NODE), {"peer": "6e" * 32}),
+    "StreamFailed": (
+        StreamFailed(NODE, StreamFailure.REFUSED),
+        {"peer": "6e" * 32, "reason": "refused"},
+    ),
+    "SendFailed": (SendFailed(ADDRESS), {"to": "[fd00::1]:7700"}),
+    "Delayed": (Delayed(7), {"lag_ns": 7}),
     "DeadlineReached": (DeadlineReached(), {}),
     "OfferChanged": (OfferChanged("k", b""), {"key": "k", "value": ""}),
     "LoadChanged": (
