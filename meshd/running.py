@@ -335,7 +335,7 @@ class Running:
             "time": clock.wall_s(),
             "members": self.view.counts(),
             "health": self.node.health_score,
-            "partition": {"lost": lost} if (lost := self.node.lost_count) else None,
+            "partition": {"lost": lost} if (lost := self.node.lost_count(clock.now_ns())) else None,
             "superseded": self.node.is_superseded,
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),

@@ -227,6 +227,7 @@ class Parts:
     def _make_helper(self) -> Helper:
         return Helper(
             self._knobs,
+            self._crypto.node_id,
             self.members,
             self.outbox,
             self.proofs,

@@ -9,6 +9,8 @@ from typing import Final
 
 SCORE_MAX: Final = 7
 """Intervals grow up to eightfold (memberlist's ceiling)."""
+PATIENCE_SCORE_MAX: Final = 3
+"""Who sees nobody any more must come to an end too."""
 
 
 class Awareness:
@@ -29,13 +31,13 @@ class Awareness:
         self._score = min(SCORE_MAX, max(0, self._score + delta))
 
     def patience(self, duration_ns: int) -> int:
-        """How long a suspicion lasts in our own view: half as long again per point.
+        """How long a suspicion lasts in our own view: half as long again per point, of three.
 
         Departs from Lifeguard, where only probes are stretched: with nacks as accusations a
         suspicion soon has its shortest length, and who reads everything late would declare deaths
         that were refuted in time.
         """
-        return duration_ns * (2 + self._score) // 2
+        return duration_ns * (2 + min(self._score, PATIENCE_SCORE_MAX)) // 2
 
     def scale(self, duration_ns: int) -> int:
         """A wait, as long as our state demands."""

@@ -111,7 +111,7 @@ def encode_datagram(message: DatagramMessage) -> bytes:
             return pack((_Datagram.RELAYED_ACK, message.sequence, message.target, message.proof))
         case Nack():
             return pack((_Datagram.NACK, message.sequence, message.target, message.accusation))
-        case Gossip():
+        case _:
             return pack((_Datagram.GOSSIP,))
 
 
@@ -262,7 +262,7 @@ def encode_stream(message: StreamMessage) -> bytes:
         case StreamProbe():
             origin = message.origin
             return pack((_Stream.PROBE, origin.prober, origin.sequence, message.accusation))
-        case StreamAck():
+        case _:
             origin = message.origin
             return pack((_Stream.ACK, origin.prober, origin.sequence, message.proof, message.alive))
 

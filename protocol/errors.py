@@ -38,6 +38,8 @@ class DropReason(enum.StrEnum):
     """Attacker's or late: it echoes nothing that we sent, or its code is wrong."""
     MALFORMED = "malformed"
     """Sender's fault: bytes that the codec refuses."""
+    UNKNOWN_KIND = "unknown_kind"
+    """Nobody's: a kind of statement that a later version added."""
     BAD_SIGNATURE = "bad_signature"
     """Sender's or author's fault: the rest of the frame is dropped with it."""
     NOT_ADMITTED = "not_admitted"

@@ -56,6 +56,7 @@ class Helper:
     def __init__(
         self,
         config: ProtocolConfig,
+        own: NodeId,
         members: Members,
         outbox: Outbox,
         proofs: Proofs,
@@ -66,6 +67,7 @@ class Helper:
     ) -> None:
         """`accuse(target, is_refused)`: our own signed accusation; None if we cannot make one."""
         self._config = config
+        self._own = own
         self._members = members
         self._outbox = outbox
         self._proofs = proofs
@@ -83,7 +85,7 @@ class Helper:
     def on_ping_request(self, sender: NodeId, request: PingRequest, now: int) -> bool:
         """Help another prober. False: the target is nobody we could reach."""
         target = request.target
-        if not self._members.is_present(target) or target == sender:
+        if not self._members.is_present(target) or target in (sender, self._own):
             return False
         if self._outbox.version_for(target) is None:
             return False

@@ -140,6 +140,8 @@ class Intake:
         known: Statement | None = gone.left if gone is not None else None
         if gone is None:
             known = self._members.alive_record(statement.subject)
+        if self._membership.has_left:
+            return
         if known is not None and self._corrections.has_room(sender, CORRECTIONS_BURST, now):
             self._corrections.spend(sender, now)
             self._outbox.send(sender, Gossip(), known)

@@ -142,12 +142,13 @@ class Membership:
         role = self._authority.role_of(accusation.author)
         if role is None:
             raise Refused(DropReason.NOT_ADMITTED)
-        if not role.may_admit:
-            raise Refused(DropReason.NOT_ALLOWED, "clients and observers do not accuse")
         subject = accusation.subject
         if subject == self._own:
+            # Whoever it is: a client's word counts nowhere but in its own view, and there it does.
             self._own_life.refute(accusation)
             return
+        if not role.may_admit:
+            raise Refused(DropReason.NOT_ALLOWED, "clients and observers do not accuse")
         alive = self._members.alive_record(subject)
         if alive is None or accusation.incarnation > alive.incarnation:
             raise Refused(DropReason.UNKNOWN_SUBJECT)
@@ -201,11 +202,13 @@ class Membership:
 
     def advance(self, now: int) -> None:
         """Declare dead whose suspicion has run out."""
+        if self.has_left:
+            return  # our view is nobody's concern any more, not even ours
         while (subject := self.suspicion_deadlines.pop_due(now)) is not None:
             suspicion = self._members.suspicions[subject]
-            if self._end_of(suspicion) > now:
-                if not suspicion.is_called:
-                    suspicion.is_called = True
+            if suspicion.called_ns is None or self._end_of(suspicion) > now:
+                if suspicion.called_ns is None:
+                    suspicion.called_ns = now
                     accusation = self.accusation_of(subject)
                     assert accusation is not None  # it is under suspicion
                     self._on_last_call(subject, accusation)
@@ -219,18 +222,23 @@ class Membership:
 
     def _end_of(self, suspicion: Suspicion) -> int:
         """Who is slow itself hears refutations late, and waits longer."""
-        return suspicion.started_ns + self._awareness.patience(suspicion.timeout_ns)
+        end_ns = suspicion.started_ns + self._awareness.patience(suspicion.timeout_ns)
+        if suspicion.called_ns is None:
+            return end_ns
+        # However late the accusers came: who was asked to object has time to do so.
+        return max(end_ns, suspicion.called_ns + self._config.last_call_ns // 2)
 
     def _schedule(self, subject: NodeId, suspicion: Suspicion) -> None:
         end_ns = self._end_of(suspicion)
-        call_ns = max(suspicion.started_ns, end_ns - self._config.last_call_ns)
-        self.suspicion_deadlines.set(subject, end_ns if suspicion.is_called else call_ns)
+        if suspicion.called_ns is None:
+            end_ns = max(suspicion.started_ns, end_ns - self._config.last_call_ns)
+        self.suspicion_deadlines.set(subject, end_ns)
 
     def hold(self, now: int, gap_ns: int) -> None:
         """We stood still: give everybody under suspicion that time back."""
         for subject, suspicion in self._members.suspicions.items():
             suspicion.started_ns += gap_ns
-            suspicion.is_called = False
+            suspicion.called_ns = None
             self._schedule(subject, suspicion)
 
     def accusation_of(self, node: NodeId) -> Accusation | None:

@@ -24,7 +24,6 @@ from protocol.events import (
     DeadlineReached,
     Delayed,
     Event,
-    LeaveRequested,
     LoadChanged,
     OfferChanged,
     RecordIssued,
@@ -41,7 +40,6 @@ from protocol.messages import (
     Digest,
     Gossip,
     Join,
-    JoinAnswer,
     Load,
     PushPull,
     StreamAck,
@@ -153,7 +151,7 @@ class Node:
                 self._issue(event.wire)
             case Resumed():
                 self._hold(event.gap_ns, now)
-            case LeaveRequested():
+            case _:
                 self._leave(now)
         if self._own_life.is_superseded:
             self._fall_silent()
@@ -174,10 +172,9 @@ class Node:
         """0: this node is well; up to 7: it judges others ever more slowly (`awareness.py`)."""
         return self._awareness.score
 
-    @property
-    def lost_count(self) -> int:
+    def lost_count(self, now: int) -> int:
         """Members that vanished at once and are still missing (`partition.py`); 0: no partition."""
-        return self._partition.lost_count
+        return self._partition.lost_count(now)
 
     @property
     def is_superseded(self) -> bool:
@@ -364,7 +361,7 @@ class Node:
                 if message.alive:
                     self._intake.take_all((message.alive,), event.peer, now)
                 self._traffic.on_stream_ack(event.peer, message)
-            case JoinAnswer():
+            case _:
                 self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
 
     def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe, now: int) -> None:

@@ -4,11 +4,16 @@ deaths.
 Nothing depends on it: members still die one by one. It is told to people.
 """
 
-from protocol.config import ProtocolConfig
+from typing import Final
+
+from protocol.config import SECOND, ProtocolConfig
 from protocol.effects import Partitioned, Reunited
 from protocol.identity import NodeId
 from protocol.members import Members
 from protocol.outbox import Outbox
+
+PARTITION_NS: Final = 3_600 * SECOND
+"""So long after its last death a partition is over: who is missing then is gone."""
 
 
 class PartitionWatch:
@@ -21,11 +26,11 @@ class PartitionWatch:
         self._recent: dict[NodeId, int] = {}
         self._lost: dict[NodeId, None] = {}
         self._lost_most = 0
+        self._last_ns = 0
 
-    @property
-    def lost_count(self) -> int:
+    def lost_count(self, now: int) -> int:
         """How many members a partition seems to have taken and are still missing; 0: none."""
-        return len(self._lost)
+        return len(self._lost) if now - self._last_ns <= PARTITION_NS else 0
 
     def note_death(self, node: NodeId, now: int) -> None:
         """A member was declared dead; it is not present any more."""
@@ -34,6 +39,9 @@ class PartitionWatch:
             self._config.partition_window_ns
         ):
             del self._recent[first]
+        if now - self._last_ns > PARTITION_NS:
+            self._lost.clear()
+        self._last_ns = now
         if self._lost:
             self._lost[node] = None
             self._lost_most = max(self._lost_most, len(self._lost))

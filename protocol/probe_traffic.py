@@ -87,7 +87,7 @@ class ProbeTraffic:
                 is_expected = self._helper.on_ping_request(sender, message, now)
             case RelayedAck():
                 is_expected = self._prober.on_relayed_ack(message)
-            case Nack():
+            case _:
                 is_expected = self._prober.on_nack(sender, message)
         if not is_expected:
             self._outbox.drop(DropReason.UNEXPECTED, source, type(message).__name__)

@@ -149,10 +149,11 @@ class Prober:
         if not self._members.is_present(probe.target):
             return
         if self._members.state(probe.target) is State.ALIVE:
-            # Whose helpers were silent too is the one who hears badly. What is already suspected
-            # says nothing new: many deaths at once must not make a node slow.
-            silent = sum(1 for wire in probe.nacks.values() if wire is None)
-            self._awareness.note(silent if probe.nacks else 1)
+            # Whose helpers are all silent too is the one who hears badly; one that is heard shows
+            # that we are not, and the others may have died with the target. What is already
+            # suspected says nothing new: many deaths at once must not make a node slow.
+            is_heard = any(wire is not None for wire in probe.nacks.values())
+            self._awareness.note(0 if is_heard else max(1, len(probe.nacks)))
         told = tuple((node, wire) for node, wire in probe.nacks.items() if wire)
         self._judge(Verdict(probe.target, probe.is_refused, told), now)
 

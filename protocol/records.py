@@ -246,7 +246,7 @@ def decode_record(wire: bytes) -> Record:
         signatures = fields.take_bytes(SIGNATURE_BYTES), fields.take_bytes(SIGNATURE_BYTES)
         proof = JoinProof(node, invite_key, *signatures)
         return Admission(proof, role, slot, admitter, admitted_at_s, wire)
-    raise Refused(DropReason.MALFORMED, "unknown record kind")
+    raise Refused(DropReason.UNKNOWN_KIND)
 
 
 def _take_owner(owner: str) -> str:

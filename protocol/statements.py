@@ -211,7 +211,7 @@ def decode_statement(wire: bytes) -> Statement:
                 raise Refused(DropReason.MALFORMED, "offer key")
             return Offer(author, version, key, fields.take_blob(OFFER_VALUE_BYTES_MAX), wire)
         case _:
-            raise Refused(DropReason.MALFORMED, "unknown statement kind")
+            raise Refused(DropReason.UNKNOWN_KIND)
 
 
 def _decode_alive(author: NodeId, fields: Fields, wire: bytes) -> Alive:
@@ -234,7 +234,7 @@ def _decode_alive(author: NodeId, fields: Fields, wire: bytes) -> Alive:
     run, versions = 0, (1, 1)
     if fields.has_more:
         run = fields.take_int(0, RUN_MAX)
-        versions = (fields.take_int(1, 255), fields.take_int(1, 255))
+        versions = (lowest := fields.take_int(1, 255), fields.take_int(lowest, 255))
     return Alive(author, incarnation, name, tuple(addresses), software, wire, run, versions)
 
 

@@ -87,8 +87,8 @@ class Suspicion:
     wanted: int
     host: str = ""
     """Where the subject states that it is."""
-    is_called: bool = False
-    """Whether others were asked to object."""
+    called_ns: int | None = None
+    """When others were asked to object."""
     accusers: dict[NodeId, None] = dataclasses.field(default_factory=dict)
     """In order of arrival; a dict because nothing here iterates a set."""
     refused_at: dict[NodeId, str] = dataclasses.field(default_factory=dict)
@@ -100,12 +100,18 @@ class Suspicion:
         `refused_at`: the accuser's host, if it was refused and not merely unanswered.
         """
         is_news = accuser not in self.accusers and len(self.accusers) <= self.wanted
-        if refused_at is not None and not self.is_gone and accuser not in self.refused_at:
+        if refused_at is not None and self._is_evidence(accuser, refused_at):
             self.refused_at[accuser] = refused_at
             is_news = True
         if is_news:
             self.accusers[accuser] = None
         return is_news
+
+    def _is_evidence(self, accuser: NodeId, host: str) -> bool:
+        """Whether a refusal seen from `host` adds to what is known: one per foreign host."""
+        if not host or self.is_gone or accuser in self.refused_at:
+            return False
+        return host == self.host or host not in self.refused_at.values()
 
     @property
     def is_gone(self) -> bool:

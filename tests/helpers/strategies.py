@@ -131,7 +131,7 @@ stream_messages: st.SearchStrategy[StreamMessage] = st.one_of(
         st.lists(_ids, max_size=6).map(tuple),
     ),
     st.builds(StreamProbe, origins, st.binary(max_size=400)),
-    st.builds(StreamAck, origins, signatures),
+    st.builds(StreamAck, origins, signatures, st.binary(max_size=400)),
 )
 
 statements: st.SearchStrategy[Statement] = st.one_of(

@@ -204,7 +204,8 @@ def test_streams_are_bounded() -> None:
         pytest.param(pack((5, 0, (), 0, (bytes(9),))), id="long record id"),
         pytest.param(pack((6, _ID[1:], 1, b"")), id="short prober"),
         pytest.param(pack((6, _ID, 1, bytes(1001))), id="long accusation"),
-        pytest.param(pack((7, _ID, 1, bytes(63))), id="short proof"),
+        pytest.param(pack((7, _ID, 1, bytes(63), b"")), id="short proof"),
+        pytest.param(pack((7, _ID, 1, bytes(64), bytes(1001))), id="long life"),
     ],
 )
 def test_malformed_streams(data: bytes) -> None:

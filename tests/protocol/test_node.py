@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.assembly import NodeConfig
-from protocol.codec import encode_datagram
+from protocol.codec import encode_datagram, encode_stream
 from protocol.config import SECOND, ProtocolConfig
 from protocol.deadlines import NEVER
 from protocol.effects import (
@@ -31,7 +31,7 @@ from protocol.events import (
 )
 from protocol.identity import Address, NodeId, short_id
 from protocol.members import State
-from protocol.messages import Gossip, Ping
+from protocol.messages import Gossip, JoinAnswer, Ping
 from protocol.node import Node
 from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of
 
@@ -193,6 +193,13 @@ class TestInsiders:
         effects = mesh[0].handle(StreamReceived(1, mesh.id(1), data, 0), mesh.now)
         assert drops_in(effects) != []
 
+    def test_answers_that_nobody_asked_for(self) -> None:
+        """A member cannot admit us a second time."""
+        mesh = Mesh(2).start_all()
+        data = encode_stream(JoinAnswer("", (), ()))
+        effects = mesh.give(0, StreamReceived(1, mesh.id(1), data, mesh.wall_s))
+        assert drops_in(effects) == [DropReason.UNEXPECTED]
+
     def test_unknown_members_are_asked_on_a_stream(self) -> None:
         """A member whose life we never heard: its message counts, and we ask."""
         mesh = Mesh(2)
@@ -335,3 +342,14 @@ class TestPlaybook:
         mesh.advance(15 * SECOND)
         assert mesh.is_one()
         assert mesh[0].address_of(mesh.id(1))[0] == address_of(40)
+
+
+def test_datagrams_before_the_start_are_learned_from_but_not_answered() -> None:
+    """A node that is not up yet does not ack."""
+    mesh = Mesh(2)
+    mesh.boot(0)
+    insider = Insider(mesh, 1)
+    effects = insider.tell(0, GOSSIP, insider.alive().wire)
+    assert mesh.state(0, 1) is State.ALIVE
+    assert not any(isinstance(e, SendDatagram) for e in effects)
+    assert mesh.give(0, DatagramReceived(b"", address_of(1))) != []

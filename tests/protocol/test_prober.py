@@ -23,6 +23,7 @@ from protocol.messages import (
     StreamAck,
     StreamProbe,
 )
+from protocol.statements import make_alive
 from tests.helpers.nodes import Insider, Mesh, Parcel
 from tests.helpers.taps import STEP, proof_of, run, tapped, to_the_end, until_asked
 
@@ -214,6 +215,7 @@ class TestStreams:
             (target, other, proof_of(mesh, target, *_named(other))),
             (target, foreign, proof_of(mesh, target, *_named(foreign))),
             (helper, origin, good),
+            (helper, origin, proof_of(mesh, helper, *_named(origin))),
         ):
             assert sender.say_on_stream(0, StreamAck(named, proof)) == [DropReason.UNEXPECTED]
         to_the_end(mesh, request)
@@ -244,9 +246,12 @@ class TestStreams:
     def test_a_refusal_of_something_else_is_no_evidence(self) -> None:
         """Before our stream probe, or of another member's stream."""
         mesh, (helper, target) = tapped(3, 1, 2)
-        while (probe := mesh[0]._prober._probe) is None or probe.target != target.id:
+        probe = None
+        while probe is None or probe.target != target.id or probe.is_answered:
             run(mesh, STEP)
             helper.answer(0)
+            probe = mesh[0]._prober._probe
+        assert not probe.is_helped
         target.fail_stream(0, StreamFailure.REFUSED)
         request = until_asked(mesh, target, helper)
         helper.fail_stream(0, StreamFailure.REFUSED)
@@ -341,6 +346,19 @@ def test_an_answered_probe_is_not_started_over() -> None:
         run(mesh, STEP)
     target.say(0, Ack(pings[-1].sequence, None))
     assert not mesh[0]._prober.on_told(target.id, mesh.now)
+
+
+def test_who_speaks_no_version_of_ours_is_neither_probed_nor_accused() -> None:
+    """It stays in the view as others see it."""
+    mesh, (tap,) = tapped(2, 1)
+    crypto, where, later = tap.insider.crypto, (tap.insider.address,), (2, 3)
+    alive = make_alive(crypto, mesh.authorities.mesh, 51, "later", where, "", 0, later)
+    mesh[0]._prober.hold(mesh.now)
+    mesh[0]._intake.take(alive.wire, mesh.now)
+    run(mesh, 10 * SECOND)
+    assert tap.pings(0) == []
+    assert mesh.state(0, 1) is State.ALIVE
+    assert mesh[0].health_score == 0
 
 
 def test_newcomers_are_probed_in_the_running_pass() -> None:

@@ -5,8 +5,7 @@ anew, and say so in the specification (`protocol/README.md`):
 
     python -m tests.protocol.test_vectors
 
-`tests/vectors/older/*.json` are never written anew: they are what the first release sent. Today's
-code reads all of it, and takes for missing fields what the first release meant by their absence.
+`tests/vectors/older/*.json` are never written anew (`test_older_vectors.py`).
 """
 
 import json
@@ -59,10 +58,6 @@ from protocol.records import (
     verify_record,
 )
 from protocol.statements import (
-    Accusation,
-    Alive,
-    Left,
-    Offer,
     Statement,
     Statements,
     decode_statement,
@@ -80,7 +75,6 @@ from protocol.suspicion import (
 from tests.helpers.nodes import seed_of
 
 FOLDER = pathlib.Path(__file__).parents[1] / "vectors"
-OLDER = FOLDER / "older"
 Json = Any
 ROOT, A, B, INVITE = (bytes((n,)) * 32 for n in (1, 2, 3, 4))
 """Seeds of the root key, of two nodes, and of an invite."""
@@ -119,14 +113,16 @@ def _pair_key() -> bytes:
     return key
 
 
-def _ends() -> tuple[Envelope, Envelope]:
+def ends() -> tuple[Envelope, Envelope]:
+    """A and B, before their first datagram."""
     return (
         Envelope(SodiumCrypto(A), MESH, A_BOOT, A_SECRET),
         Envelope(SodiumCrypto(B), MESH, B_BOOT, B_SECRET),
     )
 
 
-def _sealed(envelope: Envelope, peer: bytes, payload: bytes) -> bytes:
+def sealed(envelope: Envelope, peer: bytes, payload: bytes) -> bytes:
+    """A datagram to the node with this seed."""
     data = envelope.seal(NodeId(public_key_of(peer)), payload)
     assert data is not None
     return data
@@ -134,9 +130,9 @@ def _sealed(envelope: Envelope, peer: bytes, payload: bytes) -> bytes:
 
 def make_datagrams() -> Json:
     """A's first datagram to B without a token, B's challenge, and A's second with the token."""
-    a, b = _ends()
+    a, b = ends()
     payload = encode_datagram(Ping(7, Load(1, 2, 3)))
-    first = _sealed(a, B, payload)
+    first = sealed(a, B, payload)
     unproven = b.open(first, A_ADDRESS, NodeId(public_key_of(A)))
     assert isinstance(unproven, Unproven)
     assert isinstance(a.open(unproven.challenge, B_ADDRESS, NodeId(public_key_of(B))), Told)
@@ -146,7 +142,7 @@ def make_datagrams() -> Json:
         "without_token": first.hex(),
         "challenge": unproven.challenge.hex(),
         "token": unproven.challenge[38:46].hex(),
-        "with_token": _sealed(a, B, payload).hex(),
+        "with_token": sealed(a, B, payload).hex(),
         "challenge_to_a_stranger": b.refuse_unknown(first, A_ADDRESS).challenge.hex(),
     }
 
@@ -192,7 +188,7 @@ def make_records() -> Json:
     }
 
 
-def _proof() -> bytes:
+def proof_of_b() -> bytes:
     """What B signs for A's probe number 7."""
     text = b"meshd ack 1     " + MESH + public_key_of(A) + (7).to_bytes(8, "big")
     return SodiumCrypto(B).sign(text)
@@ -209,10 +205,10 @@ def _messages() -> dict[str, bytes]:
         "ping_for_a_prober": Ping(8, None, origin),
         "ping_with_digest": Ping(7, Load(1, 2, 3), None, digest),
         "ack": Ack(7, None),
-        "ack_with_proof": Ack(8, None, _proof()),
+        "ack_with_proof": Ack(8, None, proof_of_b()),
         "ack_with_digest_and_coordinate": Ack(7, Load(1, 2, 3), b"", digest, where),
         "ping_request": PingRequest(7, node),
-        "relayed_ack": RelayedAck(7, node, _proof()),
+        "relayed_ack": RelayedAck(7, node, proof_of_b()),
         "nack": Nack(7, node, word.wire),
         "nack_without_accusation": Nack(7, node, b""),
     }
@@ -229,7 +225,8 @@ def _messages() -> dict[str, bytes]:
         ),
         "stream_probe": StreamProbe(origin),
         "stream_probe_with_accusation": StreamProbe(origin, word.wire),
-        "stream_ack": StreamAck(origin, _proof()),
+        "stream_ack": StreamAck(origin, proof_of_b()),
+        "stream_ack_with_alive": StreamAck(origin, proof_of_b(), b"statement"),
     }
     return {
         **{name: encode_datagram(message) for name, message in datagrams.items()},
@@ -293,8 +290,8 @@ def test_this_code_makes_the_same_bytes(name: str) -> None:
 def test_this_code_reads_the_datagrams() -> None:
     """B challenges the first, A takes the challenge, B opens the second."""
     vectors = load("datagrams")
-    a, b = _ends()
-    _sealed(a, B, b"")
+    a, b = ends()
+    sealed(a, B, b"")
     first = bytes.fromhex(vectors["without_token"])
     unproven = b.open(first, A_ADDRESS, NodeId(public_key_of(A)))
     assert isinstance(unproven, Unproven)
@@ -319,72 +316,6 @@ def test_this_code_reads_the_rest() -> None:
         if name.startswith("stream_"):
             decode = decode_stream
         decode(bytes.fromhex(wire))
-
-
-class TestOlder:
-    """What the first release sent, byte for byte."""
-
-    def test_messages(self) -> None:
-        """Each is read; what it does not say is "does not say", a push/pull asks for all."""
-        node, origin = NodeId(public_key_of(B)), Origin(NodeId(public_key_of(A)), 7)
-        wires = {name: bytes.fromhex(w) for name, w in load("messages", OLDER)["wires"].items()}
-        left = make_left(SodiumCrypto(A), MESH, 3).wire
-        datagrams: dict[str, tuple[DatagramMessage, list[bytes]]] = {
-            "ping": (Ping(7, Load(1, 2, 3), None, None), []),
-            "ping_for_a_prober": (Ping(8, None, origin, None), []),
-            "ack": (Ack(7, None, b"", None, None), []),
-            "ack_with_proof": (Ack(8, None, _proof(), None, None), []),
-            "ping_request": (PingRequest(7, node), []),
-            "relayed_ack": (RelayedAck(7, node, _proof()), []),
-            "gossip_with_a_rider_and_padding": (Gossip(), [left]),
-        }
-        join = make_join_proof(INVITE, SodiumCrypto(B), MESH)
-        streams: dict[str, StreamMessage] = {
-            "stream_push_pull": PushPull(False, (b"record",), (b"statement",), None),
-            "stream_join": Join(b"invite", join),
-        }
-        assert sorted(wires) == sorted([*datagrams, *streams])
-        for name, expected in datagrams.items():
-            assert decode_datagram(wires[name]) == expected
-        for stream, message in streams.items():
-            assert decode_stream(wires[stream]) == message
-
-    def test_statements(self) -> None:
-        """Each is read, its signature holds, and its missing fields have their defaults."""
-        a, b = NodeId(public_key_of(A)), NodeId(public_key_of(B))
-        addresses = (A_ADDRESS, B_ADDRESS)
-        expected: dict[str, Statement] = {
-            "alive": Alive(a, 3, "anna", addresses, "meshd 0.1.0", b"", 0, (1, 1)),
-            "left": Left(a, 3, b""),
-            "suspect": Accusation(a, b, 9, False, b"", False),
-            "dead": Accusation(a, b, 9, True, b"", False),
-            "offer": Offer(a, 12, "model/x", b"\x81\xa1a\x01", b""),
-            "removed_offer": Offer(a, 13, "model/x", b"", b""),
-        }
-        wires = load("statements", OLDER)["wires"]
-        assert sorted(wires) == sorted(expected)
-        for name, wire in wires.items():
-            statement = decode_statement(bytes.fromhex(wire))
-            assert statement == expected[name]
-            assert statement.wire.hex() == wire
-            Statements(MESH).verify(SodiumCrypto(B), statement)
-
-    def test_records(self) -> None:
-        """Admissions of the first release count for ever."""
-        vectors = load("records", OLDER)
-        for name in ("invite", "admission"):
-            assert verify_record(SodiumCrypto(A), MESH, decode_record(bytes.fromhex(vectors[name])))
-
-    def test_datagrams(self) -> None:
-        """Its sealed datagrams and challenges open."""
-        vectors = load("datagrams", OLDER)
-        a, b = _ends()
-        _sealed(a, B, b"")
-        told = a.open(bytes.fromhex(vectors["challenge"]), B_ADDRESS, NodeId(public_key_of(B)))
-        assert isinstance(told, Told)
-        opened = b.open(bytes.fromhex(vectors["with_token"]), A_ADDRESS, NodeId(public_key_of(A)))
-        assert isinstance(opened, Opened)
-        assert decode_datagram(opened.payload) == (Ping(7, Load(1, 2, 3)), [])
 
 
 def test_vectors_notice_a_change() -> None:
