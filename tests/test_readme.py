@@ -70,6 +70,7 @@ WAYS = {
     "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
     "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
     "meshd status": Way(machine="beta", shows="functions"),
+    "meshd events": Way(machine="beta", shows="alive"),
     "meshd chat": Way(machine="beta", typed="Hello?\n"),
     "meshd submit": Way(machine="beta", more=("job.json",), shows="9592"),
     "meshd jobs": Way(machine="beta", shows="meshd.primes"),
@@ -99,6 +100,7 @@ UP_OPTIONS = {
 """All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
 DEMONSTRATION = "meshd demo"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
+MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
 SUITE = "python -m pytest "
 PLAIN_INSTALLATION = "pip install ."
 NOT_THERE = "meshd sim"
@@ -118,7 +120,7 @@ def prompts() -> list[tuple[str, str]]:
 def test_every_command_is_run_somewhere() -> None:
     """What is in backticks is in a table of this file, whose entries are all in README.md."""
     run = {*WAYS, *UP_OPTIONS, *EVERYWHERE, *suites()}
-    run |= {DEMONSTRATION, BENCHMARK, PLAIN_INSTALLATION, NOT_THERE}
+    run |= {DEMONSTRATION, BENCHMARK, MEMBERSHIP_BENCHMARK, PLAIN_INSTALLATION, NOT_THERE}
     assert set(inline_commands()) == run
 
 
@@ -340,3 +342,11 @@ def test_the_installations_are_what_ci_runs() -> None:
     assert "grep -m1 'meshd demo$' README.md" in script
     assert PLAIN_INSTALLATION == "pip install ."
     assert re.search(r'/bin/pip" install (-q )?\.$', script, re.MULTILINE)
+
+
+@pytest.mark.processes
+def test_the_membership_benchmark_prints_its_figures() -> None:
+    """In its short form, and with meshd alone: Serf may not be here."""
+    _, *words = shlex.split(MEMBERSHIP_BENCHMARK)
+    short = ["--nodes", "4", "--runs", "1", "--only", "meshd"]
+    assert "last dead s" in finished([sys.executable, *words, *short])
