@@ -13,7 +13,7 @@ from typing import Final
 
 from protocol.codec import RIDERS_MAX, encode_rider
 from protocol.config import ProtocolConfig
-from protocol.statements import Accusation, Alive, Left, Offer, Statement
+from protocol.statements import Accusation, Alive, Left, Statement
 
 RUMOURS_MAX: Final = 32_768
 
@@ -59,7 +59,7 @@ def rumour_key(statement: Statement) -> tuple[RumourClass, bytes]:
             return RumourClass.DEATH, b"life" + statement.author
         case Accusation():
             return RumourClass.DEATH, b"accuse" + statement.subject + statement.author
-        case Offer():
+        case _:
             return RumourClass.OFFER, b"offer" + statement.author + statement.key.encode()
 
 

@@ -110,7 +110,7 @@ def encode_frame(frame: Frame) -> bytes:
             return pack((_Type.END, frame.body))
         case Fail():
             return pack((_Type.FAIL, frame.code, frame.message))
-        case Cancel():
+        case _:
             return pack((_Type.CANCEL,))
 
 

@@ -37,6 +37,8 @@ _ODD = (DropReason.MALFORMED, DropReason.NOT_ADMITTED, DropReason.NOT_ALLOWED)
 """Rare in what a member knows itself: it would not have taken such a thing in."""
 ODD_MAX: Final = 256
 """So many of them end a frame: a large one full of inventions must not hold us up."""
+UNKNOWN_MAX: Final = 4_096
+"""So many statements of kinds that only a later version knows, which are reported once a frame."""
 MUTED_NS: Final = 10 * SECOND
 """So long nothing is taken in from who passed on a bad signature."""
 MUTED_MAX: Final = 1_024
@@ -107,7 +109,7 @@ class Intake:
         """
         blamed = source if source is not None else sender
         taken = Taken.WHOLE
-        odd = 0
+        odd = unknown = 0
         for wire in wires:
             if self.is_muted(sender, now):
                 self._outbox.drop(DropReason.MUTED, blamed)
@@ -117,13 +119,14 @@ class Intake:
             except Refused as refused:
                 if refused.reason is DropReason.STALE:
                     self._correct(wire, sender, now)
-                else:
+                elif refused.reason is not DropReason.UNKNOWN_KIND or not unknown:
                     self._outbox.drop(refused.reason, blamed, refused.detail)
+                unknown += refused.reason is DropReason.UNKNOWN_KIND
                 if refused.reason is DropReason.BAD_SIGNATURE:
                     self._mute(sender, now)
                     return Taken.BROKEN
                 odd += refused.reason in _ODD
-                if odd >= ODD_MAX:
+                if odd >= ODD_MAX or unknown >= UNKNOWN_MAX:
                     return Taken.BROKEN
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING

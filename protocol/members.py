@@ -40,7 +40,7 @@ def supersedes(new: State, incarnation: int, known: State, known_incarnation: in
             return known is State.ALIVE and incarnation == known_incarnation
         case State.DEAD:
             return known in (State.ALIVE, State.SUSPECT) and incarnation == known_incarnation
-        case State.LEFT:
+        case _:  # a goodbye
             if known is State.LEFT:
                 return incarnation > known_incarnation
             return incarnation >= known_incarnation

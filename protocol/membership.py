@@ -13,7 +13,7 @@ from protocol.authority import Authority
 from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
 from protocol.crypto import Crypto
-from protocol.deadlines import Deadlines
+from protocol.deadlines import NEVER, Deadlines
 from protocol.dissemination import Dissemination
 from protocol.effects import MembersDirty, MembershipChanged
 from protocol.errors import DropReason, Refused
@@ -76,6 +76,11 @@ class Membership:
     def has_left(self) -> bool:
         """Whether this node itself says nothing any more."""
         return self._own_life.is_over
+
+    @property
+    def deadline_ns(self) -> int:
+        """When `advance` has something to do; NEVER after our own end."""
+        return NEVER if self.has_left else self.suspicion_deadlines.next_ns
 
     def accept_alive(self, alive: Alive, now: int) -> None:
         """A verified Alive. Raises Refused: NOT_ADMITTED, STALE, EQUIVOCATION, TABLE_FULL."""

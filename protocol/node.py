@@ -112,7 +112,7 @@ class Node:
         """When the next DeadlineReached is due, in nanoseconds; NEVER before `Started`."""
         return min(
             self._traffic.deadline_ns,
-            self._membership.suspicion_deadlines.next_ns,
+            self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
             self._gossip_ns,
@@ -303,7 +303,7 @@ class Node:
                 self._prober.on_told(received.sender, now)
             case Unintroduced():
                 self._push_puller.introduce(received.sender, now)
-            case Opened():
+            case _:
                 self._on_opened(received, source, now)
 
     def _open(self, data: bytes, source: Address) -> Received:

@@ -134,6 +134,9 @@ stream_messages: st.SearchStrategy[StreamMessage] = st.one_of(
     st.builds(StreamAck, origins, signatures, st.binary(max_size=400)),
 )
 
+version_ranges = st.tuples(st.integers(1, 255), st.integers(1, 255)).map(
+    lambda pair: (min(pair), max(pair))
+)
 statements: st.SearchStrategy[Statement] = st.one_of(
     st.builds(
         make_alive,
@@ -144,7 +147,7 @@ statements: st.SearchStrategy[Statement] = st.one_of(
         st.lists(addresses, min_size=1, max_size=4).map(tuple),
         st.text(_printable, max_size=32),
         st.integers(0, RUN_MAX),
-        st.tuples(st.integers(1, 255), st.integers(1, 255)),
+        version_ranges,
     ),
     st.builds(make_left, cryptos, st.just(MESH), incarnations),
     st.builds(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.awareness import SCORE_MAX, Awareness
+from protocol.awareness import PATIENCE_SCORE_MAX, SCORE_MAX, Awareness
 from protocol.config import SECOND
 
 
@@ -38,11 +38,12 @@ def test_the_score_moves_within_its_bounds(moves: tuple[int, ...], score: int) -
 
 @pytest.mark.parametrize("score", range(SCORE_MAX + 1))
 def test_each_point_adds_one_more_time(score: int) -> None:
-    """Waits up to eight times as long, suspicions half as long again per point."""
+    """Waits up to eight times as long, suspicions half as long again per point, of three."""
     awareness = Awareness()
     awareness.note(score)
     assert awareness.scale(7 * SECOND) == 7 * SECOND * (score + 1)
-    assert awareness.patience(6 * SECOND) == 6 * SECOND + 3 * SECOND * score
+    points = min(score, PATIENCE_SCORE_MAX)
+    assert awareness.patience(6 * SECOND) == 6 * SECOND + 3 * SECOND * points
 
 
 @given(st.lists(st.integers(-9, 9)))

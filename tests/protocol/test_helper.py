@@ -90,11 +90,11 @@ class TestPing:
         assert _told(prober) == []
 
     def test_helping_with_nobody_is_refused(self) -> None:
-        """Strangers, the asker itself, and who is gone are no targets."""
+        """Strangers, the asker itself, we ourselves, and who is gone are no targets."""
         mesh, (prober, target) = tapped(3, 1, 2)
         left = make_left(target.insider.crypto, mesh.authorities.mesh, 50)
         mesh[0]._intake.take(left.wire, mesh.now)
-        for node in (NodeId(bytes(32)), prober.id, target.id):
+        for node in (NodeId(bytes(32)), prober.id, mesh.id(0), target.id):
             assert prober.say(0, PingRequest(1, node)) == [DropReason.UNEXPECTED]
 
     def test_who_speaks_no_version_of_ours_is_no_target(self) -> None:

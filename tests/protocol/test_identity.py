@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from protocol.identity import (
     Address,
     NodeId,
+    is_literal,
     is_valid_address,
     is_valid_name,
     key_from_text,
@@ -85,3 +86,12 @@ def test_short_forms_are_prefixes() -> None:
     assert mesh_tag(mesh) == mesh[:4]
     assert short_id(node) == node[:8]
     assert len(mesh) == 16
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("10.0.0.1", True), ("::1", True), ("fe80::1", True), ("gpu.local", False), ("10.1", False)],
+)
+def test_literals_are_told_from_names(host: str, expected: bool) -> None:
+    """Only names are looked up."""
+    assert is_literal(host) is expected

@@ -135,3 +135,16 @@ def test_goodbyes_go_out_at_once() -> None:
             assert isinstance(received, Opened)
             assert left.left.wire in decode_datagram(received.payload)[1]
     assert insider.index == 2
+
+
+def test_who_speaks_no_version_of_ours_is_sent_nothing() -> None:
+    """It could not read a byte of it."""
+    mesh = Mesh(2)
+    insider = _stated(mesh, address_of(50))
+    alive = make_alive(
+        insider.crypto, mesh.authorities.mesh, 2, "a", (address_of(50),), "", 0, (2, 3)
+    )
+    mesh[0]._membership.accept_alive(alive, mesh.now)
+    mesh[0]._outbox.drain()
+    mesh[0]._outbox.send(mesh.id(1), Gossip())
+    assert mesh[0]._outbox.drain() == []

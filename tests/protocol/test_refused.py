@@ -4,7 +4,8 @@ import pytest
 
 from protocol.codec import encode_datagram
 from protocol.config import SECOND, ProtocolConfig
-from protocol.events import DeadlineReached
+from protocol.deadlines import NEVER
+from protocol.events import DeadlineReached, LeaveRequested
 from protocol.identity import NodeId
 from protocol.members import State
 from protocol.messages import Gossip
@@ -58,9 +59,10 @@ class TestRefused:
         """1.5 s, and not before."""
         mesh, subject = self._accused(20, 21)
         deadline = mesh[0].members.suspicions[subject].deadline_ns
+        mesh[0]._membership.advance(deadline - SECOND)
+        assert mesh[0]._membership.suspicion_deadlines.get(subject) == deadline
         mesh[0]._membership.advance(deadline - 1)
         assert mesh[0].members.state(subject) is State.SUSPECT
-        assert mesh[0]._membership.suspicion_deadlines.get(subject) == deadline
         mesh[0]._membership.advance(deadline)
         assert mesh[0].members.state(subject) is State.DEAD
 
@@ -166,6 +168,56 @@ class TestLastCall:
         assert [riders for tap in taps for _, _, riders in tap.take_all()] == []
         due = mesh[0]._membership.suspicion_deadlines.get(subject.id)
         assert due == suspicion.started_ns + 3 * suspicion.timeout_ns // 2
+
+    def test_however_late_there_is_time_to_answer(self) -> None:
+        """Overdue already, by accusers that came all at once: half a second from the call."""
+        mesh, taps = self._suspect()
+        subject = taps[-1]
+        suspicion = mesh[0].members.suspicions[subject.id]
+        called = mesh.now = suspicion.deadline_ns + 5 * SECOND
+        mesh.give(0, DeadlineReached())
+        assert mesh[0].members.state(subject.id) is State.SUSPECT
+        assert subject.id in [tap.id for tap in taps if tap.take()]
+        half = ProtocolConfig().last_call_ns // 2
+        due = mesh[0]._membership.suspicion_deadlines.get(subject.id)
+        assert due == called + half == called + SECOND // 2
+        for at, state in ((due - 1, State.SUSPECT), (due, State.DEAD)):
+            mesh.now = at
+            mesh.give(0, DeadlineReached())
+            assert mesh[0].members.state(subject.id) is state
+
+    def test_accusers_after_the_call_do_not_take_that_time(self) -> None:
+        """The suspicion becomes its shortest; who was asked may still object."""
+        mesh, taps = self._suspect()
+        subject = taps[-1]
+        suspicion = mesh[0].members.suspicions[subject.id]
+        called = mesh.now = suspicion.deadline_ns - SECOND
+        mesh.give(0, DeadlineReached())
+        for tap in taps[:3]:
+            word = make_accusation(
+                tap.insider.crypto, mesh.authorities.mesh, subject.id, 50, is_dead=False
+            )
+            tap.insider.tell(0, GOSSIP, word.wire)
+        assert suspicion.deadline_ns < called
+        due = mesh[0]._membership.suspicion_deadlines.get(subject.id)
+        assert due == called + SECOND // 2
+
+    def test_who_has_left_declares_nobody_dead(self) -> None:
+        """Its view is nobody's concern any more; it is not woken for it either."""
+        mesh, taps = self._suspect()
+        deadline = mesh[0].members.suspicions[taps[-1].id].deadline_ns
+        mesh.give(0, LeaveRequested())
+        mesh[0]._rumours.clear()
+        mesh.give(0, DeadlineReached())
+        for tap in taps:
+            tap.take()
+        for later in (1, 2, 3):  # a call, the time for its answers, a death: none of them comes
+            mesh.now = deadline + later * SECOND
+            mesh.give(0, DeadlineReached())
+            assert mesh[0].deadline > mesh.now
+        assert [riders for tap in taps for _, _, riders in tap.take_all()] == []
+        assert mesh[0]._membership.deadline_ns == NEVER
+        assert mesh[0].members.state(taps[-1].id) is State.SUSPECT
 
     def test_after_a_gap_it_is_called_again(self) -> None:
         """The answers may have come while we stood still."""

@@ -29,6 +29,7 @@ from tests.helpers.strategies import CRYPTOS, MESH, later_items, statements
 
 CRYPTO = CRYPTOS[0]
 OTHER_MESH = MeshId(bytes(16))
+UNREADABLE = (DropReason.MALFORMED, DropReason.UNKNOWN_KIND)
 
 
 class CountingCrypto(SodiumCrypto):
@@ -54,19 +55,19 @@ def test_statements_survive(statement: Statement) -> None:
 
 @given(st.binary(max_size=1100))
 def test_any_bytes_are_a_statement_or_refused(data: bytes) -> None:
-    """Decoding raises Refused(MALFORMED) and nothing else."""
-    assert refusal(decode_statement, data) in (None, DropReason.MALFORMED)
+    """Decoding raises Refused, as malformed or of an unknown kind, and nothing else."""
+    assert refusal(decode_statement, data) in (None, *UNREADABLE)
 
 
 @given(statements, st.data())
 def test_no_changed_statement_verifies(statement: Statement, data: st.DataObject) -> None:
-    """One changed byte: malformed, or a bad signature."""
+    """One changed byte: malformed, of no kind that we know, or a bad signature."""
     wire = bytearray(statement.wire)
     index = data.draw(st.integers(0, len(wire) - 1))
     wire[index] ^= data.draw(st.integers(1, 255))
     with pytest.raises(Refused) as caught:
         Statements(MESH).verify(CRYPTO, decode_statement(bytes(wire)))
-    assert caught.value.reason in (DropReason.MALFORMED, DropReason.BAD_SIGNATURE)
+    assert caught.value.reason in (*UNREADABLE, DropReason.BAD_SIGNATURE)
 
 
 def test_another_meshs_statement_does_not_verify() -> None:
@@ -88,7 +89,7 @@ _ADDRESS = ("10.0.0.1", 7700)
 @pytest.mark.parametrize(
     "wire",
     [
-        pytest.param(_signed(9, _ID, 1), id="unknown kind"),
+        pytest.param(_signed(9, bytes(31), 1), id="unknown kind without an author"),
         pytest.param(_signed(2, _ID, 0), id="incarnation zero"),
         pytest.param(_signed(2, _ID, 2**53), id="huge incarnation"),
         pytest.param(_signed(2, bytes(31), 1), id="short author"),
@@ -111,6 +112,7 @@ _ADDRESS = ("10.0.0.1", 7700)
         pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", "1", 1, 1), id="run as text"),
         pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5, 0, 1), id="version zero"),
         pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5, 1, 256), id="huge version"),
+        pytest.param(_signed(1, _ID, 1, "a", (_ADDRESS,), "", 5, 2, 1), id="no version at all"),
         pytest.param(_signed(3, _ID, _ID, 1, 1, 2), id="neither refused nor not"),
         pytest.param(_signed(3, _ID, _ID, 1, 1, None), id="refused is nothing"),
         pytest.param(bytes(64), id="only a signature"),
@@ -122,6 +124,15 @@ def test_malformed_statements(wire: bytes) -> None:
     with pytest.raises(Refused) as caught:
         decode_statement(wire)
     assert caught.value.reason is DropReason.MALFORMED
+
+
+@pytest.mark.parametrize("kind", [0, 5, 15])
+@given(later_items)
+def test_kinds_that_later_versions_add_are_nobodys_fault(
+    kind: int, more: tuple[object, ...]
+) -> None:
+    """They are told apart from what is malformed, whatever they hold."""
+    assert refusal(decode_statement, _signed(kind, _ID, *more)) is DropReason.UNKNOWN_KIND
 
 
 @given(statements, later_items)

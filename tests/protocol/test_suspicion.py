@@ -158,6 +158,26 @@ class TestRefused:
         assert not suspicion.is_gone
         assert 4 * S < _lasts(suspicion) < 24 * S
 
+    def test_of_one_foreign_host_only_the_first_is_news(self) -> None:
+        """Else every member behind it would have its accusation passed on for ever."""
+        suspicion = _suspicion(wanted=0)
+        assert suspicion.confirm(ONE, refused_at="10.0.0.1")
+        for other in (TWO, THREE, FOUR):
+            assert not suspicion.confirm(other, refused_at="10.0.0.1")
+        assert list(suspicion.refused_at) == [ONE]
+        assert list(suspicion.accusers) == [ONE]
+        assert suspicion.confirm(FIVE, refused_at="10.0.0.2")
+        assert suspicion.is_gone
+
+    def test_an_accuser_of_no_known_host_is_an_ordinary_one(self) -> None:
+        """Two of them could be the same box."""
+        suspicion = _suspicion(host="")
+        assert suspicion.confirm(ONE, refused_at="")
+        assert suspicion.confirm(TWO, refused_at="")
+        assert suspicion.refused_at == {}
+        assert not suspicion.is_gone
+        assert 4 * S < _lasts(suspicion) < 24 * S
+
     def test_two_on_the_subjects_own_host_do(self) -> None:
         """Nothing stands between them and it; one alone could still lie."""
         suspicion = _suspicion(host="10.0.0.1")
