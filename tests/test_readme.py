@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -342,6 +343,25 @@ def test_the_installations_are_what_ci_runs() -> None:
     assert "grep -m1 'meshd demo$' README.md" in script
     assert PLAIN_INSTALLATION == "pip install ."
     assert re.search(r'/bin/pip" install (-q )?\.$', script, re.MULTILINE)
+    assert 'bash -c "$test_line"' in script
+    assert 'bash -c "$main_line"' in script
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    """Also in prose: pip only warns of one that it does not know."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    named = re.findall(r"\.\[([\w,]+)\]", README) + re.findall(r"`\[(\w+)\]`", README)
+    assert named
+    extras = project["project"]["optional-dependencies"]
+    assert {extra for group in named for extra in group.split(",")} <= set(extras)
+
+
+def test_no_block_hides_from_these_tests() -> None:
+    """Only fences of three backticks are found: no tildes, and no code by indentation."""
+    assert "~~~" not in README
+    assert not re.search(
+        r"^(    |\t)\S", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S), re.M
+    )
 
 
 @pytest.mark.processes

@@ -50,7 +50,7 @@ class Answer:
     def _texts(self, data: Mapping[str, Any]) -> Iterator[str]:
         """The text in one event."""
         if data.get("error"):
-            raise UserError(f"the answer broke off: {_message_of(data)}")
+            raise UserError(_message_of(data))
         choices = data.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):

@@ -194,7 +194,8 @@ class Driver:
         having = self._view.function_candidates(function, self._asking.running)
         candidates = [c for c in having if self._fits(c.node, wanted)]
         if not candidates and not live.failures:
-            code, message = "unavailable", f"no node that has {function!r} meets its requirements"
+            code = "unavailable"
+            message = f"no node that has {function!r} meets the job's requirements"
             if not having:
                 shown = ", ".join(self._view.all_functions()[:_FUNCTIONS_SHOWN]) or "none"
                 code, message = (

@@ -56,7 +56,7 @@ class HubDownload:
         if _missing is not None:
             raise RuntimeFailure(
                 "missing_dependency",
-                f"huggingface_hub does not load ({_missing}): pip install 'meshd[hub]'",
+                f"huggingface_hub does not load ({_missing}): pip install huggingface_hub",
             )
         with _failures_explained(self._repository):
             commit, model = self._choose()

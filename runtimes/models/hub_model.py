@@ -59,7 +59,7 @@ class HubModel(Runtime):
         if importlib.util.find_spec("huggingface_hub") is None and not cached(reference):
             raise RuntimeFailure(
                 "missing_dependency",
-                "huggingface_hub is not installed: pip install 'meshd[hub]'",
+                "huggingface_hub is not installed: pip install huggingface_hub",
             )
 
     @property
