@@ -225,7 +225,7 @@ class Envelope:
         if session is None:
             raise Refused(DropReason.UNKNOWN_SENDER)
         if data[1] == _Type.CHALLENGE:
-            return self._take_challenge(data, sender, session)
+            return self._take_challenge(data, source, sender, session)
         version, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
         if session.is_replay(boot, counter):
             raise Refused(DropReason.REPLAYED)
@@ -279,7 +279,9 @@ class Envelope:
             raise Refused(DropReason.FOREIGN_MESH)
         return data[6 : 6 + SHORT_ID_BYTES]
 
-    def _take_challenge(self, data: bytes, sender: NodeId, session: Session) -> Received:
+    def _take_challenge(
+        self, data: bytes, source: Address, sender: NodeId, session: Session
+    ) -> Received:
         if len(data) != CHALLENGE_BYTES:
             raise Refused(DropReason.BAD_CHALLENGE)
         _, _, _, _, boot, echoed_boot, echoed_counter, token, code = _CHALLENGE.unpack(data)
@@ -295,6 +297,7 @@ class Envelope:
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
         session.token_theirs = token
+        session.address = source  # it echoes what only who receives there has seen
         unread, session.unread = session.unread, None
         return Told(sender, unread)
 

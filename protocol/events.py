@@ -42,7 +42,8 @@ class StreamFailure(enum.StrEnum):
     """How a stream came to nothing; only some of it says anything about the peer."""
 
     REFUSED = "refused"
-    """Its host answered that nobody listens there, or cut the connection: the process is gone."""
+    """Its host answered that nobody listens there: the process is gone. (A connection that is cut
+    says less: a live, busy process cuts some, too.)"""
     TIMED_OUT = "timed_out"
     """Silence."""
     OTHER = "other"

@@ -80,8 +80,8 @@ class Outbox:
     def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
         """A datagram to a member, filled up with rumours; `first` rides before them.
 
-        Before the peer has told its token it reads nothing: then no rumour is wasted on it, and
-        the datagram to an address that nobody has proven stays small.
+        Before the peer has told its token it reads nothing: then no rumour is wasted on it. To an
+        address that it has stated and not proven only bare messages go: it may be a stranger's.
         """
         payload = encode_datagram(message)
         if first is not None:
@@ -100,12 +100,12 @@ class Outbox:
         version = self.version_for(to)
         if version is None:
             return
-        if self._envelope.is_introduced(to):
-            room = PAYLOAD_BYTES_MAX - len(payload)
-            payload += self._rumours.fill(room, self._members.present_count)
         address = self._pick(to)
         if address is None:
             return
+        if self._envelope.is_introduced(to) and address == self._envelope.proven_address(to):
+            room = PAYLOAD_BYTES_MAX - len(payload)
+            payload += self._rumours.fill(room, self._members.present_count)
         data = self._envelope.seal(to, payload, version)
         if data is not None:
             self._effects.append(SendDatagram(data, address))

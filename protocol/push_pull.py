@@ -153,6 +153,7 @@ class PushPuller:
             self._introduced[node] = last
             return
         if not self._introductions.take(now):
+            self._outbox.drop(DropReason.RATE_LIMITED, node, "introduction")
             return
         if len(self._introduced) >= _INTRODUCTIONS_MAX:
             del self._introduced[next(iter(self._introduced))]

@@ -67,10 +67,13 @@ class Streams:
             self._at(delay, lambda: self._on_opener(number, lambda: self._end(number, data)))
 
     def reset(self, target: Host) -> None:
-        """A process ended while its machine lives on: whoever waits for it is told."""
+        """A process ended while its machine lives on: whoever waits for it is told. A cut
+        connection is no evidence: a busy process cuts some, too.
+        """
         for number, exchange in self._exchanges.items():
             if exchange.target is target and not exchange.is_answered:
-                self._refuse(number, MILLISECOND)
+                exchange.is_answered = True
+                self._cut(number)
 
     # ---- at the target ----
 
@@ -91,7 +94,10 @@ class Streams:
         self._give(exchange.target, StreamReceived(number, asker, data, self._wall_s()))
         if not exchange.is_answered:
             exchange.is_answered = True
-            self._at(MILLISECOND, lambda: self._fail(number, StreamFailure.OTHER))
+            self._cut(number)
+
+    def _cut(self, number: int) -> None:
+        self._at(MILLISECOND, lambda: self._fail(number, StreamFailure.OTHER))
 
     # ---- at the opener ----
 
