@@ -295,7 +295,7 @@ def decode_stream(data: bytes) -> StreamMessage:
             origin, proof = _origin(fields), fields.take_bytes(SIGNATURE_BYTES)
             return StreamAck(origin, proof, fields.take_blob(STATEMENT_BYTES_MAX))
         case _:
-            raise Refused(DropReason.MALFORMED, "unknown stream message")
+            raise Refused(DropReason.UNKNOWN_KIND, "stream message")
 
 
 def _decode_difference(fields: Fields) -> Difference:

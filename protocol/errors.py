@@ -39,7 +39,7 @@ class DropReason(enum.StrEnum):
     MALFORMED = "malformed"
     """Sender's fault: bytes that the codec refuses."""
     UNKNOWN_KIND = "unknown_kind"
-    """Nobody's: a kind of statement that a later version added."""
+    """Nobody's: a kind of statement, record or stream message that a later version added."""
     BAD_SIGNATURE = "bad_signature"
     """Sender's or author's fault: the rest of the frame is dropped with it."""
     NOT_ADMITTED = "not_admitted"
