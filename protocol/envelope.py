@@ -242,7 +242,7 @@ class Envelope:
         epoch = session.epoch + 1 if is_older else session.epoch
         wanted = self._mint(sender, source, epoch)
         if token != wanted:
-            challenge = self._challenge(boot, counter, wanted, session)
+            challenge = self._challenge(version, boot, counter, wanted, session)
             return Unproven(DropReason.OLD_BOOT if is_older else DropReason.UNPROVEN, challenge)
         session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
@@ -258,9 +258,9 @@ class Envelope:
         """The answer to a sealed datagram whose short id is no member's. Raises Refused."""
         if data[1] != _Type.SEALED:
             raise Refused(DropReason.UNKNOWN_SENDER)
-        _, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
+        version, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
         token = keyed_hash(self._secret, short + str(source).encode(), 8, b"meshd unknown")
-        challenge = self._pack_challenge(boot, counter, token, _UNKNOWN)
+        challenge = self._pack_challenge(version, boot, counter, token, _UNKNOWN)
         return Unproven(DropReason.UNKNOWN_SENDER, challenge)
 
     def sender_of(self, data: bytes) -> bytes:
@@ -301,13 +301,18 @@ class Envelope:
         unread, session.unread = session.unread, None
         return Told(sender, unread)
 
-    def _challenge(self, boot: int, counter: int, token: bytes, session: Session) -> bytes:
-        head = self._pack_challenge(boot, counter, token, _UNKNOWN)[:-16]
+    def _challenge(
+        self, version: int, boot: int, counter: int, token: bytes, session: Session
+    ) -> bytes:
+        """In the version of its cause, which the other side speaks."""
+        head = self._pack_challenge(version, boot, counter, token, _UNKNOWN)[:-16]
         return head + self._code(session, self._crypto.node_id, head)
 
-    def _pack_challenge(self, boot: int, counter: int, token: bytes, code: bytes) -> bytes:
+    def _pack_challenge(
+        self, version: int, boot: int, counter: int, token: bytes, code: bytes
+    ) -> bytes:
         return _CHALLENGE.pack(
-            self._versions[0],
+            version,
             _Type.CHALLENGE,
             self._tag,
             self._short,

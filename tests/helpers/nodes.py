@@ -48,6 +48,7 @@ from protocol.records import (
 )
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, make_alive
+from protocol.versions import VERSIONS
 
 WALL_S = 1_800_000_000
 """When every test mesh was founded, in Unix time."""
@@ -183,10 +184,13 @@ class Mesh:
         size: int,
         *,
         roles: Sequence[Role] = (),
+        versions: Sequence[tuple[int, int]] = (),
         protocol: ProtocolConfig | None = None,
         label: object = "mesh",
     ) -> None:
+        """`roles`, `versions`: of the first machines; the others are workers of today's version."""
         self.authorities = Authorities(label)
+        self.versions = versions
         self.protocol = protocol or ProtocolConfig()
         self.now = 10 * SECOND
         self.post: list[Parcel] = []
@@ -232,6 +236,7 @@ class Mesh:
                 boot_secret=seed_of(index, machine.boot),
                 incarnation=machine.incarnation,
                 offers_version=machine.offers_version,
+                versions=self.versions[index] if index < len(self.versions) else VERSIONS,
                 snapshot=machine.snapshot,
                 protocol=self.protocol,
             ),

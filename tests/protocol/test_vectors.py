@@ -73,6 +73,8 @@ from protocol.suspicion import (
     timeout_bounds,
 )
 from tests.helpers.nodes import seed_of
+from tests.protocol.test_digest_vectors import make_digests
+from tests.protocol.test_merge_vectors import make_merges
 
 FOLDER = pathlib.Path(__file__).parents[1] / "vectors"
 Json = Any
@@ -273,6 +275,8 @@ MAKERS: dict[str, Callable[[], Json]] = {
     "records": make_records,
     "messages": make_messages,
     "formulas": make_formulas,
+    "merges": make_merges,
+    "digests": make_digests,
 }
 
 

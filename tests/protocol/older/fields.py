@@ -1,0 +1,103 @@
+"""How the first release read typed, bounded values out of msgpack.
+
+Frozen as the first release had it, without what encodes: never mended, only read with.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import msgpack
+
+from protocol.errors import DropReason, Refused
+
+
+def unpack_fields(data: bytes) -> "Fields":
+    """Decode one msgpack array without maps in it. Raises Refused(MALFORMED) for anything else."""
+    return Fields(_unpack(data, refuse_map))
+
+
+def _unpack(data: bytes, object_pairs_hook: Callable[[object], object] | None) -> object:
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            use_list=False,
+            strict_map_key=True,
+            object_pairs_hook=object_pairs_hook,
+            ext_hook=refuse_extension,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise Refused(DropReason.MALFORMED, type(error).__name__) from error
+
+
+def refuse_map(pairs: object) -> NoReturn:
+    """No message has maps: one byte of an empty map would cost eighty of memory."""
+    raise Refused(DropReason.MALFORMED, "map")
+
+
+def refuse_extension(code: int, data: bytes) -> NoReturn:
+    """No message has extension types (msgpack would hand them over as tuples)."""
+    raise Refused(DropReason.MALFORMED, "extension type")
+
+
+class Fields:
+    """The items of one array, taken from the front. Each method raises Refused(MALFORMED)."""
+
+    __slots__ = ("_items", "_next")
+
+    def __init__(self, items: object) -> None:
+        if not isinstance(items, tuple):
+            raise Refused(DropReason.MALFORMED, "not an array")
+        self._items: Sequence[object] = items
+        self._next = 0
+
+    def take(self) -> object:
+        """The next item, whatever it is."""
+        if self._next >= len(self._items):
+            raise Refused(DropReason.MALFORMED, "missing field")
+        item = self._items[self._next]
+        self._next += 1
+        return item
+
+    def take_int(self, low: int, high: int) -> int:
+        """An integer from `low` to `high`, both included."""
+        item = self.take()
+        if type(item) is not int or not low <= item <= high:
+            raise Refused(DropReason.MALFORMED, "not an integer in range")
+        return item
+
+    def take_bytes(self, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        item = self.take()
+        if not isinstance(item, bytes) or len(item) != size:
+            raise Refused(DropReason.MALFORMED, f"not {size} bytes")
+        return item
+
+    def take_blob(self, size_max: int) -> bytes:
+        """At most `size_max` bytes."""
+        item = self.take()
+        if not isinstance(item, bytes) or len(item) > size_max:
+            raise Refused(DropReason.MALFORMED, f"not a blob of {size_max} bytes at most")
+        return item
+
+    def take_text(self, chars_max: int) -> str:
+        """At most `chars_max` characters of UTF-8."""
+        item = self.take()
+        if not isinstance(item, str) or len(item) > chars_max:
+            raise Refused(DropReason.MALFORMED, f"not a text of {chars_max} characters at most")
+        return item
+
+    def take_array(self, items_max: int) -> Sequence[object]:
+        """An array of at most `items_max` items."""
+        item = self.take()
+        if not isinstance(item, tuple) or len(item) > items_max:
+            raise Refused(DropReason.MALFORMED, f"not an array of {items_max} items at most")
+        return item
+
+    def take_blobs(self, items_max: int, size_max: int) -> tuple[bytes, ...]:
+        """An array of blobs, both bounded."""
+        items = self.take_array(items_max)
+        for item in items:
+            if not isinstance(item, bytes) or len(item) > size_max:
+                raise Refused(DropReason.MALFORMED, f"not blobs of {size_max} bytes at most")
+        return tuple(item for item in items if isinstance(item, bytes))
