@@ -143,7 +143,6 @@ class View:
             "tier": tier if type(tier) is int and tier in (1, 2, 3) else 3,
             "hardware": hardware,
             "models": sorted(card.name for card in self.cards(node)),
-            "functions": list(self.functions(node)),
             "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},
             "rtt_ms": round(round_trip / 1e6, 3) if round_trip is not None else None,
             "version": alive.software if alive is not None else None,

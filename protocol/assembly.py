@@ -135,7 +135,6 @@ class Parts:
             run=self._config.boot,
             versions=self._config.versions,
             on_changed=lambda previous: self.membership.note_changed(own, previous),
-            on_refuted=lambda: self.awareness.note(1),
         )
 
     def _make_membership(self, call_last: Callable[[NodeId, Statement], None]) -> Membership:

@@ -26,6 +26,8 @@ from protocol.round_trips import RoundTrips
 from protocol.statements import Statement
 
 RELAYS_MAX: Final = 256
+RELAYS_PER_PROBER: Final = 8
+"""An honest one has one probe at a time; so none drives out the requests of others."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -90,7 +92,10 @@ class Helper:
         if self._outbox.version_for(target) is None:
             return False
         number = self._proofs.draw()
-        if len(self._relays) >= RELAYS_MAX:
+        theirs = [n for n, relay in self._relays.items() if relay.origin.prober == sender]
+        if len(theirs) >= RELAYS_PER_PROBER:
+            self._end(theirs[0])
+        elif len(self._relays) >= RELAYS_MAX:
             self._end(next(iter(self._relays)))
         nack_ns = now + self._config.nack_ns
         self._relays[number] = relay = Relay(

@@ -33,7 +33,13 @@ from protocol.statements import (
     decode_statement,
 )
 
-_ODD = (DropReason.MALFORMED, DropReason.NOT_ADMITTED, DropReason.NOT_ALLOWED)
+_ODD = (
+    DropReason.MALFORMED,
+    DropReason.NOT_ADMITTED,
+    DropReason.NOT_ALLOWED,
+    DropReason.RATE_LIMITED,
+    DropReason.TABLE_FULL,
+)
 """Rare in what a member knows itself: it would not have taken such a thing in."""
 ODD_MAX: Final = 256
 """So many of them end a frame: a large one full of inventions must not hold us up."""
@@ -46,8 +52,8 @@ CHANGES_BURST: Final = 128
 """Of one author's life and offers at once: all offers that it may have, twice ..."""
 CHANGES_PER_S: Final = 8
 """... and then so many per second."""
-ACCUSATIONS_BURST: Final = 64
-"""By one accuser at once, or half of the mesh if that is more (of the other side of a cut) ..."""
+ACCUSATIONS_BURST: Final = 128
+"""By one accuser at once, or as many as there are members if that is more ..."""
 ACCUSATIONS_PER_S: Final = 4
 """... and then so many per second."""
 
@@ -161,6 +167,7 @@ class Intake:
             self.take_record(wire)
             return
         statement = self._statements.find(wire)
+        is_paid = statement is None
         if statement is not None:
             self._refuse_excess(statement, now)
         else:
@@ -170,14 +177,15 @@ class Intake:
                 raise Refused(DropReason.NOT_ADMITTED)
             self._refuse_excess(statement, now)
             self._statements.verify(self._crypto, statement)
+            self._spend(statement, now)  # a check costs its author, whatever comes of it
         before = self._weight(statement)
         try:
             self._accept(statement, now)
         except Refused as refused:
-            if refused.reason is DropReason.EQUIVOCATION:
+            if refused.reason is DropReason.EQUIVOCATION and not is_paid:
                 self._spend(statement, now)
             raise
-        if before is None or self._weight(statement) != before:
+        if not is_paid and (before is None or self._weight(statement) != before):
             self._spend(statement, now)
 
     def _accept(self, statement: Statement, now: int) -> None:
@@ -195,7 +203,7 @@ class Intake:
         """Refuse before the signature is checked what its author may not say so often."""
         author = statement.author
         if isinstance(statement, Accusation):
-            burst = max(ACCUSATIONS_BURST, len(self._members) // 2)
+            burst = max(ACCUSATIONS_BURST, len(self._members))
             has_room = self._accusations.has_room(author, burst, now)
         else:
             has_room = self._changes.has_room(author, CHANGES_BURST, now)

@@ -70,6 +70,7 @@ class Membership:
         self._on_present = on_present
         self._on_changed = on_changed
         self._on_last_call = on_last_call
+        self._refuted_ns = -config.probe_interval_ns
         self.suspicion_deadlines: Deadlines[NodeId] = Deadlines()
 
     @property
@@ -151,6 +152,9 @@ class Membership:
         if subject == self._own:
             # Whoever it is: a client's word counts nowhere but in its own view, and there it does.
             self._own_life.refute(accusation)
+            if role.may_admit and now - self._refuted_ns >= self._config.probe_interval_ns:
+                self._refuted_ns = now  # once an interval: nobody else decides how well we are
+                self._awareness.note(1)
             return
         if not role.may_admit:
             raise Refused(DropReason.NOT_ALLOWED, "clients and observers do not accuse")

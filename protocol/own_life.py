@@ -48,12 +48,10 @@ class OwnLife:
         run: int,
         versions: tuple[int, int],
         on_changed: Callable[[State | None], None],
-        on_refuted: Callable[[], None],
     ) -> None:
         """`incarnation`: the highest that this node ever published; `offers_version` likewise.
 
-        `run`, `versions`: see `Alive`. `on_changed` is given our state before; `on_refuted` hears
-        of every suspicion that we had to refute.
+        `run`, `versions`: see `Alive`. `on_changed` is given our state before.
         """
         self._crypto = crypto
         self._own = crypto.node_id
@@ -70,7 +68,6 @@ class OwnLife:
         self._addresses: tuple[Address, ...] = ()
         self._has_met = False
         self._on_changed = on_changed
-        self._on_refuted = on_refuted
         self.offers_version = offers_version
         self.has_left = False
         """Whether this node said goodbye in this life."""
@@ -184,5 +181,4 @@ class OwnLife:
             # The accuser missed our answer, and would count us dead though we speak to it.
             self._rumours.add(own)
             raise Refused(DropReason.STALE)
-        self._on_refuted()
         self._rise_above(accusation.incarnation)

@@ -1,6 +1,7 @@
 """The one place for `meshd up`: a node in the foreground."""
 
 import pathlib
+import signal
 from typing import Annotated
 
 import typer
@@ -108,6 +109,8 @@ def _run(options: UpOptions) -> None:
     if options.join is not None and terminal.error_is_terminal():
         terminal.remark("joining the mesh ...")
     trio.run(daemon.run, options, announce_as_json if options.json else announce)
+    # All is done and said: an impatient Ctrl-C now shall not look like a failure.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def checked_token(text: str) -> str:

@@ -41,14 +41,9 @@ def three(three_of_module: list[Daemon]) -> list[Daemon]:
         if not daemon.is_running:
             daemon.launch().ready()
     wait_whole(three_of_module)
-    until("all have told their functions", lambda: all(map(_knows, three_of_module)), 10.0)
+    until("all have told", lambda: all(d.status()["settled"] for d in three_of_module), 10.0)
     until("all is idle", lambda: not any(map(workers, three_of_module)), 10.0)
     return three_of_module
-
-
-def _knows(daemon: Daemon) -> bool:
-    rows = daemon.get("/mesh/v1/nodes")["nodes"]
-    return all(row["functions"] for row in rows if row["state"] == "alive")
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:

@@ -9,7 +9,7 @@ from protocol.config import MILLISECOND, SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason
 from protocol.events import StreamFailure
-from protocol.helper import RELAYS_MAX
+from protocol.helper import RELAYS_MAX, RELAYS_PER_PROBER
 from protocol.identity import NodeId
 from protocol.messages import (
     Ack,
@@ -107,16 +107,20 @@ class TestPing:
         mesh[0]._intake.take(alive.wire, mesh.now)
         assert prober.say(0, PingRequest(1, target.id)) == [DropReason.UNEXPECTED]
 
-    def test_pending_help_is_bounded(self) -> None:
-        """Of too many requests the oldest is forgotten."""
+    @pytest.mark.parametrize(("in_all", "kept"), [(RELAYS_MAX, RELAYS_PER_PROBER), (4, 4)])
+    def test_pending_help_is_bounded(
+        self, monkeypatch: pytest.MonkeyPatch, in_all: int, kept: int
+    ) -> None:
+        """Of too many requests, by one prober or in all, the oldest is forgotten."""
+        monkeypatch.setattr("protocol.helper.RELAYS_MAX", in_all)
         mesh, prober, target, first = _asked()
-        for number in range(RELAYS_MAX):
+        for number in range(RELAYS_PER_PROBER):
             prober.say(0, PingRequest(number, target.id))
         last = [ping for ping in target.pings(0) if ping.origin is not None][-1]
         assert target.say(0, Ack(first.sequence, None, bytes(64))) == [DropReason.UNEXPECTED]
         assert target.say(0, Ack(last.sequence, None, bytes(64))) == []
-        assert len(mesh[0]._helper._relays) == RELAYS_MAX - 1
-        assert len(mesh[0]._helper._deadlines) == RELAYS_MAX - 1
+        assert len(mesh[0]._helper._relays) == kept - 1
+        assert len(mesh[0]._helper._deadlines) == kept - 1
 
 
 class TestStream:

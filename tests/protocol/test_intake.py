@@ -10,6 +10,7 @@ from protocol.crypto import SodiumCrypto
 from protocol.effects import Effect, OpenStream, SendDatagram
 from protocol.errors import DropReason
 from protocol.events import StreamReceived
+from protocol.fields import pack
 from protocol.identity import NodeId
 from protocol.intake import (
     ACCUSATIONS_BURST,
@@ -341,10 +342,8 @@ class TestBudgets:
         assert mesh[0].members.state(mesh.id(1)) is State.SUSPECT
         assert budget._spent(mesh.id(2), mesh.now) == SECOND // ACCUSATIONS_PER_S
 
-    def test_the_other_half_of_a_mesh_may_be_accused_at_once(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """After a cut everybody accuses that many; the dead count as members here."""
+    def test_everybody_may_be_accused_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a cut many are; the dead count as members here, and every signature counts."""
         monkeypatch.setattr(intake, "ACCUSATIONS_BURST", 1)
         mesh = Mesh(6).start_all()
         mesh.crash(5)
@@ -356,9 +355,17 @@ class TestBudgets:
                 mesh.authorities.mesh,
                 mesh.id(index),
                 mesh[0].members.incarnation(mesh.id(index)),
-                is_dead=True,
+                is_dead=is_dead,
             ).wire
-            for index in (2, 3, 4, 0)
+            for index, is_dead in (
+                (2, True),
+                (2, False),
+                (3, True),
+                (3, False),
+                (4, True),
+                (4, False),
+                (0, True),
+            )
         ]
         mesh.now += 100 * SECOND
         mesh[0]._outbox.drain()
@@ -390,3 +397,18 @@ def test_too_much_that_cannot_count_ends_a_frame() -> None:
     assert mesh[0]._intake.take_all(wires, mesh.id(1), mesh.now) is Taken.BROKEN
     assert checked == []
     assert not mesh[0]._intake.is_muted(mesh.id(1), mesh.now)
+
+
+def test_what_changes_nothing_costs_its_author_all_the_same() -> None:
+    """One insider's frame of thousands of signed variants of one goodbye is soon not read."""
+    mesh = Mesh(3).start_all()
+    insider = Insider(mesh, 2)
+    crypto = insider.crypto
+    wires: list[bytes] = []
+    for number in range(1_000):
+        body = pack((2, crypto.node_id, 9, number))
+        wires.append(body + crypto.sign(b"meshd statement 1" + mesh.authorities.mesh + body))
+    taken = mesh[0]._intake.take_all(wires, crypto.node_id, mesh.now)
+    assert taken is Taken.BROKEN
+    checked = [wire for wire in wires if mesh[0]._intake._statements.find(wire) is not None]
+    assert len(checked) <= intake.CHANGES_BURST
