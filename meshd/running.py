@@ -184,8 +184,8 @@ class Running:
         self._end.set()
 
     async def say_goodbye(self) -> None:
-        """Tell the mesh that this node leaves; takes a second, unless nobody is there to hear."""
-        if self._has_said_goodbye or self.node.members.present_count <= 1:
+        """Tell the mesh that this node leaves; takes a second, unless it never had another."""
+        if self._has_said_goodbye or not self.has_company:
             return
         self._has_said_goodbye = True
         self.gossip.give(LeaveRequested())

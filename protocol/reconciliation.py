@@ -37,8 +37,6 @@ from protocol.outbox import Outbox
 
 QUIET_NS: Final = SECOND
 """Gossip needs a moment: who has changed within it does not wonder yet."""
-RESTLESS_NS: Final = 4 * SECOND
-"""In a mesh where something always changes, a doubt is followed up all the same."""
 EXCHANGE_NS: Final = 10 * SECOND
 """An exchange that is not over by then is given up; so is a doubt."""
 RETRY_NS: Final = SECOND
@@ -132,8 +130,7 @@ class Reconciler:
 
     def _quiet_ns(self, doubt: _Doubt) -> int:
         """When a second disagreement means something."""
-        quiet_ns = max(doubt.since_ns, self._knowledge.last_change_ns)
-        return min(quiet_ns, doubt.since_ns + RESTLESS_NS) + QUIET_NS
+        return max(doubt.since_ns, self._knowledge.last_change_ns) + QUIET_NS
 
     def stop(self) -> None:
         """Begin nothing any more, and wait for nothing (this node is leaving)."""
