@@ -149,6 +149,7 @@ class TestOthers:
         held = mesh[0].offers.all()
         assert refused > 0
         assert sum(len(offer.wire) for offer in held) <= 16_384
+        mesh.now += 100 * SECOND  # its budget of changes is used up
         effects = insider.tell(0, GOSSIP, _offer(mesh, 1, 999, "new", bytes(700)).wire)
         assert drops_in(effects) == [DropReason.TABLE_FULL]
         assert mesh[0].offers.all() == held
