@@ -184,10 +184,13 @@ class Running:
         self._end.set()
 
     async def say_goodbye(self) -> None:
-        """Tell the mesh that this node leaves; takes a second, unless it never had another."""
+        """Tell the mesh that this node leaves; takes a second or two, unless it is alone in it."""
         if self._has_said_goodbye or not self.has_company:
             return
         self._has_said_goodbye = True
+        with trio.move_on_after(GOODBYE_S):  # who has just come has met nobody to say it to yet
+            while self.node.members.present_count <= 1:
+                await self.view.events.after(self.view.events.last_id)
         self.gossip.give(LeaveRequested())
         await trio.sleep(GOODBYE_S)
 
