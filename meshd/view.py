@@ -213,13 +213,14 @@ class View:
     def _candidates(
         self, offers: Callable[[NodeId], bool], own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
+        own = self._node.node_id
         return [
             Candidate(
                 node=node,
                 is_alive=self._node.members.state(node) is State.ALIVE,
                 load=self.load(node),
                 own_requests=own_requests.get(node, 0),
-                round_trip_ns=self._node.round_trip_ns(node) or 0,
+                round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
             )
             for node in self._node.members.present()
             if offers(node)

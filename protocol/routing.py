@@ -7,9 +7,13 @@ that many gateways with one view do not herd on one node. Hard filters come firs
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Final
 
 from protocol.identity import NodeId
 from protocol.messages import Load
+
+UNKNOWN_ROUND_TRIP_NS: Final = 100_000_000
+"""What is assumed of a member that was not measured yet: far, so that it never ties with us."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +27,14 @@ class Candidate:
     """As it last told; None when it has not."""
     own_requests: int = 0
     """Requests that this very node has running there: newer than anything gossip tells."""
-    round_trip_ns: int = 0
-    """0 for ourselves and for the unknown."""
+    round_trip_ns: int | None = None
+    """0 for ourselves, None for the unknown."""
 
 
 def rank(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:
     """Whom to try, best first. Members under suspicion are not tried at all."""
     alive = [candidate for candidate in candidates if candidate.is_alive]
-    keyed = [(_busyness_milli(c), c.round_trip_ns, rng.getrandbits(32), c) for c in alive]
+    keyed = [(_busyness_milli(c), _distance_ns(c), rng.getrandbits(32), c) for c in alive]
     keyed.sort(key=lambda entry: entry[:3])
     return [candidate for *_, candidate in keyed]
 
@@ -40,3 +44,8 @@ def _busyness_milli(candidate: Candidate) -> int:
     load = candidate.load or Load(0, 0, 1)
     known = max(load.queued + load.running, candidate.own_requests)
     return known * 1000 // max(1, load.slots)
+
+
+def _distance_ns(candidate: Candidate) -> int:
+    known = candidate.round_trip_ns
+    return UNKNOWN_ROUND_TRIP_NS if known is None else known

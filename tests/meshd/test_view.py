@@ -274,7 +274,7 @@ def test_candidates_carry_what_ranking_needs() -> None:
     first, second = seen.view.candidates(CARD.name, {one: 5})
     assert (first.node, first.is_alive, first.own_requests) == (one, True, 5)
     assert first.load == Load(1, 2, 3)
-    assert first.round_trip_ns == (seen.mesh[0].round_trip_ns(one) or 0)
+    assert first.round_trip_ns == seen.mesh[0].round_trip_ns(one)
     assert (second.node, second.is_alive, second.own_requests) == (other, False, 0)
     assert seen.view.candidates("nothing", {}) == []
 

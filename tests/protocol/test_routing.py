@@ -43,6 +43,13 @@ def test_equally_busy_by_round_trip_then_by_chance() -> None:
     assert sorted(dict.fromkeys(firsts)) == [0, 1, 2, 3]
 
 
+def test_who_is_not_measured_yet_is_taken_for_far() -> None:
+    """A new member never ties with ourselves, nor comes before one that is known to be near."""
+    ourselves, near = _candidate(1, round_trip_ns=0), _candidate(2, round_trip_ns=10**6)
+    for seed in range(20):
+        assert _order(_candidate(3), near, ourselves, seed=seed) == [1, 2, 3]
+
+
 def test_a_load_without_slots_divides_by_nothing() -> None:
     """Zero slots are what a member may say."""
     assert _order(_candidate(1, load=Load(1, 0, 0)), _candidate(2)) == [2, 1]
