@@ -7,6 +7,7 @@ or a bad model file thus never uses up an invite.
 
 import contextlib
 import functools
+import gc
 import pathlib
 import random
 import secrets
@@ -98,6 +99,7 @@ async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) 
                     current.clear()
                     running = await starter.start()
                     current.append(running)
+                    gc.freeze()  # what is here now stays: no collection need look at it again
                     try:
                         await running.run(tell)
                     finally:
@@ -129,6 +131,7 @@ class Starter:
         self._recording: Recording | None = None
         self._founded = False
         self._notices: list[str] = []
+        self._functions = known_functions()  # looks at every installed package: once is enough
         self.has_announced = False
 
     async def start(self) -> Running:
@@ -185,7 +188,7 @@ class Starter:
             own_addresses,
             self._recording,
             LocalModels(sources),
-            FunctionRunner(known_functions(), home.scratch),
+            FunctionRunner(self._functions, home.scratch),
             name,
         )
 
