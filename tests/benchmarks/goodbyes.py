@@ -10,6 +10,7 @@ Run: python -m tests.benchmarks.goodbyes [--seeds 1000] [--nodes 50] [--loss 1] 
 import argparse
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import random
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class Outcome:
 
 def run_once(seed: int, *, nodes: int, loss_percent: int) -> Outcome:
     """One mesh, and a tenth of it leaves."""
+    gc.collect()
+    gc.disable()  # as in `starvation.py`
     rng = random.Random(f"goodbyes {seed}")
     options = NetworkOptions(loss_ppm=loss_percent * 10_000)
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
