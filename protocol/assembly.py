@@ -95,7 +95,12 @@ class Parts:
             crypto, self._mesh, config.boot, config.boot_secret, config.versions
         )
         self.outbox = Outbox(
-            self._knobs, self.envelope, self.members, self.rumours, config.versions
+            self._knobs,
+            crypto.node_id,
+            self.envelope,
+            self.members,
+            self.rumours,
+            config.versions,
         )
         self.partition = PartitionWatch(self._knobs, self.members, self.outbox)
         self.own_life = self._make_own_life()

@@ -60,6 +60,8 @@ class Authority:
         self._admissions: dict[NodeId, Admission] = {}
         self._slots: dict[tuple[bytes, int], NodeId] = {}
         self._short_ids: dict[bytes, NodeId] = {}
+        self._counting: dict[bytes, None] = {}
+        """The wires of all records that count: most of what comes is known."""
         self._waiting: dict[bytes, bytes] = {}
         """Unchecked records, each with the key of the premise that it lacks."""
         self._evicted: list[NodeId] = []
@@ -72,6 +74,10 @@ class Authority:
         """The invite by which `node` came."""
         admission = self._admissions.get(node)
         return self._invites[admission.proof.invite_key] if admission is not None else None
+
+    def is_counting(self, wire: bytes) -> bool:
+        """Whether exactly this record is among those that count."""
+        return wire in self._counting
 
     def resolve(self, short: bytes) -> NodeId | None:
         """The member whose id begins with these eight bytes."""
@@ -93,6 +99,8 @@ class Authority:
         can count), STALE (known), TABLE_FULL. Signatures are checked last: inventing a thousand
         records must not cost us three thousand checks.
         """
+        if wire in self._counting:
+            raise Refused(DropReason.STALE)
         if wire in self._waiting:
             raise Refused(DropReason.NOT_ADMITTED, "still waiting")
         record = decode_record(wire)
@@ -168,6 +176,7 @@ class Authority:
             raise Refused(DropReason.TABLE_FULL)
         else:
             self._invites[record.key] = record
+            self._counting[record.wire] = None
 
     def _store(self, admission: Admission) -> None:
         slot = (admission.proof.invite_key, admission.slot)
@@ -180,10 +189,11 @@ class Authority:
             raise Refused(DropReason.TABLE_FULL)
         self._slots[slot] = admission.node
         self._admissions[admission.node] = admission
+        self._counting[admission.wire] = None
         self._short_ids.setdefault(short_id(admission.node), admission.node)
 
     def _evict(self, node: NodeId) -> None:
-        del self._admissions[node]
+        del self._counting[self._admissions.pop(node).wire]
         if self._short_ids.get(short_id(node)) == node:
             del self._short_ids[short_id(node)]
         self._evicted.append(node)

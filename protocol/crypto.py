@@ -4,6 +4,7 @@ Everything is deterministic: Ed25519 signs without chance, seals take their nonc
 Private keys are made elsewhere and given as 32-byte seeds.
 """
 
+import functools
 import hashlib
 from typing import Final, Protocol
 
@@ -15,6 +16,9 @@ from protocol.identity import NodeId
 SEAL_TAG_BYTES: Final = 16
 SEAL_NONCE_BYTES: Final = 24
 SEAL_KEY_BYTES: Final = 32
+CHECKED_MAX: Final = 1_024
+"""Signatures whose check is remembered: a joining node meets the same records three times (in the
+answer, from its disk, from its peers)."""
 
 
 class Crypto(Protocol):
@@ -63,6 +67,15 @@ def keyed_hash(key: bytes, data: bytes, size: int, purpose: bytes) -> bytes:
     return hashlib.blake2b(data, key=key, digest_size=size, person=purpose).digest()
 
 
+@functools.lru_cache(maxsize=CHECKED_MAX)
+def _is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
+    try:
+        nacl.bindings.crypto_sign_open(signature + data, key)
+    except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError):
+        return False
+    return True
+
+
 class SodiumCrypto:
     """Ed25519, X25519 from the same keys, XSalsa20-Poly1305: libsodium through PyNaCl."""
 
@@ -83,11 +96,7 @@ class SodiumCrypto:
 
     def verify(self, key: bytes, signature: bytes, data: bytes) -> bool:
         """See Crypto."""
-        try:
-            nacl.bindings.crypto_sign_open(signature + data, key)
-        except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError):
-            return False
-        return True
+        return _is_signed(key, signature, data)
 
     def pair_key(self, peer: NodeId) -> bytes | None:
         """See Crypto. The key is X25519 of both identities, hashed (NaCl's box before nonce)."""

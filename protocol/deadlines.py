@@ -13,12 +13,14 @@ Key = TypeVar("Key", bound=Hashable)
 class Deadlines(Generic[Key]):
     """At most one deadline per key; equal times fire in the order in which they were set."""
 
-    __slots__ = ("_current", "_heap", "_sequence")
+    __slots__ = ("_current", "_heap", "_sequence", "next_ns")
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Key]] = []
         self._current: dict[Key, tuple[int, int]] = {}
         self._sequence = 0
+        self.next_ns = NEVER
+        """The earliest deadline; NEVER when there is none. Read far more often than it changes."""
 
     def __len__(self) -> int:
         return len(self._current)
@@ -31,22 +33,23 @@ class Deadlines(Generic[Key]):
         if len(self._heap) > 64 + 4 * len(self._current):
             self._heap = [(when, seq, k) for k, (when, seq) in self._current.items()]
             heapq.heapify(self._heap)
+        self._settle()
 
     def clear(self, key: Key) -> None:
         """Forget the deadline of `key`, if it has one."""
-        self._current.pop(key, None)
+        if self._current.pop(key, None) is not None:
+            self._settle()
 
     def get(self, key: Key) -> int | None:
         """When `key` is due."""
         entry = self._current.get(key)
         return entry[0] if entry is not None else None
 
-    @property
-    def next_ns(self) -> int:
-        """The earliest deadline; NEVER when there is none."""
-        while self._heap and self._current.get(self._heap[0][2]) != self._heap[0][:2]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else NEVER
+    def _settle(self) -> None:
+        heap, current = self._heap, self._current
+        while heap and current.get(heap[0][2]) != heap[0][:2]:
+            heapq.heappop(heap)
+        self.next_ns = heap[0][0] if heap else NEVER
 
     def pop_due(self, now: int) -> Key | None:
         """Take out one key whose time has come."""
@@ -54,4 +57,5 @@ class Deadlines(Generic[Key]):
             return None
         key = heapq.heappop(self._heap)[2]
         del self._current[key]
+        self._settle()
         return key

@@ -37,11 +37,58 @@ _SHARE_BYTES: Final = {
 the offers. What a class does not need goes to the others in order of urgency."""
 
 
-@dataclasses.dataclass(slots=True)
+RIDER_BYTES_MIN: Final = 64 + 32
+"""No statement and no record is shorter than its author's key and signature: less room is none."""
+MISFITS_MAX: Final = 4
+"""So many rumours of a class that do not fit are looked at for one datagram, not all."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
 class _Rumour:
+    key: bytes
     rider: bytes
     sequence: int
     sent: int = 0
+
+
+class _Queue:
+    """The rumours of one class, the most urgent first: the least sent, then the newest."""
+
+    __slots__ = ("_heap", "rumours")
+
+    def __init__(self) -> None:
+        self.rumours: dict[bytes, _Rumour] = {}
+        """By key, oldest first."""
+        self._heap: list[tuple[int, int, _Rumour]] = []
+        """(sent, -sequence, rumour), with some that are over: found out when they come up."""
+
+    def put(self, rumour: _Rumour) -> None:
+        """Add a rumour, in the place of the one with its key."""
+        self.rumours.pop(rumour.key, None)
+        if len(self.rumours) >= RUMOURS_MAX:
+            del self.rumours[next(iter(self.rumours))]  # the oldest: it has been sent most
+        self.rumours[rumour.key] = rumour
+        self.push(rumour)
+
+    def push(self, rumour: _Rumour) -> None:
+        """Let a rumour come up again."""
+        heapq.heappush(self._heap, (rumour.sent, -rumour.sequence, rumour))
+        if len(self._heap) > 64 + 4 * len(self.rumours):
+            self._heap = [(r.sent, -r.sequence, r) for r in self.rumours.values()]
+            heapq.heapify(self._heap)
+
+    def pop(self) -> _Rumour | None:
+        """Take out the most urgent; it stays in `rumours`, and comes up again when pushed."""
+        while self._heap:
+            rumour = heapq.heappop(self._heap)[2]
+            if self.rumours.get(rumour.key) is rumour:
+                return rumour
+        return None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.rumours.clear()
+        self._heap.clear()
 
 
 def retransmit_limit(config: ProtocolConfig, members: int) -> int:
@@ -68,19 +115,22 @@ class Dissemination:
 
     def __init__(self, config: ProtocolConfig) -> None:
         self._config = config
-        self._queues: dict[RumourClass, dict[bytes, _Rumour]] = {kind: {} for kind in RumourClass}
+        self._queues = {kind: _Queue() for kind in RumourClass}
         self._sequence = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(len(queue.rumours) for queue in self._queues.values())
+
+    def __bool__(self) -> bool:
+        return any(queue.rumours for queue in self._queues.values())
 
     def add(self, statement: Statement) -> None:
         """Spread a statement from now on."""
         kind, key = rumour_key(statement)
         if kind is RumourClass.DEATH:
-            self._queues[RumourClass.LIFE].pop(key, None)
+            self._queues[RumourClass.LIFE].rumours.pop(key, None)
         elif kind is RumourClass.LIFE:
-            self._queues[RumourClass.DEATH].pop(key, None)
+            self._queues[RumourClass.DEATH].rumours.pop(key, None)
         self._put(kind, key, statement.wire)
 
     def add_record(self, wire: bytes) -> None:
@@ -95,54 +145,71 @@ class Dissemination:
     def drop_accusations(self, subject: bytes) -> None:
         """The subject has refuted, or is gone: nobody needs to hear the accusations any more."""
         prefix = b"accuse" + subject
-        deaths = self._queues[RumourClass.DEATH]
+        deaths = self._queues[RumourClass.DEATH].rumours
         for key in [key for key in deaths if key.startswith(prefix)]:
             del deaths[key]
 
     def _put(self, kind: RumourClass, key: bytes, wire: bytes) -> None:
-        queue = self._queues[kind]
         self._sequence += 1
-        queue.pop(key, None)
-        if len(queue) >= RUMOURS_MAX:
-            del queue[next(iter(queue))]  # the oldest: it has been sent most
-        queue[key] = _Rumour(encode_rider(wire), self._sequence)
+        self._queues[kind].put(_Rumour(key, encode_rider(wire), self._sequence))
 
     def fill(self, budget: int, members: int) -> bytes:
         """Riders of at most `budget` bytes, counted as sent once more."""
-        limit = retransmit_limit(self._config, members)
-        ordered: dict[RumourClass, list[tuple[bytes, _Rumour]]] = {}
-        for kind, queue in self._queues.items():
-            if queue:
-                ordered[kind] = heapq.nsmallest(RIDERS_MAX, queue.items(), key=_urgency)
-        chosen: list[tuple[RumourClass, bytes, _Rumour]] = []
-        taken = 0
-        for share in (True, False):
-            for kind, rumours in ordered.items():
-                room = min(_SHARE_BYTES[kind], budget - taken) if share else budget - taken
-                rest: list[tuple[bytes, _Rumour]] = []
-                for key, rumour in rumours:
-                    size = len(rumour.rider)
-                    if size <= room and len(chosen) < RIDERS_MAX:
-                        chosen.append((kind, key, rumour))
-                        room -= size
-                        taken += size
-                    else:
-                        rest.append((key, rumour))
-                ordered[kind] = rest
-        riders = [rumour.rider for _, _, rumour in sorted(chosen, key=_ride_order)]
-        for kind, key, rumour in chosen:
-            rumour.sent += 1
-            if rumour.sent >= limit:
-                del self._queues[kind][key]
-        return b"".join(riders)
+        filling = {kind: _Filling(q) for kind, q in self._queues.items() if q.rumours}
+        left, riders = budget, RIDERS_MAX
+        for is_share in (True, False):
+            for kind, one in filling.items():
+                room = min(_SHARE_BYTES[kind], left) if is_share else left
+                count = len(one.chosen)
+                left -= one.take(room, riders)
+                riders -= len(one.chosen) - count
+        return self._ride(filling, retransmit_limit(self._config, members))
+
+    def _ride(self, filling: dict[RumourClass, "_Filling"], limit: int) -> bytes:
+        # Records first: they are the premises of the statements in the same datagram. The rest in
+        # the order in which this node learned it.
+        riders: list[tuple[bool, int, bytes]] = []
+        for kind, one in filling.items():
+            for rumour in one.chosen:
+                riders.append((kind is not RumourClass.RECORD, rumour.sequence, rumour.rider))
+                rumour.sent += 1
+                if rumour.sent >= limit:
+                    del one.queue.rumours[rumour.key]
+                else:
+                    one.queue.push(rumour)
+            for rumour in one.misfits:
+                one.queue.push(rumour)
+        riders.sort()
+        return b"".join(rider for _, _, rider in riders)
 
 
-def _urgency(item: tuple[bytes, _Rumour]) -> tuple[int, int]:
-    return item[1].sent, -item[1].sequence
+class _Filling:
+    """What one datagram takes from one queue."""
 
+    __slots__ = ("chosen", "misfits", "queue")
 
-def _ride_order(choice: tuple[RumourClass, bytes, _Rumour]) -> tuple[int, int]:
-    # Records first: they are the premises of the statements in the same datagram. The rest in
-    # the order in which this node learned it.
-    kind, _, rumour = choice
-    return (0 if kind is RumourClass.RECORD else 1, rumour.sequence)
+    def __init__(self, queue: _Queue) -> None:
+        self.queue = queue
+        self.chosen: list[_Rumour] = []
+        self.misfits: list[_Rumour] = []
+
+    def take(self, room: int, riders: int) -> int:
+        """Choose what fits, most urgent first; the bytes that it takes."""
+        left, most = room, len(self.chosen) + riders
+        earlier, self.misfits = self.misfits, []
+        for rumour in earlier:
+            left -= self._choose(rumour, left, most)
+        while left >= RIDER_BYTES_MIN and len(self.misfits) < MISFITS_MAX:
+            following = self.queue.pop()
+            if following is None:
+                break
+            left -= self._choose(following, left, most)
+        return room - left
+
+    def _choose(self, rumour: _Rumour, room: int, most: int) -> int:
+        size = len(rumour.rider)
+        if size > room or len(self.chosen) >= most:
+            self.misfits.append(rumour)
+            return 0
+        self.chosen.append(rumour)
+        return size

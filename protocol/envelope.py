@@ -82,6 +82,8 @@ class Session:
     """(version, token, key) of the last sealing, to derive each key once."""
     opening: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
     """(version, boot, token, key) of the last opening."""
+    minted: tuple[Address, int, bytes] | None = None
+    """(source, epoch, token) as last wanted of the peer, to derive each token once."""
     unread: bytes | None = None
     """The last payload that was sealed without a token: the peer will not have read it."""
 
@@ -133,6 +135,8 @@ class Unproven:
     """Refused, and this challenge is due to the datagram's source."""
 
     reason: DropReason
+    sender: NodeId | None
+    """The member that sealed it; None: somebody with an unknown short id."""
     challenge: bytes
 
 
@@ -173,10 +177,12 @@ class Envelope:
             session = self._sessions[peer] = Session(pair_key)
         return session
 
-    def is_introduced(self, peer: NodeId) -> bool:
-        """Whether `peer` has told the token that it wants to see: it will read what is sealed."""
+    def is_read_at(self, peer: NodeId, address: Address) -> bool:
+        """Whether `peer` has proven to be there, and told the token that it wants to see."""
         session = self._sessions.get(peer)
-        return session is not None and session.token_theirs != _NO_TOKEN
+        if session is None or session.token_theirs == _NO_TOKEN:
+            return False
+        return session.address == address
 
     def forget_address(self, peer: NodeId) -> None:
         """Trust no longer that `peer` is where it last proved to be."""
@@ -240,10 +246,11 @@ class Envelope:
         # lives can answer with a token that was never told before.
         is_older = boot < session.boot_theirs
         epoch = session.epoch + 1 if is_older else session.epoch
-        wanted = self._mint(sender, source, epoch)
+        wanted = self._mint(session, sender, source, epoch)
         if token != wanted:
             challenge = self._challenge(version, boot, counter, wanted, session)
-            return Unproven(DropReason.OLD_BOOT if is_older else DropReason.UNPROVEN, challenge)
+            reason = DropReason.OLD_BOOT if is_older else DropReason.UNPROVEN
+            return Unproven(reason, sender, challenge)
         session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
             session.token_theirs = _NO_TOKEN  # its secret died with its old boot
@@ -261,7 +268,7 @@ class Envelope:
         version, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
         token = keyed_hash(self._secret, short + str(source).encode(), 8, b"meshd unknown")
         challenge = self._pack_challenge(version, boot, counter, token, _UNKNOWN)
-        return Unproven(DropReason.UNKNOWN_SENDER, challenge)
+        return Unproven(DropReason.UNKNOWN_SENDER, None, challenge)
 
     def sender_of(self, data: bytes) -> bytes:
         """The sender's short id, after the checks that need no look-up.
@@ -323,11 +330,13 @@ class Envelope:
             code,
         )
 
-    def _mint(self, sender: NodeId, source: Address, epoch: int) -> bytes:
-        text = sender + str(source).encode()
-        if epoch:
-            text += b" %d" % epoch
-        return keyed_hash(self._secret, text, 8, b"meshd token")
+    def _mint(self, session: Session, sender: NodeId, source: Address, epoch: int) -> bytes:
+        if session.minted is None or session.minted[:2] != (source, epoch):
+            text = sender + str(source).encode()
+            if epoch:
+                text += b" %d" % epoch
+            session.minted = (source, epoch, keyed_hash(self._secret, text, 8, b"meshd token"))
+        return session.minted[2]
 
     def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
         return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")

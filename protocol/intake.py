@@ -117,6 +117,8 @@ class Intake:
         taken = Taken.WHOLE
         odd = unknown = 0
         for wire in wires:
+            if self._is_known(wire):
+                continue
             if self.is_muted(sender, now):
                 self._outbox.drop(DropReason.MUTED, blamed)
                 return Taken.BROKEN
@@ -137,6 +139,24 @@ class Intake:
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING
         return taken
+
+    def _is_known(self, wire: bytes) -> bool:
+        """Whether this very item is in force here already, as most of what gossip brings is.
+
+        Only a short cut: `take` would find nothing to change either.
+        """
+        statement = self._statements.find(wire)
+        match statement:
+            case None:
+                return self._authority.is_counting(wire)
+            case Alive():
+                return self._members.alive_record(statement.author) is statement
+            case Accusation():
+                suspicion = self._members.suspicions.get(statement.subject)
+                is_counted = suspicion is not None and suspicion.has_counted(statement)
+                return is_counted and self._authority.admission(statement.author) is not None
+            case _:
+                return False
 
     def _correct(self, wire: bytes, sender: NodeId, now: int) -> None:
         """A member still accuses somebody who has refuted or said goodbye: tell it so."""

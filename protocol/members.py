@@ -16,6 +16,7 @@ An accusation needs the incarnation whose signed Alive we hold, hence i = j and 
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 from protocol.identity import NodeId
 from protocol.statements import Alive, Left
@@ -65,6 +66,9 @@ class Members:
         self._alive: dict[NodeId, Alive] = {}
         self.suspicions: dict[NodeId, Suspicion] = {}
         self._gone: dict[NodeId, Gone] = {}
+        self._present: list[NodeId] | None = None
+        self.revision = 0
+        """Rises with every change of who is present, or of what versions somebody speaks."""
         self.acquaintances: dict[NodeId, Alive] = {}
         """Alive when an earlier run of this node ended, not heard of in this one: not in the view,
         but worth looking for."""
@@ -78,7 +82,7 @@ class Members:
     @property
     def present_count(self) -> int:
         """Members alive or suspect: the N of every formula."""
-        return len(self._alive) - sum(1 for node in self._gone if node in self._alive)
+        return len(self.present())
 
     def alive_record(self, node: NodeId) -> Alive | None:
         """The last signed Alive of a member, also of one that is gone."""
@@ -111,9 +115,11 @@ class Members:
         """Whether the member is alive or suspect."""
         return node in self._alive and node not in self._gone
 
-    def present(self) -> list[NodeId]:
-        """All alive and suspect members, in order of acquaintance."""
-        return [node for node in self._alive if node not in self._gone]
+    def present(self) -> Sequence[NodeId]:
+        """All alive and suspect members, in order of acquaintance; never changed afterwards."""
+        if self._present is None:
+            self._present = [node for node in self._alive if node not in self._gone]
+        return self._present
 
     def missing(self) -> list[NodeId]:
         """All dead and left members, in order of their going, and the acquaintances."""
@@ -125,17 +131,26 @@ class Members:
 
     def put_alive(self, alive: Alive) -> None:
         """A superseding Alive: the member is present."""
+        known = self._alive.get(alive.author)
+        if known is None or known.versions != alive.versions or alive.author in self._gone:
+            self._note_change()
         self._alive[alive.author] = alive
         self._gone.pop(alive.author, None)
         self.suspicions.pop(alive.author, None)
         self.acquaintances.pop(alive.author, None)
 
+    def _note_change(self) -> None:
+        self._present = None
+        self.revision += 1
+
     def put_past(self, alive: Alive) -> None:
         """An Alive of a member that is gone: only its addresses and name are of use."""
+        self._note_change()
         self._alive[alive.author] = alive
 
     def put_gone(self, node: NodeId, gone: Gone) -> None:
         """A superseding death or goodbye."""
+        self._note_change()
         self._gone.pop(node, None)
         self._gone[node] = gone
         self.suspicions.pop(node, None)
@@ -143,6 +158,7 @@ class Members:
 
     def remove(self, node: NodeId) -> None:
         """Forget a member whose admission no longer counts."""
+        self._note_change()
         self._alive.pop(node, None)
         self._gone.pop(node, None)
         self.suspicions.pop(node, None)

@@ -8,9 +8,11 @@ times give the same effects, in the daemon (`meshd/gossip.py`), in the simulator
 """
 
 import random
+from typing import Final
 
 from protocol.allowance import Allowance
 from protocol.assembly import NodeConfig, Parts
+from protocol.budgets import Budgets
 from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
@@ -48,6 +50,12 @@ from protocol.messages import (
 from protocol.prober import Verdict
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
+
+CHALLENGES_PER_MEMBER_BURST: Final = 32
+"""Challenges to one member at once: a pass of its probes over a mesh that it comes back to, from
+several addresses ..."""
+CHALLENGES_PER_MEMBER_S: Final = 8
+"""... and then so many per second."""
 
 
 class Node:
@@ -100,23 +108,15 @@ class Node:
         self._gossip_ns = NEVER
         self._held_until_ns = 0
         self._challenges = Allowance(knobs.challenges_per_s)
+        self._challenges_of = Budgets(CHALLENGES_PER_MEMBER_S)
         self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
         self._is_started = False
+        self.deadline = NEVER
+        """When the next DeadlineReached is due, in nanoseconds; NEVER before `Started`."""
         recall(config.snapshot, crypto, self.authority, self.members, parts.statements)
         self._knowledge.rebuild()
 
     # ---- what drives it ----
-
-    @property
-    def deadline(self) -> int:
-        """When the next DeadlineReached is due, in nanoseconds; NEVER before `Started`."""
-        return min(
-            self._traffic.deadline_ns,
-            self._membership.deadline_ns,
-            self._push_puller.deadline_ns,
-            self._reconciler.deadline_ns,
-            self._gossip_ns,
-        )
 
     def handle(self, event: Event, now: int) -> list[Effect]:
         """Take one event at time `now`; returns what is to be done, in order. Never raises for
@@ -156,8 +156,15 @@ class Node:
         if self._own_life.is_superseded:
             self._fall_silent()
         self._knowledge.settle(now)
-        if self._gossip_ns == NEVER and self._is_started and len(self._rumours):
+        if self._gossip_ns == NEVER and self._is_started and self._rumours:
             self._gossip_ns = now + self._config.gossip_interval_ns
+        self.deadline = min(
+            self._traffic.deadline_ns,
+            self._membership.deadline_ns,
+            self._push_puller.deadline_ns,
+            self._reconciler.deadline_ns,
+            self._gossip_ns,
+        )
         return self._outbox.drain()
 
     # ---- what others may look at ----
@@ -209,7 +216,7 @@ class Node:
         self._prober.stop()
         self._push_puller.stop()
         self._reconciler.stop()
-        others = self._others()
+        others = self._outbox.reachable()
         left = self._own_life.leave(now)
         for node in self._rng.sample(others, min(self._config.leave_fanout, len(others))):
             self._outbox.send(node, Gossip(), left)
@@ -232,7 +239,7 @@ class Node:
 
     def _call_last(self, subject: NodeId, accusation: Statement) -> None:
         """A death is about to be declared: whoever knows better, and the subject, may object."""
-        others = [node for node in self._others() if node != subject]
+        others = [node for node in self._outbox.reachable() if node != subject]
         asked = self._rng.sample(others, min(self._config.last_call_nodes, len(others)))
         for node in (*asked, subject):
             self._outbox.send(node, Gossip(), accusation)
@@ -263,19 +270,12 @@ class Node:
         self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
-            others = self._others()
+            others = self._outbox.reachable()
             for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
-                if len(self._rumours):
+                if self._rumours:
                     self._outbox.send(node, Gossip())
             if not others:
                 self._rumours.clear()
-
-    def _others(self) -> list[NodeId]:
-        return [
-            node
-            for node in self.members.present()
-            if node != self.node_id and self._outbox.version_for(node) is not None
-        ]
 
     def _on_address(self, node: NodeId, address: Address, now: int) -> None:
         """A hint where a member is: of use only while it is not here."""
@@ -314,13 +314,22 @@ class Node:
 
     def _challenge(self, unproven: Unproven, source: Address, now: int) -> None:
         """Answer if this second's allowance suffices; never longer than its cause."""
-        is_stranger = unproven.reason is DropReason.UNKNOWN_SENDER
-        allowance = self._stranger_challenges if is_stranger else self._challenges
-        if not allowance.take(now):
+        if not self._may_challenge(unproven, now):
             self._outbox.drop(DropReason.RATE_LIMITED, source)
             return
         self._outbox.drop(unproven.reason, source)
         self._outbox.add(SendDatagram(unproven.challenge, source))
+
+    def _may_challenge(self, unproven: Unproven, now: int) -> bool:
+        """Strangers share what anybody can use up; no member uses up what the others need."""
+        if unproven.sender is None:
+            return self._stranger_challenges.take(now)
+        if not self._challenges_of.has_room(unproven.sender, CHALLENGES_PER_MEMBER_BURST, now):
+            return False
+        if not self._challenges.take(now):
+            return False
+        self._challenges_of.spend(unproven.sender, now)
+        return True
 
     def _on_opened(self, opened: Opened, source: Address, now: int) -> None:
         sender = opened.sender

@@ -4,6 +4,8 @@ A datagram to a member is message plus riders, sealed for that member, at its pr
 before it has proven one, at the addresses that it stated.
 """
 
+from collections.abc import Sequence
+
 from protocol.codec import encode_datagram, encode_rider, encode_stream
 from protocol.config import ProtocolConfig
 from protocol.dissemination import Dissemination
@@ -23,12 +25,14 @@ class Outbox:
     def __init__(
         self,
         config: ProtocolConfig,
+        own: NodeId,
         envelope: Envelope,
         members: Members,
         rumours: Dissemination,
         versions: tuple[int, int] = VERSIONS,
     ) -> None:
         self._config = config
+        self._own = own
         self._versions = versions
         self._envelope = envelope
         self._members = members
@@ -36,6 +40,8 @@ class Outbox:
         self._effects: list[Effect] = []
         self._hints: dict[NodeId, Address] = {}
         self._attempts: dict[NodeId, int] = {}
+        self._reachable: tuple[int, list[NodeId]] = (-1, [])
+        """As of which revision of the members, and who."""
 
     def add(self, effect: Effect) -> None:
         """Ask the world for something."""
@@ -77,6 +83,18 @@ class Outbox:
             self._versions[0] if alive is None else common_version(alive.versions, self._versions)
         )
 
+    def reachable(self) -> Sequence[NodeId]:
+        """All other present members that speak a version of ours; never changed afterwards."""
+        revision, found = self._reachable
+        if revision != self._members.revision:
+            found = [
+                node
+                for node in self._members.present()
+                if node != self._own and self.version_for(node) is not None
+            ]
+            self._reachable = (self._members.revision, found)
+        return found
+
     def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
         """A datagram to a member, filled up with rumours; `first` rides before them.
 
@@ -103,7 +121,7 @@ class Outbox:
         address = self._pick(to)
         if address is None:
             return
-        if self._envelope.is_introduced(to) and address == self._envelope.proven_address(to):
+        if self._rumours and self._envelope.is_read_at(to, address):
             room = PAYLOAD_BYTES_MAX - len(payload)
             payload += self._rumours.fill(room, self._members.present_count)
         data = self._envelope.seal(to, payload, version)

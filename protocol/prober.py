@@ -197,9 +197,7 @@ class Prober:
 
     def _ask_for_help(self, probe: Probe) -> None:
         probe.is_helped = True
-        candidates = [
-            n for n in self._members.present() if n != probe.target and self._is_probed(n)
-        ]
+        candidates = [node for node in self._outbox.reachable() if node != probe.target]
         count = min(self._config.indirect_probes, len(candidates))
         for helper in self._rng.sample(candidates, count):
             probe.nacks[helper] = None

@@ -36,7 +36,9 @@ from protocol.messages import Difference, Digest
 from protocol.outbox import Outbox
 
 QUIET_NS: Final = SECOND
-"""Gossip needs a moment: who has changed within it does not wonder yet."""
+"""Gossip needs a moment: who has changed within it does not wonder yet ..."""
+RESTLESS_NS: Final = 5 * SECOND
+"""... but no longer than this: a mesh in which something always changes loses rumours too."""
 EXCHANGE_NS: Final = 10 * SECOND
 """An exchange that is not over by then is given up; so is a doubt."""
 RETRY_NS: Final = SECOND
@@ -130,7 +132,8 @@ class Reconciler:
 
     def _quiet_ns(self, doubt: _Doubt) -> int:
         """When a second disagreement means something."""
-        return max(doubt.since_ns, self._knowledge.last_change_ns) + QUIET_NS
+        quiet_ns = max(doubt.since_ns, self._knowledge.last_change_ns) + QUIET_NS
+        return min(quiet_ns, doubt.since_ns + RESTLESS_NS)
 
     def stop(self) -> None:
         """Begin nothing any more, and wait for nothing (this node is leaving)."""

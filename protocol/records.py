@@ -12,7 +12,7 @@ Nothing here judges; `authority.py` does.
 
 import dataclasses
 import enum
-from typing import ClassVar, Final
+from typing import Final
 
 from protocol.crypto import Crypto, public_key_of, sign_with
 from protocol.errors import DropReason, Refused
@@ -77,7 +77,6 @@ class Role(enum.IntEnum):
 class Invite:
     """Leave to join, `uses` times until `expires_at_s`."""
 
-    kind: ClassVar[RecordKind] = RecordKind.INVITE
     key: bytes
     """Public half of the key in the token."""
     issuer: bytes
@@ -108,7 +107,6 @@ class JoinProof:
 class Admission:
     """`node` is a member: it took `slot` of an invite, and `admitter` let it in."""
 
-    kind: ClassVar[RecordKind] = RecordKind.ADMISSION
     proof: JoinProof
     role: Role
     slot: int

@@ -130,8 +130,7 @@ def _verified(
     for wire in wires:
         with contextlib.suppress(Refused):
             statement = decode_statement(wire)
-            if statement.author == crypto.node_id:
-                continue
-            if authority.admission(statement.author) is not None:
+            is_own = statement.author == crypto.node_id
+            if not is_own and authority.admission(statement.author) is not None:
                 statements.verify(crypto, statement)
                 yield statement

@@ -14,7 +14,7 @@ Rule 3: decoding checks the form, `Statements.verify` the signature; both before
 import dataclasses
 import enum
 from collections import OrderedDict
-from typing import ClassVar, Final
+from typing import Final
 
 from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
@@ -55,7 +55,6 @@ class Kind(enum.IntEnum):
 class Alive:
     """Its author lives: under this name, reachable there."""
 
-    kind: ClassVar[Kind] = Kind.ALIVE
     author: NodeId
     incarnation: int
     name: str
@@ -79,7 +78,6 @@ class Alive:
 class Left:
     """Its author said goodbye at this incarnation; it stays a member and may come back."""
 
-    kind: ClassVar[Kind] = Kind.LEFT
     author: NodeId
     incarnation: int
     wire: bytes = dataclasses.field(compare=False, repr=False)
@@ -98,7 +96,6 @@ class Accusation:
     word of death). Departs from SWIM, where a confirm message kills.
     """
 
-    kind: ClassVar[Kind] = Kind.ACCUSATION
     author: NodeId
     subject: NodeId
     incarnation: int
@@ -113,7 +110,6 @@ class Accusation:
 class Offer:
     """One key and value of what its author offers; an empty value removes the key."""
 
-    kind: ClassVar[Kind] = Kind.OFFER
     author: NodeId
     version: int
     """Per author, over all its keys; a higher one supersedes."""

@@ -13,10 +13,12 @@ process is gone, and only a refutation that may be on its way has to be waited f
 """
 
 import dataclasses
+import functools
 from typing import Final
 
 from protocol.config import ProtocolConfig
 from protocol.identity import NodeId
+from protocol.statements import Accusation
 
 _LN_MICRO: Final = (0, 693_147, 1_098_612, 1_386_294, 1_609_438, 1_791_759, 1_945_910, 2_079_442)
 """round(1e6 * ln(1 + i)) for i = 0..7."""
@@ -25,6 +27,7 @@ _LOG10_BITS: Final = 32
 """Of the fraction; few enough to be quick, enough to be right in the third decimal."""
 
 
+@functools.lru_cache(maxsize=1_024)
 def log10_milli(count: int) -> int:
     """floor(1000 * log10(count)) for count >= 1, by integers alone."""
     digits = len(str(count)) - 1
@@ -93,6 +96,14 @@ class Suspicion:
     """In order of arrival; a dict because nothing here iterates a set."""
     refused_at: dict[NodeId, str] = dataclasses.field(default_factory=dict)
     """Accusers whose stream the subject's host refused, and the host of each."""
+
+    def has_counted(self, accusation: Accusation) -> bool:
+        """Whether `confirm` has nothing to learn from this."""
+        return (
+            accusation.incarnation == self.incarnation
+            and not accusation.is_refused
+            and accusation.author in self.accusers
+        )
 
     def confirm(self, accuser: NodeId, *, refused_at: str | None = None) -> bool:
         """Count an accuser; True when it is news that shortens the deadline or may yet do so.

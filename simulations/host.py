@@ -37,13 +37,14 @@ class Host:
     )
     starved_ns: tuple[int, int] | None = None
     """Bounds of how late the process reads each message; its timers fire on time."""
+    address: Address = dataclasses.field(init=False)
+    """Where its node is reached."""
     read_ns: int = 0
     """When a starved process reads the last message that arrived; it reads them in order."""
 
-    @property
-    def address(self) -> Address:
-        """Where its node is reached."""
-        return Address(f"10.{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}", PORT)
+    def __post_init__(self) -> None:
+        three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
+        self.address = Address(f"10.{three}", PORT)
 
     def end_life(self) -> None:
         """The process is gone, with all that waited for it."""

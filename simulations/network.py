@@ -70,6 +70,8 @@ class Network:
 
     def is_connected(self, source: int, target: int) -> bool:
         """Whether a path exists now, in this direction."""
+        if not (self._sides or self._blocks or self._unplugged):
+            return True
         if self._sides.get(source, 0) != self._sides.get(target, 0):
             return False
         if (source, target) in self._blocks:
@@ -84,9 +86,10 @@ class Network:
         """One-way delays of the copies that arrive: none when lost, two when duplicated."""
         if not self.is_connected(source, target):
             return []
-        copies = 1 + self._is_drawn(self.options.duplicate_ppm)
-        arriving = [self._delay() for _ in range(copies)]
-        return [delay for delay in arriving if not self._is_lost(source, target)]
+        arriving = [] if self._is_lost(source, target) else [self._delay()]
+        if self._is_drawn(self.options.duplicate_ppm) and not self._is_lost(source, target):
+            arriving.append(self._delay())
+        return arriving
 
     def stream_delay(self, source: int, target: int) -> int | None:
         """Time from opening a stream until its request is read; None when there is no path.
@@ -108,7 +111,7 @@ class Network:
         )
 
     def _is_drawn(self, ppm: int) -> bool:
-        return self._rng.getrandbits(20) * _MILLION >> 20 < ppm
+        return ppm > 0 and self._rng.getrandbits(20) * _MILLION >> 20 < ppm
 
     def _delay(self) -> int:
         low, high = self.options.delay_min_ns, self.options.delay_max_ns

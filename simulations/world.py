@@ -4,6 +4,7 @@ The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries ou
 `network.py` in the place of sockets. One seed decides everything.
 """
 
+import functools
 import hashlib
 import heapq
 import random
@@ -86,7 +87,7 @@ class World:
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
-            self.network, at=self.at, arrive=self._arrive, give=self.give, wall_s=self._wall_s
+            self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
         )
         admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
 
@@ -186,7 +187,14 @@ class World:
             self._carry_out(host, effect)
         self._arm(host)
 
-    def _arrive(self, host: Host, read: Callable[[], None]) -> None:
+    def _arrive(self, host: Host, event: Event) -> None:
+        """A datagram is at a host's door."""
+        if host.starved_ns is None and not host.is_paused:
+            self.give(host, event)
+        else:
+            self._wait(host, functools.partial(self.give, host, event))
+
+    def _wait(self, host: Host, read: Callable[[], None]) -> None:
         """A message is at a host's door: its process reads it now, or when it can."""
         if host.starved_ns is None:
             self._read(host, host.life, read)
@@ -291,7 +299,7 @@ class World:
             return
         event = DatagramReceived(effect.data, host.address)
         for delay in self.network.delays(host.index, target.index):
-            self.at(delay, lambda: self._arrive(target, lambda: self.give(target, event)))
+            self.at(delay, functools.partial(self._arrive, target, event))
 
     def _note(self, what: bytes, host: int, *parts: bytes) -> None:
         self._trace.update(b"%b %d %d " % (what, self.now, host))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from protocol.codec import RIDERS_MAX, decode_datagram
 from protocol.config import ProtocolConfig
-from protocol.dissemination import RUMOURS_MAX, Dissemination, retransmit_limit
+from protocol.dissemination import MISFITS_MAX, RUMOURS_MAX, Dissemination, retransmit_limit
 from protocol.envelope import PAYLOAD_BYTES_MAX
 from protocol.fields import pack
 from protocol.identity import NodeId
@@ -130,6 +130,16 @@ def test_unused_shares_go_to_the_most_urgent() -> None:
         rumours.add(_accuse(subject))
     riders = _fill(rumours)
     assert len(riders) == PAYLOAD_BYTES_MAX // (len(_accuse(1).wire) + 2)
+
+
+def test_what_does_not_fit_holds_up_nobody_for_long() -> None:
+    """A few large ones are passed over for smaller ones that fit."""
+    rumours = Dissemination(CONFIG)
+    small = make_offer(CRYPTO, MESH, 1, "small", b"")
+    rumours.add(small)
+    for number in range(MISFITS_MAX - 1):
+        rumours.add(make_offer(CRYPTO, MESH, 2 + number, f"large{number}", bytes(700)))
+    assert _fill(rumours, 600, 9) == [small.wire]
 
 
 def test_premises_ride_before_conclusions() -> None:

@@ -32,7 +32,7 @@ from protocol.events import (
 from protocol.identity import Address, NodeId, short_id
 from protocol.members import State
 from protocol.messages import Gossip, JoinAnswer, Ping
-from protocol.node import Node
+from protocol.node import CHALLENGES_PER_MEMBER_BURST, Node
 from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of
 
 GOSSIP = encode_datagram(Gossip())
@@ -162,6 +162,21 @@ class TestHostileDatagrams:
             effects = mesh.give(0, DatagramReceived(data, Address("10.9.9.9", port)))
             answers += sum(isinstance(e, SendDatagram) for e in effects)
         assert answers == 3
+
+    def test_no_member_uses_up_the_challenges_of_others(self) -> None:
+        """One that plays its recordings for ever gets its own share; another one proves itself."""
+        mesh = Mesh(3).start_all()
+        mesh.now += 2 * SECOND
+        flooder, other = Insider(mesh, 1), Insider(mesh, 2)
+        answers = 0
+        for number in range(1_000):
+            data = flooder.envelope.seal(mesh.id(0), GOSSIP)
+            assert data is not None
+            source = Address("10.9.9.9", number + 1)
+            effects = mesh.give(0, DatagramReceived(data, source))
+            answers += sum(isinstance(e, SendDatagram) for e in effects)
+        assert answers == CHALLENGES_PER_MEMBER_BURST
+        assert DropReason.RATE_LIMITED not in drops_in(other.tell(0, GOSSIP))
 
     def test_own_short_id(self) -> None:
         """Our own datagrams, reflected to us, are a stranger's."""

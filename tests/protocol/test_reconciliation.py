@@ -31,6 +31,7 @@ from protocol.reconciliation import (
     EXCHANGE_NS,
     PAUSE_MIN_NS,
     QUIET_NS,
+    RESTLESS_NS,
 )
 from protocol.snapshot import Snapshot
 from protocol.statements import make_alive, make_left, make_offer
@@ -296,6 +297,17 @@ class TestDoubt:
         mesh.now = node.deadline_ns
         node.advance(mesh.now)
         assert checked[1] == checked[0] + QUIET_NS
+
+    def test_a_mesh_that_is_never_quiet_is_asked_all_the_same(self) -> None:
+        """Own changes put a doubt off, but not for ever."""
+        mesh = self._quiet()
+        _tell(mesh, 0, 1, 7)
+        start, opened = mesh.now, list[Effect]()
+        while not opened:
+            mesh.now += QUIET_NS // 2
+            mesh[0].handle(OfferChanged("k", mesh.now.to_bytes(8, "big")), mesh.now)
+            opened = _tell(mesh, 0, 1, 7)
+        assert mesh.now == start + RESTLESS_NS
 
     def test_agreement_ends_it(self) -> None:
         """Of the doubted one; what others say is another matter."""
