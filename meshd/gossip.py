@@ -4,10 +4,11 @@ One task owns the node; everybody else puts events into its bounded inbox. The s
 `world.py` is this file's twin.
 """
 
+import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -47,6 +48,8 @@ from protocol.node import Node
 log = structlog.get_logger()
 
 INBOX_EVENTS: Final = 2_048
+BATCH_EVENTS: Final = 16
+"""Handled at once; others get their turn in between."""
 STREAMS_MAX: Final = 64
 EXCHANGE_S: Final = 10.0
 GUEST_BYTES_MAX: Final = 2**20
@@ -162,40 +165,55 @@ class Gossip:
                 event = await self._inbox.receive()
             now = clock.now_ns()
             if now - deadline > GAP_NS:
-                await self._handle(Resumed(now - deadline), now)
+                await self._take([Resumed(now - deadline)])
             elif self._is_unwell(now - deadline) and now - self._lag_told_ns > LAG_PAUSE_NS:
                 self._lag_told_ns = now
                 self._has_lost = False
-                await self._handle(Delayed(max(0, now - deadline)), now)
+                await self._take([Delayed(max(0, now - deadline))])
             if event is not None:
-                await self._handle(event, now)
+                await self._take([event, *self._waiting(BATCH_EVENTS - 1)])
                 continue
             # What has arrived is older than the deadline: an ack must not lose to its time-out.
             await trio.lowlevel.checkpoint()
-            await self._drain()
-            now = clock.now_ns()
-            if self._node.deadline <= now:
-                await self._handle(DeadlineReached(), now)
+            for _ in range(INBOX_EVENTS // BATCH_EVENTS):
+                if not (late := self._waiting(BATCH_EVENTS)):
+                    break
+                await self._take(late)
+            if self._node.deadline <= clock.now_ns():
+                await self._take([DeadlineReached()])
 
     def _is_unwell(self, lag_ns: int) -> bool:
         return self._has_lost or lag_ns > LAG_NS
 
-    async def _drain(self) -> None:
-        for _ in range(INBOX_EVENTS):
-            try:
-                event = self._inbox.receive_nowait()
-            except trio.WouldBlock:
-                return
-            await self._handle(event, clock.now_ns())
+    def _waiting(self, count: int) -> list[Event]:
+        """What waits in the inbox, at most so much."""
+        events: list[Event] = []
+        with contextlib.suppress(trio.WouldBlock):
+            while len(events) < count:
+                events.append(self._inbox.receive_nowait())
+        return events
 
-    async def _handle(self, event: Event, now: int) -> None:
-        if self._recording is not None:
-            self._recording.note(event, now)
-        effects = self._node.handle(event, now)
+    async def _take(self, events: Sequence[Event]) -> None:
+        """Handle what has come, then do what follows from it.
+
+        What must be on disk is written once for all of them, before anything is sent: a storm of
+        newcomers would else wait for one write after the other.
+        """
+        effects: list[Effect] = []
+        for event in events:
+            now = clock.now_ns()
+            if self._recording is not None:
+                self._recording.note(event, now)
+            effects += self._node.handle(event, now)
+        for kind in (Persist, Admitted):
+            durable = [effect for effect in effects if isinstance(effect, kind)]
+            if durable:
+                await self._persist(durable[-1])
         for effect in effects:
             await self._carry_out(effect)
-        if isinstance(event, StreamReceived):
-            self._end_unanswered(event.stream)
+        for event in events:
+            if isinstance(event, StreamReceived):
+                self._end_unanswered(event.stream)
 
     def _end_unanswered(self, number: int) -> None:
         """Tell a waiting stream that no answer comes; one that got its answer has it buffered."""
@@ -213,8 +231,6 @@ class Gossip:
                 answer = self._answers.get(effect.stream)
                 if answer is not None:
                     answer.send_nowait(effect.data)
-            case Persist() | Admitted():
-                await self._persist(effect)
             case DatagramDropped():
                 self._count(effect.reason)
         self._on_effect(effect)

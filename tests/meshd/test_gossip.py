@@ -186,6 +186,30 @@ def test_events_are_handled_in_order() -> None:
     run(test)
 
 
+def test_what_comes_together_is_written_once() -> None:
+    """The numbers of the last of them, before anything of any of them is sent."""
+
+    async def test() -> None:
+        node = PlayedNode()
+        numbers = iter(range(1, 100))
+
+        def play(event: Event) -> None:
+            node.effects["AddressFound"] = [Persist(next(numbers), 0), Admitted(PEER)]
+
+        node.on_event = play
+        async with bound() as udp:
+            driven = Driven(node, udp)
+            for port in range(1, 9):
+                assert driven.gossip.give(AddressFound(PEER, Address("h", port)))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driven.gossip.run)
+                await until(lambda: len(driven.effects) == 16)
+                nursery.cancel_scope.cancel()
+            assert driven.persisted == [Persist(8, 0), Admitted(PEER)]
+
+    run(test)
+
+
 def test_the_deadline_is_met() -> None:
     """Not early, and once for each."""
 
