@@ -18,6 +18,8 @@ class SendDatagram:
 
     data: bytes
     to: Address
+    kind: str = ""
+    """What is in it, for statistics: the message's name, `resend` or `challenge`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

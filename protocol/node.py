@@ -200,6 +200,12 @@ class Node:
         """Records and statements, as a push/pull would send them."""
         return self._knowledge.everything()
 
+    def hush(self) -> None:
+        """Spread no more what is being spread now: a simulation that begins in the middle knows
+        that everybody has heard it.
+        """
+        self._rumours.clear()
+
     # ---- its life ----
 
     def _start(self, addresses: tuple[Address, ...], now: int) -> None:
@@ -318,7 +324,7 @@ class Node:
             self._outbox.drop(DropReason.RATE_LIMITED, source)
             return
         self._outbox.drop(unproven.reason, source)
-        self._outbox.add(SendDatagram(unproven.challenge, source))
+        self._outbox.add(SendDatagram(unproven.challenge, source, "challenge"))
 
     def _may_challenge(self, unproven: Unproven, now: int) -> bool:
         """Strangers share what anybody can use up; no member uses up what the others need."""

@@ -5,6 +5,7 @@ before it has proven one, at the addresses that it stated.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from protocol.codec import encode_datagram, encode_rider, encode_stream
 from protocol.config import ProtocolConfig
@@ -14,9 +15,28 @@ from protocol.envelope import PAYLOAD_BYTES_MAX, Envelope
 from protocol.errors import DropReason
 from protocol.identity import Address, NodeId
 from protocol.members import Members, State
-from protocol.messages import DatagramMessage, StreamMessage
+from protocol.messages import (
+    Ack,
+    DatagramMessage,
+    Gossip,
+    Nack,
+    Ping,
+    PingRequest,
+    RelayedAck,
+    StreamMessage,
+)
 from protocol.statements import ADDRESSES_MAX, Statement
 from protocol.versions import VERSIONS, common_version
+
+KINDS: Final = {
+    Ping: "ping",
+    Ack: "ack",
+    PingRequest: "ping_req",
+    RelayedAck: "relayed_ack",
+    Nack: "nack",
+    Gossip: "gossip",
+}
+"""What statistics call a message."""
 
 
 class Outbox:
@@ -104,17 +124,17 @@ class Outbox:
         payload = encode_datagram(message)
         if first is not None:
             payload += encode_rider(first.wire)
-        self._seal(to, payload)
+        self._seal(to, payload, KINDS[type(message)])
 
     def resend(self, to: NodeId, unread: bytes) -> None:
         """What a peer could not read before it told its token, now with rumours."""
-        self._seal(to, unread)
+        self._seal(to, unread, "resend")
 
     def forget_address(self, node: NodeId) -> None:
         """A member states new addresses: the one that it proved may be an old one."""
         self._envelope.forget_address(node)
 
-    def _seal(self, to: NodeId, payload: bytes) -> None:
+    def _seal(self, to: NodeId, payload: bytes, kind: str) -> None:
         version = self.version_for(to)
         if version is None:
             return
@@ -126,7 +146,7 @@ class Outbox:
             payload += self._rumours.fill(room, self._members.present_count)
         data = self._envelope.seal(to, payload, version)
         if data is not None:
-            self._effects.append(SendDatagram(data, address))
+            self._effects.append(SendDatagram(data, address, kind))
 
     def _pick(self, to: NodeId) -> Address | None:
         proven = self._envelope.proven_address(to)

@@ -46,6 +46,10 @@ class Host:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
         self.address = Address(f"10.{three}", PORT)
 
+    def move(self) -> None:
+        """Take an address that it never had."""
+        self.address = Address(self.address.host, self.address.port + 1)
+
     def end_life(self) -> None:
         """The process is gone, with all that waited for it."""
         self.node = None

@@ -47,9 +47,23 @@ class Network:
         for source in sources:
             self._blocks.update(((source, target), None) for target in targets if target != source)
 
-    def unblock(self) -> None:
-        """End all one-way cuts."""
-        self._blocks.clear()
+    def unblock(self, sources: Collection[int] = (), targets: Collection[int] = ()) -> None:
+        """End these one-way cuts, or all."""
+        if not sources:
+            self._blocks.clear()
+        for source in sources:
+            for target in targets:
+                self._blocks.pop((source, target), None)
+
+    def separate(self, hosts: Collection[int]) -> None:
+        """Cut these off from all others, but not from each other."""
+        side = 1 + max(self._sides.values(), default=0)
+        self._sides.update(dict.fromkeys(hosts, side))
+
+    def rejoin(self, hosts: Collection[int]) -> None:
+        """The end of `separate`."""
+        for host in hosts:
+            self._sides.pop(host, None)
 
     def set_host_loss(self, host: int, loss_ppm: int) -> None:
         """A bad line: this share of its datagrams is lost, in each direction; 0 mends it."""

@@ -28,6 +28,7 @@ from protocol.effects import (
 )
 from protocol.errors import DropReason
 from protocol.events import (
+    AddressesChanged,
     DatagramReceived,
     DeadlineReached,
     Delayed,
@@ -37,12 +38,13 @@ from protocol.events import (
     SendFailed,
     Started,
 )
-from protocol.identity import NodeId, mesh_id_of
+from protocol.identity import mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
 from protocol.node import Node
 from protocol.statements import Statements
 from simulations.admissions import WALL_START_S, admit_all
+from simulations.agreement import Agreement
 from simulations.host import Host
 from simulations.network import Network, NetworkOptions
 from simulations.streams import Streams
@@ -76,6 +78,12 @@ class World:
         self.drops: Counter[DropReason] = Counter()
         self.changes: list[tuple[int, int, MembershipChanged]] = []
         """(time, observing host, what changed), in order."""
+        self.history: list[tuple[int, int, str]] = []
+        """(time, host, act) of all that was done to hosts: what is true, whatever nodes believe."""
+        self.mistakes: list[tuple[int, int, int]] = []
+        """(time, observer, subject): called dead while it ran and could be reached."""
+        self.traffic: dict[str, list[int]] = {}
+        """[datagrams, bytes] sent, by kind."""
         self.datagrams = 0
         self.largest_datagram = 0
         self._root_seed = self._bytes(32)
@@ -85,6 +93,7 @@ class World:
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
+        self._agreement = Agreement(size)
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
             self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
@@ -102,6 +111,7 @@ class World:
     def start(self, index: int, *seeds: int) -> None:
         """Boot a host's node; it introduces itself to `seeds` as a joined node would."""
         host = self.hosts[index]
+        self._remember(index, "start")
         host.life += 1
         host.is_silent = False
         host.boot = max(host.boot + 1, self.now // 10**9 << 24 | self._rng.getrandbits(24))
@@ -121,6 +131,7 @@ class World:
             random.Random(self._rng.getrandbits(64)),  # noqa: S311  # same
             self._statements,
         )
+        self._agreement.begin(index)
         self.give(host, Started((host.address,)))
         for seed in seeds:
             other = self.hosts[seed]
@@ -133,9 +144,11 @@ class World:
         Its machine answers streams with a refusal, unless `is_silent`: then it is gone too.
         """
         host = self.hosts[index]
+        self._remember(index, "crash")
         if host.node is not None:
             host.snapshot = host.node.snapshot()
         host.end_life()
+        self._agreement.end(index)
         host.is_silent = is_silent
         if not is_silent:
             self._streams.reset(host)
@@ -143,12 +156,14 @@ class World:
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
         host = self.hosts[index]
+        self._remember(index, "leave")
         self.give(host, LeaveRequested())
         life = host.life
         self.at(10**9, lambda: self.crash(index) if host.life == life else None)
 
     def pause(self, index: int) -> None:
         """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
+        self._remember(index, "pause")
         self.hosts[index].is_paused = True
 
     def resume(self, index: int) -> None:
@@ -156,6 +171,7 @@ class World:
         host = self.hosts[index]
         if host.node is None or not host.is_paused:
             return
+        self._remember(index, "resume")
         host.is_paused = False
         gap = self.now - host.node.deadline
         if gap > GAP_NS:
@@ -173,6 +189,18 @@ class World:
         order, while its timers fire on time: the slow member of the Lifeguard paper. 0, 0 ends it.
         """
         self.hosts[index].starved_ns = (low_ns, high_ns) if high_ns else None
+
+    def move(self, index: int) -> None:
+        """It is at another address from now on (roaming); its node, if it runs, notices."""
+        host = self.hosts[index]
+        self._remember(index, "move")
+        del self._by_address[host.address]
+        host.move()
+        self._by_address[host.address] = host
+        self.give(host, AddressesChanged((host.address,)))
+
+    def _remember(self, index: int, act: str) -> None:
+        self.history.append((self.now, index, act))
 
     def give(self, host: Host, event: Event) -> None:
         """Hand an event to a host's node and carry out what it asks; a stopped one hears it when
@@ -281,14 +309,33 @@ class World:
                 host.offers_version = effect.offers_version
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
+                self._agreement.note(
+                    host.index,
+                    self._by_id[effect.node].index,
+                    is_present=effect.state in (State.ALIVE, State.SUSPECT),
+                    is_suspect=effect.state is State.SUSPECT,
+                )
+                self._judge(host, effect)
                 self._note(b"change", host.index, effect.node, str(effect.state).encode())
             case DatagramDropped():
                 self.drops[effect.reason] += 1
             case _:
                 pass
 
+    def _judge(self, observer: Host, change: MembershipChanged) -> None:
+        if change.state is not State.DEAD:
+            return
+        subject = self._by_id[change.node]
+        both = (observer.index, subject.index)
+        is_reached = self.network.is_connected(*both) and self.network.is_connected(*both[::-1])
+        if subject.node is not None and not subject.is_paused and is_reached:
+            self.mistakes.append((self.now, *both))
+
     def _send(self, host: Host, effect: SendDatagram) -> None:
         self.datagrams += 1
+        sent = self.traffic.setdefault(effect.kind, [0, 0])
+        sent[0] += 1
+        sent[1] += len(effect.data)
         self.largest_datagram = max(self.largest_datagram, len(effect.data))
         self._note(b"send", host.index, effect.data, str(effect.to).encode())
         if self.network.is_unplugged(host.index):
@@ -322,14 +369,9 @@ class World:
         }
 
     def is_converged(self) -> bool:
-        """Whether every running node sees exactly the running nodes as alive."""
-        expected = sorted(host.crypto.node_id for host in self.running())
-        return all(
-            sorted(_alive(host.node)) == expected
-            for host in self.running()
-            if host.node is not None
-        )
+        """Whether every running node sees exactly the running nodes, and doubts nobody."""
+        return self._agreement.wrong == self._agreement.suspected == 0
 
-
-def _alive(node: Node) -> list[NodeId]:
-    return [m for m in node.members.present() if node.members.state(m) is State.ALIVE]
+    def is_agreed(self) -> bool:
+        """Whether every running node has exactly the running nodes in its view."""
+        return self._agreement.wrong == 0

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.daemons import REPOSITORY, environment
+from tests.helpers.daemons import REPOSITORY, environment, meshd
 from tests.helpers.readme import (
     COMMAND_S,
     README,
@@ -104,8 +104,12 @@ BENCHMARK = "python -m tests.benchmarks.request_cost"
 MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
 SUITE = "python -m pytest "
 PLAIN_INSTALLATION = "pip install ."
-NOT_THERE = "meshd sim"
-"""README.md says that it does not exist."""
+SIMULATIONS = {
+    "meshd sim run": ("join_storm", "--nodes", "5"),
+    "meshd sim list": (),
+    "meshd sim bench": ("--nodes", "5", "--seconds", "1"),
+}
+"""Without a machine: they need no home and no daemon."""
 
 
 def suites() -> list[str]:
@@ -121,7 +125,7 @@ def prompts() -> list[tuple[str, str]]:
 def test_every_command_is_run_somewhere() -> None:
     """What is in backticks is in a table of this file, whose entries are all in README.md."""
     run = {*WAYS, *UP_OPTIONS, *EVERYWHERE, *suites()}
-    run |= {DEMONSTRATION, BENCHMARK, MEMBERSHIP_BENCHMARK, PLAIN_INSTALLATION, NOT_THERE}
+    run |= {DEMONSTRATION, BENCHMARK, MEMBERSHIP_BENCHMARK, PLAIN_INSTALLATION, *SIMULATIONS}
     assert set(inline_commands()) == run
 
 
@@ -129,6 +133,15 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
     """Also each line at a prompt is at one of the story's two machines; a drawing runs nothing."""
     assert {language for language, _ in blocks()} == {"sh", "console", "python", "json", "text"}
     assert {machine for machine, _ in prompts()} == {"alpha", "beta"}
+
+
+@pytest.mark.parametrize("command", SIMULATIONS)
+def test_the_simulator_needs_no_daemon(command: str) -> None:
+    """Each of its commands, with the least that a reader adds."""
+    _, *words = command.split()
+    done = meshd(*words, *SIMULATIONS[command])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 # ---- the story ----
@@ -297,11 +310,11 @@ def test_the_demonstration(tmp_path: pathlib.Path) -> None:
         assert one["alpha"].run(shlex.split(DEMONSTRATION)[1:]).strip()
 
 
-def test_what_is_said_to_be_missing_is_missing(tmp_path: pathlib.Path) -> None:
+def test_what_is_said_to_be_missing_is_missing() -> None:
     """When it is there, README.md has to say so."""
-    assert f"`{NOT_THERE}` is still a test, not a command" in README
-    with machines(tmp_path, "alpha") as one:
-        assert one["alpha"].ask(shlex.split(NOT_THERE)[1:]).returncode == 2
+    assert "the simulator does not fuzz, sweep or replay yet" in README
+    for missing in ("fuzz", "sweep", "replay"):
+        assert meshd("sim", missing).returncode == 2
 
 
 # ---- the promises, and what CI runs ----

@@ -1,0 +1,103 @@
+"""The one place for the simulator's commands: the same core in virtual time, without a daemon.
+
+The simulator is imported only when one of them runs.
+"""
+
+import json
+import pathlib
+from typing import Annotated
+
+import typer
+
+from meshd.cli import terminal
+from meshd.cli.options import JsonOption
+from meshd.failures import UserError
+
+sim = typer.Typer(
+    help="Simulate meshes: the very same protocol code in virtual time.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Decides everything that is left to chance.")
+]
+
+
+@sim.command()
+def run(
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="A name (see: meshd sim list) or a TOML file.")
+    ],
+    seed: SeedOption = 1,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=2, help="In place of the scenario's own number.")
+    ] = None,
+    csv: Annotated[
+        pathlib.Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a scenario happen once and tell what it showed."""
+    from simulations.report import as_csv
+    from simulations.run import find_scenario, resized
+    from simulations.run import run as run_scenario
+    from simulations.scenario import ScenarioError
+
+    try:
+        chosen = find_scenario(scenario)
+        if nodes is not None:
+            chosen = resized(chosen, nodes)
+        with terminal.progress(f"simulating {chosen.nodes} nodes"):
+            result = run_scenario(chosen, seed)
+    except ScenarioError as error:
+        raise UserError(str(error)) from error
+    if csv is not None:
+        csv.write_text(as_csv([result]), "utf-8")
+    if as_json:
+        terminal.print_json(result.to_json())
+        return
+    print(f"{result.scenario}: {chosen.title or 'no title'}")
+    print(f"seed {seed}, {result.nodes} nodes, trace {result.trace_hash}")
+    terminal.print_table(
+        ("measure", "value"),
+        [(name, _shown(value)) for name, value in result.measures.items()],
+    )
+
+
+@sim.command(name="list")
+def scenarios(as_json: JsonOption = False) -> None:
+    """List the scenarios that ship."""
+    from simulations.run import find_scenario, library
+
+    found = [find_scenario(name) for name in library()]
+    if as_json:
+        terminal.print_json({"scenarios": [{"name": s.name, "title": s.title} for s in found]})
+        return
+    terminal.print_table(("name", "what happens"), [(s.name, s.title) for s in found])
+
+
+@sim.command()
+def bench(
+    nodes: Annotated[int, typer.Option("--nodes", min=2, help="How many nodes.")] = 1_000,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of virtual time.")] = 10.0,
+    starved: Annotated[int, typer.Option("--starved", min=0, help="Nodes that read late.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how fast the simulator is on this machine."""
+    from simulations.bench import bench as time_it
+
+    if starved > nodes:
+        raise UserError("no more nodes can be starved than there are")
+    with terminal.progress(f"timing {nodes} nodes"):
+        pace = time_it(nodes, seconds, starved).to_json()
+    if as_json:
+        terminal.print_json(pace)
+        return
+    terminal.print_table(("figure", "value"), [(key, _shown(pace[key])) for key in pace])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "never"
+    return json.dumps(value) if isinstance(value, (bool, float)) else str(value)

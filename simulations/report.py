@@ -1,0 +1,22 @@
+"""The one place for results as files that other programs read."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from simulations.run import Result
+
+
+def as_csv(results: Sequence[Result]) -> str:
+    """One row per run: scenario, seed, nodes, trace hash, then every measure that any run has."""
+    names: dict[str, None] = {}
+    for result in results:
+        names.update(dict.fromkeys(result.measures))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["scenario", "seed", "nodes", "trace_hash", *names])
+    for result in results:
+        cells = [result.measures.get(name) for name in names]
+        row = [result.scenario, result.seed, result.nodes, result.trace_hash, *cells]
+        writer.writerow(["" if cell is None else cell for cell in row])
+    return text.getvalue()

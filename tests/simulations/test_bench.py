@@ -1,0 +1,24 @@
+"""The simulator's own pace: that it is told, not how fast it is."""
+
+from protocol.config import SECOND
+from simulations.bench import bench, whole_world
+
+
+def test_a_mesh_is_whole_from_its_first_moment() -> None:
+    """Everybody knows everybody, nothing is left to spread, and nobody dies of it."""
+    world = whole_world(12, seed=1)
+    assert world.is_converged()
+    world.run(30 * SECOND)
+    assert world.is_converged()
+    assert world.mistakes == []
+
+
+def test_the_pace_is_told() -> None:
+    """All figures are there, and sensible."""
+    pace = bench(8, 2.0, starved=1)
+    assert (pace.nodes, pace.starved) == (8, 1)
+    assert pace.node_seconds_per_second > 0
+    assert pace.datagrams_per_second > 0
+    assert 1 < pace.datagrams_per_node_second < 50
+    assert not pace.is_compiled
+    assert pace.to_json()["node_seconds_per_second"] == pace.node_seconds_per_second
