@@ -95,11 +95,11 @@ async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) 
             nursery.start_soon(watch_signals)
             with contextlib.closing(Starter(home, options)) as starter:
                 tell = functools.partial(_tell_once, starter, announce)
+                gc.freeze()  # what was imported stays: no collection need look at it again
                 while not stopped.is_set():
                     current.clear()
                     running = await starter.start()
                     current.append(running)
-                    gc.freeze()  # what is here now stays: no collection need look at it again
                     try:
                         await running.run(tell)
                     finally:

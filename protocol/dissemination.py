@@ -39,7 +39,7 @@ the offers. What a class does not need goes to the others in order of urgency.""
 
 RIDER_BYTES_MIN: Final = 64 + 32
 """No statement and no record is shorter than its author's key and signature: less room is none."""
-MISFITS_MAX: Final = 4
+MISFITS_MAX: Final = 16
 """So many rumours of a class that do not fit are looked at for one datagram, not all."""
 
 
@@ -74,16 +74,20 @@ class _Queue:
         """Let a rumour come up again."""
         heapq.heappush(self._heap, (rumour.sent, -rumour.sequence, rumour))
         if len(self._heap) > 64 + 4 * len(self.rumours):
-            self._heap = [(r.sent, -r.sequence, r) for r in self.rumours.values()]
+            # Not made anew from `rumours`: some of those are taken out just now.
+            self._heap = [entry for entry in self._heap if self._is_current(entry[2])]
             heapq.heapify(self._heap)
 
     def pop(self) -> _Rumour | None:
         """Take out the most urgent; it stays in `rumours`, and comes up again when pushed."""
         while self._heap:
             rumour = heapq.heappop(self._heap)[2]
-            if self.rumours.get(rumour.key) is rumour:
+            if self._is_current(rumour):
                 return rumour
         return None
+
+    def _is_current(self, rumour: _Rumour) -> bool:
+        return self.rumours.get(rumour.key) is rumour
 
     def clear(self) -> None:
         """Forget all."""
@@ -137,6 +141,12 @@ class Dissemination:
         """Spread an authority record from now on."""
         self._put(RumourClass.RECORD, wire, wire)
 
+    def drop_member(self, node: bytes) -> None:
+        """Whoever is no member any more is neither spoken of nor heard."""
+        for queue in self._queues.values():
+            for key in [key for key in queue.rumours if node in key]:
+                del queue.rumours[key]
+
     def clear(self) -> None:
         """There is nobody to tell: whoever comes later gets everything by push/pull."""
         for queue in self._queues.values():
@@ -159,9 +169,9 @@ class Dissemination:
         left, riders = budget, RIDERS_MAX
         for is_share in (True, False):
             for kind, one in filling.items():
-                room = min(_SHARE_BYTES[kind], left) if is_share else left
+                share = min(_SHARE_BYTES[kind], left) if is_share else left
                 count = len(one.chosen)
-                left -= one.take(room, riders)
+                left -= one.take(share, left, riders)
                 riders -= len(one.chosen) - count
         return self._ride(filling, retransmit_limit(self._config, members))
 
@@ -193,18 +203,23 @@ class _Filling:
         self.chosen: list[_Rumour] = []
         self.misfits: list[_Rumour] = []
 
-    def take(self, room: int, riders: int) -> int:
-        """Choose what fits, most urgent first; the bytes that it takes."""
-        left, most = room, len(self.chosen) + riders
+    def take(self, share: int, room: int, riders: int) -> int:
+        """Choose what fits into `share`, most urgent first; the bytes that it takes.
+
+        The most urgent of all may take what `room` there is: else a rumour that is larger than its
+        class's share would wait for ever.
+        """
+        taken, most = 0, len(self.chosen) + riders
         earlier, self.misfits = self.misfits, []
         for rumour in earlier:
-            left -= self._choose(rumour, left, most)
-        while left >= RIDER_BYTES_MIN and len(self.misfits) < MISFITS_MAX:
+            taken += self._choose(rumour, share - taken, most)
+        while share - taken >= RIDER_BYTES_MIN and len(self.misfits) < MISFITS_MAX:
             following = self.queue.pop()
             if following is None:
                 break
-            left -= self._choose(following, left, most)
-        return room - left
+            is_first = not self.chosen and not self.misfits
+            taken += self._choose(following, room if is_first else share - taken, most)
+        return taken
 
     def _choose(self, rumour: _Rumour, room: int, most: int) -> int:
         size = len(rumour.rider)

@@ -44,6 +44,8 @@ from protocol.versions import VERSIONS
 
 DATAGRAM_BYTES_MAX: Final = 1_200
 WINDOW_BITS: Final = 64
+TRIED_MAX: Final = 8
+"""Datagrams to unproven addresses that are remembered for one peer."""
 _SEALED: Final = struct.Struct(">BB4s8sQ8sQ")
 _CHALLENGE: Final = struct.Struct(">BB4s8sQQQ8s16s")
 _NO_TOKEN: Final = bytes(8)
@@ -82,6 +84,8 @@ class Session:
     """(version, token, key) of the last sealing, to derive each key once."""
     opening: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
     """(version, boot, token, key) of the last opening."""
+    tried: dict[int, Address] = dataclasses.field(default_factory=dict)
+    """Where our last datagrams went that did not go to `address`, by their counter."""
     minted: tuple[Address, int, bytes] | None = None
     """(source, epoch, token) as last wanted of the peer, to derive each token once."""
     unread: bytes | None = None
@@ -195,8 +199,16 @@ class Envelope:
         session = self._sessions.get(peer)
         return session.address if session is not None else None
 
-    def seal(self, peer: NodeId, payload: bytes, version: int = VERSIONS[0]) -> bytes | None:
-        """A datagram to `peer` in a version that both speak; None when its key is unusable.
+    def seal(
+        self,
+        peer: NodeId,
+        payload: bytes,
+        version: int = VERSIONS[0],
+        *,
+        to: Address | None = None,
+    ) -> bytes | None:
+        """A datagram to `peer`, at the address `to`, in a version that both speak; None when its
+        key is unusable.
 
         Without a token the peer will not read it but tell one; the payload is safe all the same.
         """
@@ -210,6 +222,10 @@ class Envelope:
         if token == _NO_TOKEN:
             session.unread = payload
         session.counter += 1
+        if to is not None and to != session.address:
+            session.tried[session.counter] = to
+            if len(session.tried) > TRIED_MAX:
+                del session.tried[next(iter(session.tried))]
         header = _SEALED.pack(
             version,
             _Type.SEALED,
@@ -304,7 +320,8 @@ class Envelope:
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
         session.token_theirs = token
-        session.address = source  # it echoes what only who receives there has seen
+        if session.tried.get(echoed_counter) == source:
+            session.address = source  # it echoes what only who receives there has seen
         unread, session.unread = session.unread, None
         return Told(sender, unread)
 

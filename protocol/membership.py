@@ -292,11 +292,25 @@ class Membership:
     def expel(self, node: NodeId) -> None:
         """Forget a member whose admission no longer counts."""
         self._members.remove(node)
+        self._rumours.drop_member(node)
+        self._forget_accuser(node)
         self._partition.note_back(node)
         self._accusations.pop(node, None)
         self.suspicion_deadlines.clear(node)
         self._on_changed(node)
         self._outbox.add(MembersDirty())
+
+    def _forget_accuser(self, node: NodeId) -> None:
+        """What it said of others does not count any more either."""
+        for subject, suspicion in list(self._members.suspicions.items()):
+            if not suspicion.forget(node):
+                continue
+            if suspicion.accusers:
+                self._schedule(subject, suspicion)
+            else:
+                del self._members.suspicions[subject]
+                self.suspicion_deadlines.clear(subject)
+                self.note_changed(subject, State.SUSPECT)
 
     def _require_admitted(self, node: NodeId) -> None:
         if self._authority.admission(node) is None:

@@ -52,8 +52,7 @@ from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
 
 CHALLENGES_PER_MEMBER_BURST: Final = 32
-"""Challenges to one member at once: a pass of its probes over a mesh that it comes back to, from
-several addresses ..."""
+"""Challenges at once to where a member neither proved nor stated to be ..."""
 CHALLENGES_PER_MEMBER_S: Final = 8
 """... and then so many per second."""
 
@@ -158,13 +157,16 @@ class Node:
         self._knowledge.settle(now)
         if self._gossip_ns == NEVER and self._is_started and self._rumours:
             self._gossip_ns = now + self._config.gossip_interval_ns
-        self.deadline = min(
+        earliest = min(
             self._traffic.deadline_ns,
             self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
             self._gossip_ns,
         )
+        # A suspicion may be over by an accuser who came just now. That was due at no earlier time:
+        # the driver would take it for its own lateness.
+        self.deadline = max(now, earliest)
         return self._outbox.drain()
 
     # ---- what others may look at ----
@@ -320,16 +322,22 @@ class Node:
 
     def _challenge(self, unproven: Unproven, source: Address, now: int) -> None:
         """Answer if this second's allowance suffices; never longer than its cause."""
-        if not self._may_challenge(unproven, now):
+        if not self._may_challenge(unproven, source, now):
             self._outbox.drop(DropReason.RATE_LIMITED, source)
             return
         self._outbox.drop(unproven.reason, source)
         self._outbox.add(SendDatagram(unproven.challenge, source, "challenge"))
 
-    def _may_challenge(self, unproven: Unproven, now: int) -> bool:
-        """Strangers share what anybody can use up; no member uses up what the others need."""
+    def _may_challenge(self, unproven: Unproven, source: Address, now: int) -> bool:
+        """Strangers share what anybody can use up; no member uses up what the others need.
+
+        Nor does who plays a member's recordings use up what that member needs where it is known
+        to be.
+        """
         if unproven.sender is None:
             return self._stranger_challenges.take(now)
+        if source in self._outbox.addresses(unproven.sender):
+            return self._challenges.take(now)
         if not self._challenges_of.has_room(unproven.sender, CHALLENGES_PER_MEMBER_BURST, now):
             return False
         if not self._challenges.take(now):

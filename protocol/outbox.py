@@ -144,7 +144,7 @@ class Outbox:
         if self._rumours and self._envelope.is_read_at(to, address):
             room = PAYLOAD_BYTES_MAX - len(payload)
             payload += self._rumours.fill(room, self._members.present_count)
-        data = self._envelope.seal(to, payload, version)
+        data = self._envelope.seal(to, payload, version, to=address)
         if data is not None:
             self._effects.append(SendDatagram(data, address, kind))
 

@@ -128,6 +128,8 @@ class Reconciler:
             return NEVER
         end = doubt.since_ns + EXCHANGE_NS
         due = self._quiet_ns(doubt)
+        if doubt.checked_ns >= 0 and due < self._knowledge.last_change_ns:
+            return end  # it was asked already, and the mesh is still restless
         return due if doubt.checked_ns < due < end else end
 
     def _quiet_ns(self, doubt: _Doubt) -> int:

@@ -118,6 +118,11 @@ class Suspicion:
             self.accusers[accuser] = None
         return is_news
 
+    def forget(self, accuser: NodeId) -> bool:
+        """An accuser is no member any more; False when it was none."""
+        self.refused_at.pop(accuser, None)
+        return accuser in self.accusers and self.accusers.pop(accuser) is None
+
     def _is_evidence(self, accuser: NodeId, host: str) -> bool:
         """Whether a refusal seen from `host` adds to what is known: one per foreign host."""
         if not host or self.is_gone or accuser in self.refused_at:

@@ -411,6 +411,11 @@ class Insider:
         return self.send(to, message + b"".join(map(encode_rider, riders)))
 
 
+def tampered(wire: bytes) -> bytes:
+    """The same with another signature, which cannot hold."""
+    return wire[:-1] + bytes((wire[-1] ^ 1,))
+
+
 def refusal(decode: Callable[[bytes], object], data: bytes) -> DropReason | None:
     """Why `decode` refuses these bytes; None when it takes them. Others raise through."""
     try:

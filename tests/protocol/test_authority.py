@@ -9,7 +9,7 @@ from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId, short_id
 from protocol.records import Admission, Record, Role, make_join_proof
-from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of
+from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of, tampered
 
 A = Authorities()
 FOUNDER = A.founder
@@ -67,6 +67,22 @@ def test_what_is_known_is_stale() -> None:
     assert _reason(authority, A.founding.wire) is DropReason.STALE
 
 
+def test_who_is_known_is_not_made_known_again() -> None:
+    """Another invite under the same key, another admission of the same node: the first stays."""
+    authority = _authority()
+    invite, admission = A.admit(CRYPTOS[0])
+    authority.add(invite.wire)
+    authority.add(admission.wire)
+    key_seed = seed_of(A.label, "invite", CRYPTOS[0].node_id, Role.WORKER, 1)
+    again = A.issue(key_seed, uses=7)
+    assert again.key == invite.key
+    _, other = A.admit(CRYPTOS[0], slot=2, key_seed=seed_of("another invite"))
+    for wire in (again.wire, other.wire):
+        assert _reason(authority, wire) is DropReason.STALE
+        assert not authority.is_counting(wire)
+    assert authority.admission(CRYPTOS[0].node_id) == admission
+
+
 @pytest.mark.parametrize("role", list(Role))
 def test_only_admins_and_workers_admit(role: Role) -> None:
     """A client's or observer's signature lets nobody in."""
@@ -105,9 +121,9 @@ def test_forged_records_are_refused() -> None:
     """The right names under the wrong signatures."""
     authority = _authority()
     invite, admission = A.admit(CRYPTOS[0])
-    assert _reason(authority, invite.wire[:-1] + b"\0") is DropReason.BAD_SIGNATURE
+    assert _reason(authority, tampered(invite.wire)) is DropReason.BAD_SIGNATURE
     authority.add(invite.wire)
-    assert _reason(authority, admission.wire[:-1] + b"\0") is DropReason.BAD_SIGNATURE
+    assert _reason(authority, tampered(admission.wire)) is DropReason.BAD_SIGNATURE
     assert authority.add(admission.wire) == [admission]
 
 
@@ -134,7 +150,7 @@ def test_waiting_records_are_checked_when_their_time_comes() -> None:
     authority = _authority()
     invite, admission = A.admit(CRYPTOS[0])
     _, unsponsored = A.admit(CRYPTOS[1], invite=invite, admitter=CRYPTOS[3])
-    forged = admission.wire[:-1] + b"\0"
+    forged = tampered(admission.wire)
     for wire in (forged, unsponsored.wire, forged):
         assert _reason(authority, wire) is DropReason.NOT_ADMITTED
     assert authority.add(invite.wire) == [invite]

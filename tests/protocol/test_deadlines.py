@@ -46,6 +46,18 @@ def test_moving_does_not_pile_up() -> None:
     assert len(deadlines._heap) < 100
 
 
+def test_moving_behind_one_that_stays_does_not_pile_up() -> None:
+    """Nor when what is over lies below what is due first."""
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.set("first", 1)
+    for when in range(2, 1_000):
+        deadlines.set("a", when)
+    assert len(deadlines._heap) < 100
+    assert deadlines.pop_due(999) == "first"
+    assert deadlines.pop_due(999) == "a"
+    assert deadlines.next_ns == NEVER
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20) | st.none()), max_size=200))
 def test_behaves_like_a_plain_table(steps: list[tuple[int, int | None]]) -> None:
     """Whatever is set, moved and cleared: what fires is what a plain dict would say."""

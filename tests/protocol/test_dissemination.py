@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from protocol.codec import RIDERS_MAX, decode_datagram
 from protocol.config import ProtocolConfig
+from protocol.crypto import SodiumCrypto
 from protocol.dissemination import MISFITS_MAX, RUMOURS_MAX, Dissemination, retransmit_limit
 from protocol.envelope import PAYLOAD_BYTES_MAX
 from protocol.fields import pack
-from protocol.identity import NodeId
+from protocol.identity import Address, NodeId
 from protocol.statements import (
     Statement,
     make_accusation,
@@ -17,11 +18,12 @@ from protocol.statements import (
     make_left,
     make_offer,
 )
-from tests.helpers.nodes import address_of
+from tests.helpers.nodes import address_of, seed_of
 from tests.helpers.strategies import CRYPTOS, MESH, statements
 
 CONFIG = ProtocolConfig()
 CRYPTO, OTHER = CRYPTOS[0], CRYPTOS[1]
+KEYS = [SodiumCrypto(seed_of("dissemination", number)) for number in range(7)]
 
 
 def _alive(incarnation: int = 1, crypto: int = 0) -> Statement:
@@ -140,6 +142,75 @@ def test_what_does_not_fit_holds_up_nobody_for_long() -> None:
     for number in range(MISFITS_MAX - 1):
         rumours.add(make_offer(CRYPTO, MESH, 2 + number, f"large{number}", bytes(700)))
     assert _fill(rumours, 600, 9) == [small.wire]
+
+
+def test_a_rumour_larger_than_its_share_waits_for_its_turn_only() -> None:
+    """And the smaller ones behind it do not wait for it."""
+    rumours = Dissemination(CONFIG)
+    many = tuple(Address(f"2001:db8:1234:5678:9abc:def0:1234:{n:04x}", 7700) for n in range(4))
+    large = [make_alive(KEYS[n], MESH, 1, "a" * 40, many, "") for n in range(6)]
+    assert len(large[0].wire) > 270
+    small = [_accuse(subject) for subject in range(1, 40)]
+    first = make_alive(KEYS[6], MESH, 1, "small", (address_of(0),), "")
+    rumours.add(first)
+    for statement in (*small, *large):
+        rumours.add(statement)
+    seen: dict[bytes, None] = {}
+    for _ in range(8):
+        seen.update(dict.fromkeys(_fill(rumours, members=99)))
+    assert first.wire in seen
+    assert all(statement.wire in seen for statement in large)
+
+
+class TestHeap:
+    """Most urgent first, whatever is added, dropped and sent in between."""
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(("accuse", "accuse", "accuse", "drop", "expel", "fill")),
+                st.integers(1, 9),
+                st.integers(0, 6),
+            ),
+            max_size=300,
+        )
+    )
+    def test_no_datagram_holds_a_rumour_twice(self, story: list[tuple[str, int, int]]) -> None:
+        """And none is sent more often than the limit, nor after it was dropped."""
+        rumours = Dissemination(CONFIG)
+        sent: dict[bytes, int] = {}
+        for what, subject, accuser in story:
+            node = NodeId(bytes((subject,)) * 32)
+            match what:
+                case "accuse":
+                    statement = _accuse(subject, accuser % 4)
+                    rumours.add(statement)
+                    sent[statement.wire] = 0
+                case "drop":
+                    rumours.drop_accusations(node)
+                    sent = {wire: n for wire, n in sent.items() if wire.find(node) < 0}
+                case "expel":
+                    author = CRYPTOS[accuser % 4].node_id
+                    rumours.drop_member(author)
+                    sent = {wire: n for wire, n in sent.items() if wire.find(author) < 0}
+                case _:
+                    riders = _fill(rumours, 1_000, 9)
+                    assert len(riders) == len(dict.fromkeys(riders))
+                    for wire in riders:
+                        sent[wire] += 1
+        assert all(count <= 4 for count in sent.values())
+
+    def test_a_heap_full_of_what_is_over_is_cleaned_in_the_middle_of_a_datagram(self) -> None:
+        """Those that are taken out just then come back once."""
+        rumours = Dissemination(CONFIG)
+        for accuser in range(4):
+            for subject in range(1, 60):
+                rumours.add(_accuse(subject, accuser))
+            for subject in range(3, 60):
+                rumours.drop_accusations(bytes((subject,)) * 32)
+            for _ in range(3):
+                riders = _fill(rumours, members=99)
+                assert len(riders) == len(dict.fromkeys(riders))
 
 
 def test_premises_ride_before_conclusions() -> None:

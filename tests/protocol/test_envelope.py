@@ -12,6 +12,7 @@ from protocol.envelope import (
     CHALLENGE_BYTES,
     DATAGRAM_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
+    TRIED_MAX,
     WINDOW_BITS,
     Envelope,
     Opened,
@@ -113,6 +114,34 @@ def test_the_first_datagram_is_challenged_and_sent_again() -> None:
     assert b.envelope.proven_address(a.id) is None
     assert _text(b.open(a.seal(b, b"again"), a)) == b"again"
     assert b.envelope.proven_address(a.id) == HOME
+
+
+def test_a_challenge_proves_no_address_that_was_not_asked() -> None:
+    """A member reads at its own address and answers as if from a stranger's: nothing is proven."""
+    a, b = End("a", HOME), End("b", PEER)
+    first = a.envelope.seal(b.id, b"first", to=PEER)
+    assert first is not None
+    unproven = b.open(first, a)
+    assert isinstance(unproven, Unproven)
+    told = a.open(unproven.challenge, b, source=AWAY)
+    assert isinstance(told, Told)
+    assert a.envelope.proven_address(b.id) is None
+    assert not a.envelope.is_read_at(b.id, AWAY)
+
+
+def test_what_was_tried_is_remembered_within_limits() -> None:
+    """The last few datagrams to unproven addresses; a challenge of one of them proves its own."""
+    a, b = End("a", HOME), End("b", PEER)
+    datagrams = [a.envelope.seal(b.id, b"", to=PEER) for _ in range(TRIED_MAX + 5)]
+    session = a.envelope.session(b.id)
+    assert session is not None
+    assert len(session.tried) == TRIED_MAX
+    last = datagrams[-1]
+    assert last is not None
+    unproven = b.open(last, a)
+    assert isinstance(unproven, Unproven)
+    assert isinstance(a.open(unproven.challenge, b), Told)
+    assert a.envelope.proven_address(b.id) == PEER
 
 
 def test_a_challenge_is_never_longer_than_its_cause() -> None:

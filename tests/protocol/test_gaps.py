@@ -1,10 +1,13 @@
 """Standing still: a laptop that wakes accuses nobody of its own absence."""
 
+from protocol.codec import encode_stream
 from protocol.config import SECOND, ProtocolConfig
 from protocol.deadlines import NEVER
 from protocol.effects import MembershipChanged, OpenStream
-from protocol.events import DeadlineReached, LeaveRequested, Resumed
+from protocol.events import DeadlineReached, LeaveRequested, Resumed, StreamReceived
 from protocol.members import State
+from protocol.messages import PushPull
+from protocol.statements import make_accusation
 from tests.helpers.nodes import Mesh
 from tests.helpers.taps import STEP, Tap, run, tapped
 
@@ -64,6 +67,32 @@ class TestGaps:
         assert mesh.state(0, 1) is State.ALIVE
         assert mesh[0].health_score == 0
         assert mesh[0].deadline <= mesh.now + SECOND
+
+    def test_a_late_accuser_makes_no_gap(self) -> None:
+        """A suspicion that is over because of who came just now was due no earlier than now: its
+        driver would else think that it stood still.
+        """
+        mesh = Mesh(10).start_all()
+        subject = mesh.id(9)
+        mesh.crash(9)
+
+        def accused_by(index: int) -> None:
+            known = mesh[0].members.incarnation(subject)
+            crypto = mesh.machines[index].crypto
+            word = make_accusation(crypto, mesh.authorities.mesh, subject, known, is_dead=False)
+            data = encode_stream(PushPull(True, (), (word.wire,)))
+            mesh.give(0, StreamReceived(1, mesh.id(index), data, mesh.wall_s))
+            assert mesh[0].deadline >= mesh.now
+
+        accused_by(1)
+        end = mesh.now + 14 * SECOND
+        while mesh[0].deadline <= end:
+            mesh.now = max(mesh.now, mesh[0].deadline)
+            mesh[0].handle(DeadlineReached(), mesh.now)
+        mesh.now = end
+        for index in (2, 3, 4):
+            accused_by(index)
+        assert mesh[0].deadline == mesh.now
 
     def test_who_is_alone_is_not_held(self) -> None:
         """There is nobody to ask, and nobody to accuse."""

@@ -22,8 +22,9 @@ from protocol.intake import (
 )
 from protocol.members import State
 from protocol.messages import Gossip, Ping, PushPull
+from protocol.records import Role
 from protocol.statements import Alive, make_accusation, make_alive, make_left, make_offer
-from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of
+from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of, tampered
 
 GOSSIP = encode_datagram(Gossip())
 
@@ -87,7 +88,7 @@ def test_a_frame_ends_at_its_first_bad_signature() -> None:
     """One bad signature costs one check, however much hangs on it."""
     mesh, insider, checked = _mesh()
     mesh_id = mesh.authorities.mesh
-    forged = [insider.alive(n).wire[:-1] + b"\0" for n in (7, 8, 9)]
+    forged = [tampered(insider.alive(n).wire) for n in (7, 8, 9)]
     good = make_offer(insider.crypto, mesh_id, 1, "k", b"v").wire
     effects = insider.tell(0, GOSSIP, *forged, good)
     assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
@@ -171,6 +172,43 @@ def test_what_an_evicted_member_once_said_does_not_count_any_more() -> None:
     assert checked == []
 
 
+def test_a_second_admission_earns_no_correction() -> None:
+    """It is stale, and as a record it accuses nobody."""
+    mesh, insider, _ = _mesh()
+    invite, admission = mesh.authorities.admit(mesh.machines[1].crypto, role=Role.CLIENT)
+    mesh[0].authority.add(invite.wire)
+    effects = insider.tell(0, GOSSIP, admission.wire)
+    assert drops_in(effects) == []
+    assert not any(isinstance(effect, SendDatagram) for effect in effects)
+
+
+def test_an_evicted_members_accusations_end() -> None:
+    """Who was suspected for its word alone is alive again; another's word stays."""
+    mesh = Mesh(4)
+    for index in (0, 1, 3):
+        mesh.start(index)
+    mesh.exchange(0, 1)
+    mesh.exchange(0, 3)
+    insider = Insider(mesh, 2)
+    insider.tell(0, GOSSIP, insider.alive(5).wire)
+    mesh_id = mesh.authorities.mesh
+    lone, both = mesh.id(1), mesh.id(3)
+    for subject in (lone, both):
+        known = mesh[0].members.incarnation(subject)
+        word = make_accusation(insider.crypto, mesh_id, subject, known, is_dead=False)
+        insider.tell(0, GOSSIP, word.wire)
+    mesh[0]._membership.suspect(both, mesh.now, is_refused=False)
+    admission = mesh[0].authority.admission(mesh.id(2))
+    assert admission is not None
+    token = seed_of("mesh", "invite", mesh.id(2), admission.role, 1)
+    assert mesh.state(0, 1) is State.SUSPECT
+    insider.tell(0, GOSSIP, _lower(mesh, token))
+    assert mesh.state(0, 1) is State.ALIVE
+    assert mesh.state(0, 3) is State.SUSPECT
+    assert list(mesh[0].members.suspicions[both].accusers) == [mesh.id(0)]
+    assert mesh[0]._rumours.fill(1_000, 9).find(mesh.id(2)) < 0
+
+
 def _lower(mesh: Mesh, token: bytes) -> bytes:
     """Another admission for the insider's slot, with a lower hash."""
     held = mesh[0].authority.admission(mesh.id(2))
@@ -201,7 +239,7 @@ class TestMuting:
     """Who passes on a bad signature checked nothing itself."""
 
     def _forge(self, mesh: Mesh, insider: Insider) -> list[Effect]:
-        return insider.tell(0, GOSSIP, insider.alive(99).wire[:-1] + b"\0")
+        return insider.tell(0, GOSSIP, tampered(insider.alive(99).wire))
 
     def test_for_a_while_nothing_is_taken_in(self) -> None:
         """Neither riders nor streams; afterwards everything is as before."""
@@ -242,7 +280,7 @@ class TestMuting:
     def test_a_bad_record_mutes_too(self) -> None:
         """The rest of the frame is dropped, and so is what comes in the same second."""
         mesh, insider, checked = _mesh()
-        forged = mesh.authorities.issue(seed_of("x")).wire[:-1] + b"\0"
+        forged = tampered(mesh.authorities.issue(seed_of("x")).wire)
         effects = insider.tell(0, GOSSIP, forged, insider.alive(6).wire)
         assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
         assert len(checked) == 1
@@ -252,7 +290,7 @@ class TestMuting:
         """The oldest is heard again."""
         monkeypatch.setattr(intake, "MUTED_MAX", 1)
         mesh, insider, _ = _mesh()
-        forged = insider.alive(99).wire[:-1] + b"\0"
+        forged = tampered(insider.alive(99).wire)
         for sender in (2, 1):
             mesh[0]._intake.take_all((forged,), mesh.id(sender), mesh.now)
         assert list(mesh[0]._intake._muted) == [mesh.id(1)]
@@ -291,7 +329,7 @@ class TestBudgets:
         """However often it comes, and whoever sends it."""
         mesh, insider, _ = _mesh()
         wire = insider.alive(6).wire
-        forged = insider.alive(7).wire[:-1] + b"\0"
+        forged = tampered(insider.alive(7).wire)
         for _ in range(3 * CHANGES_BURST):
             self._take(mesh, wire)
             mesh[0]._intake._muted.clear()

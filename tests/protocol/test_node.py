@@ -178,6 +178,20 @@ class TestHostileDatagrams:
         assert answers == CHALLENGES_PER_MEMBER_BURST
         assert DropReason.RATE_LIMITED not in drops_in(other.tell(0, GOSSIP))
 
+    def test_recordings_keep_no_member_out(self) -> None:
+        """Who plays a member's recordings from elsewhere does not use up what it needs at home."""
+        mesh = Mesh(2).start_all()
+        mesh.now += 2 * SECOND
+        insider = Insider(mesh, 1)
+        recorded = insider.envelope.seal(mesh.id(0), GOSSIP)
+        assert recorded is not None
+        mesh.now += 100 * SECOND
+        later = Insider(mesh, 1)
+        for _ in range(500):
+            mesh.give(0, DatagramReceived(recorded, ELSEWHERE))
+        assert DropReason.RATE_LIMITED in mesh.machines[0].drops()
+        assert DropReason.RATE_LIMITED not in drops_in(later.tell(0, GOSSIP))
+
     def test_own_short_id(self) -> None:
         """Our own datagrams, reflected to us, are a stranger's."""
         effects = _receive(RECORDED[0].data.replace(short_id(MESH.id(1)), short_id(MESH.id(0))))

@@ -17,7 +17,7 @@ from protocol.push_pull import START_BURST, push_pull_period
 from protocol.records import Invite, make_join_proof
 from protocol.snapshot import Snapshot
 from protocol.statements import Accusation, decode_statement, make_alive, make_left
-from tests.helpers.nodes import WALL_S, Insider, Mesh, address_of, drops_in, seed_of
+from tests.helpers.nodes import WALL_S, Insider, Mesh, address_of, drops_in, seed_of, tampered
 
 GOSSIP = encode_datagram(Gossip())
 
@@ -91,7 +91,7 @@ class TestPushPull:
         """Nor is the next one, for a while."""
         mesh = Mesh(3)
         mesh.start(0)
-        forged = Insider(mesh, 2).alive().wire[:-1] + b"\0"
+        forged = tampered(Insider(mesh, 2).alive().wire)
         for reason in (DropReason.BAD_SIGNATURE, DropReason.MUTED):
             data = encode_stream(PushPull(False, (), (forged,)))
             effects = _streamed(mesh, 0, mesh.id(1), data)
@@ -109,13 +109,13 @@ class TestPushPull:
         """What comes after it is not even looked at; also not the statements after records."""
         mesh = Mesh(3)
         mesh.start(0)
-        good, forged = Insider(mesh, 1).alive().wire, Insider(mesh, 2).alive().wire[:-1] + b"\0"
+        good, forged = Insider(mesh, 1).alive().wire, tampered(Insider(mesh, 2).alive().wire)
         data = encode_stream(PushPull(False, (), (forged, good)))
         effects = _streamed(mesh, 0, mesh.id(1), data)
         assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
         assert mesh.state(0, 1) is None
         invite = mesh.authorities.issue(seed_of("later")).wire
-        data = encode_stream(PushPull(False, (invite[:-1] + b"\0",), (good,)))
+        data = encode_stream(PushPull(False, (tampered(invite),), (good,)))
         effects = _streamed(mesh, 0, mesh.id(2), data)
         assert drops_in(effects) == [DropReason.BAD_SIGNATURE]
         assert mesh.state(0, 1) is None
@@ -417,7 +417,7 @@ class TestJoins:
         """Nobody makes an invite but the root."""
         mesh, invite = self._mesh()
         foreign = mesh.authorities.issue(self.token, issuer_seed=seed_of("x"))
-        wires = {"forged": invite.wire[:-1] + b"\0", "junk": b"x", "not the root's": foreign.wire}
+        wires = {"forged": tampered(invite.wire), "junk": b"x", "not the root's": foreign.wire}
         answer, effects = self._join(mesh, wires[how])
         assert answer.refusal == JoinRefusal.UNKNOWN_INVITE
         assert len(drops_in(effects)) == 1

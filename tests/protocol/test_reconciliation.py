@@ -35,7 +35,7 @@ from protocol.reconciliation import (
 )
 from protocol.snapshot import Snapshot
 from protocol.statements import make_alive, make_left, make_offer
-from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of
+from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of, tampered
 
 GOSSIP = encode_datagram(Gossip())
 NEVER_PERIODIC = ProtocolConfig(push_pull_interval_ns=10**6 * SECOND)
@@ -309,6 +309,21 @@ class TestDoubt:
             opened = _tell(mesh, 0, 1, 7)
         assert mesh.now == start + RESTLESS_NS
 
+    def test_who_was_asked_in_a_quiet_moment_is_not_asked_again_for_ever(self) -> None:
+        """A change after the fifth second leaves the doubt to its end."""
+        mesh = self._quiet()
+        node = mesh[0]._reconciler
+        checked: list[int] = []
+        node._check = lambda peer: checked.append(mesh.now)
+        _tell(mesh, 0, 1, 7)
+        start = mesh.now
+        mesh.now = node.deadline_ns
+        node.advance(mesh.now)
+        mesh.now = start + RESTLESS_NS + SECOND
+        mesh[0].handle(OfferChanged("k", b"v"), mesh.now)
+        assert node.deadline_ns == start + EXCHANGE_NS
+        assert len(checked) == 1
+
     def test_agreement_ends_it(self) -> None:
         """Of the doubted one; what others say is another matter."""
         mesh = self._quiet()
@@ -483,7 +498,7 @@ class TestPauses:
     def test_the_muted_are_not_asked(self) -> None:
         """Their answer would not be read."""
         mesh = self._mesh()
-        forged = Insider(mesh, 2).alive(9).wire[:-1] + b"\0"
+        forged = tampered(Insider(mesh, 2).alive(9).wire)
         mesh[0]._intake.take_all((forged,), mesh.id(1), mesh.now)
         mesh[0]._outbox.drain()
         assert self._pull(mesh, 1) == []
@@ -645,7 +660,7 @@ class TestHostile:
     def test_the_muted_are_not_read(self) -> None:
         """Neither question nor answer of who passed on a bad signature."""
         mesh = self._mesh()
-        forged = Insider(mesh, 2).alive(9).wire[:-1] + b"\0"
+        forged = tampered(Insider(mesh, 2).alive(9).wire)
         mesh[0]._reconciler.begin(mesh.id(1), mesh.now)
         digest = Digest(bytes(512), bytes(512), (), forged)
         effects = _given(mesh, 0, mesh.id(1), digest)

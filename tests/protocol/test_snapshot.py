@@ -16,7 +16,7 @@ from protocol.snapshot import (
     take_snapshot,
 )
 from protocol.statements import Statements, make_accusation, make_alive, make_left
-from tests.helpers.nodes import Mesh, address_of, refusal
+from tests.helpers.nodes import Mesh, address_of, refusal, tampered
 from tests.helpers.strategies import snapshots
 
 MESH = Mesh(4)
@@ -99,7 +99,7 @@ def test_what_does_not_count_is_left_out() -> None:
     """No strangers, no forgeries, nothing of our own, nothing of the wrong kind."""
     stranger = Mesh(1, label="other").machines[0].crypto
     mesh = MESH.authorities.mesh
-    forged = _alive(1, 3)[:-1] + b"\0"
+    forged = tampered(_alive(1, 3))
     accusation = make_accusation(CRYPTOS[1], mesh, IDS[2], 1, is_dead=True).wire
     snapshot = Snapshot(
         records=(*MESH.records, b"junk"),
