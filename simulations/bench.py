@@ -6,6 +6,7 @@ runs for a while until its sessions are made, and is then timed.
 
 import dataclasses
 import time
+import types
 from typing import Any, Final
 
 import psutil
@@ -65,7 +66,7 @@ def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pac
         datagrams_per_second=round(datagrams / spent_s, 1),
         datagrams_per_node_second=round(datagrams / nodes / duration_s, 3),
         memory_bytes_per_node=used_bytes // nodes,
-        is_compiled=not (World.__module__ and hasattr(World.run, "__code__")),
+        is_compiled=not isinstance(World.run, types.FunctionType),
     )
 
 
