@@ -13,8 +13,13 @@ from protocol.identity import Address, is_valid_address
 from protocol.statements import ADDRESSES_MAX
 
 
-def advertised(sockets: NodeSockets, advertise: str | None) -> tuple[Address, ...]:
+def advertised(
+    sockets: NodeSockets, advertise: str | None, before: tuple[Address, ...] = ()
+) -> tuple[Address, ...]:
     """What this node states: what the person said, the bound address, or the interfaces' ones.
+
+    While no interface has an address, what it stated `before`: a pulled cable is no new place, and
+    whoever wrote our loopback address down could only ever find itself there.
 
     Raises UserError for a host that no member would take.
     """
@@ -26,6 +31,8 @@ def advertised(sockets: NodeSockets, advertise: str | None) -> tuple[Address, ..
     if not sockets.is_wildcard:
         return (Address(sockets.host.partition("%")[0], sockets.port),)
     hosts = [host for host in own_addresses() if sockets.is_dual or ":" not in host]
+    if not hosts and before:
+        return before
     if not hosts:
         hosts = ["127.0.0.1"]  # a machine without a network still has itself
     return tuple(Address(host, sockets.port) for host in hosts[:ADDRESSES_MAX])

@@ -267,7 +267,7 @@ class Running:
         while True:
             await trio.sleep(ADDRESSES_S)
             found = await trio.to_thread.run_sync(
-                advertised, self._sockets, self._options.advertise
+                advertised, self._sockets, self._options.advertise, self.own_addresses
             )
             if found != self.own_addresses:
                 self.own_addresses = found

@@ -21,9 +21,9 @@ from meshd.control_client import ask
 from meshd.home import Home
 from tests.helpers.gateway_client import Reply, Stream, open_stream, request
 
-READY_S = 20.0
+READY_S = 40.0
 """Ample for a start on a busy machine; that a start is fast is not shown here."""
-WHOLE_S = 15.0
+WHOLE_S = 40.0
 STOP_S = 10.0
 """What the interface grants a daemon that is told to stop."""
 PAUSE_S = 0.03

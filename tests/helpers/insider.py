@@ -25,7 +25,8 @@ from protocol.envelope import Envelope, Opened, Told, Unproven
 from protocol.identity import Address, NodeId, key_from_text
 from protocol.messages import Ack, Gossip, Ping
 
-ANSWER_S = 2.0
+ANSWER_S = 10.0
+AGAIN_S = 1.0
 
 
 class Insider:
@@ -90,8 +91,14 @@ class Talk:
         self._sequence += 1
         self._socket.send(self.sealed(encode_datagram(Ping(self._sequence, None, None))))
         deadline = time.monotonic() + ANSWER_S
+        self._socket.settimeout(AGAIN_S)
         while time.monotonic() < deadline:
-            received = self._envelope.open(self._socket.recv(2_048), self._there, self._peer)
+            try:
+                data = self._socket.recv(2_048)
+            except TimeoutError:  # a full socket buffer loses datagrams
+                self._socket.send(self.sealed(encode_datagram(Ping(self._sequence, None, None))))
+                continue
+            received = self._envelope.open(data, self._there, self._peer)
             if isinstance(received, Unproven):
                 self._socket.send(received.challenge)  # the daemon repeats it with our token
             elif isinstance(received, Opened):

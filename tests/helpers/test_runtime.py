@@ -5,8 +5,8 @@ prompt included, so any node that knows the tokens so far goes on in the same wa
 compute what must come (`completion_ids`, `text_of`). The prompt's tokens are its UTF-8 bytes; a
 completion's tokens are FIRST_WORD and above, each a short word.
 
-Keys: `delay_ms` before each token (0); `load_ms` until the model is up (0); `slots` (1); `queue`
-(32); `context` (4096 tokens); `fail_at=N` crashes and `hang_at=N` falls silent before token N,
+Keys: `delay_ms` before each token (0); `first_ms` before the first one, beside that (0); `load_ms`
+until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes and `hang_at=N` falls silent before token N,
 counted from 0; `end_one_in=N` makes every Nth token or so end the turn (0: never by itself).
 """
 
@@ -47,6 +47,7 @@ class Script:
 
     name: str
     delay_ms: int = 0
+    first_ms: int = 0
     load_ms: int = 0
     slots: int = 1
     queue: int = 32
@@ -147,7 +148,8 @@ class ScriptedRuntime(Runtime):
             raise RuntimeFailure("crashed", f"told to fail at token {index}")
         if index == self._script.hang_at:
             await trio.sleep_forever()
-        await trio.sleep(self._script.delay_ms / 1000)
+        pause_ms = self._script.delay_ms + (self._script.first_ms if index == 0 else 0)
+        await trio.sleep(pause_ms / 1000)
 
     def _check_is_up(self) -> None:
         if not self._is_up:

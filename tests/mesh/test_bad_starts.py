@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from meshd.cli.children import command
-from tests.helpers.daemons import Daemon, Daemons, environment, meshd, until
+from tests.helpers.daemons import Daemon, Daemons, environment, meshd, until, wait_state
 from tests.mesh.conftest import WORDS
 
 pytestmark = pytest.mark.processes
@@ -269,7 +269,8 @@ def test_a_member_of_another_mesh(daemons: Daemons, founder: Daemon) -> None:
     assert carl.stop() == 0
     assert "meshd leave" in refused_line(up(carl, "--join", token))
     assert "meshd leave" in refused_line(carl.cli("join", token))
-    assert bert.nodes() == {"bert": "alive", "carl": "left"}
+    wait_state([bert], "carl", "left", 10.0)
+    assert bert.nodes()["bert"] == "alive"
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"This is no model.", b"GGUF" + b"\xff" * 100])

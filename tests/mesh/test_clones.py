@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.helpers.daemons import Daemons, until
+from tests.helpers.daemons import Daemons, until, wait_state
 
 pytestmark = pytest.mark.processes
 
@@ -29,6 +29,7 @@ def test_of_two_copies_of_a_home_the_newer_one_is_the_member(tmp_path: pathlib.P
         )
         assert not copy.status()["superseded"]
         bert.kill()
-        assert anna.nodes() == {"anna": "alive", "copy": "alive"}
+        wait_state([anna], "copy", "alive", 10.0)
+        assert sorted(anna.nodes()) == ["anna", "copy"]
         assert copy.chat("nothing").status == 404
         daemons.check_logs()

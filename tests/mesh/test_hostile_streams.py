@@ -15,7 +15,7 @@ from protocol.codec import STREAM_BYTES_MAX, encode_stream
 from protocol.exchange import Ask, encode_frame
 from protocol.fields import pack
 from protocol.messages import PushPull
-from tests.helpers.daemons import Daemon, Daemons, until
+from tests.helpers.daemons import Daemon, Daemons, until, wait_state
 from tests.helpers.insider import Insider, PeerStream, outsider_context
 from tests.mesh.conftest import WORDS
 
@@ -48,8 +48,8 @@ def serves_on(pair: list[Daemon]) -> Iterator[None]:
     before = process.memory_info().rss
     yield
     assert process.memory_info().rss - before < GROWTH_BYTES_MAX
-    for daemon in pair:
-        assert daemon.nodes()["anna"] == daemon.nodes()["bert"] == "alive"
+    for name in ("anna", "bert"):
+        wait_state(pair, name, "alive", 10.0)
     assert bert.chat("words", max_tokens=2).status == 200
 
 

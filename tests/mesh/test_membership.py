@@ -71,7 +71,7 @@ def test_leaving_and_coming_back(daemons: Daemons) -> None:
     mesh, node_id = anna.said["mesh"], bert.id
     assert bert.cli_json("leave") == {"mesh": mesh}
     assert bert.ended() == 0
-    wait_state([anna, cleo], "bert", "left", 2.0)
+    wait_state([anna, cleo], "bert", "left", 6.0)
     assert not bert.home.mesh.exists()
     assert bert.cli("leave").returncode == 1
 

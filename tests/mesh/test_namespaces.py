@@ -86,7 +86,7 @@ def _pull_the_cable(nodes: list[Daemon], machine: Namespace) -> None:
         return (_states(anna)["bert"], _states(bert)["anna"]) == ("dead", "dead")
 
     try:
-        until("each counts the other as dead", are_apart, 20.0)
+        until("each counts the other as dead", are_apart, 40.0)
     finally:
         machine.set_link("up")
     _wait_whole(nodes)

@@ -1,5 +1,6 @@
 """Outages that are no deaths: a cut, a process that stands still, a machine without its network."""
 
+import functools
 import pathlib
 import signal
 import time
@@ -14,9 +15,9 @@ from tests.helpers.namespaces import Namespace, needs_namespaces, two_namespaces
 
 pytestmark = pytest.mark.processes
 
-NOTICED_S = 30.0
+NOTICED_S = 60.0
 """Longer than a few deaths take, on a busy machine too."""
-WHOLE_S = 15.0
+WHOLE_S = 40.0
 STANDSTILL_S = 5.0
 UNPLUGGED_S = 15.0
 NAMES = ("anna", "bert", "cleo", "dora", "emil")
@@ -38,6 +39,10 @@ def _states(daemon: Daemon) -> dict[str, str]:
 
 def _status(daemon: Daemon) -> dict[str, Any]:
     return dict(ask(daemon.home, "status"))
+
+
+def _is_whole(daemon: Daemon) -> bool:
+    return daemon.status()["partition"] is None
 
 
 def _wait_whole(nodes: Sequence[Daemon], within_s: float) -> None:
@@ -70,9 +75,9 @@ def test_a_cut_is_told_and_so_is_its_end(daemons: Daemons) -> None:
         daemon.ready()
     wait_whole(nodes, NOTICED_S)
     for daemon in present:
-        assert daemon.status()["partition"] is None
+        until("the cut is over", functools.partial(_is_whole, daemon), NOTICED_S)
         types = _types(daemon)
-        assert (types.count("partition"), types.count("reunited")) == (1, 1)
+        assert types.count("partition") == types.count("reunited") >= 1
         assert types.index("reunited") > types.index("partition")
 
 
@@ -117,7 +122,7 @@ def test_who_has_no_network_blames_itself(tmp_path: pathlib.Path) -> None:
         assert status["health"] >= 3
         assert status["drops"]["send_failed"] > failed_before
         for daemon in others:
-            assert _types(daemon).count("dead") == 1
+            assert [e["name"] for e in _events(daemon) if e["type"] == "dead"] == [alone.name]
         far.set_link("up")
         _wait_whole(nodes, WHOLE_S)
 

@@ -261,7 +261,7 @@ def test_cancel_frees_the_far_slot(three: list[Daemon]) -> None:
     assert bert.status()["tasks"]["running"] == 1
     done = anna.cli("cancel", "long")
     assert (done.returncode, done.stdout) == (0, "Job long is cancelled.\n")
-    until("bert is idle", lambda: bert.status()["tasks"]["running"] == 0, 5.0)
+    until("bert is idle", lambda: bert.status()["tasks"]["running"] == 0, 15.0)
     assert not workers(bert)
     refused = anna.cli("job", "long", "--result")
     assert refused.returncode == 1
@@ -285,7 +285,7 @@ def test_ctrl_c_cancels_the_job(three: list[Daemon]) -> None:
         waiting.send_signal(signal.SIGINT)
         output, _ = waiting.communicate(timeout=20.0)
     assert (waiting.returncode, output) == (130, b"")
-    until("bert is idle", lambda: bert.status()["tasks"]["running"] == 0, 5.0)
+    until("bert is idle", lambda: bert.status()["tasks"]["running"] == 0, 15.0)
 
 
 def test_a_full_node_is_waited_for(three: list[Daemon]) -> None:
@@ -319,7 +319,7 @@ def test_a_deadline_ends_a_job(three: list[Daemon]) -> None:
         )
         assert done.returncode == 1
         assert "not done within 1 s" in done.stderr
-        until("its process is gone", functools.partial(_is_idle, node), 5.0)
+        until("its process is gone", functools.partial(_is_idle, node), 15.0)
 
 
 def test_results_survive_a_restart(three: list[Daemon]) -> None:

@@ -17,7 +17,12 @@ from protocol.identity import Address, is_valid_address
 from protocol.statements import ADDRESSES_MAX
 
 
-def _stated(folder: pathlib.Path, host: str, advertise: str | None = None) -> tuple[Address, ...]:
+def _stated(
+    folder: pathlib.Path,
+    host: str,
+    advertise: str | None = None,
+    before: tuple[Address, ...] = (),
+) -> tuple[Address, ...]:
     """What a node says that is bound to `host`; port 7700 stands for whatever it got."""
 
     async def main() -> tuple[Address, ...]:
@@ -25,7 +30,7 @@ def _stated(folder: pathlib.Path, host: str, advertise: str | None = None) -> tu
         home.create()
         sockets = await bind_node(home, host, 0)
         try:
-            found = advertised(sockets, advertise)
+            found = advertised(sockets, advertise, before)
             return tuple(
                 Address(host, 7700 if port == sockets.port else port) for host, port in found
             )
@@ -120,6 +125,17 @@ def test_a_machine_without_a_network_still_has_itself(
     """Nodes on one laptop in a plane are a mesh."""
     _interfaces(monkeypatch, {"lo": ["127.0.0.1"]})
     assert _stated(tmp_path, "0.0.0.0") == (Address("127.0.0.1", 7700),)
+
+
+def test_a_pulled_cable_is_no_new_place(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stated before stays stated: others would look for us at their own loopback."""
+    before = (Address("192.168.1.5", 7700),)
+    _interfaces(monkeypatch, {"lo": ["127.0.0.1"]})
+    assert _stated(tmp_path, "0.0.0.0", before=before) == before
+    _interfaces(monkeypatch, {"eth0": ["192.168.1.6"]})
+    assert _stated(tmp_path, "0.0.0.0", before=before) == (Address("192.168.1.6", 7700),)
 
 
 def test_this_machines_addresses_can_all_be_stated() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from meshd import clock
-from meshd.gossip import GAP_NS, INBOX_EVENTS
+from meshd.gossip import INBOX_EVENTS, LAG_NS
 from meshd.recording import Recording
 from protocol.config import SECOND
 from protocol.effects import (
@@ -30,6 +30,14 @@ from protocol.events import (
 from protocol.identity import Address
 from tests.meshd.members import until
 from tests.meshd.played_node import PEER, Driven, PlayedNode, bound, driven_by, run
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment is another test's subject."""
+    monkeypatch.setattr("meshd.gossip.LAG_NS", 3600 * SECOND)
+    monkeypatch.setattr("meshd.gossip.GAP_NS", 3600 * SECOND)
+
 
 # ---- datagrams ----
 
@@ -210,7 +218,7 @@ def test_what_comes_together_is_written_once() -> None:
     run(test)
 
 
-def test_the_deadline_is_met() -> None:
+def test_the_deadline_is_met(patient: None) -> None:
     """Not early, and once for each."""
 
     async def test() -> None:
@@ -219,13 +227,13 @@ def test_the_deadline_is_met() -> None:
         node.deadline = due
         async with driven_by(node) as driven:
             await driven.seen("DeadlineReached")
-            assert due <= node.times[0] < due + SECOND
+            assert due <= node.times[0]
             assert node.kinds() == ["DeadlineReached"]
 
     run(test)
 
 
-def test_a_deadline_that_an_event_brings_nearer_is_met() -> None:
+def test_a_deadline_that_an_event_brings_nearer_is_met(patient: None) -> None:
     """A node that slept for ever wakes up by itself afterwards."""
 
     async def test() -> None:
@@ -244,7 +252,7 @@ def test_a_deadline_that_an_event_brings_nearer_is_met() -> None:
     run(test)
 
 
-def test_what_waits_comes_before_the_deadline() -> None:
+def test_what_waits_comes_before_the_deadline(patient: None) -> None:
     """An ack that has arrived must not lose to its time-out, however late we are."""
 
     async def test() -> None:
@@ -310,7 +318,7 @@ def test_being_a_little_late_is_no_gap() -> None:
 
     async def test() -> None:
         node = PlayedNode()
-        node.deadline = clock.now_ns() - GAP_NS // 2
+        node.deadline = clock.now_ns() - LAG_NS - SECOND // 10
         async with driven_by(node) as driven:
             await driven.seen("DeadlineReached")
             assert node.kinds() == ["Delayed", "DeadlineReached"]

@@ -166,7 +166,7 @@ def test_failures_of_dialing_have_words(
     """Each address with its own reason."""
     roles = workers(0, 1, 2)
     anna, bert, carl = (Member(tmp_path, index, roles) for index in range(3))
-    monkeypatch.setattr(under_test, "HANDSHAKE_S", 0.1)
+    monkeypatch.setattr(under_test, "HANDSHAKE_S", 1.0)
 
     async def test() -> None:
         async with bert.serving({}) as address, anna.serving({}) as own:

@@ -202,7 +202,7 @@ def test_silence_and_noise_end_with_the_handshakes_time(
     """Nothing, half a hello, or random bytes: closed, counted, and members come in as before."""
     roles = workers(0, 1)
     anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
-    monkeypatch.setattr(under_test, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(under_test, "HANDSHAKE_S", 1.0)
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
@@ -253,7 +253,7 @@ def test_whoever_only_has_the_secret_is_a_guest(
 ) -> None:
     """A proven key that is not admitted may not sit idle as long as a member may."""
     anna, bert = Member(tmp_path, 0, {}), Member(tmp_path, 1, {})
-    monkeypatch.setattr(under_test, "GUEST_IDLE_S", 0.05)
+    monkeypatch.setattr(under_test, "GUEST_IDLE_S", 0.5)
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:

@@ -207,6 +207,9 @@ def test_an_evicted_members_accusations_end() -> None:
     assert mesh.state(0, 3) is State.SUSPECT
     assert list(mesh[0].members.suspicions[both].accusers) == [mesh.id(0)]
     assert mesh[0]._rumours.fill(1_000, 9).find(mesh.id(2)) < 0
+    untouched = mesh[0].members.suspicions[both].deadline_ns
+    mesh[0]._membership.expel(mesh.id(1))
+    assert mesh[0].members.suspicions[both].deadline_ns == untouched
 
 
 def _lower(mesh: Mesh, token: bytes) -> bytes:

@@ -285,6 +285,17 @@ class TestDriving:
         with pytest.raises(LocalProtocolError):
             mesh[0].handle(RecordIssued(invite.wire), mesh.now)
 
+    def test_who_is_hushed_spreads_nothing(self) -> None:
+        """What comes later goes round as ever."""
+        mesh = Mesh(2).start_all()
+        invite, later = (mesh.authorities.issue(seed_of("hushed", n)) for n in range(2))
+        mesh.give(0, RecordIssued(invite.wire))
+        mesh[0].hush()
+        mesh.give(0, RecordIssued(later.wire))
+        mesh.advance(SECOND // 2)
+        assert invite not in mesh[1].authority.records()
+        assert later in mesh[1].authority.records()
+
     def test_failed_streams_are_no_news(self) -> None:
         """The exchange is tried again by its own rules."""
         assert MESH.give(0, StreamFailed(MESH.id(1))) == []

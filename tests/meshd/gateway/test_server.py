@@ -133,7 +133,7 @@ def test_a_client_with_too_many_headers_can_send_them_all() -> None:
 
     async def main() -> None:
         async with (
-            gateway(FakeMesh()) as running,
+            gateway(FakeMesh(), Limits(linger_s=10.0)) as running,
             await running.connect(send_buffer=4096) as stream,
         ):
             await stream.send_all(b"GET / HTTP/1.1\r\nx: " + b"x" * 900_000)

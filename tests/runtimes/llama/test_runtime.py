@@ -116,7 +116,7 @@ def test_a_silent_worker_is_killed_and_replaced(demo: LlamaSettings) -> None:
     """A worker that stops in the middle of a stream: `crashed` after the watchdog's time."""
 
     async def main() -> None:
-        runtime = make(demo, hang_timeout_s=0.3)
+        runtime = make(demo, hang_timeout_s=1.5)
         async with serving(runtime) as served:
             async with contextlib.aclosing(runtime.generate(ask(2000))) as events:
                 await anext(events)
@@ -135,7 +135,7 @@ def test_a_consumer_slower_than_the_watchdog_is_no_hang(demo: LlamaSettings) -> 
     """Who takes nothing for longer than a worker may be silent still gets the whole answer."""
 
     async def main() -> None:
-        runtime = make(demo, hang_timeout_s=0.3)
+        runtime = make(demo, hang_timeout_s=1.5)
         async with serving(runtime):
             pid = runtime.worker_pid
             whole = await complete(runtime, ask(600))
@@ -143,8 +143,8 @@ def test_a_consumer_slower_than_the_watchdog_is_no_hang(demo: LlamaSettings) -> 
             async with contextlib.aclosing(runtime.generate(ask(600))) as events:
                 async for event in events:
                     if isinstance(event, Chunk):
-                        if len(taken) in (0, 100, 333):
-                            await trio.sleep(0.7)  # the property is about elapsed time
+                        if len(taken) in (0, 333):
+                            await trio.sleep(2.5)  # the property is about elapsed time
                         taken += event.token_ids
             assert taken == whole.ids
             assert runtime.worker_pid == pid
@@ -374,6 +374,8 @@ def test_a_gpu_that_lies_idle_is_said_with_the_mend(
                 with trio.fail_after(TIMEOUT_S):
                     await looked.wait()
                     await trio.testing.wait_all_tasks_blocked(0.05)
+                    while seen and runtime.advice is None:
+                        await trio.testing.wait_all_tasks_blocked(0.05)
                 if seen:
                     assert runtime.advice is not None
                     assert "Big GPU" in runtime.advice
