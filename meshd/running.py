@@ -253,9 +253,9 @@ class Running:
     async def _save_often(self) -> None:
         while True:
             await self._is_dirty.wait()
-            await trio.sleep(SAVE_S)  # one change is seldom alone
             self._is_dirty = trio.Event()
             await self._save()
+            await trio.sleep(SAVE_S)
 
     async def _sweep(self) -> None:
         while True:

@@ -6,8 +6,9 @@ compute what must come (`completion_ids`, `text_of`). The prompt's tokens are it
 completion's tokens are FIRST_WORD and above, each a short word.
 
 Keys: `delay_ms` before each token (0); `first_ms` before the first one, beside that (0); `load_ms`
-until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes and `hang_at=N` falls silent before token N,
-counted from 0; `end_one_in=N` makes every Nth token or so end the turn (0: never by itself).
+until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes
+and `hang_at=N` falls silent before token N, counted from 0; `end_one_in=N` makes every Nth token or
+so end the turn (0: never by itself).
 """
 
 import dataclasses

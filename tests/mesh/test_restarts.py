@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshd.persistence import read_snapshot
 from tests.helpers.daemons import Daemon, Daemons, until, wait_offered, wait_whole
 from tests.mesh.conftest import WORDS
 
@@ -31,6 +32,10 @@ def _later(daemon: Daemon, low: int) -> int:
     """Anna's incarnation, once it is above `low`."""
     incarnation = int(_row(daemon, "anna")["incarnation"])
     return incarnation if incarnation > low else 0
+
+
+def _has_written_down(daemon: Daemon, count: int) -> bool:
+    return len(read_snapshot(daemon.home).lives) == count
 
 
 def _stop_all(nodes: list[Daemon]) -> None:
@@ -65,6 +70,9 @@ def test_all_killed_and_started_again(daemons: Daemons) -> None:
     """A power cut: nobody said goodbye. The nodes without the founder find each other too."""
     nodes = daemons.mesh(MODELS)
     for order in (nodes[::-1], nodes[1:]):
+        for daemon in nodes:  # what it learned in the last second may be lost
+            knows_all = functools.partial(_has_written_down, daemon, len(nodes) - 1)
+            until(f"{daemon.name} has written down all", knows_all, WHOLE_S)
         for daemon in nodes:
             daemon.kill()
         _start_in_order(order)
