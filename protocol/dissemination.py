@@ -170,8 +170,9 @@ class Dissemination:
         for is_share in (True, False):
             for kind, one in filling.items():
                 share = min(_SHARE_BYTES[kind], left) if is_share else left
+                room = share if kind is RumourClass.OFFER else left
                 count = len(one.chosen)
-                left -= one.take(share, left, riders)
+                left -= one.take(share, room, riders)
                 riders -= len(one.chosen) - count
         return self._ride(filling, retransmit_limit(self._config, members))
 
@@ -206,8 +207,8 @@ class _Filling:
     def take(self, share: int, room: int, riders: int) -> int:
         """Choose what fits into `share`, most urgent first; the bytes that it takes.
 
-        The most urgent of all may take what `room` there is: else a rumour that is larger than its
-        class's share would wait for ever.
+        The most urgent of all may take what `room` there is: else a life with many addresses would
+        wait for as long as others die. (A large offer waits: it must not hold up who lives.)
         """
         taken, most = 0, len(self.chosen) + riders
         earlier, self.misfits = self.misfits, []
