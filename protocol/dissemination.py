@@ -39,7 +39,7 @@ the offers. What a class does not need goes to the others in order of urgency.""
 
 RIDER_BYTES_MIN: Final = 64 + 32
 """No statement and no record is shorter than its author's key and signature: less room is none."""
-MISFITS_MAX: Final = 16
+MISFITS_MAX: Final = 8
 """So many rumours of a class that do not fit are looked at for one datagram, not all."""
 
 

@@ -34,8 +34,12 @@ from protocol.messages import Gossip, Join, JoinAnswer, PushPull
 from protocol.outbox import Outbox
 from protocol.reconciliation import Reconciler
 
+START_FIRST: Final = 2
+"""Remembered members tried at the start: one that lives tells of all others ..."""
 START_BURST: Final = 8
-"""Remembered members tried per tick right after the start."""
+"""... if none does, twice as many each time, up to this."""
+_START_WAIT_NS: Final = 300_000_000
+"""Until more are tried, while not all that can be; then ..."""
 _START_TICK_NS: Final = 100_000_000
 _INTRODUCTIONS_MAX: Final = 4_096
 
@@ -79,6 +83,7 @@ class PushPuller:
         self._periodic_ns = NEVER
         self._reconnect_ns = NEVER
         self._first_tries: list[NodeId] = []
+        self._burst = START_FIRST
         self._last_tries: dict[NodeId, int] = {}
         self._introduced: dict[NodeId, int] = {}
         self._introductions = Allowance(config.introductions_per_s)
@@ -111,14 +116,17 @@ class PushPuller:
 
     def _reconnect(self, now: int) -> None:
         if self._first_tries:
-            batch = self._first_tries[:START_BURST]
-            del self._first_tries[:START_BURST]
+            self._first_tries = [n for n in self._first_tries if not self._members.is_present(n)]
+            batch = self._first_tries[: self._burst]
+            del self._first_tries[: self._burst]
             for node in batch:
-                if not self._members.is_present(node):
-                    self._try(node, now)
+                self._try(node, now)
         elif (longest := self._longest_untried()) is not None:
             self._try(longest, now)
-        pause = _START_TICK_NS if self._first_tries else self._config.reconnect_interval_ns
+        pause = self._config.reconnect_interval_ns
+        if self._first_tries:
+            pause = _START_TICK_NS if self._burst == START_BURST else _START_WAIT_NS
+            self._burst = min(2 * self._burst, START_BURST)
         self._reconnect_ns = now + pause
 
     def _longest_untried(self) -> NodeId | None:

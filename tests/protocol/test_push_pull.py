@@ -13,7 +13,7 @@ from protocol.identity import NodeId, short_id
 from protocol.intake import ODD_MAX
 from protocol.members import State
 from protocol.messages import Digest, Gossip, Join, JoinAnswer, PushPull
-from protocol.push_pull import START_BURST, push_pull_period
+from protocol.push_pull import START_FIRST, push_pull_period
 from protocol.records import Invite, make_join_proof
 from protocol.snapshot import Snapshot
 from protocol.statements import Accusation, decode_statement, make_alive, make_left
@@ -233,18 +233,19 @@ class TestLookingForMembers:
     """Missing members are tried for ever."""
 
     def test_everybody_remembered_is_tried_soon_after_the_start(self) -> None:
-        """In bursts, so that a large mesh does not start with a thunderclap."""
+        """Two, then four, then eight: one that lives tells of all others."""
         mesh = Mesh(20).start_all()
         mesh.crash(0)
         mesh.start(0)
         mesh.requests.clear()
         mesh.post.clear()
         seen: list[int] = []
-        for _ in range(5):
+        for _ in range(10):
             mesh.advance(SECOND // 10, deliver=False)
             seen.append(len({request.peer for request in mesh.requests if request.opener == 0}))
             mesh.post.clear()
-        assert seen[0] <= 2 * START_BURST
+        assert seen[:2] == [START_FIRST] * 2
+        assert seen[2:5] == [3 * START_FIRST] * 3
         assert seen[-1] == 19
 
     def test_who_comes_by_itself_is_not_looked_for(self) -> None:
