@@ -8,11 +8,9 @@ times give the same effects, in the daemon (`meshd/gossip.py`), in the simulator
 """
 
 import random
-from typing import Final
 
-from protocol.allowance import Allowance
 from protocol.assembly import NodeConfig, Parts
-from protocol.budgets import Budgets
+from protocol.challenges import Challenges
 from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
@@ -50,11 +48,6 @@ from protocol.messages import (
 from protocol.prober import Verdict
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
-
-CHALLENGES_PER_MEMBER_BURST: Final = 32
-"""Challenges at once to where a member neither proved nor stated to be ..."""
-CHALLENGES_PER_MEMBER_S: Final = 8
-"""... and then so many per second."""
 
 
 class Node:
@@ -106,9 +99,7 @@ class Node:
         self._load: Load | None = None
         self._gossip_ns = NEVER
         self._held_until_ns = 0
-        self._challenges = Allowance(knobs.challenges_per_s)
-        self._challenges_of = Budgets(CHALLENGES_PER_MEMBER_S)
-        self._stranger_challenges = Allowance(knobs.stranger_challenges_per_s)
+        self._challenges = Challenges(knobs)
         self._is_started = False
         self.deadline = NEVER
         """When the next DeadlineReached is due, in nanoseconds; NEVER before `Started`."""
@@ -329,21 +320,11 @@ class Node:
         self._outbox.add(SendDatagram(unproven.challenge, source, "challenge"))
 
     def _may_challenge(self, unproven: Unproven, source: Address, now: int) -> bool:
-        """Strangers share what anybody can use up; no member uses up what the others need.
-
-        Nor does who plays a member's recordings use up what that member needs where it is known
-        to be.
-        """
-        if unproven.sender is None:
-            return self._stranger_challenges.take(now)
-        if source in self._outbox.addresses(unproven.sender):
-            return self._challenges.take(now)
-        if not self._challenges_of.has_room(unproven.sender, CHALLENGES_PER_MEMBER_BURST, now):
-            return False
-        if not self._challenges.take(now):
-            return False
-        self._challenges_of.spend(unproven.sender, now)
-        return True
+        sender = unproven.sender
+        if sender is None:
+            return self._challenges.take_for_stranger(now)
+        is_known_place = source in self._outbox.addresses(sender)
+        return self._challenges.take_for_member(sender, now, is_known_place=is_known_place)
 
     def _on_opened(self, opened: Opened, source: Address, now: int) -> None:
         sender = opened.sender

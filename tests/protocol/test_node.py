@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.assembly import NodeConfig
+from protocol.challenges import PER_MEMBER_BURST
 from protocol.codec import encode_datagram, encode_stream
 from protocol.config import SECOND, ProtocolConfig
 from protocol.deadlines import NEVER
@@ -32,7 +33,7 @@ from protocol.events import (
 from protocol.identity import Address, NodeId, short_id
 from protocol.members import State
 from protocol.messages import Gossip, JoinAnswer, Ping
-from protocol.node import CHALLENGES_PER_MEMBER_BURST, Node
+from protocol.node import Node
 from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of
 
 GOSSIP = encode_datagram(Gossip())
@@ -175,7 +176,7 @@ class TestHostileDatagrams:
             source = Address("10.9.9.9", number + 1)
             effects = mesh.give(0, DatagramReceived(data, source))
             answers += sum(isinstance(e, SendDatagram) for e in effects)
-        assert answers == CHALLENGES_PER_MEMBER_BURST
+        assert answers == PER_MEMBER_BURST
         assert DropReason.RATE_LIMITED not in drops_in(other.tell(0, GOSSIP))
 
     def test_recordings_keep_no_member_out(self) -> None:
