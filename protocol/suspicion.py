@@ -120,8 +120,10 @@ class Suspicion:
 
     def forget(self, accuser: NodeId) -> bool:
         """An accuser is no member any more; False when it was none."""
+        was_one = accuser in self.accusers
+        self.accusers.pop(accuser, None)
         self.refused_at.pop(accuser, None)
-        return accuser in self.accusers and self.accusers.pop(accuser) is None
+        return was_one
 
     def _is_evidence(self, accuser: NodeId, host: str) -> bool:
         """Whether a refusal seen from `host` adds to what is known: one per foreign host."""

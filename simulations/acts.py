@@ -35,6 +35,17 @@ class ActKind:
     read: Callable[[Section], Options] = _nothing
 
 
+def _each(do: Callable[[World, int], None]) -> Doing:
+    """The same to one after the other."""
+
+    def doing(world: World, nodes: Sequence[int], options: Options) -> None:
+        del options
+        for node in nodes:
+            do(world, node)
+
+    return doing
+
+
 # ---- the acts ----
 
 
@@ -64,27 +75,9 @@ def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
             world.leave(node)
 
 
-def _pause(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.pause(node)
-
-
-def _resume(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.resume(node)
-
-
 def _starve(world: World, nodes: Sequence[int], options: Options) -> None:
     for node in nodes:
         world.starve(node, *options["late_ns"])
-
-
-def _feed(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.starve(node, 0, 0)
 
 
 def _cut(world: World, nodes: Sequence[int], options: Options) -> None:
@@ -115,30 +108,6 @@ def _lose(world: World, nodes: Sequence[int], options: Options) -> None:
         world.network.set_host_loss(node, options["loss_ppm"])
 
 
-def _mend(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.network.set_host_loss(node, 0)
-
-
-def _unplug(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.network.unplug(node)
-
-
-def _plug_in(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.network.plug_in(node)
-
-
-def _move(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    for node in nodes:
-        world.move(node)
-
-
 def _silent(section: Section) -> Options:
     return {"silent": section.flag("silent", default=False)}
 
@@ -164,13 +133,23 @@ ACTS: Final[Mapping[str, ActKind]] = {
     "start": ActKind(_start, None, ("new_address",), _new_address),
     "restart": ActKind(_restart, None, ("new_address",), _new_address),
     "leave": ActKind(_leave),
-    "pause": ActKind(_pause, _resume),
-    "starve": ActKind(_starve, _feed, ("late_ms",), _late),
+    "pause": ActKind(_each(World.pause), _each(World.resume)),
+    "starve": ActKind(
+        _starve, _each(lambda world, node: world.starve(node, 0, 0)), ("late_ms",), _late
+    ),
     "cut": ActKind(_cut, _heal),
     "block": ActKind(_block, _unblock, ("direction",), _direction),
-    "loss": ActKind(_lose, _mend, ("percent",), _loss),
-    "unplug": ActKind(_unplug, _plug_in),
-    "move": ActKind(_move),
+    "loss": ActKind(
+        _lose,
+        _each(lambda world, node: world.network.set_host_loss(node, 0)),
+        ("percent",),
+        _loss,
+    ),
+    "unplug": ActKind(
+        _each(lambda world, node: world.network.unplug(node)),
+        _each(lambda world, node: world.network.plug_in(node)),
+    ),
+    "move": ActKind(_each(World.move)),
 }
 READERS: Final = {name: (kind.keys, kind.read) for name, kind in ACTS.items()}
 """For `scenario.read_scenario`."""
@@ -185,11 +164,8 @@ class Director:
         self._scenario = scenario
         self.groups: dict[str, list[int]] = {}
         """Who was chosen under each name."""
-        self.last_ns = 0
+        self.last_ns = max((a.at_ns + (a.for_ns or 0) for a in scenario.acts), default=0)
         """When the last act begins or ends, after the start."""
-        for act in scenario.acts:
-            ends_ns = act.at_ns + (act.for_ns or 0)
-            self.last_ns = max(self.last_ns, ends_ns)
 
     def schedule(self) -> None:
         """From now on, which is the scenario's beginning."""

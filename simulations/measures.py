@@ -115,7 +115,11 @@ class Measures:
         lasts: list[int] = []
         unknown = 0
         dead: dict[int, None] = {}
-        leavers = [(row, *self._history[row][:2]) for row in self._rows("leave")]
+        leavers = [
+            (row, at_ns, host)
+            for row, (at_ns, host, act) in enumerate(self._history)
+            if act == "leave"
+        ]
         for row, at_ns, subject in leavers:
             end_ns = self._next_start(subject, row)
             found: dict[int, int] = {}
@@ -209,9 +213,6 @@ class Measures:
                 leaving.pop(host, None)
             elif act == "crash" and host not in leaving:
                 yield at_ns, host, self._next_start(host, row)
-
-    def _rows(self, act: str) -> list[int]:
-        return [row for row, (_, _, what) in enumerate(self._history) if what == act]
 
     def _next_start(self, host: int, row: int) -> int:
         following = (t for t, who, what in self._history[row:] if who == host and what == "start")

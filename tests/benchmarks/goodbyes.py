@@ -10,7 +10,6 @@ Run: python -m tests.benchmarks.goodbyes [--seeds 1000] [--nodes 50] [--loss 1] 
 import argparse
 import dataclasses
 import functools
-import gc
 import multiprocessing
 import random
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from protocol.config import SECOND
 from protocol.members import State
 from simulations.network import NetworkOptions
 from simulations.pretend_crypto import PretendCrypto
+from simulations.run import without_collections
 from simulations.world import World
 
 WITHIN_NS: Final = 10 * SECOND
@@ -39,10 +39,9 @@ class Outcome:
     """Goodbyes that somebody who stays never heard of."""
 
 
+@without_collections()
 def run_once(seed: int, *, nodes: int, loss_percent: int) -> Outcome:
     """One mesh, and a tenth of it leaves."""
-    gc.collect()
-    gc.disable()  # as in `starvation.py`
     rng = random.Random(f"goodbyes {seed}")
     options = NetworkOptions(loss_ppm=loss_percent * 10_000)
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)

@@ -16,7 +16,6 @@ Run: python -m tests.benchmarks.starvation [--seeds 200] [--grid kinship] [--cel
 import argparse
 import dataclasses
 import functools
-import gc
 import json
 import multiprocessing
 import pathlib
@@ -26,18 +25,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from protocol.config import MILLISECOND, SECOND
+from protocol.config import SECOND
 from protocol.crypto import Crypto, SodiumCrypto
 from protocol.members import State
+from simulations.bench import LATE_NS
 from simulations.network import NetworkOptions
 from simulations.pretend_crypto import PretendCrypto
+from simulations.run import without_collections
 from simulations.world import World
 
 STARVED_NS: Final = 10 * SECOND
 """When the mesh has formed, some become slow."""
 CRASH_NS: Final = 60 * SECOND
 RUN_NS: Final = 120 * SECOND
-LATE_NS: Final = (500 * MILLISECOND, 2_500 * MILLISECOND)
 DELAY_NS: Final = (200_000, 800_000)
 """One way: half a millisecond on average, as on a LAN."""
 CRYPTOS: Final[dict[str, Callable[[bytes], Crypto]]] = {
@@ -111,11 +111,10 @@ class Outcome:
         return self.healthy_deaths + self.starved_deaths > 0
 
 
+@without_collections()
 def run_once(job: tuple[Cell, int], *, crypto: str, crash: str) -> Outcome:
     """One seed of one cell."""
     cell, seed = job
-    gc.collect()
-    gc.disable()  # a run makes hardly any garbage in circles, and looking for it takes a tenth
     began = time.process_time()
     order = list(range(cell.nodes))
     random.Random(f"starved {seed}").shuffle(order)
