@@ -1,21 +1,22 @@
 """The one place for what a scenario can do to nodes, by name.
 
-Each act has a beginning and, where it makes sense, an end (`for_s`). What is drawn at random (whom
-it happens to) comes from the scenario's own generator, so that the same seed picks the same.
+Each act has a beginning, which says how it ends where it does (`for_s`). What is drawn at random
+(whom it happens to) comes from the scenario's own generator, so that the same seed picks the same.
 """
 
 import dataclasses
-import functools
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.config import MILLISECOND
-from simulations.scenario import Act, Scenario, ScenarioError, Section
+from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
+from simulations.flapping import Flapping
+from simulations.section import Section
 from simulations.world import World
 
 Options = Mapping[str, Any]
-Doing = Callable[[World, Sequence[int], Options], None]
+Ending = Callable[[], None]
+Doing = Callable[[World, Sequence[int], Options], Ending | None]
 
 
 def _nothing(section: Section) -> Options:
@@ -28,25 +29,14 @@ class ActKind:
     """One thing that can be done."""
 
     begin: Doing
-    end: Doing | None = None
-    """None: it does not end by itself."""
+    """What it returns ends it."""
+    has_end: bool = False
     keys: tuple[str, ...] = ()
     """Its own options in the file."""
     read: Callable[[Section], Options] = _nothing
 
 
-def _each(do: Callable[[World, int], None]) -> Doing:
-    """The same to one after the other."""
-
-    def doing(world: World, nodes: Sequence[int], options: Options) -> None:
-        del options
-        for node in nodes:
-            do(world, node)
-
-    return doing
-
-
-# ---- the acts ----
+# ---- to processes ----
 
 
 def _crash(world: World, nodes: Sequence[int], options: Options) -> None:
@@ -58,6 +48,8 @@ def _crash(world: World, nodes: Sequence[int], options: Options) -> None:
 def _start(world: World, nodes: Sequence[int], options: Options) -> None:
     for node in nodes:
         if world.hosts[node].node is None:
+            if options["disk"] == "lost":
+                world.hosts[node].lose_disk()
             if options["new_address"]:
                 world.move(node)
             world.start(node, *[0][:node])
@@ -75,143 +67,192 @@ def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
             world.leave(node)
 
 
-def _starve(world: World, nodes: Sequence[int], options: Options) -> None:
+def _pause(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    del options
     for node in nodes:
-        world.starve(node, *options["late_ns"])
+        world.pause(node)
+    return lambda: _for_each(world.resume, nodes)
 
 
-def _cut(world: World, nodes: Sequence[int], options: Options) -> None:
+def _starve(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    for node in nodes:
+        world.starve(node, *options["late_ns"], is_slow=options["slow"])
+    return lambda: _for_each(lambda node: world.starve(node, 0, 0), nodes)
+
+
+def _move(world: World, nodes: Sequence[int], options: Options) -> None:
+    del options
+    _for_each(world.move, nodes)
+
+
+def _clock(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    for node in nodes:
+        world.set_clock(node, options["drift_ppm"], options["ahead_s"])
+    return lambda: _for_each(lambda node: world.set_clock(node, 0, 0), nodes)
+
+
+# ---- to the network ----
+
+
+def _cut(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
     world.network.separate(nodes)
+    return lambda: world.network.rejoin(nodes)
 
 
-def _heal(world: World, nodes: Sequence[int], options: Options) -> None:
-    del options
-    world.network.rejoin(nodes)
+def _block(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    inside = dict.fromkeys(nodes)
+    others = [host.index for host in world.hosts if host.index not in inside]
+    ways: list[tuple[Sequence[int], Sequence[int]]] = []
+    if options["direction"] != "in":
+        ways.append((nodes, others))
+    if options["direction"] != "out":
+        ways.append((others, nodes))
+    for way in ways:
+        world.network.block(*way)
+
+    def end() -> None:
+        for way in ways:
+            world.network.unblock(*way)
+
+    return end
 
 
-def _ways(world: World, nodes: Sequence[int], options: Options) -> tuple[Sequence[int], list[int]]:
-    others = [host.index for host in world.hosts if host.index not in nodes]
-    return (nodes, others) if options["direction"] == "out" else (others, list(nodes))
+def _sever(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    """Partial partition: a share of the pairs among these do not reach each other."""
+    pairs = [
+        (one, other)
+        for place, one in enumerate(nodes)
+        for other in nodes[place + 1 :]
+        if world.draw(20) * 1_000_000 >> 20 < options["pairs_ppm"]
+    ]
+    for one, other in pairs:
+        world.network.block([one], [other])
+        world.network.block([other], [one])
+
+    def end() -> None:
+        for one, other in pairs:
+            world.network.unblock([one], [other])
+            world.network.unblock([other], [one])
+
+    return end
 
 
-def _block(world: World, nodes: Sequence[int], options: Options) -> None:
-    world.network.block(*_ways(world, nodes, options))
-
-
-def _unblock(world: World, nodes: Sequence[int], options: Options) -> None:
-    world.network.unblock(*_ways(world, nodes, options))
-
-
-def _lose(world: World, nodes: Sequence[int], options: Options) -> None:
+def _lose(world: World, nodes: Sequence[int], options: Options) -> Ending:
     for node in nodes:
         world.network.set_host_loss(node, options["loss_ppm"])
+    return lambda: _for_each(lambda node: world.network.set_host_loss(node, 0), nodes)
+
+
+def _unplug(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    del options
+    _for_each(world.network.unplug, nodes)
+    return lambda: _for_each(world.network.plug_in, nodes)
+
+
+def _flap(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    flapping = [Flapping(world, node, options["up_ns"], options["down_ns"]) for node in nodes]
+
+    def end() -> None:
+        for one in flapping:
+            one.end()
+
+    return end
+
+
+# ---- by somebody who means ill ----
+
+
+def _attack(
+    make: Callable[[World, int, int], Attacker],
+) -> Doing:
+    def begin(world: World, nodes: Sequence[int], options: Options) -> Ending:
+        attackers = [make(world, node, options["pace_ns"]) for node in nodes]
+
+        def end() -> None:
+            for attacker in attackers:
+                attacker.end()
+
+        return end
+
+    return begin
+
+
+def _for_each(do: Callable[[int], object], nodes: Sequence[int]) -> None:
+    for node in nodes:
+        do(node)
+
+
+# ---- their own options ----
 
 
 def _silent(section: Section) -> Options:
     return {"silent": section.flag("silent", default=False)}
 
 
-def _new_address(section: Section) -> Options:
-    return {"new_address": section.flag("new_address", default=False)}
+def _starting(section: Section) -> Options:
+    return {
+        "new_address": section.flag("new_address", default=False),
+        "disk": section.text("disk", "kept", ("kept", "lost")),
+    }
 
 
 def _late(section: Section) -> Options:
-    return {"late_ns": section.span("late_ms", MILLISECOND, (500, 2_500))}
+    return {
+        "late_ns": section.span("late_ms", MILLISECOND, (500, 2_500)),
+        "slow": section.flag("slow", default=False),
+    }
+
+
+def _clocks(section: Section) -> Options:
+    return {
+        "drift_ppm": section.whole("drift_ppm", -500_000, 500_000, 0),
+        "ahead_s": section.whole("ahead_s", -(10**8), 10**8, 0),
+    }
 
 
 def _direction(section: Section) -> Options:
-    return {"direction": section.text("direction", "out", ("in", "out"))}
+    return {"direction": section.text("direction", "out", ("in", "out", "both"))}
+
+
+def _pairs(section: Section) -> Options:
+    return {"pairs_ppm": round(section.number("pairs_percent", 0, 100) * 10_000)}
 
 
 def _loss(section: Section) -> Options:
     return {"loss_ppm": round(section.number("percent", 0, 100) * 10_000)}
 
 
+def _stable(section: Section) -> Options:
+    return {
+        "up_ns": section.span("up_ms", MILLISECOND, (1_000, 10_000)),
+        "down_ns": section.span("down_ms", MILLISECOND, (200, 3_000)),
+    }
+
+
+def _pace(section: Section) -> Options:
+    return {"pace_ns": round(section.number("pace_ms", 1, 60_000, 100) * MILLISECOND)}
+
+
 ACTS: Final[Mapping[str, ActKind]] = {
-    "crash": ActKind(_crash, None, ("silent",), _silent),
-    "start": ActKind(_start, None, ("new_address",), _new_address),
-    "restart": ActKind(_restart, None, ("new_address",), _new_address),
+    "crash": ActKind(_crash, keys=("silent",), read=_silent),
+    "start": ActKind(_start, keys=("new_address", "disk"), read=_starting),
+    "restart": ActKind(_restart, keys=("new_address", "disk"), read=_starting),
     "leave": ActKind(_leave),
-    "pause": ActKind(_each(World.pause), _each(World.resume)),
-    "starve": ActKind(
-        _starve, _each(lambda world, node: world.starve(node, 0, 0)), ("late_ms",), _late
-    ),
-    "cut": ActKind(_cut, _heal),
-    "block": ActKind(_block, _unblock, ("direction",), _direction),
-    "loss": ActKind(
-        _lose,
-        _each(lambda world, node: world.network.set_host_loss(node, 0)),
-        ("percent",),
-        _loss,
-    ),
-    "unplug": ActKind(
-        _each(lambda world, node: world.network.unplug(node)),
-        _each(lambda world, node: world.network.plug_in(node)),
-    ),
-    "move": ActKind(_each(World.move)),
+    "pause": ActKind(_pause, has_end=True),
+    "starve": ActKind(_starve, has_end=True, keys=("late_ms", "slow"), read=_late),
+    "clock": ActKind(_clock, has_end=True, keys=("drift_ppm", "ahead_s"), read=_clocks),
+    "move": ActKind(_move),
+    "cut": ActKind(_cut, has_end=True),
+    "block": ActKind(_block, has_end=True, keys=("direction",), read=_direction),
+    "sever": ActKind(_sever, has_end=True, keys=("pairs_percent",), read=_pairs),
+    "loss": ActKind(_lose, has_end=True, keys=("percent",), read=_loss),
+    "unplug": ActKind(_unplug, has_end=True),
+    "flap": ActKind(_flap, has_end=True, keys=("up_ms", "down_ms"), read=_stable),
+    "lie": ActKind(_attack(Liar), has_end=True, keys=("pace_ms",), read=_pace),
+    "flood": ActKind(_attack(Flooder), has_end=True, keys=("pace_ms",), read=_pace),
+    "replay": ActKind(_attack(Replayer), has_end=True, keys=("pace_ms",), read=_pace),
+    "spoof": ActKind(_attack(Spoofer), has_end=True, keys=("pace_ms",), read=_pace),
 }
 READERS: Final = {name: (kind.keys, kind.read) for name, kind in ACTS.items()}
 """For `scenario.read_scenario`."""
-
-
-class Director:
-    """Lets a scenario's acts happen in a world."""
-
-    def __init__(self, world: World, scenario: Scenario, rng: random.Random) -> None:
-        self._world = world
-        self._rng = rng
-        self._scenario = scenario
-        self.groups: dict[str, list[int]] = {}
-        """Who was chosen under each name."""
-        self.last_ns = max((a.at_ns + (a.for_ns or 0) for a in scenario.acts), default=0)
-        """When the last act begins or ends, after the start."""
-
-    def schedule(self) -> None:
-        """From now on, which is the scenario's beginning."""
-        for act in self._scenario.acts:
-            self._world.at(act.at_ns, functools.partial(self._begin, act))
-
-    def _begin(self, act: Act) -> None:
-        nodes = self._chosen(act)
-        kind = ACTS[act.do]
-        kind.begin(self._world, nodes, act.options)
-        if act.for_ns is not None and kind.end is not None:
-            self._world.at(act.for_ns, functools.partial(kind.end, self._world, nodes, act.options))
-
-    def _chosen(self, act: Act) -> list[int]:
-        who = act.who
-        everybody = range(len(self._world.hosts))
-        barred = {node for name in who.but for node in self._group(name)}
-        pool = [
-            node
-            for node in (self._group(who.among) if who.among else everybody)
-            if node not in barred
-        ]
-        if who.nodes:
-            chosen = [node for node in who.nodes if node in everybody]
-        else:
-            count = who.count or round(len(everybody) * who.share_ppm / 1_000_000)
-            chosen = sorted(self._rng.sample(pool, min(count, len(pool))))
-        if who.group:
-            known = self.groups.setdefault(who.group, [])
-            known.extend(node for node in chosen if node not in known)
-        return chosen
-
-    def _group(self, name: str) -> list[int]:
-        return self.groups.get(name, [])
-
-
-def check_groups(scenario: Scenario) -> None:
-    """Raise ScenarioError for an act on a group that no act makes, or an end that never comes."""
-    made = {act.who.group for act in scenario.acts if act.who.group}
-    for act in scenario.acts:
-        for name in (act.who.among, *act.who.but):
-            if name and name not in made:
-                raise ScenarioError(f"{scenario.name}: no act makes a group {name!r}")
-        if act.for_ns is not None and ACTS[act.do].end is None:
-            raise ScenarioError(f"{scenario.name}: {act.do} has no end, so no for_s")
-        if act.who.nodes and max(act.who.nodes) >= scenario.nodes:
-            raise ScenarioError(
-                f"{scenario.name}: node {max(act.who.nodes)} of {scenario.nodes}; they count from 0"
-            )

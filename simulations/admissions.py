@@ -29,8 +29,8 @@ def admit_all(
         now_s=WALL_START_S,
     )
     common = [invite.wire, founding.wire]
-    founder.snapshot = Snapshot(records=tuple(common))
     if not others:
+        founder.snapshot = founder.admitted = Snapshot(records=tuple(common))
         return
     invite_seed = draw_bytes(32)
     offer = make_invite(
@@ -56,3 +56,5 @@ def admit_all(
         )
         host.snapshot = Snapshot(records=(*common, admission.wire))
     founder.snapshot = Snapshot(records=tuple(common))
+    for host in hosts:
+        host.admitted = host.snapshot

@@ -16,6 +16,7 @@ from protocol.config import MILLISECOND, SECOND
 from protocol.events import StreamReceived
 from protocol.messages import PushPull
 from simulations.admissions import WALL_START_S
+from simulations.latency import even
 from simulations.network import NetworkOptions
 from simulations.pretend_crypto import PretendCrypto
 from simulations.run import without_collections
@@ -72,7 +73,7 @@ def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pac
 
 def whole_world(nodes: int, seed: int) -> World:
     """A LAN on which everybody has heard of everybody."""
-    options = NetworkOptions(delay_min_ns=200_000, delay_max_ns=800_000)
+    options = NetworkOptions(delay=even(200_000, 800_000))
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
     records: dict[bytes, None] = {}
     lives: dict[bytes, None] = {}

@@ -9,6 +9,7 @@ from protocol.crypto import Crypto
 from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
+from simulations.clock import Clock
 
 PORT: Final = 7700
 BACKLOG_MAX: Final = 2_048
@@ -25,6 +26,8 @@ class Host:
     offers_version: int = 0
     boot: int = 0
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
+    admitted: Snapshot = dataclasses.field(default_factory=Snapshot)
+    """What the disk held when it had just joined: all that is left when the rest is lost."""
     node: Node | None = None
     life: int = 0
     """Counts starts and ends, so that what was scheduled for an earlier life is dropped."""
@@ -36,7 +39,12 @@ class Host:
         default_factory=lambda: deque(maxlen=BACKLOG_MAX)
     )
     starved_ns: tuple[int, int] | None = None
-    """Bounds of how late the process reads each message; its timers fire on time."""
+    """Bounds of how late the process reads each message; its timers fire on time ..."""
+    is_slow: bool = False
+    """... unless this: then they fire as late as messages are read."""
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    wall_ahead_s: int = 0
+    """How wrong its wall clock is."""
     address: Address = dataclasses.field(init=False)
     """Where its node is reached."""
     read_ns: int = 0
@@ -49,6 +57,11 @@ class Host:
     def move(self) -> None:
         """Take an address that it never had."""
         self.address = Address(self.address.host, self.address.port + 1)
+
+    def lose_disk(self) -> None:
+        """All but its key and its admission is gone, as after a restore from the first backup."""
+        self.snapshot = self.admitted
+        self.incarnation = self.offers_version = self.boot = 0
 
     def end_life(self) -> None:
         """The process is gone, with all that waited for it."""

@@ -2,39 +2,74 @@
 
 import dataclasses
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from protocol.config import MILLISECOND
+from protocol.identity import Address
+from simulations.host import Host
+from simulations.latency import DRAW_BITS, Delay, Path, Regions, even
+from simulations.lines import DATAGRAM_OVERHEAD_BYTES, Line, LineOptions
+from simulations.nat import Nat, NatKind
 
 _MILLION: Final = 1_000_000
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class NetworkOptions:
-    """One-way delays in nanoseconds, shares in parts per million."""
+    """Times in nanoseconds, shares in parts per million."""
 
-    delay_min_ns: int = MILLISECOND // 2
-    delay_max_ns: int = 2 * MILLISECOND
+    delay: Delay = even(MILLISECOND // 2, 2 * MILLISECOND)  # noqa: RUF009  # it is immutable
+    """One way, where no pair of regions says otherwise."""
     loss_ppm: int = 0
     """Of datagrams, everywhere. Streams are TCP: they lose nothing."""
     duplicate_ppm: int = 0
+    reorder_ppm: int = 0
+    """Of datagrams: so many are held up ..."""
+    reorder_ns: tuple[int, int] = (MILLISECOND, 20 * MILLISECOND)
+    """... by so much beside their delay, so that later ones overtake them."""
     stream_round_trips: int = 4
     """How many delays a stream exchange takes (TCP, TLS, request, answer)."""
     stream_timeout_ns: int = 5_000 * MILLISECOND
     """After this an exchange without an answer has failed."""
+    regions: Regions = dataclasses.field(default_factory=Regions)
+    line: LineOptions = LineOptions()  # noqa: RUF009  # it is immutable
+    nat_ppm: tuple[tuple[NatKind, int], ...] = ()
+    """Which share of the hosts is behind which translator: the last ones, so never host 0."""
 
 
 class Network:
     """Decides delays, loss and cuts; draws only from its own generator."""
 
-    def __init__(self, options: NetworkOptions, rng: random.Random) -> None:
+    def __init__(
+        self, options: NetworkOptions, rng: random.Random, hosts: Sequence[Host] = ()
+    ) -> None:
         self.options = options
         self._rng = rng
+        self._by_address = {host.address: host for host in hosts}
+        size = len(hosts)
+        self._region_of = options.regions.places(size) if options.regions else []
+        line = options.line
+        self._up = self._down = {}
+        if line.is_limited:
+            self._up = {n: Line(line.up_bytes_per_s, line.queue_bytes) for n in range(size)}
+            self._down = {n: Line(line.down_bytes_per_s, line.queue_bytes) for n in range(size)}
+        self._nats: dict[int, Nat] = {}
+        self._mapped: dict[Address, Host] = {}
+        for kind, ppm in options.nat_ppm:
+            first = size - len(self._nats)
+            count = min(size * ppm // _MILLION, first - 1)
+            self._nats.update((host, Nat(kind)) for host in range(first - count, first))
         self._sides: dict[int, int] = {}
-        self._blocks: dict[tuple[int, int], None] = {}
+        self._blocks: dict[tuple[int, int], int] = {}
         self._host_loss_ppm: dict[int, int] = {}
         self._unplugged: dict[int, None] = {}
+
+    def move(self, host: Host) -> None:
+        """A host takes an address that it never had."""
+        del self._by_address[host.address]
+        host.move()
+        self._by_address[host.address] = host
 
     # ---- faults ----
 
@@ -43,9 +78,14 @@ class Network:
         self._sides = dict(sides)
 
     def block(self, sources: Collection[int], targets: Collection[int]) -> None:
-        """One-way cut, on top of those there are: nothing from `sources` reaches `targets`."""
+        """One-way cut, on top of those there are: nothing from `sources` reaches `targets`. A way
+        that is cut twice is open when both have ended.
+        """
         for source in sources:
-            self._blocks.update(((source, target), None) for target in targets if target != source)
+            for target in targets:
+                if target != source:
+                    way = (source, target)
+                    self._blocks[way] = self._blocks.get(way, 0) + 1
 
     def unblock(self, sources: Collection[int] = (), targets: Collection[int] = ()) -> None:
         """End these one-way cuts, or all."""
@@ -53,7 +93,9 @@ class Network:
             self._blocks.clear()
         for source in sources:
             for target in targets:
-                self._blocks.pop((source, target), None)
+                left = self._blocks.pop((source, target), 0) - 1
+                if left > 0:
+                    self._blocks[source, target] = left
 
     def separate(self, hosts: Collection[int]) -> None:
         """Cut these off from all others, but not from each other."""
@@ -80,6 +122,13 @@ class Network:
         """The end of `unplug`."""
         self._unplugged.pop(host, None)
 
+    def heal(self) -> None:
+        """End every fault; what the options say of the network stays."""
+        self._sides.clear()
+        self._blocks.clear()
+        self._host_loss_ppm.clear()
+        self._unplugged.clear()
+
     # ---- ways ----
 
     def is_connected(self, source: int, target: int) -> bool:
@@ -96,26 +145,99 @@ class Network:
         """Whether a host's own interface is down."""
         return host in self._unplugged
 
+    def carry(
+        self, source: Host, to: Address, size: int, now: int
+    ) -> tuple[Host | None, Address, list[int]]:
+        """A datagram of `size` bytes is sent: whose door it comes to, from which address it seems
+        to be, and when its copies arrive, after `now`: none when lost, two when duplicated.
+        """
+        seen = source.address
+        if self._nats:
+            return self._carry_translated(source, to, size, now)
+        target = self._by_address.get(to)
+        if target is None:
+            return None, seen, []
+        delays = self.delays(source.index, target.index)
+        if self._up and delays:
+            delays = self._queued(source.index, target.index, size, now, delays)
+        return target, seen, delays
+
+    def _carry_translated(
+        self, source: Host, to: Address, size: int, now: int
+    ) -> tuple[Host | None, Address, list[int]]:
+        seen = source.address
+        if (nat := self._nats.get(source.index)) is not None:
+            seen = nat.send(seen, to, now)
+            self._mapped[seen] = source
+        target = self._by_address.get(to) or self._mapped.get(to)
+        if target is None:
+            return None, seen, []
+        nat = self._nats.get(target.index)
+        if nat is not None and not nat.lets_in(target.address, to, seen, now):
+            return target, seen, []
+        delays = self.delays(source.index, target.index)
+        if self._up and delays:
+            delays = self._queued(source.index, target.index, size, now, delays)
+        return target, seen, delays
+
+    def _queued(
+        self, source: int, target: int, size: int, now: int, delays: list[int]
+    ) -> list[int]:
+        """What waiting before both access lines makes of these delays."""
+        size += DATAGRAM_OVERHEAD_BYTES
+        up_ns = self._up[source].datagram(size, now)
+        if up_ns is None:
+            return []
+        down = self._down[target]
+        arriving: list[int] = []
+        for delay in delays:
+            down_ns = down.datagram(size, now + up_ns + delay)
+            if down_ns is not None:
+                arriving.append(up_ns + delay + down_ns)
+        return arriving
+
     def delays(self, source: int, target: int) -> list[int]:
         """One-way delays of the copies that arrive: none when lost, two when duplicated."""
         if not self.is_connected(source, target):
             return []
-        arriving = [] if self._is_lost(source, target) else [self._delay()]
-        if self._is_drawn(self.options.duplicate_ppm) and not self._is_lost(source, target):
-            arriving.append(self._delay())
+        options = self.options
+        path = self._path(source, target) if self._region_of else None
+        arriving = [] if self._is_lost(source, target, path) else [self._delay(path)]
+        if self._is_drawn(options.duplicate_ppm) and not self._is_lost(source, target, path):
+            arriving.append(self._delay(path))
+        if options.reorder_ppm:
+            low, high = options.reorder_ns
+            for copy, delay in enumerate(arriving):
+                if self._is_drawn(options.reorder_ppm):
+                    late = low + (self._rng.getrandbits(32) * (high - low) >> 32)
+                    arriving[copy] = delay + late
         return arriving
 
-    def stream_delay(self, source: int, target: int) -> int | None:
-        """Time from opening a stream until its request is read; None when there is no path.
-
-        TCP needs both directions.
+    def stream_delay(self, source: Host, target: Host, size: int, now: int) -> int | None:
+        """Time from opening a stream until its request of `size` bytes is read, or from the answer
+        until it is read; None when there is no path. TCP needs both directions.
         """
-        if not (self.is_connected(source, target) and self.is_connected(target, source)):
+        one, other = source.index, target.index
+        if not (self.is_connected(one, other) and self.is_connected(other, one)):
             return None
-        return sum(self._delay() for _ in range(self.options.stream_round_trips - 1))
+        path = self._path(one, other) if self._region_of else None
+        delay = sum(self._delay(path) for _ in range(self.options.stream_round_trips - 1))
+        if self._up:
+            delay += self._up[one].stream(size, now)
+            delay += self._down[other].stream(size, now + delay)
+        return delay
 
-    def _is_lost(self, source: int, target: int) -> bool:
+    def lets_streams_in(self, target: Host) -> bool:
+        """Whether others can open streams to it: not through a translator."""
+        return target.index not in self._nats
+
+    def _path(self, source: int, target: int) -> Path | None:
+        return self.options.regions.path(self._region_of[source], self._region_of[target])
+
+    def _is_lost(self, source: int, target: int, path: Path | None) -> bool:
         if self._is_drawn(self.options.loss_ppm):
+            return True
+        if path is not None and self._is_drawn(path.loss_ppm):
             return True
         if not self._host_loss_ppm:
             return False
@@ -127,6 +249,6 @@ class Network:
     def _is_drawn(self, ppm: int) -> bool:
         return ppm > 0 and self._rng.getrandbits(20) * _MILLION >> 20 < ppm
 
-    def _delay(self) -> int:
-        low, high = self.options.delay_min_ns, self.options.delay_max_ns
-        return low + (self._rng.getrandbits(32) * (high - low) >> 32)
+    def _delay(self, path: Path | None) -> int:
+        delay = self.options.delay if path is None else path.delay
+        return delay.at(self._rng.getrandbits(DRAW_BITS))

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from protocol.config import SECOND
 from protocol.crypto import Crypto
-from simulations.acts import READERS, Director, check_groups
+from simulations.acts import READERS
+from simulations.director import Director, check_groups
 from simulations.measures import Measure, Measures
 from simulations.pretend_crypto import PretendCrypto
-from simulations.scenario import Scenario, ScenarioError, nearest, read_scenario
+from simulations.scenario import Scenario, read_scenario
+from simulations.section import ScenarioError, nearest
 from simulations.world import World
 
 LIBRARY: Final = pathlib.Path(__file__).parent / "scenarios"

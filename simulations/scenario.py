@@ -12,24 +12,20 @@ one line with the nearest valid name.
 """
 
 import dataclasses
-import difflib
 import pathlib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND, ProtocolConfig
 from simulations.network import NetworkOptions
+from simulations.network_table import read_network
+from simulations.section import DURATION_S_MAX, ScenarioError, Section, nearest
 
 NODES_MAX: Final = 100_000
-DURATION_S_MAX: Final = 30 * 86_400
 REPEATS_MAX: Final = 100_000
 """Acts that one `every_s` may unfold into."""
 FORMS: Final = ("together", "whole")
-
-
-class ScenarioError(Exception):
-    """A scenario that cannot be run; the text is one line for the person who wrote it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,85 +69,6 @@ class Scenario:
     acts: tuple[Act, ...] = ()
 
 
-class Section:
-    """One table of a scenario file, read key by key; what nobody asked for is an error."""
-
-    def __init__(self, place: str, table: object, known: Iterable[str]) -> None:
-        """Raises ScenarioError for a key that is not among `known`."""
-        if not isinstance(table, dict):
-            raise ScenarioError(f"{place} must be a table")
-        self._place = place
-        self._table: dict[str, Any] = table
-        names = sorted(known)
-        for key in table:
-            if key not in names:
-                raise ScenarioError(f"{place} has an unknown key {key!r}{nearest(key, names)}")
-
-    def has(self, key: str) -> bool:
-        """Whether the file says anything about it."""
-        return key in self._table
-
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """A number within these bounds."""
-        value = self._table.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ScenarioError(f"{self._place}: {key} must be a number")
-        if not low <= value <= high:
-            raise ScenarioError(f"{self._place}: {key} = {value:g} is not in {low:g} to {high:g}")
-        return value
-
-    def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """A whole number within these bounds."""
-        value = self.number(key, low, high, default)
-        if value != int(value):
-            raise ScenarioError(f"{self._place}: {key} must be a whole number")
-        return int(value)
-
-    def text(self, key: str, default: str = "", among: Iterable[str] | None = None) -> str:
-        """A text, one of `among` if given."""
-        value = self._table.get(key, default)
-        if not isinstance(value, str):
-            raise ScenarioError(f"{self._place}: {key} must be a text")
-        if among is not None and value not in (names := sorted(among)):
-            raise ScenarioError(f"{self._place}: {key} = {value!r}{nearest(value, names)}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
-        value = self._table.get(key, default)
-        if not isinstance(value, bool):
-            raise ScenarioError(f"{self._place}: {key} must be true or false")
-        return value
-
-    def span(self, key: str, unit_ns: int, default: tuple[float, float]) -> tuple[int, int]:
-        """[low, high], or one number for both, in nanoseconds."""
-        value = self._table.get(key, list(default))
-        pair = value if isinstance(value, list) else [value, value]
-        is_plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in pair)
-        if len(pair) != 2 or not is_plain or not 0 <= pair[0] <= pair[1] <= DURATION_S_MAX * 1000:
-            raise ScenarioError(f"{self._place}: {key} must be [low, high] with 0 <= low <= high")
-        return round(pair[0] * unit_ns), round(pair[1] * unit_ns)
-
-    def items(self, key: str, kind: type) -> tuple[Any, ...]:
-        """A list whose items are all of one kind; one item alone may stand for it."""
-        value = self._table.get(key, [])
-        items = value if isinstance(value, list) else [value]
-        if not all(type(item) is kind for item in items):
-            raise ScenarioError(f"{self._place}: {key} must be a list of {kind.__name__}")
-        return tuple(items)
-
-    def raw(self, key: str, default: object) -> Any:  # noqa: ANN401  # read by another Section
-        """Whatever stands there."""
-        return self._table.get(key, default)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint for a name that is not among `names`."""
-    known = list(names)
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known)}"
-
-
 OptionsOf = Callable[[Section], Mapping[str, Any]]
 """Reads an act's own options."""
 
@@ -182,26 +99,13 @@ def read_scenario(
         nodes=top.whole("nodes", 2, NODES_MAX),
         duration_ns=round(top.number("duration_s", 0.001, DURATION_S_MAX) * SECOND),
         form=top.text("form", "whole", FORMS),
-        network=_network(path.name, top.raw("network", {})),
+        network=read_network(path, top.raw("network", {})),
         protocol=_protocol(path.name, top.raw("protocol", {})),
         acts=tuple(
             act
             for number, table in enumerate(listed, start=1)
             for act in _acts(f"{path.name}, act {number}", table, acts)
         ),
-    )
-
-
-def _network(place: str, table: object) -> NetworkOptions:
-    known = ("delay_ms", "loss_percent", "duplicate_percent", "stream_timeout_s")
-    section = Section(f"{place}, [network]", table, known)
-    low_ns, high_ns = section.span("delay_ms", MILLISECOND, (0.5, 2.0))
-    return NetworkOptions(
-        delay_min_ns=low_ns,
-        delay_max_ns=high_ns,
-        loss_ppm=round(section.number("loss_percent", 0, 100, 0) * 10_000),
-        duplicate_ppm=round(section.number("duplicate_percent", 0, 100, 0) * 10_000),
-        stream_timeout_ns=round(section.number("stream_timeout_s", 0.001, 600, 5) * SECOND),
     )
 
 

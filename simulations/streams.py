@@ -31,7 +31,8 @@ class Streams:
         at: Callable[[int, Callable[[], None]], None],
         arrive: Callable[[Host, Callable[[], None]], None],
         give: Callable[[Host, Event], None],
-        wall_s: Callable[[], int],
+        wall_s: Callable[[Host], int],
+        now: Callable[[], int],
     ) -> None:
         """`at`: do something later; `arrive`: a process reads something as soon as it can."""
         self._network = network
@@ -39,6 +40,7 @@ class Streams:
         self._arrive = arrive
         self._give = give
         self._wall_s = wall_s
+        self._now = now
         self._number = 0
         self._exchanges: dict[int, _Exchange] = {}
 
@@ -52,7 +54,9 @@ class Streams:
             return
         timeout = self._network.options.stream_timeout_ns
         self._at(timeout, lambda: self._fail(number, StreamFailure.TIMED_OUT))
-        delay = self._network.stream_delay(opener.index, target.index)
+        if not self._network.lets_streams_in(target):
+            return
+        delay = self._network.stream_delay(opener, target, len(data), self._now())
         if delay is not None:
             self._at(delay, lambda: self._reach(number, data))
 
@@ -62,7 +66,8 @@ class Streams:
         if exchange is None or exchange.is_answered:
             return
         exchange.is_answered = True
-        delay = self._network.stream_delay(exchange.target.index, exchange.opener.index)
+        ways = (exchange.target, exchange.opener)
+        delay = self._network.stream_delay(*ways, len(data), self._now())
         if delay is not None:
             self._at(delay, lambda: self._on_opener(number, lambda: self._end(number, data)))
 
@@ -91,7 +96,8 @@ class Streams:
         if exchange is None:
             return  # the opener gave up before the target read it
         asker = exchange.opener.crypto.node_id
-        self._give(exchange.target, StreamReceived(number, asker, data, self._wall_s()))
+        wall_s = self._wall_s(exchange.target)
+        self._give(exchange.target, StreamReceived(number, asker, data, wall_s))
         if not exchange.is_answered:
             exchange.is_answered = True
             self._cut(number)
@@ -115,8 +121,8 @@ class Streams:
     def _end(self, number: int, data: bytes) -> None:
         exchange = self._exchanges.pop(number, None)
         if exchange is not None:
-            target = exchange.target.crypto.node_id
-            self._give(exchange.opener, StreamReceived(0, target, data, self._wall_s()))
+            target, wall_s = exchange.target.crypto.node_id, self._wall_s(exchange.opener)
+            self._give(exchange.opener, StreamReceived(0, target, data, wall_s))
 
     def _fail(self, number: int, reason: StreamFailure) -> None:
         exchange = self._exchanges.pop(number, None)

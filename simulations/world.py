@@ -1,4 +1,4 @@
-"""The one place where virtual time passes: a heap of (time, sequence, what) around real Nodes.
+"""The one place that joins real Nodes to a virtual network in virtual time.
 
 The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries out its effects, with
 `network.py` in the place of sockets. One seed decides everything.
@@ -6,7 +6,6 @@ The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries ou
 
 import functools
 import hashlib
-import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from protocol.events import (
     SendFailed,
     Started,
 )
-from protocol.identity import mesh_id_of
+from protocol.identity import Address, mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
 from protocol.node import Node
@@ -48,6 +47,7 @@ from simulations.agreement import Agreement
 from simulations.host import Host
 from simulations.network import Network, NetworkOptions
 from simulations.streams import Streams
+from simulations.timeline import Timeline
 
 GAP_NS: Final = 2_000 * MILLISECOND
 """Woken later than this a driver gives Resumed; the daemon's value."""
@@ -55,7 +55,7 @@ LAG_NS: Final = 300 * MILLISECOND
 """Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 
 
-class World:
+class World(Timeline):
     """A mesh of `size` hosts with admissions already on their disks; nothing runs yet."""
 
     def __init__(
@@ -67,12 +67,9 @@ class World:
         protocol: ProtocolConfig | None = None,
         make_crypto: Callable[[bytes], Crypto] = SodiumCrypto,
     ) -> None:
+        super().__init__()
         self._rng = random.Random(seed)  # noqa: S311  # a simulation must be repeatable
-        self.network = Network(network or NetworkOptions(), random.Random(seed + 1))  # noqa: S311  # same
         self._protocol = protocol or ProtocolConfig()
-        self.now = 0
-        self._sequence = 0
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._armed: dict[int, int] = {}
         self._trace = hashlib.blake2b(digest_size=16)
         self.drops: Counter[DropReason] = Counter()
@@ -84,6 +81,10 @@ class World:
         """(time, observer, subject): called dead while it ran and could be reached."""
         self.traffic: dict[str, list[int]] = {}
         """[datagrams, bytes] sent, by kind."""
+        self.taps: list[Callable[[Host, DatagramReceived], None]] = []
+        """Who sees the datagrams that arrive, as somebody on the way would."""
+        self.spoofed: dict[Address, list[int]] = {}
+        """Of addresses that others spoke for: [bytes that came in their name, bytes sent there]."""
         self.datagrams = 0
         self.largest_datagram = 0
         self._root_seed = self._bytes(32)
@@ -91,30 +92,42 @@ class World:
         self.mesh = mesh_id_of(self.root)
         self._statements = Statements(self.mesh)
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
-        self._by_address = {host.address: host for host in self.hosts}
+        options = network or NetworkOptions()
+        self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
         self._agreement = Agreement(size)
+        self._doing = random.Random(seed + 4)  # noqa: S311  # same
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
-            self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
+            self.network,
+            at=self.at,
+            arrive=self._wait,
+            give=self.give,
+            wall_s=self._wall_s,
+            now=lambda: self.now,
         )
         admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
+
+    def draw(self, bits: int) -> int:
+        """Chance for what is done to this world: so many random bits."""
+        return self._doing.getrandbits(bits)
 
     def _bytes(self, count: int) -> bytes:
         return self._rng.getrandbits(8 * count).to_bytes(count, "big")
 
-    def _wall_s(self) -> int:
-        return WALL_START_S + self.now // 10**9
+    def _wall_s(self, host: Host) -> int:
+        return WALL_START_S + self.now // 10**9 + host.wall_ahead_s
 
     # ---- faults and acts ----
 
     def start(self, index: int, *seeds: int) -> None:
         """Boot a host's node; it introduces itself to `seeds` as a joined node would."""
         host = self.hosts[index]
-        self._remember(index, "start")
+        self.note_act(index, "start")
         host.life += 1
         host.is_silent = False
-        host.boot = max(host.boot + 1, self.now // 10**9 << 24 | self._rng.getrandbits(24))
+        clock_s = max(0, self.now // 10**9 + host.wall_ahead_s)
+        host.boot = max(host.boot + 1, clock_s << 24 | self._rng.getrandbits(24))
         host.node = Node(
             NodeConfig(
                 name=f"n{index}",
@@ -136,7 +149,16 @@ class World:
         for seed in seeds:
             other = self.hosts[seed]
             records, statements = host.node.join_state()
-            self._streams.open(host, other, encode_stream(PushPull(False, records, statements)))
+            self.send_stream(host, other, encode_stream(PushPull(False, records, statements)))
+
+    def send_stream(self, host: Host, target: Host, data: bytes) -> None:
+        """A host opens a stream to another and says this, in its own name."""
+        self._streams.open(host, target, data)
+
+    def spoof(self, target: Host, data: bytes, victim: Address) -> None:
+        """A datagram arrives whose sender's address is that of somebody who knows of nothing."""
+        self.spoofed.setdefault(victim, [0, 0])[0] += len(data)
+        self.give(target, DatagramReceived(data, victim))
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
         """The process is gone; its disk stays as it was last written.
@@ -144,7 +166,7 @@ class World:
         Its machine answers streams with a refusal, unless `is_silent`: then it is gone too.
         """
         host = self.hosts[index]
-        self._remember(index, "crash")
+        self.note_act(index, "crash")
         if host.node is not None:
             host.snapshot = host.node.snapshot()
         host.end_life()
@@ -156,14 +178,14 @@ class World:
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
         host = self.hosts[index]
-        self._remember(index, "leave")
+        self.note_act(index, "leave")
         self.give(host, LeaveRequested())
         life = host.life
         self.at(10**9, lambda: self.crash(index) if host.life == life else None)
 
     def pause(self, index: int) -> None:
         """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
-        self._remember(index, "pause")
+        self.note_act(index, "pause")
         self.hosts[index].is_paused = True
 
     def resume(self, index: int) -> None:
@@ -171,9 +193,9 @@ class World:
         host = self.hosts[index]
         if host.node is None or not host.is_paused:
             return
-        self._remember(index, "resume")
+        self.note_act(index, "resume")
         host.is_paused = False
-        gap = self.now - host.node.deadline
+        gap = host.clock.read(self.now) - host.node.deadline
         if gap > GAP_NS:
             self.give(host, Resumed(gap))
         elif gap > LAG_NS:
@@ -184,22 +206,33 @@ class World:
             read()
         self._arm(host)
 
-    def starve(self, index: int, low_ns: int, high_ns: int) -> None:
+    def starve(self, index: int, low_ns: int, high_ns: int, *, is_slow: bool = False) -> None:
         """From now on its process reads each message (datagrams and streams) so much late, in
-        order, while its timers fire on time: the slow member of the Lifeguard paper. 0, 0 ends it.
+        order, while its timers fire on time: the slow member of the Lifeguard paper. With `is_slow`
+        they fire late, too. 0, 0 ends it.
         """
-        self.hosts[index].starved_ns = (low_ns, high_ns) if high_ns else None
+        host = self.hosts[index]
+        self.note_act(index, "starve" if high_ns else "feed")
+        host.starved_ns = (low_ns, high_ns) if high_ns else None
+        host.is_slow = is_slow and high_ns > 0
 
     def move(self, index: int) -> None:
         """It is at another address from now on (roaming); its node, if it runs, notices."""
         host = self.hosts[index]
-        self._remember(index, "move")
-        del self._by_address[host.address]
-        host.move()
-        self._by_address[host.address] = host
+        self.note_act(index, "move")
+        self.network.move(host)
         self.give(host, AddressesChanged((host.address,)))
 
-    def _remember(self, index: int, act: str) -> None:
+    def set_clock(self, index: int, drift_ppm: int, ahead_s: int) -> None:
+        """Its clock gains so many millionths from now on, and its wall clock is so wrong."""
+        host = self.hosts[index]
+        host.wall_ahead_s = ahead_s
+        host.clock.drift(drift_ppm, self.now)
+        self._armed.pop(index, None)
+        self._arm(host)
+
+    def note_act(self, index: int, act: str) -> None:
+        """Remember what was done to a host."""
         self.history.append((self.now, index, act))
 
     def give(self, host: Host, event: Event) -> None:
@@ -211,7 +244,7 @@ class World:
         if host.is_paused:
             host.backlog.append(lambda: self.give(host, event))
             return
-        for effect in host.node.handle(event, self.now):
+        for effect in host.node.handle(event, host.clock.read(self.now)):
             self._carry_out(host, effect)
         self._arm(host)
 
@@ -227,11 +260,13 @@ class World:
         if host.starved_ns is None:
             self._read(host, host.life, read)
             return
-        low, high = host.starved_ns
-        late = low + (self._reading.getrandbits(32) * (high - low) >> 32)
-        host.read_ns = max(host.read_ns, self.now + late)
+        host.read_ns = max(host.read_ns, self.now + self._lateness(host.starved_ns))
         life = host.life
         self.at(host.read_ns - self.now, lambda: self._read(host, life, read))
+
+    def _lateness(self, starved_ns: tuple[int, int]) -> int:
+        low, high = starved_ns
+        return low + (self._reading.getrandbits(32) * (high - low) >> 32)
 
     def _read(self, host: Host, life: int, read: Callable[[], None]) -> None:
         if host.life != life:
@@ -241,31 +276,7 @@ class World:
         else:
             read()
 
-    def at(self, delay_ns: int, what: Callable[[], None]) -> None:
-        """Do something later."""
-        self._sequence += 1
-        heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what))
-
     # ---- time ----
-
-    def run(self, duration_ns: int) -> None:
-        """Let time pass."""
-        end = self.now + duration_ns
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
-        self.now = end
-
-    def run_until(self, condition: Callable[[], bool], limit_ns: int) -> bool:
-        """Let time pass until the condition holds; False when the limit came first."""
-        end = self.now + limit_ns
-        while not condition():
-            if not self._heap or self._heap[0][0] > end:
-                self.now = end
-                return condition()
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
-        return True
 
     @property
     def trace_hash(self) -> str:
@@ -287,12 +298,16 @@ class World:
             del self._armed[host.index]
             if host.node is None or host.is_paused:
                 return
-            if host.node.deadline <= self.now:
+            shown = host.clock.read(self.now)
+            if host.node.deadline <= shown:
+                if shown - deadline > LAG_NS:
+                    self.give(host, Delayed(shown - deadline))
                 self.give(host, DeadlineReached())
             else:
                 self._arm(host)
 
-        self.at(max(0, deadline - self.now), fire)
+        late = self._lateness(host.starved_ns) if host.is_slow and host.starved_ns else 0
+        self.at(max(0, host.clock.when(deadline) - self.now) + late, fire)
 
     # ---- effects ----
 
@@ -341,11 +356,15 @@ class World:
         if self.network.is_unplugged(host.index):
             self.at(0, lambda: self.give(host, SendFailed(effect.to)))
             return
-        target = self._by_address.get(effect.to)
-        if target is None:
+        target, seen, delays = self.network.carry(host, effect.to, len(effect.data), self.now)
+        if target is None or not delays:
+            if effect.to in self.spoofed:
+                self.spoofed[effect.to][1] += len(effect.data)
             return
-        event = DatagramReceived(effect.data, host.address)
-        for delay in self.network.delays(host.index, target.index):
+        event = DatagramReceived(effect.data, seen)
+        for tap in self.taps:
+            tap(target, event)
+        for delay in delays:
             self.at(delay, functools.partial(self._arrive, target, event))
 
     def _note(self, what: bytes, host: int, *parts: bytes) -> None:

@@ -42,7 +42,7 @@ def run(
     from simulations.report import as_csv
     from simulations.run import find_scenario, resized
     from simulations.run import run as run_scenario
-    from simulations.scenario import ScenarioError
+    from simulations.section import ScenarioError
 
     try:
         chosen = find_scenario(scenario)

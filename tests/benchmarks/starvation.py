@@ -29,6 +29,7 @@ from protocol.config import SECOND
 from protocol.crypto import Crypto, SodiumCrypto
 from protocol.members import State
 from simulations.bench import LATE_NS
+from simulations.latency import even
 from simulations.network import NetworkOptions
 from simulations.pretend_crypto import PretendCrypto
 from simulations.run import without_collections
@@ -120,9 +121,7 @@ def run_once(job: tuple[Cell, int], *, crypto: str, crash: str) -> Outcome:
     random.Random(f"starved {seed}").shuffle(order)
     starved, crashed = sorted(order[: cell.starved]), order[cell.starved]
     low, high = DELAY_NS
-    options = NetworkOptions(
-        delay_min_ns=low, delay_max_ns=high, loss_ppm=cell.loss_percent * 10_000
-    )
+    options = NetworkOptions(delay=even(low, high), loss_ppm=cell.loss_percent * 10_000)
     world = World(cell.nodes, seed, network=options, make_crypto=CRYPTOS[crypto])
     for index in range(cell.nodes):
         world.start(index, *[0][:index])

@@ -282,7 +282,7 @@ class TestStreams:
         """TCP needs both directions."""
         world = _up()
         world.network.block([3], [1])
-        assert world.network.stream_delay(1, 3) is None
+        assert world.network.stream_delay(world.hosts[1], world.hosts[3], 0, 0) is None
 
 
 class TestLines:

@@ -11,9 +11,11 @@ import pytest
 
 from protocol.config import SECOND
 from protocol.crypto import SodiumCrypto
+from simulations.latency import even
 from simulations.report import as_csv
 from simulations.run import find_scenario, resized, run
-from simulations.scenario import Act, Scenario, ScenarioError, Who
+from simulations.scenario import Act, Scenario, Who
+from simulations.section import ScenarioError
 from simulations.world import World
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -62,7 +64,7 @@ def test_a_crash_is_detected_by_all_who_run(silent: bool) -> None:
 
 def test_who_is_soon_back_was_no_crash() -> None:
     """A restart need not be noticed; at another address neither."""
-    acts = (_act("restart", 5, 3, new_address=False), _act("restart", 8, 4, new_address=True))
+    acts = (_act("restart", 5, 3, new_address=False, disk="kept"), _act("restart", 8, 4, new_address=True, disk="kept"))
     measures = run(_scenario(*acts), 1).measures
     assert "crashes" not in measures
     assert measures["agreement_s"] is not None
@@ -120,7 +122,7 @@ def test_after_every_fault_all_agree_again(act: Act) -> None:
 
 def test_start_begins_what_was_crashed() -> None:
     """By hand, in the place of restart."""
-    acts = (_act("crash", 2, 3, silent=True), _act("start", 40, 3, new_address=True))
+    acts = (_act("crash", 2, 3, silent=True), _act("start", 40, 3, new_address=True, disk="kept"))
     worlds: list[World] = []
     measures = run(_scenario(*acts, seconds=60), 1, watch=worlds.append).measures
     assert measures["crashes"] == 1
@@ -154,7 +156,7 @@ def test_a_mesh_that_cannot_form_is_said() -> None:
 def _deaf() -> Scenario:
     scenario = _scenario(nodes=3)
     scenario.network.loss_ppm = 1_000_000
-    scenario.network.delay_min_ns = scenario.network.delay_max_ns = 100 * SECOND
+    scenario.network.delay = even(100 * SECOND, 100 * SECOND)
     return scenario
 
 

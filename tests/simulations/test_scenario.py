@@ -5,9 +5,12 @@ import pathlib
 import pytest
 
 from protocol.config import MILLISECOND, SECOND
-from simulations.acts import READERS, check_groups
+from simulations.acts import READERS
+from simulations.director import check_groups
+from simulations.latency import even
 from simulations.run import find_scenario, library, resized
-from simulations.scenario import Scenario, ScenarioError, Who, read_scenario
+from simulations.scenario import Scenario, Who, read_scenario
+from simulations.section import ScenarioError
 
 PLAIN = "nodes = 5\nduration_s = 10\n"
 
@@ -61,10 +64,7 @@ but = ["slow"]
 silent = true
 """,
     )
-    assert (scenario.network.delay_min_ns, scenario.network.delay_max_ns) == (
-        MILLISECOND,
-        5 * MILLISECOND // 2,
-    )
+    assert scenario.network.delay == even(MILLISECOND, 5 * MILLISECOND // 2)
     assert (scenario.network.loss_ppm, scenario.network.duplicate_ppm) == (15_000, 1_000)
     assert scenario.network.stream_timeout_ns == 2 * SECOND
     assert scenario.protocol.probe_interval_ns == SECOND // 2

@@ -1,0 +1,153 @@
+"""The one place for those who mean ill: members that lie or flood, and strangers on the way.
+
+A liar and a flooder are admitted: they hold their own key and nobody else's, and their own node
+runs as ever beside what they do. A replayer sees datagrams pass and sends them again; a spoofer
+sends to nodes in the name of an address that never asked, to have it buried in answers.
+"""
+
+import abc
+from collections import deque
+from typing import Final
+
+from protocol.codec import encode_stream
+from protocol.events import AddressesChanged, DatagramReceived, OfferChanged
+from protocol.identity import Address
+from protocol.messages import PushPull
+from protocol.statements import make_accusation, make_alive, make_left
+from simulations.host import Host
+from simulations.world import World
+
+RECORDED_MAX: Final = 512
+"""Datagrams that are kept for replaying."""
+_FLOOD_KEYS: Final = 16
+_FLOOD_VALUE_BYTES: Final = 600
+_GARBAGE_BYTES_MAX: Final = 1_200
+_MOVE_EVERY: Final = 10
+
+
+class Attacker(abc.ABC):
+    """Does one thing after the other at a pace, until it is ended."""
+
+    def __init__(self, world: World, index: int, pace_ns: int) -> None:
+        """`index`: the host from which it acts."""
+        self._world = world
+        self._host = world.hosts[index]
+        self._pace_ns = pace_ns
+        self._is_over = False
+        world.note_act(index, "attack")
+        world.at(pace_ns, self._act)
+
+    def end(self) -> None:
+        """It is done."""
+        self._is_over = True
+        self._world.note_act(self._host.index, "peace")
+
+    def _act(self) -> None:
+        if self._is_over:
+            return
+        self._step()
+        self._world.at(self._pace_ns, self._act)
+
+    @abc.abstractmethod
+    def _step(self) -> None:
+        """One deed."""
+
+    def _pick(self, choices: int) -> int:
+        return self._world.draw(32) * choices >> 32
+
+    def _another(self) -> Host | None:
+        others = [host for host in self._world.running() if host is not self._host]
+        return others[self._pick(len(others))] if others else None
+
+    def _garbage(self) -> bytes:
+        size = 1 + self._pick(_GARBAGE_BYTES_MAX)
+        return self._world.draw(8 * size).to_bytes(size, "big")
+
+
+class Liar(Attacker):
+    """Tells one member after the other what is not so of a third."""
+
+    def _step(self) -> None:
+        told, victim = self._another(), self._another()
+        node, crypto, mesh = self._host.node, self._host.crypto, self._world.mesh
+        if told is None or victim is None or node is None:
+            return
+        target = victim.crypto.node_id
+        incarnation = node.members.incarnation(target)
+        match self._pick(5):
+            case 0 | 1:
+                is_dead, is_refused = bool(self._pick(2)), bool(self._pick(2))
+                said = make_accusation(
+                    crypto, mesh, target, incarnation, is_dead=is_dead, is_refused=is_refused
+                ).wire
+            case 2:
+                own = make_alive(crypto, mesh, incarnation + 1, "n", (self._host.address,), "sim")
+                said = own.wire.replace(crypto.node_id, target)
+            case 3:
+                left = make_left(crypto, mesh, incarnation)
+                said = left.wire.replace(crypto.node_id, target)
+            case _:
+                self._world.send_stream(self._host, told, self._garbage())
+                return
+        self._world.send_stream(self._host, told, encode_stream(PushPull(False, (), (said,))))
+
+
+class Flooder(Attacker):
+    """Says so much that is true of itself that nothing else should get through."""
+
+    _steps = 0
+
+    def _step(self) -> None:
+        self._steps += 1
+        key = f"flood{self._steps % _FLOOD_KEYS}"
+        value = self._world.draw(8 * _FLOOD_VALUE_BYTES).to_bytes(_FLOOD_VALUE_BYTES, "big")
+        self._world.give(self._host, OfferChanged(key, value))
+        if self._steps % _MOVE_EVERY == 0:
+            port = 1_024 + self._pick(60_000)
+            addresses = (self._host.address, Address(self._host.address.host, port))
+            self._world.give(self._host, AddressesChanged(addresses))
+        if (target := self._another()) is not None:
+            garbage = DatagramReceived(self._garbage(), self._host.address)
+            self._world.give(target, garbage)
+
+
+class Replayer(Attacker):
+    """Sends again what it saw pass, to whom it was meant for or to somebody else."""
+
+    def __init__(self, world: World, index: int, pace_ns: int) -> None:
+        """See `Attacker`."""
+        super().__init__(world, index, pace_ns)
+        self._recorded: deque[tuple[Host, DatagramReceived]] = deque(maxlen=RECORDED_MAX)
+        world.taps.append(self._record)
+
+    def end(self) -> None:
+        """It is done."""
+        if self._record in self._world.taps:
+            self._world.taps.remove(self._record)
+        super().end()
+
+    def _record(self, target: Host, event: DatagramReceived) -> None:
+        self._recorded.append((target, event))
+
+    def _step(self) -> None:
+        if not self._recorded:
+            return
+        target, event = self._recorded[self._pick(len(self._recorded))]
+        if self._pick(4) == 0:
+            target = self._another() or target
+        self._world.give(target, event)
+
+
+class Spoofer(Replayer):
+    """The same, with a victim's address in the place of the sender's."""
+
+    def _step(self) -> None:
+        target = self._another()
+        if target is None:
+            return
+        victim = Address(f"203.0.113.{self._pick(4)}", 7_700)
+        data = self._garbage()
+        if self._recorded and self._pick(4):
+            target, event = self._recorded[self._pick(len(self._recorded))]
+            data = event.data
+        self._world.spoof(target, data, victim)

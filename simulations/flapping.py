@@ -1,0 +1,39 @@
+"""The one place for a host whose line comes and goes, each state stable for a while."""
+
+from simulations.world import World
+
+Span = tuple[int, int]
+"""Shortest and longest, in nanoseconds."""
+
+
+class Flapping:
+    """Cuts one host off and lets it back, at random times, until it is ended."""
+
+    def __init__(self, world: World, host: int, up_ns: Span, down_ns: Span) -> None:
+        """It begins with the line up."""
+        self._world = world
+        self._host = host
+        self._spans = {True: up_ns, False: down_ns}
+        self._is_up = True
+        self._is_over = False
+        self._wait()
+
+    def end(self) -> None:
+        """The line is up from now on."""
+        self._is_over = True
+        if not self._is_up:
+            self._world.network.rejoin([self._host])
+
+    def _wait(self) -> None:
+        low, high = self._spans[self._is_up]
+        self._world.at(low + (self._world.draw(32) * (high - low) >> 32), self._change)
+
+    def _change(self) -> None:
+        if self._is_over:
+            return
+        self._is_up = not self._is_up
+        if self._is_up:
+            self._world.network.rejoin([self._host])
+        else:
+            self._world.network.separate([self._host])
+        self._wait()
