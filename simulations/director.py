@@ -1,12 +1,31 @@
 """The one place for when a scenario's acts happen, and to whom."""
 
+import dataclasses
 import functools
 import random
+from collections.abc import Sequence
 
 from simulations.acts import ACTS, Ending
 from simulations.scenario import Act, Scenario
 from simulations.section import ScenarioError
 from simulations.world import World
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Episode:
+    """One act as it happened: what is true, whatever nodes believe."""
+
+    do: str
+    nodes: Sequence[int]
+    begin_ns: int
+    end_ns: int | None = None
+    """None: not yet over."""
+
+    def touches(self, host: int, since_ns: int, until_ns: int) -> bool:
+        """Whether it went on for this host at any time between."""
+        if host not in self.nodes or self.begin_ns > until_ns:
+            return False
+        return self.end_ns is None or self.end_ns >= since_ns
 
 
 class Director:
@@ -16,7 +35,10 @@ class Director:
         self._world = world
         self._rng = rng
         self._scenario = scenario
-        self._going_on: list[Ending] = []
+        self._is_over = False
+        self._going_on: list[tuple[Episode, Ending]] = []
+        self.episodes: list[Episode] = []
+        """What happened, in order."""
         self.groups = scenario.network.regions.members(scenario.nodes)
         """Who was chosen under each name; a region is one from the beginning."""
         self.last_ns = max((a.at_ns + (a.for_ns or 0) for a in scenario.acts), default=0)
@@ -28,23 +50,32 @@ class Director:
             self._world.at(act.at_ns, functools.partial(self._begin, act))
 
     def _begin(self, act: Act) -> None:
+        if self._is_over:
+            return
         nodes = self._chosen(act)
         end = ACTS[act.do].begin(self._world, nodes, act.options)
+        episode = Episode(act.do, nodes, self._world.now)
+        self.episodes.append(episode)
         if end is None:
+            episode.end_ns = self._world.now
             return
-        self._going_on.append(end)
+        self._going_on.append((episode, end))
         if act.for_ns is not None:
-            self._world.at(act.for_ns, functools.partial(self._end, end))
+            self._world.at(act.for_ns, functools.partial(self._end, episode))
 
-    def _end(self, end: Ending) -> None:
-        if end in self._going_on:
-            self._going_on.remove(end)
-            end()
+    def _end(self, episode: Episode) -> None:
+        for going in self._going_on:
+            if going[0] is episode:
+                self._going_on.remove(going)
+                episode.end_ns = self._world.now
+                going[1]()
+                return
 
     def end_all(self) -> None:
         """Every act that still goes on ends now; who is down stays down."""
-        for end in tuple(self._going_on):
-            self._end(end)
+        self._is_over = True
+        for episode, _ in tuple(self._going_on):
+            self._end(episode)
 
     def _chosen(self, act: Act) -> list[int]:
         who = act.who

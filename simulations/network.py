@@ -123,7 +123,11 @@ class Network:
         self._unplugged.pop(host, None)
 
     def heal(self) -> None:
-        """End every fault; what the options say of the network stays."""
+        """End every fault: nothing is cut, lost, doubled or overtaken. Delays, access lines and
+        translators stay as they are.
+        """
+        options = self.options
+        options.loss_ppm = options.duplicate_ppm = options.reorder_ppm = 0
         self._sides.clear()
         self._blocks.clear()
         self._host_loss_ppm.clear()

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from protocol.config import SECOND
 from protocol.crypto import Crypto
+from simulations import liveness
 from simulations.acts import READERS
+from simulations.checkers import CHECKERS, QUIET_LOSS_PPM, Story
 from simulations.director import Director, check_groups
 from simulations.measures import Measure, Measures
 from simulations.pretend_crypto import PretendCrypto
@@ -23,6 +25,7 @@ FORMING_NS: Final = 300 * SECOND
 """A mesh that has not found together by then never will."""
 SETTLE_NS: Final = 10 * SECOND
 """Rest between forming and the scenario's own beginning, so that no rumour is left of it."""
+VIOLATIONS_SHOWN: Final = 20
 _AGREE_STEP_NS: Final = SECOND // 100
 """How exactly the moment of agreement is told."""
 
@@ -36,10 +39,15 @@ class Result:
     nodes: int
     trace_hash: str
     measures: dict[str, Measure]
+    violations: tuple[str, ...] | None = None
+    """What should have held and did not (`checkers.py`, `liveness.py`); None: not looked for."""
 
     def to_json(self) -> dict[str, Any]:
         """As `meshd sim run --json` prints it."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.violations is None:
+            del fields["violations"]
+        return fields
 
 
 def library() -> dict[str, pathlib.Path]:
@@ -72,13 +80,15 @@ def run(
     *,
     make_crypto: Callable[[bytes], Crypto] = PretendCrypto,
     watch: Callable[[World], None] | None = None,
+    is_checked: bool = False,
 ) -> Result:
-    """Let a scenario happen. `watch` sees the world when it is over.
+    """Let a scenario happen. `watch` sees the world when it is over. With `is_checked` everything
+    that must hold is looked at, and after the end all faults end and all must agree.
 
     Raises ScenarioError when a mesh that should be whole from the beginning does not come together.
     """
     with without_collections():
-        return _run(scenario, seed, make_crypto, watch)
+        return _run(scenario, seed, make_crypto, watch, is_checked=is_checked)
 
 
 @contextlib.contextmanager
@@ -99,6 +109,8 @@ def _run(
     seed: int,
     make_crypto: Callable[[bytes], Crypto],
     watch: Callable[[World], None] | None,
+    *,
+    is_checked: bool,
 ) -> Result:
     world = World(
         scenario.nodes,
@@ -124,13 +136,35 @@ def _run(
     measures["agreement_s"] = None if agreed_ns is None else (agreed_ns - since_ns) / SECOND
     if watch is not None:
         watch(world)
-    return Result(
+    result = Result(
         scenario=scenario.name,
         seed=seed,
         nodes=scenario.nodes,
         trace_hash=world.trace_hash,
         measures=measures,
     )
+    if not is_checked:
+        return result
+    return dataclasses.replace(result, violations=_violations(scenario, world, director))
+
+
+def _violations(scenario: Scenario, world: World, director: Director) -> tuple[str, ...]:
+    """First the end of all faults and what becomes of them, then what was written down."""
+    liveness.heal(world, director)
+    found = [(liveness.NAME, line) for line in liveness.violations(world, scenario.protocol)]
+    network = scenario.network
+    story = Story(
+        world=world,
+        protocol=scenario.protocol,
+        episodes=director.episodes,
+        is_lossy=network.loss_ppm > QUIET_LOSS_PPM or network.line.is_limited,
+    )
+    for checker in CHECKERS:
+        found += [(checker.name, line) for line in checker.violations(story)]
+    shown = [f"{name}: {line}" for name, line in found[:VIOLATIONS_SHOWN]]
+    if len(found) > VIOLATIONS_SHOWN:
+        shown.append(f"and {len(found) - VIOLATIONS_SHOWN} more")
+    return tuple(shown)
 
 
 def _until_agreed(world: World, end_ns: int) -> int | None:

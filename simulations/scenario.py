@@ -88,6 +88,18 @@ def read_scenario(
         raise ScenarioError(f"{path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from error
+    return scenario_of(content, path, acts)
+
+
+def scenario_of(
+    content: Mapping[str, Any],
+    path: pathlib.Path,
+    acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]],
+) -> Scenario:
+    """The same from what a file would hold; `path` names it, and where files it names are.
+
+    Raises ScenarioError.
+    """
     known = ("title", "nodes", "duration_s", "form", "network", "protocol", "act")
     top = Section(path.name, content, known)
     listed = top.raw("act", [])

@@ -87,6 +87,8 @@ class World(Timeline):
         """Of addresses that others spoke for: [bytes that came in their name, bytes sent there]."""
         self.datagrams = 0
         self.largest_datagram = 0
+        self.largest_message = 0
+        """Bytes of the largest message on a stream."""
         self._root_seed = self._bytes(32)
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
@@ -153,6 +155,7 @@ class World(Timeline):
 
     def send_stream(self, host: Host, target: Host, data: bytes) -> None:
         """A host opens a stream to another and says this, in its own name."""
+        self.largest_message = max(self.largest_message, len(data))
         self._streams.open(host, target, data)
 
     def spoof(self, target: Host, data: bytes, victim: Address) -> None:
@@ -316,8 +319,9 @@ class World(Timeline):
             case SendDatagram():
                 self._send(host, effect)
             case OpenStream():
-                self._streams.open(host, self._by_id[effect.peer], effect.data)
+                self.send_stream(host, self._by_id[effect.peer], effect.data)
             case AnswerStream():
+                self.largest_message = max(self.largest_message, len(effect.data))
                 self._streams.answer(effect.stream, effect.data)
             case Persist():
                 host.incarnation = effect.incarnation

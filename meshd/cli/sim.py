@@ -36,6 +36,9 @@ def run(
     csv: Annotated[
         pathlib.Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also check all that must hold; then all faults end.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let a scenario happen once and tell what it showed."""
@@ -49,13 +52,14 @@ def run(
         if nodes is not None:
             chosen = resized(chosen, nodes)
         with terminal.progress(f"simulating {chosen.nodes} nodes"):
-            result = run_scenario(chosen, seed)
+            result = run_scenario(chosen, seed, is_checked=check)
     except ScenarioError as error:
         raise UserError(str(error)) from error
     if csv is not None:
         csv.write_text(as_csv([result]), "utf-8")
     if as_json:
         terminal.print_json(result.to_json())
+        _end_with(result.violations)
         return
     print(f"{result.scenario}: {chosen.title or 'no title'}")
     print(f"seed {seed}, {result.nodes} nodes, trace {result.trace_hash}")
@@ -63,6 +67,11 @@ def run(
         ("measure", "value"),
         [(name, _shown(value)) for name, value in result.measures.items()],
     )
+    for line in result.violations or ():
+        print(f"violated: {line}")
+    if result.violations == ():
+        print("checked: all holds")
+    _end_with(result.violations)
 
 
 @sim.command(name="list")
@@ -95,6 +104,11 @@ def bench(
         terminal.print_json(pace)
         return
     terminal.print_table(("figure", "value"), [(key, _shown(pace[key])) for key in pace])
+
+
+def _end_with(violations: tuple[str, ...] | None) -> None:
+    if violations:
+        raise typer.Exit(1)
 
 
 def _shown(value: object) -> str:

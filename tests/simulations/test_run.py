@@ -64,7 +64,10 @@ def test_a_crash_is_detected_by_all_who_run(silent: bool) -> None:
 
 def test_who_is_soon_back_was_no_crash() -> None:
     """A restart need not be noticed; at another address neither."""
-    acts = (_act("restart", 5, 3, new_address=False, disk="kept"), _act("restart", 8, 4, new_address=True, disk="kept"))
+    acts = (
+        _act("restart", 5, 3, new_address=False, disk="kept"),
+        _act("restart", 8, 4, new_address=True, disk="kept"),
+    )
     measures = run(_scenario(*acts), 1).measures
     assert "crashes" not in measures
     assert measures["agreement_s"] is not None

@@ -1,0 +1,274 @@
+"""The one place for what must hold in every run, whatever happens to it: one small class each.
+
+Safety is looked for in what was written down during the run; liveness, once all faults have ended,
+is in `liveness.py`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from protocol.codec import STREAM_BYTES_MAX
+from protocol.config import SECOND, ProtocolConfig
+from protocol.deadlines import NEVER
+from protocol.envelope import DATAGRAM_BYTES_MAX
+from protocol.identity import NodeId
+from protocol.members import State
+from protocol.suspicion import timeout_bounds
+from simulations.bounds import crash_ns
+from simulations.director import Episode
+from simulations.world import World
+
+QUIET_LOSS_PPM: Final = 10_000
+"""Up to so much loss is no excuse: 1 %."""
+_HARMLESS: Final = ("lie", "flood", "replay", "spoof", "clock", "start")
+"""Acts that excuse nothing at those whom they do not touch, nor at those whom they do."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A run, and what was done in it."""
+
+    world: World
+    protocol: ProtocolConfig
+    episodes: Sequence[Episode]
+    is_lossy: bool
+    """Whether the network loses more than `QUIET_LOSS_PPM` of everything."""
+    _numbers: dict[NodeId, int] = dataclasses.field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._numbers.update((host.crypto.node_id, host.index) for host in self.world.hosts)
+
+    @property
+    def nodes(self) -> int:
+        """How many hosts there are."""
+        return len(self.world.hosts)
+
+    def is_troubled(self, host: int, since_ns: int, until_ns: int) -> bool:
+        """Whether anything was done to a host between, that others may see as its absence."""
+        return any(
+            episode.do not in _HARMLESS and episode.touches(host, since_ns, until_ns)
+            for episode in self.episodes
+        )
+
+    def number(self, node: NodeId) -> int:
+        """The host of a node."""
+        return self._numbers[node]
+
+    def next_start(self, row: int) -> int:
+        """When the host of this row of the history was started again; after the end if never."""
+        host = self.world.hosts[self.world.history[row][1]].index
+        following = self.world.history[row:]
+        return next((t for t, who, act in following if who == host and act == "start"), NEVER)
+
+    def last_start(self, host: int) -> int:
+        """When a running host was started."""
+        return max(t for t, who, act in self.world.history if who == host and act == "start")
+
+    @property
+    def memory_ns(self) -> int:
+        """So long the past is an excuse: the longest suspicion may have begun then."""
+        return 2 * timeout_bounds(self.protocol, self.nodes)[1] + 10 * SECOND
+
+
+class Checker(abc.ABC):
+    """One property."""
+
+    name: str
+
+    @abc.abstractmethod
+    def violations(self, story: Story) -> Iterator[str]:
+        """Where it does not hold, a line each."""
+
+
+def _at(time_ns: int) -> str:
+    return f"at {time_ns / SECOND:.3f} s"
+
+
+class NoFalseDeath(Checker):
+    """Nobody calls dead who runs and is reached, unless something was done to one of the two."""
+
+    name = "no_false_death"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        if story.is_lossy:
+            return
+        for at_ns, observer, subject in story.world.mistakes:
+            since_ns = at_ns - story.memory_ns
+            if not any(story.is_troubled(host, since_ns, at_ns) for host in (observer, subject)):
+                yield f"node {observer} called {subject} dead {_at(at_ns)}, which ran"
+
+
+class CrashSeen(Checker):
+    """Every crash is seen by everybody who runs on, within the bound of `bounds.crash_ns`."""
+
+    name = "crash_seen"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        world = story.world
+        for row, (at_ns, subject, act) in enumerate(world.history):
+            if act != "crash":
+                continue
+            back = (
+                t for t, host, what in world.history[row:] if (host, what) == (subject, "start")
+            )
+            end_ns = next(back, world.now)
+            is_troubled = story.is_lossy or any(
+                episode.do not in _HARMLESS and (episode.end_ns or end_ns) >= at_ns
+                for episode in story.episodes
+                if list(episode.nodes) != [subject]
+            )
+            limit_ns = at_ns + crash_ns(story.protocol, story.nodes, is_troubled=is_troubled)
+            if end_ns < limit_ns:
+                continue
+            known = {
+                observer
+                for seen_ns, observer, change in world.changes
+                if story.number(change.node) == subject
+                and change.state in (State.DEAD, State.LEFT)
+                and seen_ns <= limit_ns
+            }
+            for host in world.running():
+                began_ns = max(
+                    t for t, who, what in world.history if (who, what) == (host.index, "start")
+                )
+                if began_ns >= at_ns or host.index in known:
+                    continue
+                if not story.is_troubled(host.index, at_ns - story.memory_ns, limit_ns):
+                    yield f"node {host.index} did not see the end of {subject} {_at(at_ns)}"
+
+
+class NumbersRise(Checker):
+    """No observer sees an incarnation fall, and nobody dead or gone lives again under the same."""
+
+    name = "numbers_rise"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        world = story.world
+        starts = iter([row for row in world.history if row[2] == "start"])
+        upcoming = next(starts, None)
+        highest: dict[int, dict[int, tuple[int, State]]] = {}
+        for at_ns, observer, change in world.changes:
+            while upcoming is not None and upcoming[0] <= at_ns:
+                highest[upcoming[1]] = {}
+                upcoming = next(starts, None)
+            seen, subject = highest.setdefault(observer, {}), story.number(change.node)
+            known, state = seen.get(subject, (0, change.state))
+            if change.incarnation < known:
+                yield f"node {observer} saw {subject} fall to a lower incarnation {_at(at_ns)}"
+            is_back = change.state is State.ALIVE and state in (State.DEAD, State.LEFT)
+            if is_back and change.incarnation <= known:
+                yield f"node {observer} saw the ghost of {subject} {_at(at_ns)}"
+            seen[subject] = change.incarnation, change.state
+
+
+class NoGhost(Checker):
+    """Who ended long ago does not come back into anybody's view."""
+
+    name = "no_ghost"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        world = story.world
+        down: dict[int, int] = {}
+        history = iter(world.history)
+        upcoming = next(history, None)
+        for at_ns, observer, change in world.changes:
+            while upcoming is not None and upcoming[0] <= at_ns:
+                if upcoming[2] == "crash":
+                    down[upcoming[1]] = upcoming[0]
+                elif upcoming[2] == "start":
+                    down.pop(upcoming[1], None)
+                upcoming = next(history, None)
+            ended_ns = down.get(story.number(change.node))
+            is_ghost = change.state is State.ALIVE and change.previous in (State.DEAD, State.LEFT)
+            if ended_ns is None or not is_ghost:
+                continue
+            late_ns = ended_ns + crash_ns(story.protocol, story.nodes, is_troubled=True)
+            if at_ns > late_ns:
+                yield f"node {observer} took {story.number(change.node)} for alive {_at(at_ns)}"
+
+
+class LeftIsNotDead(Checker):
+    """Who said goodbye is not called dead."""
+
+    name = "left_is_not_dead"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        world = story.world
+        if story.is_lossy:
+            return
+        for row, (at_ns, subject, act) in enumerate(world.history):
+            if act != "leave":
+                continue
+            back = (
+                t for t, host, what in world.history[row:] if (host, what) == (subject, "start")
+            )
+            end_ns = next(back, world.now + 1)
+            for seen_ns, observer, change in world.changes:
+                if story.number(change.node) != subject or change.state is not State.DEAD:
+                    continue
+                if not at_ns <= seen_ns < end_ns:
+                    continue
+                since_ns = at_ns - story.memory_ns
+                others = [e for e in story.episodes if e.do not in _HARMLESS and e.do != "leave"]
+                is_excused = any(
+                    episode.touches(host, since_ns, seen_ns)
+                    for episode in others
+                    for host in (observer, subject)
+                )
+                if not is_excused:
+                    yield f"node {observer} called {subject} dead {_at(seen_ns)}, which had left"
+
+
+class Limits(Checker):
+    """Nothing is larger than it may be: datagrams, stream messages, tables."""
+
+    name = "limits"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        world, protocol = story.world, story.protocol
+        if world.largest_datagram > DATAGRAM_BYTES_MAX:
+            yield f"a datagram of {world.largest_datagram} bytes"
+        if world.largest_message > STREAM_BYTES_MAX:
+            yield f"a stream message of {world.largest_message} bytes"
+        for host in world.running():
+            assert host.node is not None  # it runs
+            if len(host.node.members) > protocol.members_max:
+                yield f"node {host.index} holds {len(host.node.members)} members"
+            for other in world.hosts:
+                held = host.node.offers.held(other.crypto.node_id)
+                size = sum(len(offer.wire) for offer in held)
+                if len(held) > protocol.offers_per_node_max:
+                    yield f"node {host.index} holds {len(held)} offers of {other.index}"
+                if size > 2 * protocol.offer_bytes_per_node_max:
+                    yield f"node {host.index} holds {size} bytes of offers of {other.index}"
+
+
+class NoAmplification(Checker):
+    """An address that asked for nothing is never sent more than came in its name."""
+
+    name = "no_amplification"
+
+    def violations(self, story: Story) -> Iterator[str]:
+        """See `Checker`."""
+        for address, (came, went) in story.world.spoofed.items():
+            if went > came:
+                yield f"{went} bytes were sent to {address}, in whose name {came} came"
+
+
+CHECKERS: Final[tuple[Checker, ...]] = (
+    NoFalseDeath(),
+    CrashSeen(),
+    NumbersRise(),
+    NoGhost(),
+    LeftIsNotDead(),
+    Limits(),
+    NoAmplification(),
+)

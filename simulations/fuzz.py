@@ -1,0 +1,113 @@
+"""The one place for looking for what breaks the protocol: many seeds, each a world of its own.
+
+A seed decides the scenario (`swarm.py`) and the run. What it violates is made short
+(`shrinking.py`) and becomes a scenario file that anybody can repeat.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import tomli_w
+
+from simulations.acts import READERS
+from simulations.director import check_groups
+from simulations.run import run
+from simulations.scenario import Scenario, scenario_of
+from simulations.section import ScenarioError
+from simulations.shrinking import TRIES_MAX, shrink
+from simulations.swarm import Content, Swarm
+
+_AHEAD: Final = 4
+"""Seeds handed to each process before the first of them is done."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A seed, and what it violated: nothing, most of the time."""
+
+    seed: int
+    nodes: int
+    violations: tuple[str, ...]
+    content: Content | None = None
+    """The shortest scenario found that violates the same; with `seed` it repeats it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `meshd sim fuzz --json` prints it."""
+        return dataclasses.asdict(self)
+
+    def as_toml(self) -> str:
+        """A scenario file."""
+        title = f"found by fuzzing, seed {self.seed}: {self.violations[0].split(':')[0]}"
+        return tomli_w.dumps({"title": title, **(self.content or {})})
+
+
+def fuzz(
+    first: int, count: int, *, nodes: int | None = None, processes: int | None = None
+) -> Iterator[Finding]:
+    """Every seed's finding, as they come. Uses all cores unless told how many."""
+    workers = min(processes or os.cpu_count() or 1, count)
+    upcoming = iter(range(first, first + count))
+    if workers <= 1:
+        for seed in upcoming:
+            yield examine(seed, nodes)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {
+            pool.submit(examine, seed, nodes)
+            for seed, _ in zip(upcoming, range(workers * _AHEAD), strict=False)
+        }
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for finished in done:
+                following = next(upcoming, None)
+                if following is not None:
+                    waiting.add(pool.submit(examine, following, nodes))
+                yield finished.result()
+
+
+def examine(seed: int, nodes: int | None = None, tries_max: int = TRIES_MAX) -> Finding:
+    """One seed: draw, run, and make short what failed."""
+    content = Swarm(seed, nodes).content()
+    violations = violations_of(content, seed)
+    if not violations:
+        return Finding(seed=seed, nodes=content["nodes"], violations=())
+    kind = violations[0].split(":")[0]
+
+    def still_fails(candidate: Content) -> bool:
+        return any(line.startswith(f"{kind}:") for line in violations_of(candidate, seed))
+
+    shortest = shrink(content, still_fails, tries_max)
+    return Finding(seed=seed, nodes=content["nodes"], violations=violations, content=shortest)
+
+
+def violations_of(content: Content, seed: int) -> tuple[str, ...]:
+    """What a scenario violates; a mesh that never formed is one, and an exception too."""
+    try:
+        result = run(as_scenario(content), seed, is_checked=True)
+    except ScenarioError as error:
+        return (f"forming: {error}",)
+    except Exception as error:  # noqa: BLE001  # whatever the core raises is what we look for
+        return (f"exception: {type(error).__name__}: {error}",)
+    return result.violations or ()
+
+
+def as_scenario(content: Content, name: str = "fuzz") -> Scenario:
+    """What was drawn, read as its file would be."""
+    scenario = scenario_of(content, pathlib.Path(f"{name}.toml"), READERS)
+    check_groups(scenario)
+    return scenario
+
+
+def save(finding: Finding, folder: pathlib.Path) -> pathlib.Path:
+    """Write the scenario file of a finding. Raises OSError."""
+    path = folder / f"fuzz-{finding.seed}.toml"
+    path.write_text(finding.as_toml(), "utf-8")
+    return path

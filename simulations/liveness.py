@@ -1,0 +1,58 @@
+"""The one place for the phase after the faults: nothing is wrong any more, so all must agree.
+
+As TigerBeetle's simulator has it: first safety under any faults, then the faults end and what runs
+must get somewhere. Who is down stays down.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from protocol.config import SECOND, ProtocolConfig
+from simulations.bounds import agreement_ns
+from simulations.director import Director
+from simulations.world import World
+
+STEP_NS: Final = SECOND
+NAME: Final = "liveness"
+
+
+def heal(world: World, director: Director) -> None:
+    """End all faults."""
+    director.end_all()
+    world.network.heal()
+    for host in world.hosts:
+        if host.is_paused:
+            world.resume(host.index)
+
+
+def violations(world: World, protocol: ProtocolConfig) -> Iterator[str]:
+    """Let the mesh come together in the time that it may take; where it does not, a line each."""
+    limit_ns = agreement_ns(protocol, len(world.hosts))
+    end_ns = world.now + limit_ns
+    while world.now < end_ns:
+        if world.is_agreed() and not any(_different_offers(world)):
+            return
+        world.run(min(STEP_NS, end_ns - world.now))
+    within = f"{limit_ns / SECOND:.0f} s after the last fault"
+    for host in world.running():
+        assert host.node is not None  # it runs
+        for other in world.hosts:
+            is_wrong = host.node.members.is_present(other.crypto.node_id) != (
+                other.node is not None
+            )
+            if is_wrong and other is not host:
+                state = host.node.members.state(other.crypto.node_id)
+                yield f"node {host.index} says {state} of {other.index}, {within}"
+    for line in _different_offers(world):
+        yield f"{line}, {within}"
+
+
+def _different_offers(world: World) -> Iterator[str]:
+    running = world.running()
+    for owner in running:
+        assert owner.node is not None  # it runs
+        own = owner.node.offers.of(owner.crypto.node_id)
+        for host in running:
+            assert host.node is not None  # it runs
+            if host.node.offers.of(owner.crypto.node_id) != own:
+                yield f"node {host.index} has other offers of {owner.index} than {owner.index} has"
