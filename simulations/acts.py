@@ -8,13 +8,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from protocol.config import MILLISECOND
+from protocol.config import MILLISECOND, SECOND
 from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
 from simulations.flapping import Flapping
 from simulations.section import Section
 from simulations.world import World
 
 Options = Mapping[str, Any]
+_AGAIN_NS: Final = 5 * SECOND
+"""A person tries again."""
 Ending = Callable[[], None]
 Doing = Callable[[World, Sequence[int], Options], Ending | None]
 
@@ -48,11 +50,25 @@ def _crash(world: World, nodes: Sequence[int], options: Options) -> None:
 def _start(world: World, nodes: Sequence[int], options: Options) -> None:
     for node in nodes:
         if world.hosts[node].node is None:
-            if options["disk"] == "lost":
-                world.hosts[node].lose_disk()
             if options["new_address"]:
                 world.move(node)
-            world.start(node, *[0][:node])
+            if options["disk"] == "lost":
+                world.hosts[node].lose_disk()
+                world.start(node)
+                _introduce(world, node, world.hosts[node].life)
+            else:
+                world.start(node, *[0][:node])
+
+
+def _introduce(world: World, node: int, life: int) -> None:
+    """Who remembers nobody is led to somebody by its owner, until it knows one."""
+    host = world.hosts[node]
+    if host.node is None or host.life != life or host.node.members.present_count > 1:
+        return
+    others = [other.index for other in world.running() if other is not host]
+    if others:
+        world.introduce(node, others[world.draw(32) * len(others) >> 32])
+    world.at(_AGAIN_NS, lambda: _introduce(world, node, life))
 
 
 def _restart(world: World, nodes: Sequence[int], options: Options) -> None:

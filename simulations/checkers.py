@@ -22,8 +22,9 @@ from simulations.world import World
 
 QUIET_LOSS_PPM: Final = 10_000
 """Up to so much loss is no excuse: 1 %."""
-_HARMLESS: Final = ("lie", "flood", "replay", "spoof", "clock", "start")
-"""Acts that excuse nothing at those whom they do not touch, nor at those whom they do."""
+_HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
+"""Acts that excuse nothing at those whom they touch. (A liar is muted by whom it lied to, so it may
+end up dead there; others' lies are no excuse for anybody else.)"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

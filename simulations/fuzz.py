@@ -4,13 +4,11 @@ A seed decides the scenario (`swarm.py`) and the run. What it violates is made s
 (`shrinking.py`) and becomes a scenario file that anybody can repeat.
 """
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import os
+import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import tomli_w
 
@@ -21,9 +19,7 @@ from simulations.scenario import Scenario, scenario_of
 from simulations.section import ScenarioError
 from simulations.shrinking import TRIES_MAX, shrink
 from simulations.swarm import Content, Swarm
-
-_AHEAD: Final = 4
-"""Seeds handed to each process before the first of them is done."""
+from simulations.workers import local, spread
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,28 +45,14 @@ class Finding:
 def fuzz(
     first: int, count: int, *, nodes: int | None = None, processes: int | None = None
 ) -> Iterator[Finding]:
-    """Every seed's finding, as they come. Uses all cores unless told how many."""
-    workers = min(processes or os.cpu_count() or 1, count)
-    upcoming = iter(range(first, first + count))
-    if workers <= 1:
-        for seed in upcoming:
-            yield examine(seed, nodes)
+    """Every seed's finding, as they come. Uses all cores unless told how many processes."""
+    seeds = range(first, first + count)
+    look = functools.partial(examine, nodes=nodes)
+    if processes == 1 or count == 1:
+        yield from map(look, seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {
-            pool.submit(examine, seed, nodes)
-            for seed, _ in zip(upcoming, range(workers * _AHEAD), strict=False)
-        }
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for finished in done:
-                following = next(upcoming, None)
-                if following is not None:
-                    waiting.add(pool.submit(examine, following, nodes))
-                yield finished.result()
+    with local(processes) as workers:
+        yield from spread(workers, look, seeds)
 
 
 def examine(seed: int, nodes: int | None = None, tries_max: int = TRIES_MAX) -> Finding:

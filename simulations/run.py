@@ -5,7 +5,7 @@ import dataclasses
 import gc
 import pathlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from protocol.config import SECOND
@@ -15,6 +15,7 @@ from simulations.acts import READERS
 from simulations.checkers import CHECKERS, QUIET_LOSS_PPM, Story
 from simulations.director import Director, check_groups
 from simulations.measures import Measure, Measures
+from simulations.origin import commit
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario, read_scenario
 from simulations.section import ScenarioError, nearest
@@ -39,6 +40,10 @@ class Result:
     nodes: int
     trace_hash: str
     measures: dict[str, Measure]
+    configuration: Mapping[str, Any]
+    """What the scenario's file says."""
+    commit: str
+    """Of the code."""
     violations: tuple[str, ...] | None = None
     """What should have held and did not (`checkers.py`, `liveness.py`); None: not looked for."""
 
@@ -55,21 +60,27 @@ def library() -> dict[str, pathlib.Path]:
     return {path.stem: path for path in sorted(LIBRARY.glob("*.toml"))}
 
 
-def find_scenario(named: str) -> Scenario:
-    """A scenario of the library by its name, or a file. Raises ScenarioError."""
+def path_of(named: str) -> pathlib.Path:
+    """The file of a scenario of the library, or a file. Raises ScenarioError."""
     path = library().get(named)
     if path is None:
         path = pathlib.Path(named)
         if not path.exists() and path.suffix != ".toml":
             raise ScenarioError(f"no scenario {named!r}{nearest(named, library())}")
-    scenario = read_scenario(path, READERS)
+    return path
+
+
+def find_scenario(named: str) -> Scenario:
+    """A scenario of the library by its name, or a file. Raises ScenarioError."""
+    scenario = read_scenario(path_of(named), READERS)
     check_groups(scenario)
     return scenario
 
 
 def resized(scenario: Scenario, nodes: int) -> Scenario:
     """The same with another number of nodes. Raises ScenarioError if an act names one too many."""
-    other = dataclasses.replace(scenario, nodes=nodes)
+    content = {**scenario.content, "nodes": nodes}
+    other = dataclasses.replace(scenario, nodes=nodes, content=content)
     check_groups(other)
     return other
 
@@ -142,6 +153,8 @@ def _run(
         nodes=scenario.nodes,
         trace_hash=world.trace_hash,
         measures=measures,
+        configuration=scenario.content,
+        commit=commit(),
     )
     if not is_checked:
         return result

@@ -67,6 +67,8 @@ class Scenario:
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
     protocol: ProtocolConfig = dataclasses.field(default_factory=ProtocolConfig)
     acts: tuple[Act, ...] = ()
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What its file says, for whoever asks where a result came from."""
 
 
 OptionsOf = Callable[[Section], Mapping[str, Any]]
@@ -107,6 +109,7 @@ def scenario_of(
         raise ScenarioError(f"{path.name}: write [[act]], with two brackets")
     return Scenario(
         name=path.stem,
+        content=content,
         title=top.text("title"),
         nodes=top.whole("nodes", 2, NODES_MAX),
         duration_ns=round(top.number("duration_s", 0.001, DURATION_S_MAX) * SECOND),

@@ -149,9 +149,15 @@ class World(Timeline):
         self._agreement.begin(index)
         self.give(host, Started((host.address,)))
         for seed in seeds:
-            other = self.hosts[seed]
+            self.introduce(index, seed)
+
+    def introduce(self, index: int, seed: int) -> None:
+        """A running host exchanges all it knows with another, as after joining."""
+        host = self.hosts[index]
+        if host.node is not None:
             records, statements = host.node.join_state()
-            self.send_stream(host, other, encode_stream(PushPull(False, records, statements)))
+            message = encode_stream(PushPull(False, records, statements))
+            self.send_stream(host, self.hosts[seed], message)
 
     def send_stream(self, host: Host, target: Host, data: bytes) -> None:
         """A host opens a stream to another and says this, in its own name."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from meshd.cli import terminal
+from meshd.cli import sim_fuzz, sim_sweep, terminal
 from meshd.cli.options import JsonOption
 from meshd.failures import UserError
 
@@ -18,6 +18,9 @@ sim = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+sim.command(name="fuzz")(sim_fuzz.fuzz)
+sim.command(name="sweep")(sim_sweep.sweep)
 
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Decides everything that is left to chance.")

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -85,6 +85,21 @@ def progress(message: str) -> Iterator[None]:
 
     with console.Console(stderr=True).status(text.Text(message)):
         yield
+
+
+@contextlib.contextmanager
+def counted(message: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar that fills as the yielded function is called with how many more are done (one unless
+    said); nothing where nobody looks.
+    """
+    if not error_is_terminal():
+        yield lambda more=1: None
+        return
+    from rich import console, progress  # slow to import, and only for terminals
+
+    with progress.Progress(console=console.Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(message, total=total)
+        yield lambda more=1: bar.advance(task, more)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,87 @@
+"""The one place for `meshd sim sweep`: a scenario over a grid of parameters and seeds."""
+
+import contextlib
+import json
+import pathlib
+from typing import Annotated
+
+import typer
+
+from meshd.cli import terminal
+from meshd.cli.options import JsonOption
+from meshd.failures import UserError
+
+_MEASURES = ("detection_last_p50_s", "mistakes", "datagrams_per_node_s", "agreement_s")
+
+
+def sweep(
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="A name (see: meshd sim list) or a TOML file.")
+    ],
+    axes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V,V", help="As in the file: network.loss_percent=0,5"),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each point.")] = 10,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Where to begin.")] = 1,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option("--out", metavar="FILE", help="JSON lines; a sweep cut off goes on in it."),
+    ] = None,
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", help="Columns of the table.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="In the place of all cores.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option("--dask", metavar="ADDRESS", help="A Dask scheduler does it.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Also check all that must hold.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a scenario at every combination of parameters, with many seeds each."""
+    from simulations import sweep as sweeping
+    from simulations.section import ScenarioError
+    from simulations.workers import WorkersError, dask_cluster, local, spread
+
+    try:
+        grid = [sweeping.parse_axis(text) for text in axes or ()]
+        jobs = sweeping.plan(
+            scenario, grid, range(first_seed, first_seed + seeds), is_checked=check
+        )
+        known = sweeping.read_rows(out) if out is not None else {}
+    except ScenarioError as error:
+        raise UserError(str(error)) from error
+    rows = [known[job.name] for job in jobs if job.name in known]
+    waiting = [job for job in jobs if job.name not in known]
+    workers = dask_cluster(dask) if dask is not None else local(processes)
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
+            count = stack.enter_context(terminal.counted(f"{len(jobs)} runs", len(jobs)))
+            count(len(rows))
+            if waiting:
+                for row in spread(stack.enter_context(workers), sweeping.run_job, waiting):
+                    rows.append(row)
+                    count()
+                    if file is not None:
+                        print(json.dumps(row, separators=(",", ":")), file=file, flush=True)
+    except WorkersError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    order = {job.name: place for place, job in enumerate(jobs)}
+    rows.sort(key=lambda row: order[row["run"]])
+    if as_json:
+        terminal.print_json({"rows": rows})
+    else:
+        columns = measures or list(_MEASURES)
+        keys = [axis.key for axis in grid]
+        table = [
+            tuple("never" if cell is None else str(cell) for cell in line)
+            for line in sweeping.summary(rows, columns)
+        ]
+        terminal.print_table((*keys, "runs", *columns), table)
+    if any(row.get("error") or row.get("violations") for row in rows):
+        raise typer.Exit(1)

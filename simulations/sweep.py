@@ -1,0 +1,177 @@
+"""The one place for running a scenario over a grid of parameters and seeds, into one table.
+
+Every run becomes a row of a JSON-lines file at once. A sweep that was cut off goes on where it
+was: rows that are there already, of the same code and configuration, are not run again.
+"""
+
+import copy
+import dataclasses
+import itertools
+import json
+import pathlib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from simulations.acts import READERS
+from simulations.director import check_groups
+from simulations.origin import commit, digest
+from simulations.run import path_of, run
+from simulations.scenario import Scenario, scenario_of
+from simulations.section import ScenarioError
+
+POINTS_MAX: Final = 100_000
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One parameter and the values that it takes."""
+
+    key: str
+    """Where it stands in the file, dotted: `nodes`, `network.loss_percent`, `act.1.count`."""
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a sweep."""
+
+    scenario: str
+    folder: str
+    content: Mapping[str, Any]
+    point: Mapping[str, Any]
+    seed: int
+    is_checked: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tells this run from all others."""
+        parts = (self.content, self.seed, self.is_checked, commit())
+        return digest({"run": json.dumps(parts, sort_keys=True, default=str)})
+
+
+def parse_axis(text: str) -> Axis:
+    """`KEY=VALUE,VALUE`; each value is read as TOML, or else is a text. Raises ScenarioError."""
+    key, equals, listed = text.partition("=")
+    if not key or not equals or not listed:
+        raise ScenarioError(f"{text!r} is not KEY=VALUE,VALUE")
+    try:
+        values = tomllib.loads(f"v = [{listed}]")["v"]
+    except tomllib.TOMLDecodeError:
+        values = [_value(item.strip()) for item in listed.split(",")]
+    return Axis(key=key.strip(), values=tuple(values))
+
+
+def _value(text: str) -> Any:  # noqa: ANN401  # what TOML may hold
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def plan(
+    named: str, axes: Sequence[Axis], seeds: Iterable[int], *, is_checked: bool = False
+) -> list[Job]:
+    """Every run of a sweep over a scenario, by name or file. Everything is read and checked before
+    anything runs. Raises ScenarioError.
+    """
+    path = path_of(named)
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ScenarioError(f"cannot read {path}: {error}") from error
+    seeds = list(seeds)
+    jobs: list[Job] = []
+    for values in itertools.product(*(axis.values for axis in axes)):
+        point = dict(zip((axis.key for axis in axes), values, strict=True))
+        changed = copy.deepcopy(content)
+        for key, value in point.items():
+            _put(changed, key, value)
+        _scenario(changed, path)
+        jobs += [
+            Job(
+                scenario=path.stem,
+                folder=str(path.parent),
+                content=changed,
+                point=point,
+                seed=seed,
+                is_checked=is_checked,
+            )
+            for seed in seeds
+        ]
+        if len(jobs) > POINTS_MAX:
+            raise ScenarioError(f"a sweep has at most {POINTS_MAX} runs")
+    return jobs
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401  # TOML's values
+    *folders, last = key.split(".")
+    place: Any = content
+    try:
+        for folder in folders:
+            if isinstance(place, list):
+                place = place[int(folder) - 1]
+            else:
+                place = place.setdefault(folder, {})
+        if isinstance(place, list):
+            place[int(last) - 1] = value
+        else:
+            place[last] = value
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ScenarioError(f"the scenario has no place {key!r}; acts count from 1") from error
+
+
+def _scenario(content: Mapping[str, Any], path: pathlib.Path) -> Scenario:
+    scenario = scenario_of(content, path, READERS)
+    check_groups(scenario)
+    return scenario
+
+
+def run_job(job: Job) -> Row:
+    """One row. A mesh that does not form is a row with its `error`, not the end of the sweep."""
+    row: Row = {"run": job.name, "commit": commit(), "configuration": digest(job.content)}
+    row |= {"scenario": job.scenario, "point": dict(job.point), "seed": job.seed}
+    try:
+        scenario = _scenario(job.content, pathlib.Path(job.folder) / f"{job.scenario}.toml")
+        result = run(scenario, job.seed, is_checked=job.is_checked)
+    except ScenarioError as error:
+        return row | {"error": str(error)}
+    told = result.to_json()
+    return row | {key: told[key] for key in told if key not in row}
+
+
+def read_rows(path: pathlib.Path) -> dict[str, Row]:
+    """The rows that an earlier sweep wrote, by run; a line that was cut off is not one."""
+    rows: dict[str, Row] = {}
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return rows
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"cannot read {path}: {error}") from error
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+            rows[row["run"]] = row
+        except (ValueError, TypeError, KeyError):
+            continue
+    return rows
+
+
+def summary(rows: Iterable[Row], measures: Sequence[str]) -> Iterator[list[Any]]:
+    """Per point: its values, how many runs, and the median of each measure over its seeds."""
+    points: dict[str, list[Row]] = {}
+    for row in rows:
+        points.setdefault(json.dumps(row["point"], default=str), []).append(row)
+    for held in points.values():
+        medians = [
+            _median([row.get("measures", {}).get(name) for row in held]) for name in measures
+        ]
+        yield [*held[0]["point"].values(), len(held), *medians]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Of those that happened; None when most did not."""
+    known = sorted(value for value in values if value is not None)
+    return None if 2 * len(known) < len(values) or not known else known[len(known) // 2]
