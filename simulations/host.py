@@ -45,6 +45,8 @@ class Host:
     clock: Clock = dataclasses.field(default_factory=Clock)
     wall_ahead_s: int = 0
     """How wrong its wall clock is."""
+    spins: int = 0
+    """How often its node's deadline was due again at once, in a row."""
     address: Address = dataclasses.field(init=False)
     """Where its node is reached."""
     read_ns: int = 0

@@ -90,10 +90,11 @@ def run(
     seed: int,
     *,
     make_crypto: Callable[[bytes], Crypto] = PretendCrypto,
-    watch: Callable[[World], None] | None = None,
+    watch: Callable[[World, int], None] | None = None,
     is_checked: bool = False,
 ) -> Result:
-    """Let a scenario happen. `watch` sees the world when it is over. With `is_checked` everything
+    """Let a scenario happen. `watch` sees the world when it is over, and
+    the time in it at which the scenario began. With `is_checked` everything
     that must hold is looked at, and after the end all faults end and all must agree.
 
     Raises ScenarioError when a mesh that should be whole from the beginning does not come together.
@@ -119,7 +120,7 @@ def _run(
     scenario: Scenario,
     seed: int,
     make_crypto: Callable[[bytes], Crypto],
-    watch: Callable[[World], None] | None,
+    watch: Callable[[World, int], None] | None,
     *,
     is_checked: bool,
 ) -> Result:
@@ -146,7 +147,7 @@ def _run(
     since_ns = start_ns + director.last_ns
     measures["agreement_s"] = None if agreed_ns is None else (agreed_ns - since_ns) / SECOND
     if watch is not None:
-        watch(world)
+        watch(world, start_ns)
     result = Result(
         scenario=scenario.name,
         seed=seed,

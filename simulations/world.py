@@ -25,7 +25,7 @@ from protocol.effects import (
     Persist,
     SendDatagram,
 )
-from protocol.errors import DropReason
+from protocol.errors import DropReason, LocalProtocolError
 from protocol.events import (
     AddressesChanged,
     DatagramReceived,
@@ -53,6 +53,8 @@ GAP_NS: Final = 2_000 * MILLISECOND
 """Woken later than this a driver gives Resumed; the daemon's value."""
 LAG_NS: Final = 300 * MILLISECOND
 """Woken later than this, but not so late, it gives Delayed; the daemon's value."""
+SPINS_MAX: Final = 1_000
+"""Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
 
 
 class World(Timeline):
@@ -312,11 +314,20 @@ class World(Timeline):
                 if shown - deadline > LAG_NS:
                     self.give(host, Delayed(shown - deadline))
                 self.give(host, DeadlineReached())
+                self._see_that_time_passes(host, shown)
             else:
                 self._arm(host)
 
         late = self._lateness(host.starved_ns) if host.is_slow and host.starved_ns else 0
         self.at(max(0, host.clock.when(deadline) - self.now) + late, fire)
+
+    def _see_that_time_passes(self, host: Host, shown: int) -> None:
+        is_still_due = host.node is not None and host.node.deadline <= shown
+        host.spins = host.spins + 1 if is_still_due else 0
+        if host.spins > SPINS_MAX:
+            raise LocalProtocolError(
+                f"node {host.index} asks for the same deadline again and again"
+            )
 
     # ---- effects ----
 

@@ -39,27 +39,49 @@ def run(
     csv: Annotated[
         pathlib.Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")
     ] = None,
+    plot: Annotated[
+        pathlib.Path | None,
+        typer.Option("--plot", metavar="FILE", help="Also draw it: .png, .svg or .pdf."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Also check all that must hold; then all faults end.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let a scenario happen once and tell what it showed."""
+    from simulations.curve import Moment, curve_of
+    from simulations.plot import PlotError, plot_run
+    from simulations.plot import check as check_plot
     from simulations.report import as_csv
     from simulations.run import find_scenario, resized
     from simulations.run import run as run_scenario
     from simulations.section import ScenarioError
+    from simulations.world import World
+
+    moments: list[Moment] = []
+
+    def watch(world: World, start_ns: int) -> None:
+        moments.extend(curve_of(world, start_ns))
 
     try:
+        if plot is not None:
+            check_plot(plot)
         chosen = find_scenario(scenario)
         if nodes is not None:
             chosen = resized(chosen, nodes)
         with terminal.progress(f"simulating {chosen.nodes} nodes"):
-            result = run_scenario(chosen, seed, is_checked=check)
-    except ScenarioError as error:
+            result = run_scenario(
+                chosen, seed, is_checked=check, watch=watch if plot is not None else None
+            )
+    except (ScenarioError, PlotError) as error:
         raise UserError(str(error)) from error
-    if csv is not None:
-        csv.write_text(as_csv([result]), "utf-8")
+    try:
+        if csv is not None:
+            csv.write_text(as_csv([result]), "utf-8")
+        if plot is not None:
+            plot_run(result, moments, chosen.duration_ns / 1e9, plot)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     if as_json:
         terminal.print_json(result.to_json())
         _end_with(result.violations)

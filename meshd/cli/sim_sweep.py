@@ -37,21 +37,29 @@ def sweep(
     dask: Annotated[
         str | None, typer.Option("--dask", metavar="ADDRESS", help="A Dask scheduler does it.")
     ] = None,
+    plot: Annotated[
+        pathlib.Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the first measure: .png, .svg or .pdf."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Also check all that must hold.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a scenario at every combination of parameters, with many seeds each."""
     from simulations import sweep as sweeping
+    from simulations.plot import PlotError, plot_sweep
+    from simulations.plot import check as check_plot
     from simulations.section import ScenarioError
     from simulations.workers import WorkersError, dask_cluster, local, spread
 
     try:
+        if plot is not None:
+            check_plot(plot)
         grid = [sweeping.parse_axis(text) for text in axes or ()]
         jobs = sweeping.plan(
             scenario, grid, range(first_seed, first_seed + seeds), is_checked=check
         )
         known = sweeping.read_rows(out) if out is not None else {}
-    except ScenarioError as error:
+    except (ScenarioError, PlotError) as error:
         raise UserError(str(error)) from error
     rows = [known[job.name] for job in jobs if job.name in known]
     waiting = [job for job in jobs if job.name not in known]
@@ -73,11 +81,16 @@ def sweep(
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     order = {job.name: place for place, job in enumerate(jobs)}
     rows.sort(key=lambda row: order[row["run"]])
+    columns = measures or list(_MEASURES)
+    keys = [axis.key for axis in grid]
+    if plot is not None:
+        try:
+            plot_sweep(rows, keys, columns[0], plot)
+        except OSError as error:
+            raise UserError(f"cannot write {plot}: {error.strerror}") from error
     if as_json:
         terminal.print_json({"rows": rows})
     else:
-        columns = measures or list(_MEASURES)
-        keys = [axis.key for axis in grid]
         table = [
             tuple("never" if cell is None else str(cell) for cell in line)
             for line in sweeping.summary(rows, columns)

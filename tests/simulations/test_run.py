@@ -96,7 +96,7 @@ def test_calling_a_node_dead_that_lives_is_a_mistake() -> None:
     """Counted with how long it lasted; who hears everything and is not heard is not reached."""
     dead: list[tuple[int, int, int]] = []
     scenario = _scenario(_act("starve", 1, 3, late_ns=(20 * SECOND, 21 * SECOND)), seconds=60)
-    measures = run(scenario, 1, watch=lambda world: dead.extend(world.mistakes)).measures
+    measures = run(scenario, 1, watch=lambda world, _: dead.extend(world.mistakes)).measures
     assert measures["mistakes"] == len(dead) > 0
     assert measures["nodes_mistaken"] == 1
     assert measures["query_accuracy"] is not None
@@ -127,7 +127,9 @@ def test_start_begins_what_was_crashed() -> None:
     """By hand, in the place of restart."""
     acts = (_act("crash", 2, 3, silent=True), _act("start", 40, 3, new_address=True, disk="kept"))
     worlds: list[World] = []
-    measures = run(_scenario(*acts, seconds=60), 1, watch=worlds.append).measures
+    measures = run(
+        _scenario(*acts, seconds=60), 1, watch=lambda world, _: worlds.append(world)
+    ).measures
     assert measures["crashes"] == 1
     assert measures["agreement_s"] is not None
     assert worlds[0].hosts[3].node is not None
@@ -139,7 +141,7 @@ def test_groups_keep_their_members() -> None:
     again = Act(do="move", at_ns=1, who=Who(share_ppm=500_000, among="g", group="g"), options={})
     spare = Act(do="move", at_ns=2, who=Who(count=99, but=("g",)), options={})
     worlds: list[World] = []
-    run(_scenario(pick, again, spare, seconds=5), 1, watch=worlds.append)
+    run(_scenario(pick, again, spare, seconds=5), 1, watch=lambda world, _: worlds.append(world))
     moves: dict[int, list[int]] = {}
     for at_ns, host, act in worlds[0].history:
         if act == "move":
