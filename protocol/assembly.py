@@ -15,7 +15,7 @@ from protocol.authority import Authority
 from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
 from protocol.coordinates import Coordinates
-from protocol.crypto import Crypto, keyed_hash
+from protocol.crypto import Crypto
 from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
 from protocol.envelope import Envelope
@@ -112,7 +112,7 @@ class Parts:
         self.intake = self._make_intake()
         self.reconciler = self._make_reconciler()
         self.push_puller = self._make_push_puller()
-        secret = keyed_hash(config.boot_secret, b"", 32, _PROBES)
+        secret = crypto.derive_key(config.boot_secret, b"", _PROBES)
         self.proofs = Proofs(crypto, self._mesh, secret)
         self.round_trips = RoundTrips(
             self._knobs.probe_timeout_min_ns, self._knobs.probe_timeout_ns

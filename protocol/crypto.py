@@ -49,6 +49,14 @@ class Crypto(Protocol):
         """The inverse of `seal`; None when authentication fails."""
         ...
 
+    def derive_key(self, secret: bytes, data: bytes, purpose: bytes) -> bytes:
+        """A 32-byte key under a secret of this node's: it never leaves the process."""
+        ...
+
+    def mac(self, secret: bytes, data: bytes, size: int, purpose: bytes) -> bytes:
+        """A code under a secret of this node's, to be sent or compared."""
+        ...
+
 
 def sign_with(seed: bytes, data: bytes) -> bytes:
     """Sign with the Ed25519 private key whose 32-byte seed is given (invite and root keys)."""
@@ -76,7 +84,19 @@ def _is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
     return True
 
 
-class SodiumCrypto:
+class KeyedHashes:
+    """What every Crypto does alike: codes and keys under a secret."""
+
+    def derive_key(self, secret: bytes, data: bytes, purpose: bytes) -> bytes:
+        """See Crypto."""
+        return keyed_hash(secret, data, SEAL_KEY_BYTES, purpose)
+
+    def mac(self, secret: bytes, data: bytes, size: int, purpose: bytes) -> bytes:
+        """See Crypto."""
+        return keyed_hash(secret, data, size, purpose)
+
+
+class SodiumCrypto(KeyedHashes):
     """Ed25519, X25519 from the same keys, XSalsa20-Poly1305: libsodium through PyNaCl."""
 
     def __init__(self, seed: bytes) -> None:

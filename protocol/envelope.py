@@ -30,7 +30,7 @@ import enum
 import struct
 from typing import Final
 
-from protocol.crypto import SEAL_KEY_BYTES, SEAL_NONCE_BYTES, SEAL_TAG_BYTES, Crypto, keyed_hash
+from protocol.crypto import SEAL_NONCE_BYTES, SEAL_TAG_BYTES, Crypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import (
     SHORT_ID_BYTES,
@@ -282,7 +282,9 @@ class Envelope:
         if data[1] != _Type.SEALED:
             raise Refused(DropReason.UNKNOWN_SENDER)
         version, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
-        token = keyed_hash(self._secret, short + str(source).encode(), 8, b"meshd unknown")
+        token = self._crypto.mac(
+            self._secret, short + str(source).encode(), 8, b"meshd unknown"
+        )
         challenge = self._pack_challenge(version, boot, counter, token, _UNKNOWN)
         return Unproven(DropReason.UNKNOWN_SENDER, None, challenge)
 
@@ -352,11 +354,12 @@ class Envelope:
             text = sender + str(source).encode()
             if epoch:
                 text += b" %d" % epoch
-            session.minted = (source, epoch, keyed_hash(self._secret, text, 8, b"meshd token"))
+            token = self._crypto.mac(self._secret, text, 8, b"meshd token")
+            session.minted = (source, epoch, token)
         return session.minted[2]
 
     def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
-        return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")
+        return self._crypto.mac(session.pair_key, teller + head, 16, b"meshd challenge")
 
     def _key(
         self,
@@ -369,7 +372,7 @@ class Envelope:
     ) -> bytes:
         material = self._mesh + sender + receiver + boot.to_bytes(8, "big") + token
         material += bytes((version,))
-        return keyed_hash(session.pair_key, material, SEAL_KEY_BYTES, b"meshd seal")
+        return self._crypto.derive_key(session.pair_key, material, b"meshd seal")
 
 
 def _nonce(counter: int) -> bytes:

@@ -9,7 +9,7 @@ after its death.
 
 from typing import Final
 
-from protocol.crypto import Crypto, keyed_hash
+from protocol.crypto import Crypto
 from protocol.identity import INCARNATION_MAX, MeshId, NodeId
 from protocol.messages import Origin
 
@@ -29,7 +29,8 @@ class Proofs:
     def draw(self) -> int:
         """The next probe number."""
         self._drawn += 1
-        drawn = keyed_hash(self._secret, self._drawn.to_bytes(8, "big"), 8, b"meshd sequence")
+        number = self._drawn.to_bytes(8, "big")
+        drawn = self._crypto.mac(self._secret, number, 8, b"meshd sequence")
         return int.from_bytes(drawn, "big") & INCARNATION_MAX
 
     def sign(self, origin: Origin) -> bytes:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 from typing import Final
 
-from protocol.crypto import SEAL_TAG_BYTES, SodiumCrypto, keyed_hash
+from protocol.crypto import SEAL_TAG_BYTES, KeyedHashes, SodiumCrypto, keyed_hash
 from protocol.identity import NodeId
 
 _SIGNATURE_BYTES: Final = 64
@@ -20,7 +20,7 @@ _SEAL: Final = b"pretended seal"
 _CHECKED_MAX: Final = 2**16
 
 
-class PretendCrypto:
+class PretendCrypto(KeyedHashes):
     """See protocol.crypto.Crypto. For simulations only: it protects nothing."""
 
     def __init__(self, seed: bytes) -> None:
