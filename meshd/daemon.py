@@ -36,7 +36,7 @@ from meshd.trust.keys import node_seed
 from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
 from meshd.trust.token import encode_token
 from protocol.assembly import NodeConfig
-from protocol.crypto import SodiumCrypto
+from protocol.crypto import Crypto, SodiumCrypto
 from protocol.identity import key_text
 from protocol.node import Node
 from protocol.snapshot import Snapshot
@@ -153,23 +153,23 @@ class Starter:
             self.close()
             raise
         ensure_certificates(home, mesh.mesh_secret, seed)
-        crypto = SodiumCrypto(seed)
+        crypto: Crypto = SodiumCrypto(seed)
         name = options.name or name_from_host(socket.gethostname())
         numbers = next_boot(home)
-        node = Node(
-            NodeConfig(
-                name=name,
-                software=__version__,
-                root=mesh.root,
-                boot=numbers.boot,
-                boot_secret=secrets.token_bytes(32),
-                incarnation=numbers.incarnation,
-                offers_version=numbers.offers_version,
-                snapshot=_with_own_records(read_snapshot(home), mesh),
-            ),
-            crypto,
-            random.Random(secrets.randbits(64)),  # noqa: S311  # probe order, not keys
+        config = NodeConfig(
+            name=name,
+            software=__version__,
+            root=mesh.root,
+            boot=numbers.boot,
+            boot_secret=secrets.token_bytes(32),
+            incarnation=numbers.incarnation,
+            offers_version=numbers.offers_version,
+            snapshot=_with_own_records(read_snapshot(home), mesh),
         )
+        chance = secrets.randbits(64)
+        if self._recording is not None:
+            crypto = self._recording.begin(config, crypto, chance)
+        node = Node(config, crypto, random.Random(chance))  # noqa: S311  # probe order, not keys
         if node.authority.admission(crypto.node_id) is None:
             self.close()
             raise UserError(

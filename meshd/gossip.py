@@ -6,6 +6,7 @@ One task owns the node; everybody else puts events into its bounded inbox. The s
 
 import contextlib
 import errno
+import functools
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -85,7 +86,9 @@ class Gossip:
         self._peers = peers
         self._persist = persist
         self._on_effect = on_effect
-        self._recording = recording
+        self._handle = (
+            node.handle if recording is None else functools.partial(recording.handle, node)
+        )
         self._resolver = Resolver(udp.family)
         self._give, self._inbox = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
@@ -201,10 +204,7 @@ class Gossip:
         """
         effects: list[Effect] = []
         for event in events:
-            now = clock.now_ns()
-            if self._recording is not None:
-                self._recording.note(event, now)
-            effects += self._node.handle(event, now)
+            effects += self._handle(event, clock.now_ns())
         for kind in (Persist, Admitted):
             durable = [effect for effect in effects if isinstance(effect, kind)]
             if durable:

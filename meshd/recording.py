@@ -1,20 +1,27 @@
-"""The one place for writing down what happens to a node, to be looked at afterwards.
+"""The one place for the file in which a node's run is written down, to be replayed afterwards.
 
-One JSON object a line: `{"now": nanoseconds, "event": type, ...fields}`, bytes in hex. To repeat a
-run exactly, its beginning (keys, seed, memory) has to be known too; that comes with the replay.
+`protocol/recording.py` says what is in it, `meshd sim replay` repeats it. The file is its owner's
+only: it holds no key, but what the mesh's members say to each other.
 """
 
 import contextlib
-import dataclasses
-import json
+import os
 import pathlib
-from typing import Any, Final
+import platform
+import stat
+from typing import Final
 
 import structlog
 
+from meshd import __version__
 from meshd.failures import UserError
+from protocol.assembly import NodeConfig
+from protocol.crypto import Crypto
+from protocol.effects import Effect
 from protocol.events import Event
-from protocol.identity import Address
+from protocol.node import Node
+from protocol.recorder import Recorder
+from protocol.recording import LINE_BYTES_MAX, MARKS_MAX
 
 log = structlog.get_logger()
 
@@ -28,30 +35,50 @@ class Recording:
     def __init__(self, path: pathlib.Path) -> None:
         """Raises UserError when the file cannot be written."""
         try:
-            self._file = path.open("w", buffering=1, encoding="ascii")
+            self._file = os.fdopen(
+                _open_for_owner(path), "w", buffering=1, encoding="ascii", newline="\n"
+            )
         except OSError as error:
             raise UserError(f"cannot record to {path}: {error.strerror}") from error
         self._written = 0
+        self._recorder = Recorder(self._write)
 
-    def note(self, event: Event, now: int) -> None:
-        """Write one event."""
+    def begin(self, config: NodeConfig, crypto: Crypto, random_seed: int) -> Crypto:
+        """A node is about to be made of all this; returns the Crypto that it must get instead."""
+        if self._file.closed:
+            return crypto
+        return self._recorder.begin(
+            config,
+            crypto,
+            random_seed,
+            meshd=__version__,
+            python=platform.python_version(),
+        )
+
+    def handle(self, node: Node, event: Event, now: int) -> list[Effect]:
+        """As `node.handle`, written down."""
+        if self._file.closed:
+            return node.handle(event, now)
+        return self._recorder.handle(node, event, now)
+
+    def _write(self, line: str) -> None:
         if self._file.closed:
             return
-        fields = {
-            field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event)
-        }
-        line = {"now": now, "event": type(event).__name__, **fields}
-        text = json.dumps(line, separators=(",", ":")) + "\n"
-        self._written += len(text)
+        if len(line) > LINE_BYTES_MAX or line.count('"') + line.count(",") > MARKS_MAX:
+            self._end("this node knows too much")
+            return
+        self._written += len(line)
         try:
-            self._file.write(text)
+            self._file.write(line)
         except OSError as error:
-            log.error("recording.ended", reason=error.strerror or str(error))
-            self.close()
+            self._end(error.strerror or str(error))
             return
         if self._written > BYTES_MAX:
-            log.warning("recording.ended", reason=f"it has {BYTES_MAX} bytes")
-            self.close()
+            self._end(f"it has {BYTES_MAX} bytes")
+
+    def _end(self, reason: str) -> None:
+        log.warning("recording.ended", reason=reason)
+        self.close()
 
     def close(self) -> None:
         """Finish the file."""
@@ -59,13 +86,13 @@ class Recording:
             self._file.close()
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401  # JSON's own domain
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Address):
-        return str(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value
+def _open_for_owner(path: pathlib.Path) -> int:
+    """Also a file that was there before is its owner's only from now on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -282,9 +282,7 @@ class Envelope:
         if data[1] != _Type.SEALED:
             raise Refused(DropReason.UNKNOWN_SENDER)
         version, _, _, short, boot, _, counter = _SEALED.unpack_from(data)
-        token = self._crypto.mac(
-            self._secret, short + str(source).encode(), 8, b"meshd unknown"
-        )
+        token = self._crypto.mac(self._secret, short + str(source).encode(), 8, b"meshd unknown")
         challenge = self._pack_challenge(version, boot, counter, token, _UNKNOWN)
         return Unproven(DropReason.UNKNOWN_SENDER, None, challenge)
 

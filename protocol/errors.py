@@ -67,3 +67,7 @@ class Refused(Exception):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
+
+
+class BadRecording(Exception):
+    """A recording that cannot be read; the text says why, on one line."""

@@ -31,6 +31,7 @@ from tests.helpers.readme import (
     machines,
     upstream,
 )
+from tests.helpers.recordings import make_trace
 from tests.runtimes.models.fake_hub import FakeHub
 
 DEMO = REPOSITORY / "runtimes/llama/demo/demo.gguf"
@@ -97,6 +98,7 @@ UP_OPTIONS = {
     "--advertise": "localhost:PORT",
     "--gateway": "127.0.0.1:GATEWAY",
     "--no-lan": "",
+    "--record": "trace",
 }
 """All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
 DEMONSTRATION = "meshd demo"
@@ -108,6 +110,7 @@ SIMULATIONS = {
     "meshd sim run": ("join_storm", "--nodes", "5"),
     "meshd sim list": (),
     "meshd sim bench": ("--nodes", "5", "--seconds", "1"),
+    "meshd sim replay": ("TRACE",),
 }
 """Without a machine: they need no home and no daemon."""
 
@@ -136,10 +139,12 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
 
 
 @pytest.mark.parametrize("command", SIMULATIONS)
-def test_the_simulator_needs_no_daemon(command: str) -> None:
+def test_the_simulator_needs_no_daemon(tmp_path: pathlib.Path, command: str) -> None:
     """Each of its commands, with the least that a reader adds."""
     _, *words = command.split()
-    done = meshd(*words, *SIMULATIONS[command])
+    trace = make_trace(tmp_path / "trace")
+    words += [str(trace) if word == "TRACE" else word for word in SIMULATIONS[command]]
+    done = meshd(*words)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
@@ -282,6 +287,7 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
         rows = {row["name"]: row for row in three["alpha"].rows("nodes")}
         assert rows["upstairs"]["labels"] == {"room": "attic"}
         assert sorted(rows["upstairs"]["models"]) == ["m", "words"]
+        assert "the same" in three["beta"].run(["sim", "replay", "trace"])
 
 
 @pytest.mark.processes
@@ -312,8 +318,8 @@ def test_the_demonstration(tmp_path: pathlib.Path) -> None:
 
 def test_what_is_said_to_be_missing_is_missing() -> None:
     """When it is there, README.md has to say so."""
-    assert "the simulator does not fuzz, sweep or replay yet" in README
-    for missing in ("fuzz", "sweep", "replay"):
+    assert "the simulator does not fuzz or sweep yet" in README
+    for missing in ("fuzz", "sweep"):
         assert meshd("sim", missing).returncode == 2
 
 

@@ -11,6 +11,7 @@ import typer
 
 from meshd.cli import sim_fuzz, sim_sweep, terminal
 from meshd.cli.options import JsonOption
+from meshd.cli.replay import replay
 from meshd.failures import UserError
 
 sim = typer.Typer(
@@ -18,6 +19,7 @@ sim = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+sim.command()(replay)
 
 sim.command(name="fuzz")(sim_fuzz.fuzz)
 sim.command(name="sweep")(sim_sweep.sweep)

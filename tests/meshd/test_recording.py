@@ -1,93 +1,91 @@
-"""The recording: one line of JSON an event, whatever the event holds."""
+"""The recording's file: for its owner only, bounded, and never the daemon's trouble."""
 
-import json
+import os
 import pathlib
+import stat
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from meshd import recording as recordings
 from meshd.failures import UserError
 from meshd.recording import Recording
-from protocol.events import (
-    AddressesChanged,
-    AddressFound,
-    DatagramReceived,
-    DeadlineReached,
-    Delayed,
-    Event,
-    LeaveRequested,
-    LoadChanged,
-    OfferChanged,
-    RecordIssued,
-    Resumed,
-    SendFailed,
-    Started,
-    StreamFailed,
-    StreamFailure,
-    StreamReceived,
-)
-from protocol.identity import Address, NodeId
-from protocol.messages import Load
+from protocol.events import AddressFound, Delayed, Event, LeaveRequested
+from protocol.identity import Address
+from protocol.node import Node
+from protocol.recording import Beginning, Happened, Line, Outcome, decode_line
+from tests.helpers.recordings import recorded_node
 
-NODE = NodeId(b"n" * 32)
-ADDRESS = Address("fd00::1", 7700)
-EVENTS: dict[str, tuple[Event, dict[str, object]]] = {
-    "Started": (Started((ADDRESS, Address("h", 1))), {"addresses": ["[fd00::1]:7700", "h:1"]}),
-    "DatagramReceived": (
-        DatagramReceived(b"\x00\xff", ADDRESS),
-        {"data": "00ff", "source": "[fd00::1]:7700"},
-    ),
-    "StreamReceived": (
-        StreamReceived(3, NODE, b"x", 9),
-        {"stream": 3, "peer": "6e" * 32, "data": "78", "wall_s": 9},
-    ),
-    "StreamFailed": (
-        StreamFailed(NODE, StreamFailure.REFUSED),
-        {"peer": "6e" * 32, "reason": "refused"},
-    ),
-    "SendFailed": (SendFailed(ADDRESS), {"to": "[fd00::1]:7700"}),
-    "Delayed": (Delayed(7), {"lag_ns": 7}),
-    "DeadlineReached": (DeadlineReached(), {}),
-    "OfferChanged": (OfferChanged("k", b""), {"key": "k", "value": ""}),
-    "LoadChanged": (
-        LoadChanged(Load(1, 2, 3)),
-        {"load": {"queued": 1, "running": 2, "slots": 3}},
-    ),
-    "AddressesChanged": (AddressesChanged((ADDRESS,)), {"addresses": ["[fd00::1]:7700"]}),
-    "AddressFound": (
-        AddressFound(NODE, ADDRESS),
-        {"node": "6e" * 32, "address": "[fd00::1]:7700"},
-    ),
-    "RecordIssued": (RecordIssued(b"w"), {"wire": "77"}),
-    "Resumed": (Resumed(5), {"gap_ns": 5}),
-    "LeaveRequested": (LeaveRequested(), {}),
-}
+EVENT = Delayed(7)
 
 
-def test_every_event_can_be_recorded(tmp_path: pathlib.Path) -> None:
-    """None is missing here, and each becomes exactly its fields."""
-    assert {type(event) for event, _ in EVENTS.values()} == set(Event.__args__)
+def lines_of(path: pathlib.Path) -> list[Line]:
+    """What is in a recording."""
+    return [decode_line(line) for line in path.read_bytes().splitlines(keepends=True)]
+
+
+def test_a_run_is_written_down(tmp_path: pathlib.Path) -> None:
+    """The beginning, then each event and its outcome; the same for another start."""
     recording = Recording(tmp_path / "record")
-    for now, (event, _) in enumerate(EVENTS.values()):
-        recording.note(event, now)
+    for now in (3, 4):
+        node = recorded_node(recording)
+        recording.handle(node, EVENT, now)
     recording.close()
-    lines = [json.loads(line) for line in (tmp_path / "record").read_text().splitlines()]
-    assert lines == [
-        {"now": now, "event": name, **fields}
-        for now, (name, (_, fields)) in enumerate(EVENTS.items())
-    ]
+    lines = lines_of(tmp_path / "record")
+    assert [type(line) for line in lines] == [Beginning, Happened, Outcome] * 2
+    assert lines[1::3] == [Happened(EVENT, 3), Happened(EVENT, 4)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(max_size=30), st.integers(0, 2**62))
-def test_a_line_stays_a_line(tmp_path: pathlib.Path, key: str, now: int) -> None:
-    """Line breaks and odd characters inside an event do not break the file's form."""
+@pytest.mark.skipif(os.name != "posix", reason="the system has no such modes")
+def test_only_its_owner_may_read_it(tmp_path: pathlib.Path) -> None:
+    """Also a file that was there, and that everybody could read; a device stays as it is."""
+    path = tmp_path / "record"
+    for before in (None, 0o666):
+        if before is not None:
+            path.chmod(before)
+        Recording(path).close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    null = os.stat(os.devnull).st_mode
+    Recording(pathlib.Path(os.devnull)).close()
+    assert os.stat(os.devnull).st_mode == null
+
+
+def test_an_event_is_there_before_it_is_handled(tmp_path: pathlib.Path) -> None:
+    """So that one that never ends is in the file."""
     recording = Recording(tmp_path / "record")
-    recording.note(OfferChanged(key, b""), now)
+    node = recorded_node(recording)
+    seen: list[Line] = []
+
+    class Looking(Node):
+        def handle(self, event: Event, now: int) -> list:  # type: ignore[type-arg]  # as Node's
+            seen.extend(lines_of(tmp_path / "record"))
+            return []
+
+    node.__class__ = Looking
+    recording.handle(node, LeaveRequested(), 3)
     recording.close()
-    [line] = (tmp_path / "record").read_bytes().splitlines()
-    assert json.loads(line) == {"now": now, "event": "OfferChanged", "key": key, "value": ""}
+    assert seen[-1] == Happened(LeaveRequested(), 3)
+
+
+def test_a_recording_ends_and_the_node_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its limit, or when a line would be too long: behind a whole line."""
+    monkeypatch.setattr(recordings, "BYTES_MAX", 5_000)
+    recording = Recording(tmp_path / "record")
+    node = recorded_node(recording)
+    for now in range(100):
+        recording.handle(node, EVENT, now)
+    size = (tmp_path / "record").stat().st_size
+    assert 5_000 < size < 5_200
+    assert len(lines_of(tmp_path / "record")) > 10
+
+    recording = Recording(tmp_path / "long")
+    node = recorded_node(recording)
+    monkeypatch.setattr(recordings, "LINE_BYTES_MAX", 100)
+    recording.handle(node, EVENT, 1)
+    recording.handle(node, AddressFound(node.node_id, Address("h" * 100, 1)), 2)
+    recording.handle(node, EVENT, 3)
+    assert len(lines_of(tmp_path / "long")) == 3
 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path: pathlib.Path) -> None:
