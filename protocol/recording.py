@@ -26,7 +26,24 @@ from protocol.assembly import NodeConfig
 from protocol.config import ProtocolConfig
 from protocol.effects import Effect
 from protocol.errors import BadRecording
-from protocol.events import Event, StreamFailure
+from protocol.events import (
+    AddressesChanged,
+    AddressFound,
+    DatagramReceived,
+    DeadlineReached,
+    Delayed,
+    Event,
+    LeaveRequested,
+    LoadChanged,
+    OfferChanged,
+    RecordIssued,
+    Resumed,
+    SendFailed,
+    Started,
+    StreamFailed,
+    StreamFailure,
+    StreamReceived,
+)
 from protocol.identity import NODE_ID_BYTES, Address, NodeId
 from protocol.messages import Load
 from protocol.snapshot import Snapshot
@@ -356,22 +373,21 @@ def _load(value: object, what: str = "a value") -> Load:
     return Load(*(_taken(fields, field.name, _int) for field in dataclasses.fields(Load)))
 
 
-_READERS: Final[Mapping[object, Callable[[object, str], object]]] = {
-    bytes: _bytes,
-    int: _int,
-    str: _str,
-    NodeId: _node_id,
-    Address: _address,
-    tuple[Address, ...]: _addresses,
-    StreamFailure: _failure,
-    Load: _load,
-}
-"""Who reads a field, by its type."""
-_EVENTS: Final[Mapping[str, tuple[Callable[..., Event], dict[str, Any]]]] = {
-    kind.__name__: (
-        kind,
-        {name: _READERS[hint] for name, hint in typing.get_type_hints(kind).items()},
-    )
-    for kind in typing.get_args(Event)
-}
-"""How each event is made from its fields."""
+_KINDS: Final[Sequence[tuple[Callable[..., Event], dict[str, Callable[[object, str], Any]]]]] = (
+    (Started, {"addresses": _addresses}),
+    (DatagramReceived, {"data": _bytes, "source": _address}),
+    (StreamReceived, {"stream": _int, "peer": _node_id, "data": _bytes, "wall_s": _int}),
+    (StreamFailed, {"peer": _node_id, "reason": _failure}),
+    (SendFailed, {"to": _address}),
+    (Delayed, {"lag_ns": _int}),
+    (DeadlineReached, {}),
+    (OfferChanged, {"key": _str, "value": _bytes}),
+    (LoadChanged, {"load": _load}),
+    (AddressesChanged, {"addresses": _addresses}),
+    (AddressFound, {"node": _node_id, "address": _address}),
+    (RecordIssued, {"wire": _bytes}),
+    (Resumed, {"gap_ns": _int}),
+    (LeaveRequested, {}),
+)
+"""Every event, and who reads each of its fields."""
+_EVENTS: Final = {kind.__name__: (kind, readers) for kind, readers in _KINDS}

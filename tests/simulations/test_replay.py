@@ -251,3 +251,13 @@ def test_an_impossible_node_is_the_recordings_fault(recorded: Recorded) -> None:
     first["config"]["name"] = "No Name"
     with pytest.raises(BadRecording, match="line 1: no node can be made of this: 'No Name'"):
         replayed([json.dumps(first) + "\n"])
+
+
+def test_time_does_not_go_back(recorded: Recorded) -> None:
+    """No clock of a daemon does; another start may come from another boot of the machine."""
+    start = [i for i, line in enumerate(recorded.lines) if "meshd_recording" in line][1]
+    lines = recorded.lines[start : start + 5]
+    lines[3] = lines[3].replace('"now":3', '"now":2')
+    with pytest.raises(BadRecording, match="line 4: its time goes back"):
+        replayed(lines)
+    assert replayed([*recorded.lines, *recorded.lines])[0].starts == 4
