@@ -62,6 +62,8 @@ LAG_NS: Final = 300_000_000
 """Late by more than this: the process or its machine is overloaded, and is told so."""
 LAG_PAUSE_NS: Final = 1_000_000_000
 """At most one such report in this time."""
+_QUIET_TURNS: Final = 2
+"""In one turn the receiver may come after us; in two it has had its own."""
 _RECEIVE_BYTES: Final = 2_048
 """More than any datagram of ours, so that a longer one is seen to be too long."""
 
@@ -176,14 +178,23 @@ class Gossip:
             if event is not None:
                 await self._take([event, *self._waiting(BATCH_EVENTS - 1)])
                 continue
-            # What has arrived is older than the deadline: an ack must not lose to its time-out.
-            await trio.lowlevel.checkpoint()
-            for _ in range(INBOX_EVENTS // BATCH_EVENTS):
-                if not (late := self._waiting(BATCH_EVENTS)):
-                    break
-                await self._take(late)
+            await self._take_what_has_come()
             if self._node.deadline <= clock.now_ns():
                 await self._take([DeadlineReached()])
+
+    async def _take_what_has_come(self) -> None:
+        """What has arrived is older than the deadline: an ack must not lose to its time-out. The
+        socket hands out one datagram a turn of the loop, so it is empty only when turns bring
+        nothing more; a flood is not waited for.
+        """
+        taken = quiet = 0
+        while quiet < _QUIET_TURNS and taken < INBOX_EVENTS:
+            await trio.lowlevel.checkpoint()
+            late = self._waiting(BATCH_EVENTS)
+            quiet = 0 if late else quiet + 1
+            taken += len(late)
+            if late:
+                await self._take(late)
 
     def _is_unwell(self, lag_ns: int) -> bool:
         return self._has_lost or lag_ns > LAG_NS

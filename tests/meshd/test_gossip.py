@@ -271,6 +271,26 @@ def test_what_waits_comes_before_the_deadline(patient: None) -> None:
     run(test)
 
 
+def test_what_waits_in_the_socket_comes_before_the_deadline(patient: None) -> None:
+    """All of it: a process that stood still has many acks there, and must read them first."""
+
+    async def test() -> None:
+        node = PlayedNode()
+        async with bound() as udp:
+            driven = Driven(node, udp)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for number in range(60):
+                    sender.sendto(b"%d" % number, driven.address)
+            node.deadline = clock.now_ns() - 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driven.gossip.run)
+                await driven.seen("DeadlineReached")
+                nursery.cancel_scope.cancel()
+        assert node.kinds() == ["DatagramReceived"] * 60 + ["DeadlineReached"]
+
+    run(test)
+
+
 def test_a_flood_does_not_starve_the_deadline() -> None:
     """However many events come, the node's own clock goes on."""
 
