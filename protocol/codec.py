@@ -198,9 +198,12 @@ def _take_coordinate(fields: Fields) -> tuple[int, ...] | None:
     value = fields.take() if fields.has_more else None
     if value is None:
         return None
-    items = Fields((value,)).take_array(COORDINATE_ITEMS_MAX)
-    inner = Fields(items)
-    return tuple(inner.take_int(-_SUM_MAX, _SUM_MAX) for _ in items)
+    if not isinstance(value, tuple) or len(value) > COORDINATE_ITEMS_MAX:
+        raise Refused(DropReason.MALFORMED, "coordinate")
+    for item in value:
+        if type(item) is not int:
+            raise Refused(DropReason.MALFORMED, "coordinate")
+    return value
 
 
 def _load_fields(load: Load | None) -> tuple[int, int, int] | None:

@@ -216,7 +216,7 @@ class Envelope:
         if session is None:
             return None
         token = session.token_theirs
-        if session.sealing[:2] != (version, token):
+        if session.sealing[1] != token or session.sealing[0] != version:
             key = self._key(session, version, self._crypto.node_id, peer, self._boot, token)
             session.sealing = (version, token, key)
         if token == _NO_TOKEN:
@@ -251,10 +251,9 @@ class Envelope:
         version, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
         if session.is_replay(boot, counter):
             raise Refused(DropReason.REPLAYED)
-        if session.opening[:3] != (version, boot, token):
+        known_version, known_boot, known_token, key = session.opening
+        if token != known_token or boot != known_boot or version != known_version:
             key = self._key(session, version, sender, self._crypto.node_id, boot, token)
-        else:
-            key = session.opening[3]
         payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
         if payload is None:
             raise Refused(DropReason.BAD_SEAL)
@@ -348,12 +347,14 @@ class Envelope:
         )
 
     def _mint(self, session: Session, sender: NodeId, source: Address, epoch: int) -> bytes:
-        if session.minted is None or session.minted[:2] != (source, epoch):
+        minted = session.minted
+        if minted is None or minted[1] != epoch or minted[0] != source:
             text = sender + str(source).encode()
             if epoch:
                 text += b" %d" % epoch
-            session.minted = (source, epoch, keyed_hash(self._secret, text, 8, b"meshd token"))
-        return session.minted[2]
+            minted = (source, epoch, keyed_hash(self._secret, text, 8, b"meshd token"))
+            session.minted = minted
+        return minted[2]
 
     def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
         return keyed_hash(session.pair_key, teller + head, 16, b"meshd challenge")

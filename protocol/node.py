@@ -149,7 +149,8 @@ class Node:
         if self._gossip_ns == NEVER and self._is_started and self._rumours:
             self._gossip_ns = now + self._config.gossip_interval_ns
         earliest = min(
-            self._traffic.deadline_ns,
+            self._prober.deadline_ns,
+            self._helper.deadline_ns,
             self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
@@ -292,7 +293,9 @@ class Node:
         except Refused as refused:
             self._outbox.drop(refused.reason, source, refused.detail)
             return
-        match received:
+        match received:  # the most frequent first
+            case Opened():
+                self._on_opened(received, source, now)
             case Unproven():
                 self._challenge(received, source, now)
             case Told():
@@ -302,8 +305,6 @@ class Node:
                 self._prober.on_told(received.sender, now)
             case Unintroduced():
                 self._push_puller.introduce(received.sender, now)
-            case _:
-                self._on_opened(received, source, now)
 
     def _open(self, data: bytes, source: Address) -> Received:
         sender = self.authority.resolve(self._envelope.sender_of(data))
@@ -334,7 +335,9 @@ class Node:
         except Refused as refused:
             self._outbox.drop(refused.reason, source, refused.detail)
             return
-        taken = self._intake.take_all(riders, sender, now, source)
+        taken = Taken.WHOLE
+        if riders:
+            taken = self._intake.take_all(riders, sender, now, source)
         if not self._is_started:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
