@@ -39,16 +39,22 @@ class Host:
     """Bounds of how late the process reads each message; its timers fire on time."""
     address: Address = dataclasses.field(init=False)
     """Where its node is reached."""
+    address_text: bytes = dataclasses.field(init=False)
+    """The same, as the trace's hash takes it."""
     read_ns: int = 0
     """When a starved process reads the last message that arrived; it reads them in order."""
 
     def __post_init__(self) -> None:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
-        self.address = Address(f"10.{three}", PORT)
+        self._be_at(Address(f"10.{three}", PORT))
 
     def move(self) -> None:
         """Take an address that it never had."""
-        self.address = Address(self.address.host, self.address.port + 1)
+        self._be_at(Address(self.address.host, self.address.port + 1))
+
+    def _be_at(self, address: Address) -> None:
+        self.address = address
+        self.address_text = str(address).encode()
 
     def end_life(self) -> None:
         """The process is gone, with all that waited for it."""

@@ -101,7 +101,8 @@ class Network:
         if not self.is_connected(source, target):
             return []
         arriving = [] if self._is_lost(source, target) else [self._delay()]
-        if self._is_drawn(self.options.duplicate_ppm) and not self._is_lost(source, target):
+        duplicate_ppm = self.options.duplicate_ppm
+        if duplicate_ppm and self._is_drawn(duplicate_ppm) and not self._is_lost(source, target):
             arriving.append(self._delay())
         return arriving
 
@@ -115,7 +116,8 @@ class Network:
         return sum(self._delay() for _ in range(self.options.stream_round_trips - 1))
 
     def _is_lost(self, source: int, target: int) -> bool:
-        if self._is_drawn(self.options.loss_ppm):
+        loss_ppm = self.options.loss_ppm
+        if loss_ppm and self._is_drawn(loss_ppm):
             return True
         if not self._host_loss_ppm:
             return False

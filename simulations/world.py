@@ -10,7 +10,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from protocol.assembly import NodeConfig
 from protocol.codec import encode_stream
@@ -55,6 +55,11 @@ LAG_NS: Final = 300 * MILLISECOND
 """Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 
 
+_DEADLINE_REACHED: Final = DeadlineReached()
+_NOTED_MAX: Final = 4_096
+"""Notes for the trace's hash that are collected before it is fed."""
+
+
 class World:
     """A mesh of `size` hosts with admissions already on their disks; nothing runs yet."""
 
@@ -72,9 +77,12 @@ class World:
         self._protocol = protocol or ProtocolConfig()
         self.now = 0
         self._sequence = 0
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        """(time, sequence, what, with what)."""
         self._armed: dict[int, int] = {}
         self._trace = hashlib.blake2b(digest_size=16)
+        self._noted: list[bytes] = []
+        """What is still to go into it."""
         self.drops: Counter[DropReason] = Counter()
         self.changes: list[tuple[int, int, MembershipChanged]] = []
         """(time, observing host, what changed), in order."""
@@ -231,7 +239,7 @@ class World:
         late = low + (self._reading.getrandbits(32) * (high - low) >> 32)
         host.read_ns = max(host.read_ns, self.now + late)
         life = host.life
-        self.at(host.read_ns - self.now, lambda: self._read(host, life, read))
+        self.at(host.read_ns - self.now, self._read, host, life, read)
 
     def _read(self, host: Host, life: int, read: Callable[[], None]) -> None:
         if host.life != life:
@@ -241,19 +249,20 @@ class World:
         else:
             read()
 
-    def at(self, delay_ns: int, what: Callable[[], None]) -> None:
-        """Do something later."""
+    def at(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        """Do something later, with these arguments."""
         self._sequence += 1
-        heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what))
+        heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what, arguments))
 
     # ---- time ----
 
     def run(self, duration_ns: int) -> None:
         """Let time pass."""
         end = self.now + duration_ns
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            self.now, _, what, arguments = heapq.heappop(heap)
+            what(*arguments)
         self.now = end
 
     def run_until(self, condition: Callable[[], bool], limit_ns: int) -> bool:
@@ -263,13 +272,14 @@ class World:
             if not self._heap or self._heap[0][0] > end:
                 self.now = end
                 return condition()
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
+            self.now, _, what, arguments = heapq.heappop(self._heap)
+            what(*arguments)
         return True
 
     @property
     def trace_hash(self) -> str:
         """A hash over everything that was sent and changed, in order."""
+        self._hash_noted()
         return self._trace.hexdigest()
 
     def _arm(self, host: Host) -> None:
@@ -280,19 +290,18 @@ class World:
         if deadline >= self._armed.get(host.index, NEVER):
             return
         self._armed[host.index] = deadline
+        self.at(max(0, deadline - self.now), self._fire, host, deadline)
 
-        def fire() -> None:
-            if self._armed.get(host.index) != deadline:
-                return
-            del self._armed[host.index]
-            if host.node is None or host.is_paused:
-                return
-            if host.node.deadline <= self.now:
-                self.give(host, DeadlineReached())
-            else:
-                self._arm(host)
-
-        self.at(max(0, deadline - self.now), fire)
+    def _fire(self, host: Host, deadline: int) -> None:
+        if self._armed.get(host.index) != deadline:
+            return
+        del self._armed[host.index]
+        if host.node is None or host.is_paused:
+            return
+        if host.node.deadline <= self.now:
+            self.give(host, _DEADLINE_REACHED)
+        else:
+            self._arm(host)
 
     # ---- effects ----
 
@@ -333,25 +342,34 @@ class World:
 
     def _send(self, host: Host, effect: SendDatagram) -> None:
         self.datagrams += 1
-        sent = self.traffic.setdefault(effect.kind, [0, 0])
+        size = len(effect.data)
+        sent = self.traffic.get(effect.kind)
+        if sent is None:
+            sent = self.traffic[effect.kind] = [0, 0]
         sent[0] += 1
-        sent[1] += len(effect.data)
-        self.largest_datagram = max(self.largest_datagram, len(effect.data))
-        self._note(b"send", host.index, effect.data, str(effect.to).encode())
-        if self.network.is_unplugged(host.index):
-            self.at(0, lambda: self.give(host, SendFailed(effect.to)))
-            return
+        sent[1] += size
+        self.largest_datagram = max(self.largest_datagram, size)
         target = self._by_address.get(effect.to)
+        address = target.address_text if target is not None else str(effect.to).encode()
+        self._note(b"send", host.index, effect.data, address)
+        if self.network.is_unplugged(host.index):
+            self.at(0, self.give, host, SendFailed(effect.to))
+            return
         if target is None:
             return
         event = DatagramReceived(effect.data, host.address)
         for delay in self.network.delays(host.index, target.index):
-            self.at(delay, functools.partial(self._arrive, target, event))
+            self.at(delay, self._arrive, target, event)
 
     def _note(self, what: bytes, host: int, *parts: bytes) -> None:
-        self._trace.update(b"%b %d %d " % (what, self.now, host))
-        for part in parts:
-            self._trace.update(part)
+        self._noted.append(b"%b %d %d " % (what, self.now, host))
+        self._noted += parts
+        if len(self._noted) >= _NOTED_MAX:
+            self._hash_noted()
+
+    def _hash_noted(self) -> None:
+        self._trace.update(b"".join(self._noted))
+        self._noted.clear()
 
     # ---- looking ----
 
