@@ -78,24 +78,24 @@ COORDINATE_ORIGIN: Final = Coordinate(
 """Where everybody starts, knowing nothing."""
 
 
-_BOUNDS: Final = (
-    *((-POSITION_NS_MAX, POSITION_NS_MAX),) * DIMENSIONS,
-    (HEIGHT_NS_MIN, POSITION_NS_MAX),
-    (-ADJUSTMENT_NS_MAX, ADJUSTMENT_NS_MAX),
-    (ERROR_PPM_MIN, ERROR_PPM_MAX),
-)
-"""In the order of the wire: vector, height, adjustment, error."""
+_ITEMS: Final = DIMENSIONS + 3
+"""On the wire: vector, height, adjustment, error."""
+_INTEGERS: Final = {int}
 
 
 def is_sane(coordinate: Coordinate) -> bool:
     """Whether every item is an integer within its bounds, and their number is right."""
     items = encode_coordinate(coordinate)
-    if len(items) != len(_BOUNDS):
+    if len(items) != _ITEMS or {*map(type, items)} != _INTEGERS:
         return False
-    for item, (low, high) in zip(items, _BOUNDS, strict=True):
-        if type(item) is not int or not low <= item <= high:
-            return False
-    return True
+    vector = coordinate.vector
+    return (
+        -POSITION_NS_MAX <= min(vector)
+        and max(vector) <= POSITION_NS_MAX
+        and HEIGHT_NS_MIN <= coordinate.height <= POSITION_NS_MAX
+        and -ADJUSTMENT_NS_MAX <= coordinate.adjustment <= ADJUSTMENT_NS_MAX
+        and ERROR_PPM_MIN <= coordinate.error_ppm <= ERROR_PPM_MAX
+    )
 
 
 def encode_coordinate(coordinate: Coordinate) -> tuple[int, ...]:
@@ -113,9 +113,9 @@ def decode_coordinate(value: object) -> Coordinate:
 
     What it returns is sane. Items behind the last are ignored, as everywhere on the wire.
     """
-    if not isinstance(value, tuple) or len(value) < len(_BOUNDS):
+    if not isinstance(value, tuple) or len(value) < _ITEMS:
         raise Refused(DropReason.MALFORMED, "coordinate")
-    height, adjustment, error_ppm = value[DIMENSIONS : len(_BOUNDS)]
+    height, adjustment, error_ppm = value[DIMENSIONS:_ITEMS]
     coordinate = Coordinate(
         vector=value[:DIMENSIONS], height=height, adjustment=adjustment, error_ppm=error_ppm
     )
@@ -230,8 +230,7 @@ def _pulled_by_spring(
         # Odd numbers, because they are never all zero.
         way = tuple(2 * rng.getrandbits(32) + 1 - 2**32 for _ in range(DIMENSIONS))
         length = math.isqrt(_square(way))
-    steps = [_divide(step * force_ns, length) for step in way]
-    vector = tuple(map(operator.add, own.vector, steps))
+    vector = tuple(map(operator.add, own.vector, _scaled(way, force_ns, length)))
     if max(vector) > POSITION_NS_MAX or min(vector) < -POSITION_NS_MAX:
         vector = tuple(_clamp(place, -POSITION_NS_MAX, POSITION_NS_MAX) for place in vector)
     return Coordinate(
@@ -263,6 +262,16 @@ def _square(vector: tuple[int, ...]) -> int:
 def _median(values: tuple[int, ...]) -> int:
     """Of an even number, the lower one: what is late is wrong more often than what is early."""
     return sorted(values)[(len(values) - 1) // 2]
+
+
+def _scaled(vector: tuple[int, ...], factor: int, divisor: int) -> list[int]:
+    """Each item times `factor / divisor`, rounded as by `_divide`."""
+    twice = 2 * divisor
+    products = [2 * factor * item for item in vector]
+    return [
+        (product + divisor) // twice if product >= 0 else -((divisor - product) // twice)
+        for product in products
+    ]
 
 
 def _clamp(value: int, low: int, high: int) -> int:
