@@ -90,7 +90,7 @@ def is_sane(coordinate: Coordinate) -> bool:
         return False
     vector = coordinate.vector
     return (
-        -POSITION_NS_MAX <= min(vector)
+        min(vector) >= -POSITION_NS_MAX
         and max(vector) <= POSITION_NS_MAX
         and HEIGHT_NS_MIN <= coordinate.height <= POSITION_NS_MAX
         and -ADJUSTMENT_NS_MAX <= coordinate.adjustment <= ADJUSTMENT_NS_MAX
