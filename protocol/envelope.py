@@ -84,7 +84,7 @@ class Session:
     """(version, token, key) of the last sealing, to derive each key once."""
     opening: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
     """(version, boot, token, key) of the last opening."""
-    tried: dict[int, Address] = dataclasses.field(default_factory=dict)
+    tried: dict[int, Address] | None = None
     """Where our last datagrams went that did not go to `address`, by their counter."""
     minted: tuple[Address, int, bytes] | None = None
     """(source, epoch, token) as last wanted of the peer, to derive each token once."""
@@ -108,6 +108,14 @@ class Session:
             self.window_top = counter
         else:
             self.window |= 1 << (self.window_top - counter)
+
+    def note_tried(self, to: Address) -> None:
+        """Remember where the datagram of the present counter goes."""
+        if self.tried is None:
+            self.tried = {}
+        self.tried[self.counter] = to
+        if len(self.tried) > TRIED_MAX:
+            del self.tried[next(iter(self.tried))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -223,9 +231,7 @@ class Envelope:
             session.unread = payload
         session.counter += 1
         if to is not None and to != session.address:
-            session.tried[session.counter] = to
-            if len(session.tried) > TRIED_MAX:
-                del session.tried[next(iter(session.tried))]
+            session.note_tried(to)
         header = _SEALED.pack(
             version,
             _Type.SEALED,
@@ -269,7 +275,8 @@ class Envelope:
         session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
             session.token_theirs = _NO_TOKEN  # its secret died with its old boot
-        session.opening = (version, boot, token, key)
+        if key is not session.opening[3]:
+            session.opening = (version, boot, wanted, key)
         session.note(boot, counter)
         session.heard_at = session.counter
         if counter == session.window_top:
@@ -319,7 +326,7 @@ class Envelope:
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
         session.token_theirs = token
-        if session.tried.get(echoed_counter) == source:
+        if session.tried is not None and session.tried.get(echoed_counter) == source:
             session.address = source  # it echoes what only who receives there has seen
         unread, session.unread = session.unread, None
         return Told(sender, unread)

@@ -46,6 +46,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.prober import Verdict
+from protocol.records import Records
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
 
@@ -59,8 +60,9 @@ class Node:
         crypto: Crypto,
         rng: random.Random,
         statements: Statements | None = None,
+        records: Records | None = None,
     ) -> None:
-        """`statements`: a cache of verified statements to share (simulations), else its own."""
+        """`statements`, `records`: caches of verified ones to share (simulations), else its own."""
         if not is_valid_name(config.name) or not is_valid_software(config.software):
             raise LocalProtocolError(f"{config.name!r} {config.software!r}: not to be published")
         knobs = config.protocol
@@ -72,6 +74,7 @@ class Node:
             crypto,
             rng,
             statements,
+            records,
             own_load=lambda: self._load,
             judge=self._judge,
             call_last=self._call_last,
@@ -194,10 +197,14 @@ class Node:
         """Records and statements, as a push/pull would send them."""
         return self._knowledge.everything()
 
-    def hush(self) -> None:
-        """Spread no more what is being spread now: a simulation that begins in the middle knows
-        that everybody has heard it.
+    def begin_like(self, other: "Node") -> None:
+        """Know what `other` knows, this node's own life among it, and have nothing to spread: a
+        simulation that begins in the middle, when everybody has heard everything.
         """
+        if other is not self:
+            self.authority.share(other.authority)
+            self.members.share(other.members)
+            self._knowledge.share(other._knowledge)
         self._rumours.clear()
 
     # ---- its life ----

@@ -82,9 +82,7 @@ def whole_world(nodes: int, seed: int) -> World:
         assert host.node is not None  # it was started just now
         lives.update(dict.fromkeys(host.node.join_state()[1]))
     everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
-    for host in world.hosts:
-        other = world.hosts[0 if host.index else 1].crypto.node_id
-        world.give(host, StreamReceived(0, other, everything, WALL_START_S))
-        assert host.node is not None  # nothing has ended it
-        host.node.hush()
+    first, second, *_ = world.hosts
+    world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
+    world.begin_whole()
     return world

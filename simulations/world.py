@@ -42,6 +42,7 @@ from protocol.identity import mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
 from protocol.node import Node
+from protocol.records import Records
 from protocol.statements import Statements
 from simulations.admissions import WALL_START_S, admit_all
 from simulations.agreement import Agreement
@@ -98,6 +99,7 @@ class World:
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
         self._statements = Statements(self.mesh)
+        self._records = Records()
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
@@ -138,6 +140,7 @@ class World:
             host.crypto,
             random.Random(self._rng.getrandbits(64)),  # noqa: S311  # same
             self._statements,
+            self._records,
         )
         self._agreement.begin(index)
         self.give(host, Started((host.address,)))
@@ -145,6 +148,15 @@ class World:
             other = self.hosts[seed]
             records, statements = host.node.join_state()
             self._streams.open(host, other, encode_stream(PushPull(False, records, statements)))
+
+    def begin_whole(self) -> None:
+        """Let every running node know all that host 0 knows, as if they had long been together."""
+        first = self.hosts[0].node
+        assert first is not None  # it runs, and has heard of everybody
+        for host in self.running():
+            assert host.node is not None  # it runs
+            host.node.begin_like(first)
+        self._agreement.begin_whole()
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
         """The process is gone; its disk stays as it was last written.

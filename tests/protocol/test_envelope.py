@@ -135,6 +135,7 @@ def test_what_was_tried_is_remembered_within_limits() -> None:
     datagrams = [a.envelope.seal(b.id, b"", to=PEER) for _ in range(TRIED_MAX + 5)]
     session = a.envelope.session(b.id)
     assert session is not None
+    assert session.tried is not None
     assert len(session.tried) == TRIED_MAX
     last = datagrams[-1]
     assert last is not None
