@@ -94,7 +94,12 @@ class Parts:
         self.coordinates = Coordinates()
         self.rumours = Dissemination(self._knobs)
         self.envelope = Envelope(
-            crypto, self._mesh, config.boot, config.boot_secret, config.versions
+            crypto,
+            self._mesh,
+            config.boot,
+            config.boot_secret,
+            config.versions,
+            self._knobs.sessions_max,
         )
         self.outbox = Outbox(
             self._knobs,

@@ -103,7 +103,7 @@ class World:
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
-        self._agreement = Agreement(size)
+        self.agreement = Agreement(size)
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
             self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
@@ -142,21 +142,12 @@ class World:
             self._statements,
             self._records,
         )
-        self._agreement.begin(index)
+        self.agreement.begin(index)
         self.give(host, Started((host.address,)))
         for seed in seeds:
             other = self.hosts[seed]
             records, statements = host.node.join_state()
             self._streams.open(host, other, encode_stream(PushPull(False, records, statements)))
-
-    def begin_whole(self) -> None:
-        """Let every running node know all that host 0 knows, as if they had long been together."""
-        first = self.hosts[0].node
-        assert first is not None  # it runs, and has heard of everybody
-        for host in self.running():
-            assert host.node is not None  # it runs
-            host.node.begin_like(first)
-        self._agreement.begin_whole()
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
         """The process is gone; its disk stays as it was last written.
@@ -168,7 +159,7 @@ class World:
         if host.node is not None:
             host.snapshot = host.node.snapshot()
         host.end_life()
-        self._agreement.end(index)
+        self.agreement.end(index)
         host.is_silent = is_silent
         if not is_silent:
             self._streams.reset(host)
@@ -330,7 +321,7 @@ class World:
                 host.offers_version = effect.offers_version
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
-                self._agreement.note(
+                self.agreement.note(
                     host.index,
                     self._by_id[effect.node].index,
                     is_present=effect.state in (State.ALIVE, State.SUSPECT),
@@ -400,8 +391,8 @@ class World:
 
     def is_converged(self) -> bool:
         """Whether every running node sees exactly the running nodes, and doubts nobody."""
-        return self._agreement.wrong == self._agreement.suspected == 0
+        return self.agreement.wrong == self.agreement.suspected == 0
 
     def is_agreed(self) -> bool:
         """Whether every running node has exactly the running nodes in its view."""
-        return self._agreement.wrong == 0
+        return self.agreement.wrong == 0

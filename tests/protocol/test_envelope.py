@@ -12,18 +12,16 @@ from protocol.envelope import (
     CHALLENGE_BYTES,
     DATAGRAM_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
-    TRIED_MAX,
-    WINDOW_BITS,
     Envelope,
     Opened,
     Received,
-    Session,
     Told,
     Unintroduced,
     Unproven,
 )
 from protocol.errors import DropReason, Refused
 from protocol.identity import Address, MeshId, NodeId, short_id
+from protocol.sessions import TRIED_MAX, WINDOW_BITS, Session
 from tests.helpers.nodes import seed_of
 from tests.helpers.strategies import MESH
 
