@@ -34,6 +34,7 @@ from protocol.prober import Prober, Verdict
 from protocol.proofs import Proofs
 from protocol.push_pull import PushPuller
 from protocol.reconciliation import Reconciler
+from protocol.records import Records
 from protocol.round_trips import RoundTrips
 from protocol.snapshot import Snapshot
 from protocol.statements import Statement, Statements
@@ -73,6 +74,7 @@ class Parts:
         crypto: Crypto,
         rng: random.Random,
         statements: Statements | None,
+        records: Records | None,
         *,
         own_load: Callable[[], Load | None],
         judge: Callable[[Verdict, int], None],
@@ -84,7 +86,7 @@ class Parts:
         self._crypto = crypto
         self._rng = rng
         self._own_load = own_load
-        self.authority = Authority(crypto, config.root)
+        self.authority = Authority(crypto, config.root, records)
         self._mesh = self.authority.mesh
         self.members = Members()
         self.statements = statements or Statements(self._mesh)
@@ -92,7 +94,12 @@ class Parts:
         self.coordinates = Coordinates()
         self.rumours = Dissemination(self._knobs)
         self.envelope = Envelope(
-            crypto, self._mesh, config.boot, config.boot_secret, config.versions
+            crypto,
+            self._mesh,
+            config.boot,
+            config.boot_secret,
+            config.versions,
+            self._knobs.sessions_max,
         )
         self.outbox = Outbox(
             self._knobs,

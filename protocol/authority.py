@@ -8,6 +8,7 @@ Rule 4: one admission per node; the first stays ("a second admission changes not
 Rule 5: records whose premise is not here yet wait, unchecked, in a small bounded buffer.
 """
 
+import dataclasses
 import enum
 import hashlib
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from protocol.records import (
     Invite,
     JoinProof,
     Record,
+    Records,
     Role,
     decode_record,
     make_admission,
@@ -49,48 +51,67 @@ def record_hash(record: Record) -> bytes:
     return hashlib.blake2b(record.wire, digest_size=16, person=b"meshd record").digest()
 
 
+@dataclasses.dataclass(slots=True)
+class _Tables:
+    """What counts. Many simulated nodes of one mesh share it until one of them learns more."""
+
+    invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
+    admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
+    slots: dict[tuple[bytes, int], NodeId] = dataclasses.field(default_factory=dict)
+    short_ids: dict[bytes, NodeId] = dataclasses.field(default_factory=dict)
+    counting: dict[bytes, None] = dataclasses.field(default_factory=dict)
+    """The wires of all records that count: most of what comes is known."""
+    is_shared: bool = False
+
+    def copy(self) -> "_Tables":
+        return _Tables(
+            dict(self.invites),
+            dict(self.admissions),
+            dict(self.slots),
+            dict(self.short_ids),
+            dict(self.counting),
+        )
+
+
 class Authority:
     """All authority records that one node knows, and the judgments over them."""
 
-    def __init__(self, crypto: Crypto, root: bytes) -> None:
+    def __init__(self, crypto: Crypto, root: bytes, records: Records | None = None) -> None:
+        """`records`: a cache of verified records to share (simulations), else its own."""
         self._crypto = crypto
         self._root = root
         self.mesh: MeshId = mesh_id_of(root)
-        self._invites: dict[bytes, Invite] = {}
-        self._admissions: dict[NodeId, Admission] = {}
-        self._slots: dict[tuple[bytes, int], NodeId] = {}
-        self._short_ids: dict[bytes, NodeId] = {}
-        self._counting: dict[bytes, None] = {}
-        """The wires of all records that count: most of what comes is known."""
+        self._records = records or Records()
+        self._tables = _Tables()
         self._waiting: dict[bytes, bytes] = {}
         """Unchecked records, each with the key of the premise that it lacks."""
         self._evicted: list[NodeId] = []
 
     def admission(self, node: NodeId) -> Admission | None:
         """The admission that makes `node` a member, if there is one."""
-        return self._admissions.get(node)
+        return self._tables.admissions.get(node)
 
     def invite_of(self, node: NodeId) -> Invite | None:
         """The invite by which `node` came."""
-        admission = self._admissions.get(node)
-        return self._invites[admission.proof.invite_key] if admission is not None else None
+        admission = self._tables.admissions.get(node)
+        return self._tables.invites[admission.proof.invite_key] if admission is not None else None
 
     def is_counting(self, wire: bytes) -> bool:
         """Whether exactly this record is among those that count."""
-        return wire in self._counting
+        return wire in self._tables.counting
 
     def resolve(self, short: bytes) -> NodeId | None:
         """The member whose id begins with these eight bytes."""
-        return self._short_ids.get(short)
+        return self._tables.short_ids.get(short)
 
     @property
     def has_room_for_invite(self) -> bool:
         """Whether one more invite can be issued."""
-        return len(self._invites) < INVITES_MAX
+        return len(self._tables.invites) < INVITES_MAX
 
     def records(self) -> Sequence[Record]:
         """Everything that counts, premises before conclusions."""
-        return (*self._invites.values(), *self._admissions.values())
+        return (*self._tables.invites.values(), *self._tables.admissions.values())
 
     def add(self, wire: bytes) -> list[Record]:
         """Take in a record; returns what is new because of it (waiting ones may follow it).
@@ -99,11 +120,11 @@ class Authority:
         can count), STALE (known), TABLE_FULL. Signatures are checked last: inventing a thousand
         records must not cost us three thousand checks.
         """
-        if wire in self._counting:
+        if wire in self._tables.counting:
             raise Refused(DropReason.STALE)
         if wire in self._waiting:
             raise Refused(DropReason.NOT_ADMITTED, "still waiting")
-        record = decode_record(wire)
+        record = self._records.find(wire) or decode_record(wire)
         premise = self._judge(record)
         if premise is not None:
             self._wait(record, premise)
@@ -113,6 +134,17 @@ class Authority:
         for known in accepted:  # grows while it is walked
             accepted.extend(self._release(known))
         return accepted
+
+    def share(self, other: "Authority") -> None:
+        """Know what another member knows: a simulation that begins in the middle."""
+        other._tables.is_shared = True
+        self._tables = other._tables
+
+    def _own_tables(self) -> _Tables:
+        """To be written to."""
+        if self._tables.is_shared:
+            self._tables = self._tables.copy()
+        return self._tables
 
     def take_evicted(self) -> list[NodeId]:
         """Who lost its membership since the last call, to a lower hash in the same slot."""
@@ -131,7 +163,7 @@ class Authority:
         released: list[Record] = []
         for wire in [wire for wire, lacks in self._waiting.items() if lacks == premise]:
             del self._waiting[wire]
-            record = decode_record(wire)
+            record = self._records.find(wire) or decode_record(wire)
             try:
                 lacks = self._judge(record)
                 if lacks is not None:
@@ -146,20 +178,20 @@ class Authority:
     def _judge(self, record: Record) -> bytes | None:
         """The key of the premise that `record` lacks, None if it has all. Raises Refused."""
         if isinstance(record, Invite):
-            if record.key in self._invites:
+            if record.key in self._tables.invites:
                 raise Refused(DropReason.STALE)
             if record.issuer != self._root:
                 raise Refused(DropReason.NOT_ALLOWED, "only the root key issues invites")
             return None
-        if record.node in self._admissions:
+        if record.node in self._tables.admissions:
             raise Refused(DropReason.STALE)
-        invite = self._invites.get(record.proof.invite_key)
+        invite = self._tables.invites.get(record.proof.invite_key)
         if invite is None:
             return record.proof.invite_key
         if record.role is not invite.role or record.slot > invite.uses:
             raise Refused(DropReason.NOT_ALLOWED, "not what the invite allows")
         if record.admitter != self._root:
-            sponsor = self._admissions.get(NodeId(record.admitter))
+            sponsor = self._tables.admissions.get(NodeId(record.admitter))
             if sponsor is None:
                 return record.admitter
             if not sponsor.role.may_admit:
@@ -168,34 +200,39 @@ class Authority:
 
     def _take(self, record: Record) -> None:
         """Check the signatures of a record that has its premises, and store it."""
-        if not verify_record(self._crypto, self.mesh, record):
-            raise Refused(DropReason.BAD_SIGNATURE)
+        if self._records.find(record.wire) is not record:
+            if not verify_record(self._crypto, self.mesh, record):
+                raise Refused(DropReason.BAD_SIGNATURE)
+            self._records.trust(record)
         if isinstance(record, Admission):
             self._store(record)
-        elif len(self._invites) >= INVITES_MAX:
+        elif len(self._tables.invites) >= INVITES_MAX:
             raise Refused(DropReason.TABLE_FULL)
         else:
-            self._invites[record.key] = record
-            self._counting[record.wire] = None
+            tables = self._own_tables()
+            tables.invites[record.key] = record
+            tables.counting[record.wire] = None
 
     def _store(self, admission: Admission) -> None:
         slot = (admission.proof.invite_key, admission.slot)
-        holder = self._slots.get(slot)
+        holder = self._tables.slots.get(slot)
         if holder is not None:
-            if record_hash(self._admissions[holder]) <= record_hash(admission):
+            if record_hash(self._tables.admissions[holder]) <= record_hash(admission):
                 raise Refused(DropReason.NOT_ALLOWED, "slot taken")
             self._evict(holder)
-        elif len(self._admissions) >= ADMISSIONS_MAX:
+        elif len(self._tables.admissions) >= ADMISSIONS_MAX:
             raise Refused(DropReason.TABLE_FULL)
-        self._slots[slot] = admission.node
-        self._admissions[admission.node] = admission
-        self._counting[admission.wire] = None
-        self._short_ids.setdefault(short_id(admission.node), admission.node)
+        tables = self._own_tables()
+        tables.slots[slot] = admission.node
+        tables.admissions[admission.node] = admission
+        tables.counting[admission.wire] = None
+        tables.short_ids.setdefault(short_id(admission.node), admission.node)
 
     def _evict(self, node: NodeId) -> None:
-        del self._counting[self._admissions.pop(node).wire]
-        if self._short_ids.get(short_id(node)) == node:
-            del self._short_ids[short_id(node)]
+        tables = self._own_tables()
+        del tables.counting[tables.admissions.pop(node).wire]
+        if tables.short_ids.get(short_id(node)) == node:
+            del tables.short_ids[short_id(node)]
         self._evicted.append(node)
 
     def admit(self, proof: JoinProof, wall_s: int) -> Admission | JoinRefusal:
@@ -204,13 +241,13 @@ class Authority:
         A node that is a member gets its old admission again, whatever its proof says: the caller
         knows by TLS that it speaks with `proof.node`.
         """
-        own = self._admissions.get(self._crypto.node_id)
+        own = self._tables.admissions.get(self._crypto.node_id)
         if own is None or not own.role.may_admit:
             return JoinRefusal.CANNOT_ADMIT
-        known = self._admissions.get(proof.node)
+        known = self._tables.admissions.get(proof.node)
         if known is not None:
             return known
-        invite = self._invites.get(proof.invite_key)
+        invite = self._tables.invites.get(proof.invite_key)
         if invite is None:
             return JoinRefusal.UNKNOWN_INVITE
         if not verify_join_proof(self._crypto, self.mesh, proof):
@@ -232,11 +269,11 @@ class Authority:
     def _free_slot(self, invite: Invite) -> int | None:
         # Slots fill from the front, so this ends after one more than the admissions it counts.
         for slot in range(1, invite.uses + 1):
-            if (invite.key, slot) not in self._slots:
+            if (invite.key, slot) not in self._tables.slots:
                 return slot
         return None
 
     def role_of(self, node: NodeId) -> Role | None:
         """The role of a member, None for everybody else."""
-        admission = self._admissions.get(node)
+        admission = self._tables.admissions.get(node)
         return admission.role if admission is not None else None

@@ -30,9 +30,18 @@ class Budgets:
         """A change was made."""
         spent = self._spent(author, now) + self._price
         self._levels.pop(author, None)
+        self._forget_saved(now)
         if len(self._levels) >= _AUTHORS_MAX:
             del self._levels[next(iter(self._levels))]
         self._levels[author] = (spent, now)
+
+    def _forget_saved(self, now: int) -> None:
+        """Who has saved all up again needs no entry; those that spent first come first."""
+        while self._levels:
+            first = next(iter(self._levels))
+            if self._spent(first, now) > 0:
+                break
+            del self._levels[first]
 
     @property
     def _price(self) -> int:

@@ -12,7 +12,14 @@ from typing import Any, Final
 import msgpack
 
 from protocol.errors import DropReason, Refused
-from protocol.fields import Fields, pack, refuse_extension, refuse_map, unpack_fields
+from protocol.fields import (
+    Fields,
+    pack,
+    pack_short,
+    refuse_extension,
+    refuse_map,
+    unpack_fields,
+)
 from protocol.identity import (
     INCARNATION_MAX,
     NODE_ID_BYTES,
@@ -85,7 +92,7 @@ def encode_datagram(message: DatagramMessage) -> bytes:
     match message:
         case Ping():
             origin = message.origin
-            return pack(
+            return pack_short(
                 (
                     _Datagram.PING,
                     message.sequence,
@@ -95,7 +102,7 @@ def encode_datagram(message: DatagramMessage) -> bytes:
                 )
             )
         case Ack():
-            return pack(
+            return pack_short(
                 (
                     _Datagram.ACK,
                     message.sequence,
@@ -106,18 +113,22 @@ def encode_datagram(message: DatagramMessage) -> bytes:
                 )
             )
         case PingRequest():
-            return pack((_Datagram.PING_REQUEST, message.sequence, message.target))
+            return pack_short((_Datagram.PING_REQUEST, message.sequence, message.target))
         case RelayedAck():
-            return pack((_Datagram.RELAYED_ACK, message.sequence, message.target, message.proof))
+            return pack_short(
+                (_Datagram.RELAYED_ACK, message.sequence, message.target, message.proof)
+            )
         case Nack():
-            return pack((_Datagram.NACK, message.sequence, message.target, message.accusation))
+            return pack_short(
+                (_Datagram.NACK, message.sequence, message.target, message.accusation)
+            )
         case _:
-            return pack((_Datagram.GOSSIP,))
+            return pack_short((_Datagram.GOSSIP,))
 
 
 def encode_rider(wire: bytes) -> bytes:
     """A statement or record as it rides in a datagram: at most three bytes longer than itself."""
-    return pack(wire)
+    return pack_short(wire)
 
 
 def decode_datagram(payload: bytes) -> tuple[DatagramMessage, list[bytes]]:
@@ -190,7 +201,11 @@ def _origin(fields: Fields) -> Origin:
 def _take_sum(fields: Fields) -> int | None:
     """A digest, if this version of the sender has one."""
     value = fields.take() if fields.has_more else None
-    return None if value is None else Fields((value,)).take_int(0, _SUM_MAX)
+    if value is None:
+        return None
+    if type(value) is not int or value < 0:  # none of msgpack's is above 64 bits
+        raise Refused(DropReason.MALFORMED, "sum")
+    return value
 
 
 def _take_coordinate(fields: Fields) -> tuple[int, ...] | None:
@@ -198,9 +213,12 @@ def _take_coordinate(fields: Fields) -> tuple[int, ...] | None:
     value = fields.take() if fields.has_more else None
     if value is None:
         return None
-    items = Fields((value,)).take_array(COORDINATE_ITEMS_MAX)
-    inner = Fields(items)
-    return tuple(inner.take_int(-_SUM_MAX, _SUM_MAX) for _ in items)
+    if not isinstance(value, tuple) or len(value) > COORDINATE_ITEMS_MAX:
+        raise Refused(DropReason.MALFORMED, "coordinate")
+    for item in value:
+        if type(item) is not int:
+            raise Refused(DropReason.MALFORMED, "coordinate")
+    return value
 
 
 def _load_fields(load: Load | None) -> tuple[int, int, int] | None:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Final
 
+from protocol.sessions import SESSIONS_MAX
+
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
 """Time is integer nanoseconds everywhere in this room."""
@@ -64,6 +66,8 @@ class ProtocolConfig:
     """Challenges per second to members, whose datagrams are authentic ..."""
     stranger_challenges_per_s: int = 64
     """... and to unknown short ids, which anybody can invent."""
+    sessions_max: int = SESSIONS_MAX
+    """Peers whose sealed traffic is remembered; the least recently used is met anew."""
     members_max: int = 16_384
     """Members in a view; beyond that newcomers are refused."""
     offers_per_node_max: int = 64

@@ -13,11 +13,12 @@ the vector, one sample turns the own error by a quarter at most, and nobody is s
 
 import dataclasses
 import math
+import operator
 import random
 from typing import Final
 
 from protocol.config import SECOND
-from protocol.fields import Fields
+from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
 
 DIMENSIONS: Final = 8
@@ -77,22 +78,23 @@ COORDINATE_ORIGIN: Final = Coordinate(
 """Where everybody starts, knowing nothing."""
 
 
-_BOUNDS: Final = (
-    *((-POSITION_NS_MAX, POSITION_NS_MAX),) * DIMENSIONS,
-    (HEIGHT_NS_MIN, POSITION_NS_MAX),
-    (-ADJUSTMENT_NS_MAX, ADJUSTMENT_NS_MAX),
-    (ERROR_PPM_MIN, ERROR_PPM_MAX),
-)
-"""In the order of the wire: vector, height, adjustment, error."""
+_ITEMS: Final = DIMENSIONS + 3
+"""On the wire: vector, height, adjustment, error."""
+_INTEGERS: Final = {int}
 
 
 def is_sane(coordinate: Coordinate) -> bool:
     """Whether every item is an integer within its bounds, and their number is right."""
     items = encode_coordinate(coordinate)
+    if len(items) != _ITEMS or {*map(type, items)} != _INTEGERS:
+        return False
+    vector = coordinate.vector
     return (
-        len(items) == len(_BOUNDS)
-        and all(type(item) is int for item in items)
-        and all(low <= item <= high for item, (low, high) in zip(items, _BOUNDS, strict=True))
+        min(vector) >= -POSITION_NS_MAX
+        and max(vector) <= POSITION_NS_MAX
+        and HEIGHT_NS_MIN <= coordinate.height <= POSITION_NS_MAX
+        and -ADJUSTMENT_NS_MAX <= coordinate.adjustment <= ADJUSTMENT_NS_MAX
+        and ERROR_PPM_MIN <= coordinate.error_ppm <= ERROR_PPM_MAX
     )
 
 
@@ -111,12 +113,15 @@ def decode_coordinate(value: object) -> Coordinate:
 
     What it returns is sane. Items behind the last are ignored, as everywhere on the wire.
     """
-    fields = Fields(value)
-    items = tuple(fields.take_int(low, high) for low, high in _BOUNDS)
-    *vector, height, adjustment, error_ppm = items
-    return Coordinate(
-        vector=tuple(vector), height=height, adjustment=adjustment, error_ppm=error_ppm
+    if not isinstance(value, tuple) or len(value) < _ITEMS:
+        raise Refused(DropReason.MALFORMED, "coordinate")
+    height, adjustment, error_ppm = value[DIMENSIONS:_ITEMS]
+    coordinate = Coordinate(
+        vector=value[:DIMENSIONS], height=height, adjustment=adjustment, error_ppm=error_ppm
     )
+    if not is_sane(coordinate):
+        raise Refused(DropReason.MALFORMED, "coordinate")
+    return coordinate
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,16 +157,21 @@ class Coordinates:
             return
         sample_ns = self._remember(node, peer, round_trip_ns)
         bound_ns = self._bound_ns()
-        error_ns = min(abs(sample_ns - self.own.distance_ns(peer)), DEVIATION_NS_MAX)
+        off_ns = sample_ns - self.own.distance_ns(peer)
+        error_ns = min(abs(off_ns), DEVIATION_NS_MAX)
         self._errors_ns = (*self._errors_ns, error_ns)[-_WINDOW:]
         self._round_trips_ns = (*self._round_trips_ns, sample_ns)[-_WINDOW:]
-        moved = _pulled_by_spring(self.own, peer, sample_ns, bound_ns, rng)
+        deviation_ns = _clamp(off_ns, -bound_ns, bound_ns)
+        moved = _pulled_by_spring(self.own, peer, sample_ns, deviation_ns, rng)
         left_ns = _clamp(sample_ns - moved.bare_distance_ns(peer), -bound_ns, bound_ns)
         self._deviations_ns = (*self._deviations_ns, left_ns)[-_WINDOW:]
         # By the full window, also while it fills: few samples shall not count much.
-        adjustment = _divide(sum(self._deviations_ns), 2 * _WINDOW)
-        vector = _pulled_by_gravity(moved.vector)
-        self.own = dataclasses.replace(moved, vector=vector, adjustment=adjustment)
+        self.own = Coordinate(
+            vector=_pulled_by_gravity(moved.vector),
+            height=moved.height,
+            adjustment=_divide(sum(self._deviations_ns), 2 * _WINDOW),
+            error_ppm=moved.error_ppm,
+        )
 
     def estimate_ns(self, node: NodeId) -> int | None:
         """Estimated round trip to `node`; None for one that was not measured or is forgotten."""
@@ -199,14 +209,13 @@ class Coordinates:
 
 
 def _pulled_by_spring(
-    own: Coordinate, peer: Coordinate, round_trip_ns: int, bound_ns: int, rng: random.Random
+    own: Coordinate, peer: Coordinate, round_trip_ns: int, deviation_ns: int, rng: random.Random
 ) -> Coordinate:
     """Error, vector and height after one sample; whoever is less sure moves more.
 
-    `bound_ns`: what the estimate is further off does not count.
+    `deviation_ns`: by how much the sample is above the estimate, as far as that counts.
     """
     part, whole = own.error_ppm, _SHARE * (own.error_ppm + peer.error_ppm)
-    deviation_ns = _clamp(round_trip_ns - own.distance_ns(peer), -bound_ns, bound_ns)
     wrong_ppm = min(abs(deviation_ns) * _MILLION // round_trip_ns, ERROR_PPM_MAX)
     turn_ppm = _divide((wrong_ppm - own.error_ppm) * part, whole)
     force_ns = _divide(deviation_ns * part, whole)
@@ -221,36 +230,48 @@ def _pulled_by_spring(
         # Odd numbers, because they are never all zero.
         way = tuple(2 * rng.getrandbits(32) + 1 - 2**32 for _ in range(DIMENSIONS))
         length = math.isqrt(_square(way))
-    vector = tuple(
-        _clamp(place + _divide(step * force_ns, length), -POSITION_NS_MAX, POSITION_NS_MAX)
-        for place, step in zip(own.vector, way, strict=True)
-    )
-    return dataclasses.replace(
-        own,
+    vector = tuple(map(operator.add, own.vector, _scaled(way, force_ns, length)))
+    if max(vector) > POSITION_NS_MAX or min(vector) < -POSITION_NS_MAX:
+        vector = tuple(_clamp(place, -POSITION_NS_MAX, POSITION_NS_MAX) for place in vector)
+    return Coordinate(
         vector=vector,
         height=_clamp(height, HEIGHT_NS_MIN, POSITION_NS_MAX),
+        adjustment=own.adjustment,
         error_ppm=max(own.error_ppm + turn_ppm, ERROR_PPM_MIN),
     )
 
 
 def _pulled_by_gravity(vector: tuple[int, ...]) -> tuple[int, ...]:
     """A little nearer to the origin: by the square of the distance in units of 150 s."""
-    length = math.isqrt(_square(vector))
+    square = _square(vector)
+    if 2 * square < _GRAVITY_NS:
+        return vector  # by less than half a nanosecond, that is, nowhere
+    length = math.isqrt(square)
     return tuple(place - _divide(place * length, _GRAVITY_NS) for place in vector)
 
 
 def _between(here: Coordinate, there: Coordinate) -> tuple[int, ...]:
     """From there to here: the way on which `here` is pushed off."""
-    return tuple(a - b for a, b in zip(here.vector, there.vector, strict=True))
+    return tuple(map(operator.sub, here.vector, there.vector))
 
 
 def _square(vector: tuple[int, ...]) -> int:
-    return sum(item * item for item in vector)
+    return sum(map(operator.mul, vector, vector))
 
 
 def _median(values: tuple[int, ...]) -> int:
     """Of an even number, the lower one: what is late is wrong more often than what is early."""
     return sorted(values)[(len(values) - 1) // 2]
+
+
+def _scaled(vector: tuple[int, ...], factor: int, divisor: int) -> list[int]:
+    """Each item times `factor / divisor`, rounded as by `_divide`."""
+    twice = 2 * divisor
+    products = [2 * factor * item for item in vector]
+    return [
+        (product + divisor) // twice if product >= 0 else -((divisor - product) // twice)
+        for product in products
+    ]
 
 
 def _clamp(value: int, low: int, high: int) -> int:

@@ -10,6 +10,7 @@ differ find out where with 1 KiB. A sum changes by subtraction and addition: wha
 one hash per offer of one member, however large the mesh is.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -59,6 +60,23 @@ class Room:
         return True
 
 
+@dataclasses.dataclass(slots=True)
+class _Index:
+    """The records that count, by their ids. Shared as `authority._Tables` are."""
+
+    records: dict[bytes, Record] = dataclasses.field(default_factory=dict)
+    """In the order in which they came to count: premises first."""
+    ids: list[dict[bytes, None]] = dataclasses.field(
+        default_factory=lambda: [{} for _ in range(BUCKETS)]
+    )
+    """Of each bucket."""
+    admission_ids: dict[NodeId, bytes] = dataclasses.field(default_factory=dict)
+    is_shared: bool = False
+
+    def copy(self) -> "_Index":
+        return _Index(dict(self.records), list(map(dict, self.ids)), dict(self.admission_ids))
+
+
 class Knowledge:
     """Everything that one node knows, summed up."""
 
@@ -78,10 +96,7 @@ class Knowledge:
         self._contents: list[dict[NodeId, int]] = [{} for _ in range(BUCKETS)]
         """Per bucket everybody in the view, with what each one counts."""
         self._record_sums = [0] * BUCKETS
-        self._record_ids: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
-        self._records: dict[bytes, Record] = {}
-        """By id, in the order in which they came to count: premises first."""
-        self._admission_ids: dict[NodeId, bytes] = {}
+        self._index = _Index()
         self._settled = 0
         self.total = 0
         """The digest: 64 bits over all of it."""
@@ -137,13 +152,14 @@ class Knowledge:
                 return  # evicted by what came with it
             self._forget_admission(record.node)
         name = self._name(record.wire)
-        if name in self._records:
+        if name in self._index.records:
             return
-        self._records[name] = record
-        self._record_ids[bucket_of(name)][name] = None
+        index = self._own_index()
+        index.records[name] = record
+        index.ids[bucket_of(name)][name] = None
         self._count_record(name, 1)
         if isinstance(record, Admission):
-            self._admission_ids[record.node] = name
+            index.admission_ids[record.node] = name
 
     def drop_admission(self, node: NodeId) -> None:
         """The admission that a member had has lost its slot."""
@@ -151,11 +167,30 @@ class Knowledge:
             self._forget_admission(node)
 
     def _forget_admission(self, node: NodeId) -> None:
-        name = self._admission_ids.pop(node, None)
+        name = self._index.admission_ids.get(node)
         if name is not None:
-            del self._records[name]
-            del self._record_ids[bucket_of(name)][name]
+            index = self._own_index()
+            del index.admission_ids[node]
+            del index.records[name]
+            del index.ids[bucket_of(name)][name]
             self._count_record(name, -1)
+
+    def _own_index(self) -> _Index:
+        """To be written to."""
+        if self._index.is_shared:
+            self._index = self._index.copy()
+        return self._index
+
+    def share(self, other: "Knowledge") -> None:
+        """Count what another member counts, of which our parts know all now: a simulation that
+        begins in the middle.
+        """
+        other._index.is_shared = True
+        self._index = other._index
+        self._contents = [dict(contents) for contents in other._contents]
+        self._member_sums = list(other._member_sums)
+        self._record_sums = list(other._record_sums)
+        self.total = self._settled = other.total
 
     def _count_record(self, name: bytes, sign: int) -> None:
         value = sign * int.from_bytes(name, "big")
@@ -205,7 +240,7 @@ class Knowledge:
 
     def record_ids(self, buckets: int) -> tuple[bytes, ...]:
         """The ids of all records in these buckets."""
-        return tuple(name for bucket in _indexes(buckets) for name in self._record_ids[bucket])
+        return tuple(name for bucket in _indexes(buckets) for name in self._index.ids[bucket])
 
     # ---- extracts ----
 
@@ -262,7 +297,7 @@ class Knowledge:
         wanted = dict.fromkeys(names)
         if not wanted:
             return ()
-        wires = [record.wire for name, record in self._records.items() if name in wanted]
+        wires = [record.wire for name, record in self._index.records.items() if name in wanted]
         return tuple(wire for wire in wires if room.take((wire,)))
 
     def premises(self, node: NodeId) -> tuple[bytes, ...]:

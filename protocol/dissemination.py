@@ -120,13 +120,15 @@ class Dissemination:
     def __init__(self, config: ProtocolConfig) -> None:
         self._config = config
         self._queues = {kind: _Queue() for kind in RumourClass}
+        self._rumours = tuple(queue.rumours for queue in self._queues.values())
         self._sequence = 0
 
     def __len__(self) -> int:
         return sum(len(queue.rumours) for queue in self._queues.values())
 
     def __bool__(self) -> bool:
-        return any(queue.rumours for queue in self._queues.values())
+        deaths, lives, records, offers = self._rumours
+        return bool(deaths or lives or records or offers)
 
     def add(self, statement: Statement) -> None:
         """Spread a statement from now on."""

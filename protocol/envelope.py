@@ -23,11 +23,14 @@ Replays: per sender boot a 64-entry window of counters. A boot below the one tha
 recording, or the true peer with an older disk or a clock that was wrong. It is challenged too, with
 a token of the next epoch, which no recording can hold; whoever answers with it lives, its boot
 counts from then on, and all tokens of the epoch before are void.
+
+What is remembered of each peer, and of how many: `sessions.py`.
 """
 
 import dataclasses
 import enum
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from protocol.crypto import SEAL_NONCE_BYTES, SEAL_TAG_BYTES, Crypto
@@ -40,15 +43,12 @@ from protocol.identity import (
     mesh_tag,
     short_id,
 )
+from protocol.sessions import NO_TOKEN, SESSIONS_MAX, WINDOW_BITS, Session, Sessions
 from protocol.versions import VERSIONS
 
 DATAGRAM_BYTES_MAX: Final = 1_200
-WINDOW_BITS: Final = 64
-TRIED_MAX: Final = 8
-"""Datagrams to unproven addresses that are remembered for one peer."""
 _SEALED: Final = struct.Struct(">BB4s8sQ8sQ")
 _CHALLENGE: Final = struct.Struct(">BB4s8sQQQ8s16s")
-_NO_TOKEN: Final = bytes(8)
 _UNKNOWN: Final = bytes(16)
 CHALLENGE_BYTES: Final = _CHALLENGE.size
 PAYLOAD_BYTES_MAX: Final = DATAGRAM_BYTES_MAX - _SEALED.size - SEAL_TAG_BYTES
@@ -59,55 +59,6 @@ PAYLOAD_BYTES_MIN: Final = CHALLENGE_BYTES - _SEALED.size - SEAL_TAG_BYTES
 class _Type(enum.IntEnum):
     SEALED = 0
     CHALLENGE = 1
-
-
-@dataclasses.dataclass(slots=True)
-class Session:
-    """What one node remembers of its sealed traffic with one peer."""
-
-    pair_key: bytes
-    counter: int = 0
-    """Counter of our last datagram to this peer; never repeats under one boot of ours."""
-    token_theirs: bytes = _NO_TOKEN
-    """What the peer wants to see in our datagrams; zeros: not told yet."""
-    boot_theirs: int = 0
-    """The boot whose datagrams count; 0: none yet."""
-    heard_at: int = 0
-    """Our own counter when the peer last proved its boot."""
-    epoch: int = 0
-    """How often the peer came back with a lower boot; tokens of another epoch are void."""
-    window_top: int = 0
-    window: int = 0
-    address: Address | None = None
-    """Where the peer last proved to be."""
-    sealing: tuple[int, bytes, bytes] = (0, b"", b"")
-    """(version, token, key) of the last sealing, to derive each key once."""
-    opening: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
-    """(version, boot, token, key) of the last opening."""
-    tried: dict[int, Address] = dataclasses.field(default_factory=dict)
-    """Where our last datagrams went that did not go to `address`, by their counter."""
-    minted: tuple[Address, int, bytes] | None = None
-    """(source, epoch, token) as last wanted of the peer, to derive each token once."""
-    unread: bytes | None = None
-    """The last payload that was sealed without a token: the peer will not have read it."""
-
-    def is_replay(self, boot: int, counter: int) -> bool:
-        """Whether this counter was seen, or is too old to tell."""
-        if boot != self.boot_theirs or counter > self.window_top:
-            return False
-        age = self.window_top - counter
-        return age >= WINDOW_BITS or bool(self.window >> age & 1)
-
-    def note(self, boot: int, counter: int) -> None:
-        """Remember an authenticated counter."""
-        if boot != self.boot_theirs:
-            self.boot_theirs, self.window_top, self.window = boot, counter, 1
-        elif counter > self.window_top:
-            shift = min(counter - self.window_top, WINDOW_BITS)
-            self.window = (self.window << shift | 1) & (2**WINDOW_BITS - 1)
-            self.window_top = counter
-        else:
-            self.window |= 1 << (self.window_top - counter)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +96,7 @@ class Unproven:
 
 
 Received = Opened | Told | Unintroduced | Unproven
+Meet = Callable[[NodeId], tuple[Address, bytes] | None]
 
 
 class Envelope:
@@ -157,10 +109,12 @@ class Envelope:
         boot: int,
         secret: bytes,
         versions: tuple[int, int] = VERSIONS,
+        sessions_max: int = SESSIONS_MAX,
     ) -> None:
         """`boot`: above all boots this node had before. `secret`: 32 random bytes of this boot.
 
-        `versions`: the lowest and the highest that may be read.
+        `versions`: the lowest and the highest that may be read. `sessions_max`: so many peers are
+        remembered.
         """
         self._versions = versions
         self._crypto = crypto
@@ -169,34 +123,49 @@ class Envelope:
         self._boot = boot
         self._secret = secret
         self._short = short_id(crypto.node_id)
-        self._sessions: dict[NodeId, Session] = {}
+        self._sessions = Sessions(sessions_max)
+        self._meet: Meet | None = None
 
     def session(self, peer: NodeId) -> Session | None:
         """The session with a member, made on first use; None when its key is unusable."""
-        session = self._sessions.get(peer)
-        if session is None:
-            pair_key = self._crypto.pair_key(peer)
-            if pair_key is None:
-                return None
-            session = self._sessions[peer] = Session(pair_key)
+        return self._sessions.find(peer) or self._begin(peer)
+
+    def _begin(self, peer: NodeId) -> Session | None:
+        pair_key = self._crypto.pair_key(peer)
+        if pair_key is None:
+            return None
+        session = self._sessions.make(peer, pair_key)
+        if self._meet is not None and (met := self._meet(peer)) is not None:
+            session.address, session.token_theirs = met
         return session
+
+    def begin_acquainted(self, meet: Meet) -> None:
+        """From now on have met everybody before: a simulation that begins in the middle. `meet`
+        tells where a peer is and what token it wants to see, None of one that is not there.
+        """
+        self._meet = meet
+
+    def token_for(self, peer: NodeId, source: Address) -> bytes:
+        """What `peer` has to show in datagrams from `source`."""
+        session = self._sessions.find(peer)
+        return self._token(peer, source, session.epoch if session else self._sessions.first_epoch)
 
     def is_read_at(self, peer: NodeId, address: Address) -> bool:
         """Whether `peer` has proven to be there, and told the token that it wants to see."""
-        session = self._sessions.get(peer)
-        if session is None or session.token_theirs == _NO_TOKEN:
+        session = self._sessions.find(peer)
+        if session is None or session.token_theirs == NO_TOKEN:
             return False
         return session.address == address
 
     def forget_address(self, peer: NodeId) -> None:
         """Trust no longer that `peer` is where it last proved to be."""
-        session = self._sessions.get(peer)
+        session = self._sessions.find(peer)
         if session is not None:
             session.address = None
 
     def proven_address(self, peer: NodeId) -> Address | None:
         """Where `peer` last proved to be."""
-        session = self._sessions.get(peer)
+        session = self._sessions.find(peer)
         return session.address if session is not None else None
 
     def seal(
@@ -216,16 +185,15 @@ class Envelope:
         if session is None:
             return None
         token = session.token_theirs
-        if session.sealing[:2] != (version, token):
+        if session.sealing[1] != token or session.sealing[0] != version:
             key = self._key(session, version, self._crypto.node_id, peer, self._boot, token)
             session.sealing = (version, token, key)
-        if token == _NO_TOKEN:
+        if token == NO_TOKEN:
             session.unread = payload
         session.counter += 1
         if to is not None and to != session.address:
-            session.tried[session.counter] = to
-            if len(session.tried) > TRIED_MAX:
-                del session.tried[next(iter(session.tried))]
+            session.note_tried(to)
+        self._sessions.note_use(peer)
         header = _SEALED.pack(
             version,
             _Type.SEALED,
@@ -251,10 +219,10 @@ class Envelope:
         version, _, _, _, boot, token, counter = _SEALED.unpack_from(data)
         if session.is_replay(boot, counter):
             raise Refused(DropReason.REPLAYED)
-        if session.opening[:3] != (version, boot, token):
+        known_version, known_boot, known_token, key = session.opening
+        is_new_key = token != known_token or boot != known_boot or version != known_version
+        if is_new_key:
             key = self._key(session, version, sender, self._crypto.node_id, boot, token)
-        else:
-            key = session.opening[3]
         payload = self._crypto.open(key, _nonce(counter), data[_SEALED.size :])
         if payload is None:
             raise Refused(DropReason.BAD_SEAL)
@@ -267,10 +235,12 @@ class Envelope:
             challenge = self._challenge(version, boot, counter, wanted, session)
             reason = DropReason.OLD_BOOT if is_older else DropReason.UNPROVEN
             return Unproven(reason, sender, challenge)
+        self._sessions.note_use(sender)
         session.epoch = epoch
         if boot != session.boot_theirs and session.boot_theirs:
-            session.token_theirs = _NO_TOKEN  # its secret died with its old boot
-        session.opening = (version, boot, token, key)
+            session.token_theirs = NO_TOKEN  # its secret died with its old boot
+        if is_new_key:
+            session.opening = (version, boot, wanted, key)
         session.note(boot, counter)
         session.heard_at = session.counter
         if counter == session.window_top:
@@ -320,7 +290,7 @@ class Envelope:
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
         session.token_theirs = token
-        if session.tried.get(echoed_counter) == source:
+        if session.tried is not None and session.tried.get(echoed_counter) == source:
             session.address = source  # it echoes what only who receives there has seen
         unread, session.unread = session.unread, None
         return Told(sender, unread)
@@ -348,13 +318,16 @@ class Envelope:
         )
 
     def _mint(self, session: Session, sender: NodeId, source: Address, epoch: int) -> bytes:
-        if session.minted is None or session.minted[:2] != (source, epoch):
-            text = sender + str(source).encode()
-            if epoch:
-                text += b" %d" % epoch
-            token = self._crypto.mac(self._secret, text, 8, b"meshd token")
-            session.minted = (source, epoch, token)
-        return session.minted[2]
+        minted = session.minted
+        if minted is None or minted[1] != epoch or minted[0] != source:
+            minted = session.minted = (source, epoch, self._token(sender, source, epoch))
+        return minted[2]
+
+    def _token(self, sender: NodeId, source: Address, epoch: int) -> bytes:
+        text = sender + str(source).encode()
+        if epoch:
+            text += b" %d" % epoch
+        return self._crypto.mac(self._secret, text, 8, b"meshd token")
 
     def _code(self, session: Session, teller: NodeId, head: bytes) -> bytes:
         return self._crypto.mac(session.pair_key, teller + head, 16, b"meshd challenge")

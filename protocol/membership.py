@@ -81,7 +81,7 @@ class Membership:
     @property
     def deadline_ns(self) -> int:
         """When `advance` has something to do; NEVER after our own end."""
-        return NEVER if self.has_left else self.suspicion_deadlines.next_ns
+        return NEVER if self._own_life.is_over else self.suspicion_deadlines.next_ns
 
     def accept_alive(self, alive: Alive, now: int) -> None:
         """A verified Alive. Raises Refused: NOT_ADMITTED, STALE, EQUIVOCATION, TABLE_FULL."""

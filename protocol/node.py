@@ -15,7 +15,7 @@ from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
 from protocol.effects import Effect, SendDatagram
-from protocol.envelope import Opened, Received, Told, Unintroduced, Unproven
+from protocol.envelope import Meet, Opened, Received, Told, Unintroduced, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
@@ -46,6 +46,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.prober import Verdict
+from protocol.records import Records
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
 
@@ -59,8 +60,9 @@ class Node:
         crypto: Crypto,
         rng: random.Random,
         statements: Statements | None = None,
+        records: Records | None = None,
     ) -> None:
-        """`statements`: a cache of verified statements to share (simulations), else its own."""
+        """`statements`, `records`: caches of verified ones to share (simulations), else its own."""
         if not is_valid_name(config.name) or not is_valid_software(config.software):
             raise LocalProtocolError(f"{config.name!r} {config.software!r}: not to be published")
         knobs = config.protocol
@@ -72,6 +74,7 @@ class Node:
             crypto,
             rng,
             statements,
+            records,
             own_load=lambda: self._load,
             judge=self._judge,
             call_last=self._call_last,
@@ -149,7 +152,8 @@ class Node:
         if self._gossip_ns == NEVER and self._is_started and self._rumours:
             self._gossip_ns = now + self._config.gossip_interval_ns
         earliest = min(
-            self._traffic.deadline_ns,
+            self._prober.deadline_ns,
+            self._helper.deadline_ns,
             self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
@@ -193,11 +197,23 @@ class Node:
         """Records and statements, as a push/pull would send them."""
         return self._knowledge.everything()
 
-    def hush(self) -> None:
-        """Spread no more what is being spread now: a simulation that begins in the middle knows
-        that everybody has heard it.
+    def begin_like(self, other: "Node") -> None:
+        """Know what `other` knows, this node's own life among it, and have nothing to spread: a
+        simulation that begins in the middle, when everybody has heard everything.
         """
+        if other is not self:
+            self.authority.share(other.authority)
+            self.members.share(other.members)
+            self._knowledge.share(other._knowledge)
         self._rumours.clear()
+
+    def begin_acquainted(self, meet: Meet) -> None:
+        """Have met everybody, too: see `Envelope.begin_acquainted`."""
+        self._envelope.begin_acquainted(meet)
+
+    def token_for(self, peer: NodeId, source: Address) -> bytes:
+        """What `peer` has to show in datagrams from `source`: for such a simulation."""
+        return self._envelope.token_for(peer, source)
 
     # ---- its life ----
 
@@ -292,7 +308,9 @@ class Node:
         except Refused as refused:
             self._outbox.drop(refused.reason, source, refused.detail)
             return
-        match received:
+        match received:  # the most frequent first
+            case Opened():
+                self._on_opened(received, source, now)
             case Unproven():
                 self._challenge(received, source, now)
             case Told():
@@ -302,8 +320,6 @@ class Node:
                 self._prober.on_told(received.sender, now)
             case Unintroduced():
                 self._push_puller.introduce(received.sender, now)
-            case _:
-                self._on_opened(received, source, now)
 
     def _open(self, data: bytes, source: Address) -> Received:
         sender = self.authority.resolve(self._envelope.sender_of(data))
@@ -334,7 +350,9 @@ class Node:
         except Refused as refused:
             self._outbox.drop(refused.reason, source, refused.detail)
             return
-        taken = self._intake.take_all(riders, sender, now, source)
+        taken = Taken.WHOLE
+        if riders:
+            taken = self._intake.take_all(riders, sender, now, source)
         if not self._is_started:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:

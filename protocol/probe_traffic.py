@@ -63,11 +63,6 @@ class ProbeTraffic:
         self._accusation_of = accusation_of
         self._on_digest = on_digest
 
-    @property
-    def deadline_ns(self) -> int:
-        """When `advance` has something to do."""
-        return min(self._prober.deadline_ns, self._helper.deadline_ns)
-
     def advance(self, now: int) -> None:
         """Do what is due."""
         self._prober.advance(now)

@@ -101,9 +101,8 @@ class Prober:
         probe = self._probe
         if probe is None:
             return self._next_probe_ns
-        if probe.is_answered or probe.is_helped:
-            return probe.ends_ns
-        return min(probe.helpers_ns, probe.ends_ns)
+        # Helpers are asked before the interval ends.
+        return probe.ends_ns if probe.is_answered or probe.is_helped else probe.helpers_ns
 
     def start(self, now: int) -> None:
         """Begin probing; the first interval starts at a random phase, so meshes do not pulse."""

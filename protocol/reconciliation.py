@@ -70,6 +70,9 @@ class _Pause:
     length_ns: int
 
 
+_NO_PAUSE: Final = _Pause(0, 0)
+
+
 class Reconciler:
     """One node's exchanges of differences: begins, answers and ends them."""
 
@@ -108,7 +111,7 @@ class Reconciler:
         self._answered: dict[NodeId, None] = {}
         """Of those, who has told its difference: what is still to come is a reply."""
         self._pauses: dict[NodeId, _Pause] = {}
-        self._barren = _Pause(0, 0)
+        self._barren = _NO_PAUSE
         self._resync_ns = NEVER
         self._believes_digests_ns = 0
 
@@ -120,12 +123,10 @@ class Reconciler:
     @property
     def deadline_ns(self) -> int:
         """When `advance` has something to do."""
-        return min(self._exchanges.next_ns, self._doubt_ns(), self._resync_ns)
+        doubt_ns = self._doubt_ns(self._doubt) if self._doubt is not None else NEVER
+        return min(self._exchanges.next_ns, doubt_ns, self._resync_ns)
 
-    def _doubt_ns(self) -> int:
-        doubt = self._doubt
-        if doubt is None:
-            return NEVER
+    def _doubt_ns(self, doubt: _Doubt) -> int:
         end = doubt.since_ns + EXCHANGE_NS
         due = self._quiet_ns(doubt)
         if doubt.checked_ns >= 0 and due < self._knowledge.last_change_ns:
@@ -167,7 +168,7 @@ class Reconciler:
         while (peer := self._exchanges.pop_due(now)) is not None:
             self._end(peer, now, is_fruitful=False)
         doubt = self._doubt
-        if doubt is not None and now >= self._doubt_ns():
+        if doubt is not None and now >= self._doubt_ns(doubt):
             if now >= doubt.since_ns + EXCHANGE_NS:
                 self._doubt = None
             else:
@@ -200,7 +201,7 @@ class Reconciler:
                 self._pulled = peer
 
     def _agree(self, peer: NodeId, now: int) -> None:
-        self._barren = _Pause(0, 0)
+        self._barren = _NO_PAUSE
         self._pauses.pop(peer, None)
         if self._doubt is not None and self._doubt.peer == peer:
             self._doubt = None
@@ -267,9 +268,9 @@ class Reconciler:
         if self._pulled != peer:
             return
         self._pulled = None
-        pause = self._pauses.pop(peer, _Pause(0, 0))
+        pause = self._pauses.pop(peer, _NO_PAUSE)
         if is_fruitful:
-            self._barren = _Pause(0, 0)
+            self._barren = _NO_PAUSE
             return
         if len(self._pauses) >= _PAUSES_MAX:
             del self._pauses[next(iter(self._pauses))]

@@ -126,6 +126,26 @@ class Admission:
 Record = Invite | Admission
 
 
+class Records:
+    """Records whose signatures hold, by their bytes: the twin of `statements.Statements`, so that
+    each is read and checked once and shared. Bounded; the oldest goes first.
+    """
+
+    def __init__(self, capacity: int = 32_768) -> None:
+        self._capacity = capacity
+        self._verified: dict[bytes, Record] = {}
+
+    def find(self, wire: bytes) -> Record | None:
+        """The verified record with exactly these bytes, if it was seen before."""
+        return self._verified.get(wire)
+
+    def trust(self, record: Record) -> None:
+        """Remember one that was checked, in one mesh: whoever shares this is of the same."""
+        self._verified[record.wire] = record
+        if len(self._verified) > self._capacity:
+            del self._verified[next(iter(self._verified))]
+
+
 def is_record(wire: bytes) -> bool:
     """Whether these bytes look like a record (and not like a statement)."""
     return len(wire) > 1 and wire[1] >= RecordKind.INVITE

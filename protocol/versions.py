@@ -16,5 +16,7 @@ VERSIONS: Final = (1, 1)
 
 def common_version(theirs: tuple[int, int], ours: tuple[int, int] = VERSIONS) -> int | None:
     """The highest version that both speak; None when there is none."""
+    if theirs == ours:
+        return ours[1]
     highest = min(theirs[1], ours[1])
     return highest if highest >= max(theirs[0], ours[0]) else None

@@ -1,7 +1,8 @@
 """The one place for how fast the simulator is on this machine.
 
-A mesh is put together at once (every node is told of every other, and has nothing left to spread),
-runs for a while until its sessions are made, and is then timed.
+A mesh is put together at once: every node knows every other and has nothing left to spread. By
+default they have also met, as in a mesh that has run for as many seconds as it has nodes; else each
+probe meets a stranger at first, and takes four times as many datagrams.
 """
 
 import dataclasses
@@ -11,15 +12,9 @@ from typing import Any, Final
 
 import psutil
 
-from protocol.codec import encode_stream
 from protocol.config import MILLISECOND, SECOND
-from protocol.events import StreamReceived
-from protocol.messages import PushPull
-from simulations.admissions import WALL_START_S
-from simulations.latency import even
-from simulations.network import NetworkOptions
-from simulations.pretend_crypto import PretendCrypto
 from simulations.run import without_collections
+from simulations.whole import whole_world
 from simulations.world import World
 
 LATE_NS: Final = (500 * MILLISECOND, 2_500 * MILLISECOND)
@@ -47,11 +42,18 @@ class Pace:
         return dataclasses.asdict(self)
 
 
-def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pace:
+def bench(
+    nodes: int,
+    duration_s: float,
+    starved: int = 0,
+    seed: int = 1,
+    *,
+    are_acquainted: bool = True,
+) -> Pace:
     """Time `duration_s` of virtual time of a LAN of so many nodes; so many of them read late."""
     before_bytes = psutil.Process().memory_info().rss
     with without_collections():
-        world = whole_world(nodes, seed)
+        world = whole_world(nodes, seed, are_acquainted=are_acquainted)
         for index in range(nodes - starved, nodes):
             world.starve(index, *LATE_NS)
         world.run(WARM_NS)
@@ -69,23 +71,3 @@ def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pac
         memory_bytes_per_node=used_bytes // nodes,
         is_compiled=not isinstance(World.run, types.FunctionType),
     )
-
-
-def whole_world(nodes: int, seed: int) -> World:
-    """A LAN on which everybody has heard of everybody."""
-    options = NetworkOptions(delay=even(200_000, 800_000))
-    world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
-    records: dict[bytes, None] = {}
-    lives: dict[bytes, None] = {}
-    for host in world.hosts:
-        records.update(dict.fromkeys(host.snapshot.records))
-        world.start(host.index)
-        assert host.node is not None  # it was started just now
-        lives.update(dict.fromkeys(host.node.join_state()[1]))
-    everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
-    for host in world.hosts:
-        other = world.hosts[0 if host.index else 1].crypto.node_id
-        world.give(host, StreamReceived(0, other, everything, WALL_START_S))
-        assert host.node is not None  # nothing has ended it
-        host.node.hush()
-    return world

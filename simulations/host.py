@@ -42,23 +42,34 @@ class Host:
     """Bounds of how late the process reads each message; its timers fire on time ..."""
     is_slow: bool = False
     """... unless this: then they fire as late as messages are read."""
-    clock: Clock = dataclasses.field(default_factory=Clock)
+    clock: Clock | None = None
+    """Its own clock; None goes with the world's."""
     wall_ahead_s: int = 0
     """How wrong its wall clock is."""
     spins: int = 0
     """How often its node's deadline was due again at once, in a row."""
     address: Address = dataclasses.field(init=False)
     """Where its node is reached."""
+    address_text: bytes = dataclasses.field(init=False)
+    """The same, as the trace's hash takes it."""
     read_ns: int = 0
     """When a starved process reads the last message that arrived; it reads them in order."""
 
     def __post_init__(self) -> None:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
-        self.address = Address(f"10.{three}", PORT)
+        self._be_at(Address(f"10.{three}", PORT))
 
     def move(self) -> None:
         """Take an address that it never had."""
-        self.address = Address(self.address.host, self.address.port + 1)
+        self._be_at(Address(self.address.host, self.address.port + 1))
+
+    def _be_at(self, address: Address) -> None:
+        self.address = address
+        self.address_text = str(address).encode()
+
+    def time(self, now: int) -> int:
+        """What its clock shows."""
+        return now if self.clock is None else self.clock.read(now)
 
     def lose_disk(self) -> None:
         """All but its key and its admission is gone, as after a restore from the first backup."""

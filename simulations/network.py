@@ -207,7 +207,9 @@ class Network:
         options = self.options
         path = self._path(source, target) if self._region_of else None
         arriving = [] if self._is_lost(source, target, path) else [self._delay(path)]
-        if self._is_drawn(options.duplicate_ppm) and not self._is_lost(source, target, path):
+        duplicate_ppm = options.duplicate_ppm
+        is_doubled = duplicate_ppm > 0 and self._is_drawn(duplicate_ppm)
+        if is_doubled and not self._is_lost(source, target, path):
             arriving.append(self._delay(path))
         if options.reorder_ppm:
             low, high = options.reorder_ns
@@ -239,7 +241,8 @@ class Network:
         return self.options.regions.path(self._region_of[source], self._region_of[target])
 
     def _is_lost(self, source: int, target: int, path: Path | None) -> bool:
-        if self._is_drawn(self.options.loss_ppm):
+        loss_ppm = self.options.loss_ppm
+        if loss_ppm and self._is_drawn(loss_ppm):
             return True
         if path is not None and self._is_drawn(path.loss_ppm):
             return True

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from typing import Any
 
 
 class Timeline:
@@ -11,19 +12,21 @@ class Timeline:
         self.now = 0
         """Nanoseconds since the beginning."""
         self._sequence = 0
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        """(time, sequence, what, with what)."""
 
-    def at(self, delay_ns: int, what: Callable[[], None]) -> None:
-        """Do something later."""
+    def at(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        """Do something later, with these arguments."""
         self._sequence += 1
-        heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what))
+        heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what, arguments))
 
     def run(self, duration_ns: int) -> None:
         """Let time pass."""
         end = self.now + duration_ns
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            self.now, _, what, arguments = heapq.heappop(heap)
+            what(*arguments)
         self.now = end
 
     def run_until(self, condition: Callable[[], bool], limit_ns: int) -> bool:
@@ -33,6 +36,6 @@ class Timeline:
             if not self._heap or self._heap[0][0] > end:
                 self.now = end
                 return condition()
-            self.now, _, what = heapq.heappop(self._heap)
-            what()
+            self.now, _, what, arguments = heapq.heappop(self._heap)
+            what(*arguments)
         return True

@@ -41,9 +41,11 @@ from protocol.identity import Address, mesh_id_of
 from protocol.members import State
 from protocol.messages import PushPull
 from protocol.node import Node
+from protocol.records import Records
 from protocol.statements import Statements
 from simulations.admissions import WALL_START_S, admit_all
 from simulations.agreement import Agreement
+from simulations.clock import Clock
 from simulations.host import Host
 from simulations.network import Network, NetworkOptions
 from simulations.streams import Streams
@@ -55,6 +57,11 @@ LAG_NS: Final = 300 * MILLISECOND
 """Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 SPINS_MAX: Final = 1_000
 """Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
+
+
+_DEADLINE_REACHED: Final = DeadlineReached()
+_NOTED_MAX: Final = 4_096
+"""Notes for the trace's hash that are collected before it is fed."""
 
 
 class World(Timeline):
@@ -74,6 +81,8 @@ class World(Timeline):
         self._protocol = protocol or ProtocolConfig()
         self._armed: dict[int, int] = {}
         self._trace = hashlib.blake2b(digest_size=16)
+        self._noted: list[bytes] = []
+        """What is still to go into it."""
         self.drops: Counter[DropReason] = Counter()
         self.changes: list[tuple[int, int, MembershipChanged]] = []
         """(time, observing host, what changed), in order."""
@@ -95,11 +104,12 @@ class World(Timeline):
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
         self._statements = Statements(self.mesh)
+        self._records = Records()
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         options = network or NetworkOptions()
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
-        self._agreement = Agreement(size)
+        self.agreement = Agreement(size)
         self._doing = random.Random(seed + 4)  # noqa: S311  # same
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
@@ -147,8 +157,9 @@ class World(Timeline):
             host.crypto,
             random.Random(self._rng.getrandbits(64)),  # noqa: S311  # same
             self._statements,
+            self._records,
         )
-        self._agreement.begin(index)
+        self.agreement.begin(index)
         self.give(host, Started((host.address,)))
         for seed in seeds:
             self.introduce(index, seed)
@@ -181,7 +192,7 @@ class World(Timeline):
         if host.node is not None:
             host.snapshot = host.node.snapshot()
         host.end_life()
-        self._agreement.end(index)
+        self.agreement.end(index)
         host.is_silent = is_silent
         if not is_silent:
             self._streams.reset(host)
@@ -206,7 +217,7 @@ class World(Timeline):
             return
         self.note_act(index, "resume")
         host.is_paused = False
-        gap = host.clock.read(self.now) - host.node.deadline
+        gap = host.time(self.now) - host.node.deadline
         if gap > GAP_NS:
             self.give(host, Resumed(gap))
         elif gap > LAG_NS:
@@ -238,6 +249,7 @@ class World(Timeline):
         """Its clock gains so many millionths from now on, and its wall clock is so wrong."""
         host = self.hosts[index]
         host.wall_ahead_s = ahead_s
+        host.clock = host.clock or Clock()
         host.clock.drift(drift_ppm, self.now)
         self._armed.pop(index, None)
         self._arm(host)
@@ -255,7 +267,7 @@ class World(Timeline):
         if host.is_paused:
             host.backlog.append(lambda: self.give(host, event))
             return
-        for effect in host.node.handle(event, host.clock.read(self.now)):
+        for effect in host.node.handle(event, host.time(self.now)):
             self._carry_out(host, effect)
         self._arm(host)
 
@@ -273,7 +285,7 @@ class World(Timeline):
             return
         host.read_ns = max(host.read_ns, self.now + self._lateness(host.starved_ns))
         life = host.life
-        self.at(host.read_ns - self.now, lambda: self._read(host, life, read))
+        self.at(host.read_ns - self.now, self._read, host, life, read)
 
     def _lateness(self, starved_ns: tuple[int, int]) -> int:
         low, high = starved_ns
@@ -292,6 +304,7 @@ class World(Timeline):
     @property
     def trace_hash(self) -> str:
         """A hash over everything that was sent and changed, in order."""
+        self._hash_noted()
         return self._trace.hexdigest()
 
     def _arm(self, host: Host) -> None:
@@ -302,24 +315,24 @@ class World(Timeline):
         if deadline >= self._armed.get(host.index, NEVER):
             return
         self._armed[host.index] = deadline
-
-        def fire() -> None:
-            if self._armed.get(host.index) != deadline:
-                return
-            del self._armed[host.index]
-            if host.node is None or host.is_paused:
-                return
-            shown = host.clock.read(self.now)
-            if host.node.deadline <= shown:
-                if shown - deadline > LAG_NS:
-                    self.give(host, Delayed(shown - deadline))
-                self.give(host, DeadlineReached())
-                self._see_that_time_passes(host, shown)
-            else:
-                self._arm(host)
-
         late = self._lateness(host.starved_ns) if host.is_slow and host.starved_ns else 0
-        self.at(max(0, host.clock.when(deadline) - self.now) + late, fire)
+        due = deadline if host.clock is None else host.clock.when(deadline)
+        self.at(max(0, due - self.now) + late, self._fire, host, deadline)
+
+    def _fire(self, host: Host, deadline: int) -> None:
+        if self._armed.get(host.index) != deadline:
+            return
+        del self._armed[host.index]
+        if host.node is None or host.is_paused:
+            return
+        shown = host.time(self.now)
+        if host.node.deadline > shown:
+            self._arm(host)
+            return
+        if shown - deadline > LAG_NS:
+            self.give(host, Delayed(shown - deadline))
+        self.give(host, _DEADLINE_REACHED)
+        self._see_that_time_passes(host, shown)
 
     def _see_that_time_passes(self, host: Host, shown: int) -> None:
         is_still_due = host.node is not None and host.node.deadline <= shown
@@ -345,7 +358,7 @@ class World(Timeline):
                 host.offers_version = effect.offers_version
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
-                self._agreement.note(
+                self.agreement.note(
                     host.index,
                     self._by_id[effect.node].index,
                     is_present=effect.state in (State.ALIVE, State.SUSPECT),
@@ -369,29 +382,40 @@ class World(Timeline):
 
     def _send(self, host: Host, effect: SendDatagram) -> None:
         self.datagrams += 1
-        sent = self.traffic.setdefault(effect.kind, [0, 0])
+        size = len(effect.data)
+        sent = self.traffic.get(effect.kind)
+        if sent is None:
+            sent = self.traffic[effect.kind] = [0, 0]
         sent[0] += 1
-        sent[1] += len(effect.data)
-        self.largest_datagram = max(self.largest_datagram, len(effect.data))
-        self._note(b"send", host.index, effect.data, str(effect.to).encode())
+        sent[1] += size
+        self.largest_datagram = max(self.largest_datagram, size)
         if self.network.is_unplugged(host.index):
-            self.at(0, lambda: self.give(host, SendFailed(effect.to)))
+            self._note(b"send", host.index, effect.data, str(effect.to).encode())
+            self.at(0, self.give, host, SendFailed(effect.to))
             return
-        target, seen, delays = self.network.carry(host, effect.to, len(effect.data), self.now)
+        target, seen, delays = self.network.carry(host, effect.to, size, self.now)
+        is_plain = target is not None and target.address == effect.to
+        address = target.address_text if target and is_plain else str(effect.to).encode()
+        self._note(b"send", host.index, effect.data, address)
         if target is None or not delays:
             if effect.to in self.spoofed:
-                self.spoofed[effect.to][1] += len(effect.data)
+                self.spoofed[effect.to][1] += size
             return
         event = DatagramReceived(effect.data, seen)
         for tap in self.taps:
             tap(target, event)
         for delay in delays:
-            self.at(delay, functools.partial(self._arrive, target, event))
+            self.at(delay, self._arrive, target, event)
 
     def _note(self, what: bytes, host: int, *parts: bytes) -> None:
-        self._trace.update(b"%b %d %d " % (what, self.now, host))
-        for part in parts:
-            self._trace.update(part)
+        self._noted.append(b"%b %d %d " % (what, self.now, host))
+        self._noted += parts
+        if len(self._noted) >= _NOTED_MAX:
+            self._hash_noted()
+
+    def _hash_noted(self) -> None:
+        self._trace.update(b"".join(self._noted))
+        self._noted.clear()
 
     # ---- looking ----
 
@@ -410,8 +434,8 @@ class World(Timeline):
 
     def is_converged(self) -> bool:
         """Whether every running node sees exactly the running nodes, and doubts nobody."""
-        return self._agreement.wrong == self._agreement.suspected == 0
+        return self.agreement.wrong == self.agreement.suspected == 0
 
     def is_agreed(self) -> bool:
         """Whether every running node has exactly the running nodes in its view."""
-        return self._agreement.wrong == 0
+        return self.agreement.wrong == 0

@@ -230,7 +230,7 @@ class TestRecords:
         held = node.authority.admission(mesh.id(1))
         assert held is not None
         _, again = mesh.authorities.admit(mesh.machines[1].crypto, slot=1, role=Role.CLIENT)
-        node.authority._admissions[mesh.id(1)] = again
+        node.authority._tables.admissions[mesh.id(1)] = again
         node._knowledge.add_record(held)
         node._knowledge.add_record(again)
         node._knowledge.drop_admission(mesh.id(1))
@@ -254,7 +254,7 @@ class TestRecords:
         node = mesh.boot(0)
         held = node.authority.admission(mesh.id(1))
         assert held is not None
-        del node.authority._admissions[mesh.id(1)]
+        del node.authority._tables.admissions[mesh.id(1)]
         node._knowledge.drop_admission(mesh.id(1))
         node._knowledge.drop_admission(mesh.id(1))
         node._knowledge.add_record(held)

@@ -12,18 +12,16 @@ from protocol.envelope import (
     CHALLENGE_BYTES,
     DATAGRAM_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
-    TRIED_MAX,
-    WINDOW_BITS,
     Envelope,
     Opened,
     Received,
-    Session,
     Told,
     Unintroduced,
     Unproven,
 )
 from protocol.errors import DropReason, Refused
 from protocol.identity import Address, MeshId, NodeId, short_id
+from protocol.sessions import TRIED_MAX, WINDOW_BITS, Session
 from tests.helpers.nodes import seed_of
 from tests.helpers.strategies import MESH
 
@@ -135,6 +133,7 @@ def test_what_was_tried_is_remembered_within_limits() -> None:
     datagrams = [a.envelope.seal(b.id, b"", to=PEER) for _ in range(TRIED_MAX + 5)]
     session = a.envelope.session(b.id)
     assert session is not None
+    assert session.tried is not None
     assert len(session.tried) == TRIED_MAX
     last = datagrams[-1]
     assert last is not None

@@ -46,3 +46,17 @@ def test_the_count_is_what_counting_anew_gives(story: list[tuple[str, int, int]]
         )
         assert agreement.wrong == wrong
         assert agreement.suspected == sum(sum(views[observer].values()) for observer in running)
+
+
+def test_a_whole_mesh_agrees() -> None:
+    """Those that run see just each other; from there the count goes on."""
+    agreement = Agreement(SIZE)
+    for host in (0, 1, 2):
+        agreement.begin(host)
+    agreement.begin_whole()
+    assert (agreement.wrong, agreement.suspected) == (0, 0)
+    agreement.end(2)
+    assert agreement.wrong == 2
+    agreement.note(0, 2, is_present=False, is_suspect=False)
+    agreement.note(1, 2, is_present=False, is_suspect=False)
+    assert agreement.wrong == 0

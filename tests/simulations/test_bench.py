@@ -1,7 +1,8 @@
 """The simulator's own pace: that it is told, not how fast it is."""
 
 from protocol.config import SECOND
-from simulations.bench import bench, whole_world
+from simulations.bench import bench
+from simulations.whole import whole_world
 
 
 def test_a_mesh_is_whole_from_its_first_moment() -> None:
@@ -11,6 +12,15 @@ def test_a_mesh_is_whole_from_its_first_moment() -> None:
     world.run(30 * SECOND)
     assert world.is_converged()
     assert world.mistakes == []
+    assert world.drops == {}  # they have met each other, too
+
+
+def test_strangers_meet_first() -> None:
+    """Unless they have met, each pair begins with challenges."""
+    world = whole_world(6, seed=1, are_acquainted=False)
+    world.run(5 * SECOND)
+    assert world.is_converged()
+    assert world.traffic["challenge"][0] > 0
 
 
 def test_the_pace_is_told() -> None:

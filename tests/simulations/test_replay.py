@@ -21,6 +21,7 @@ from protocol.node import Node
 from protocol.outbox import Outbox
 from protocol.recorder import Recorder
 from protocol.recording import LINE_BYTES_MAX
+from protocol.records import Records
 from protocol.round_trips import RoundTrips
 from protocol.statements import Statements
 from simulations import world as worlds
@@ -98,10 +99,15 @@ class Recorded:
         self.secrets = crypto.secrets
 
     def _make(
-        self, config: NodeConfig, crypto: Crypto, rng: random.Random, statements: Statements
+        self,
+        config: NodeConfig,
+        crypto: Crypto,
+        rng: random.Random,
+        statements: Statements,
+        records: Records,
     ) -> Node:
         if config.name != f"n{RECORDED}":
-            return Node(config, crypto, rng, statements)
+            return Node(config, crypto, rng, statements, records)
         seed = rng.getrandbits(64)
         keys = self._recorder.begin(config, crypto, seed, meshd="0.1.0", python="3.11.2")
         node = RecordedNode(config, keys, random.Random(seed))

@@ -95,7 +95,9 @@ def test_a_cut_is_no_mistake_and_heals() -> None:
 def test_calling_a_node_dead_that_lives_is_a_mistake() -> None:
     """Counted with how long it lasted; who hears everything and is not heard is not reached."""
     dead: list[tuple[int, int, int]] = []
-    scenario = _scenario(_act("starve", 1, 3, late_ns=(20 * SECOND, 21 * SECOND)), seconds=60)
+    scenario = _scenario(
+        _act("starve", 1, 3, late_ns=(20 * SECOND, 21 * SECOND), slow=False), seconds=60
+    )
     measures = run(scenario, 1, watch=lambda world, _: dead.extend(world.mistakes)).measures
     assert measures["mistakes"] == len(dead) > 0
     assert measures["nodes_mistaken"] == 1

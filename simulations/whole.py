@@ -1,0 +1,54 @@
+"""The one place for meshes that are whole from their first moment.
+
+Making n nodes hear of each other costs n * n steps and as many shares of memory. Here one node
+hears of all, and the others begin with what it knows, of which most is held once for all.
+"""
+
+import functools
+
+from protocol.codec import encode_stream
+from protocol.events import StreamReceived
+from protocol.identity import Address, NodeId
+from protocol.messages import PushPull
+from simulations.admissions import WALL_START_S
+from simulations.host import Host
+from simulations.latency import even
+from simulations.network import NetworkOptions
+from simulations.pretend_crypto import PretendCrypto
+from simulations.world import World
+
+
+def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True) -> World:
+    """A LAN on which everybody knows everybody, and nothing is left to spread.
+
+    `are_acquainted`: for so long that each has met each, and no challenge is needed any more.
+    """
+    options = NetworkOptions(delay=even(200_000, 800_000))
+    world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
+    records: dict[bytes, None] = {}
+    lives: dict[bytes, None] = {}
+    for host in world.hosts:
+        records.update(dict.fromkeys(host.snapshot.records))
+        world.start(host.index)
+        assert host.node is not None  # it was started just now
+        lives.update(dict.fromkeys(host.node.join_state()[1]))
+    everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
+    first, second, *_ = world.hosts
+    world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
+    by_id = {host.crypto.node_id: host for host in world.hosts}
+    for host in world.hosts:
+        assert host.node is not None  # nothing has ended them
+        assert first.node is not None
+        host.node.begin_like(first.node)
+        if are_acquainted:
+            host.node.begin_acquainted(functools.partial(_meet, by_id, host))
+    world.agreement.begin_whole()
+    return world
+
+
+def _meet(by_id: dict[NodeId, Host], host: Host, peer: NodeId) -> tuple[Address, bytes] | None:
+    """Where a peer is, and what token it wants to see of `host`."""
+    other = by_id[peer]
+    if other.node is None:
+        return None
+    return other.address, other.node.token_for(host.crypto.node_id, host.address)
