@@ -11,6 +11,9 @@ from typing import Any, Final
 from protocol.config import SECOND
 from protocol.crypto import Crypto
 from simulations.acts import READERS, Director, check_groups
+from simulations.inference.measures import measures_of
+from simulations.inference.service import Service
+from simulations.inference.table import check_workload, read_workload
 from simulations.measures import Measure, Measures
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario, ScenarioError, nearest, read_scenario
@@ -52,15 +55,23 @@ def find_scenario(named: str) -> Scenario:
         path = pathlib.Path(named)
         if not path.exists() and path.suffix != ".toml":
             raise ScenarioError(f"no scenario {named!r}{nearest(named, library())}")
-    scenario = read_scenario(path, READERS)
-    check_groups(scenario)
+    scenario = read_scenario(path, READERS, read_workload)
+    _check(scenario)
     return scenario
 
 
+def _check(scenario: Scenario) -> None:
+    check_groups(scenario)
+    if scenario.inference is not None:
+        check_workload(scenario.name, scenario.inference, scenario.nodes, scenario.duration_ns)
+
+
 def resized(scenario: Scenario, nodes: int) -> Scenario:
-    """The same with another number of nodes. Raises ScenarioError if an act names one too many."""
+    """The same with another number of nodes. Raises ScenarioError if an act names one too many, or
+    the workload does not fit.
+    """
     other = dataclasses.replace(scenario, nodes=nodes)
-    check_groups(other)
+    _check(other)
     return other
 
 
@@ -106,6 +117,9 @@ def _run(
         make_crypto=make_crypto,
     )
     director = Director(world, scenario, random.Random(seed + 3))  # noqa: S311  # repeatable
+    service = None if scenario.inference is None else Service(world, scenario.inference, seed)
+    if service is not None:
+        director.groups.update(service.groups)
     for index in range(scenario.nodes):
         world.start(index, *[0][:index])
     if scenario.form == "whole":
@@ -115,11 +129,15 @@ def _run(
         world.traffic.clear()
     start_ns = world.now if scenario.form == "whole" else 0
     director.schedule()
+    if service is not None:
+        service.begin(scenario.duration_ns)
     world.run(start_ns + min(director.last_ns, scenario.duration_ns) - world.now)
     agreed_ns = _until_agreed(world, start_ns + scenario.duration_ns)
     measures = Measures(world, start_ns).all(has_formed=scenario.form == "together")
     since_ns = start_ns + director.last_ns
     measures["agreement_s"] = None if agreed_ns is None else (agreed_ns - since_ns) / SECOND
+    if service is not None:
+        measures.update(measures_of(service))
     if watch is not None:
         watch(world)
     return Result(

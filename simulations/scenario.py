@@ -5,6 +5,7 @@
                            with them; "whole": they have found each other before it starts
     [network]              delay_ms, loss_percent, ... (`NetworkOptions`)
     [protocol]             any field of `ProtocolConfig`; times in `_ms`
+    [inference]            what is asked of the mesh, and who serves it (`inference/table.py`)
     [[act]]                at_s, do, whom it happens to, for_s, every_s, and the act's own options
 
 Everything is checked before anything runs: an unknown key, an impossible value or a missing file is
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND, ProtocolConfig
+from simulations.inference.workload import Workload
 from simulations.network import NetworkOptions
 
 NODES_MAX: Final = 100_000
@@ -71,6 +73,7 @@ class Scenario:
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
     protocol: ProtocolConfig = dataclasses.field(default_factory=ProtocolConfig)
     acts: tuple[Act, ...] = ()
+    inference: Workload | None = None
 
 
 class Section:
@@ -154,10 +157,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 OptionsOf = Callable[[Section], Mapping[str, Any]]
 """Reads an act's own options."""
+WorkloadOf = Callable[[str, pathlib.Path, object], Workload]
+"""Reads [inference]: (place, folder of the file, table)."""
 
 
 def read_scenario(
-    path: pathlib.Path, acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]]
+    path: pathlib.Path,
+    acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]],
+    workload_of: WorkloadOf,
 ) -> Scenario:
     """A scenario from a file. `acts`: by name, the options of each and who reads them.
 
@@ -171,9 +178,10 @@ def read_scenario(
         raise ScenarioError(f"{path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from error
-    known = ("title", "nodes", "duration_s", "form", "network", "protocol", "act")
+    known = ("title", "nodes", "duration_s", "form", "network", "protocol", "act", "inference")
     top = Section(path.name, content, known)
     listed = top.raw("act", [])
+    workload = top.raw("inference", None)
     if not isinstance(listed, list):
         raise ScenarioError(f"{path.name}: write [[act]], with two brackets")
     return Scenario(
@@ -189,6 +197,7 @@ def read_scenario(
             for number, table in enumerate(listed, start=1)
             for act in _acts(f"{path.name}, act {number}", table, acts)
         ),
+        inference=None if workload is None else workload_of(path.name, path.parent, workload),
     )
 
 

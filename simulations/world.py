@@ -21,7 +21,9 @@ from protocol.effects import (
     AnswerStream,
     DatagramDropped,
     Effect,
+    LoadLearned,
     MembershipChanged,
+    OffersChanged,
     OpenStream,
     Persist,
     SendDatagram,
@@ -46,6 +48,7 @@ from protocol.statements import Statements
 from simulations.admissions import WALL_START_S, admit_all
 from simulations.agreement import Agreement
 from simulations.host import Host
+from simulations.listener import Deaf, Listener
 from simulations.network import Network, NetworkOptions
 from simulations.streams import Streams
 
@@ -86,6 +89,7 @@ class World:
         """[datagrams, bytes] sent, by kind."""
         self.datagrams = 0
         self.largest_datagram = 0
+        self.listener: Listener = Deaf()
         self._root_seed = self._bytes(32)
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
@@ -96,7 +100,7 @@ class World:
         self._agreement = Agreement(size)
         self._reading = random.Random(seed + 2)  # noqa: S311  # same
         self._streams = Streams(
-            self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
+            self.network, at=self.at, arrive=self.hand, give=self.give, wall_s=self._wall_s
         )
         admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
 
@@ -132,6 +136,7 @@ class World:
             self._statements,
         )
         self._agreement.begin(index)
+        self.listener.on_act(host, "start")
         self.give(host, Started((host.address,)))
         for seed in seeds:
             other = self.hosts[seed]
@@ -152,6 +157,7 @@ class World:
         host.is_silent = is_silent
         if not is_silent:
             self._streams.reset(host)
+        self.listener.on_act(host, "crash")
 
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
@@ -165,6 +171,7 @@ class World:
         """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
         self._remember(index, "pause")
         self.hosts[index].is_paused = True
+        self.listener.on_act(self.hosts[index], "pause")
 
     def resume(self, index: int) -> None:
         """Wake it (SIGCONT): it notices the gap, reads what waited, then does what is due."""
@@ -173,6 +180,7 @@ class World:
             return
         self._remember(index, "resume")
         host.is_paused = False
+        self.listener.on_act(host, "resume")
         gap = self.now - host.node.deadline
         if gap > GAP_NS:
             self.give(host, Resumed(gap))
@@ -220,9 +228,9 @@ class World:
         if host.starved_ns is None and not host.is_paused:
             self.give(host, event)
         else:
-            self._wait(host, functools.partial(self.give, host, event))
+            self.hand(host, functools.partial(self.give, host, event))
 
-    def _wait(self, host: Host, read: Callable[[], None]) -> None:
+    def hand(self, host: Host, read: Callable[[], None]) -> None:
         """A message is at a host's door: its process reads it now, or when it can."""
         if host.starved_ns is None:
             self._read(host, host.life, read)
@@ -316,7 +324,10 @@ class World:
                     is_suspect=effect.state is State.SUSPECT,
                 )
                 self._judge(host, effect)
-                self._note(b"change", host.index, effect.node, str(effect.state).encode())
+                self.note(b"change", host.index, effect.node, str(effect.state).encode())
+                self.listener.on_effect(host, effect)
+            case LoadLearned() | OffersChanged():
+                self.listener.on_effect(host, effect)
             case DatagramDropped():
                 self.drops[effect.reason] += 1
             case _:
@@ -337,7 +348,7 @@ class World:
         sent[0] += 1
         sent[1] += len(effect.data)
         self.largest_datagram = max(self.largest_datagram, len(effect.data))
-        self._note(b"send", host.index, effect.data, str(effect.to).encode())
+        self.note(b"send", host.index, effect.data, str(effect.to).encode())
         if self.network.is_unplugged(host.index):
             self.at(0, lambda: self.give(host, SendFailed(effect.to)))
             return
@@ -348,7 +359,8 @@ class World:
         for delay in self.network.delays(host.index, target.index):
             self.at(delay, functools.partial(self._arrive, target, event))
 
-    def _note(self, what: bytes, host: int, *parts: bytes) -> None:
+    def note(self, what: bytes, host: int, *parts: bytes) -> None:
+        """Part of the trace, and so of its hash."""
         self._trace.update(b"%b %d %d " % (what, self.now, host))
         for part in parts:
             self._trace.update(part)
