@@ -82,9 +82,16 @@ class Portion:
     count: int = 0
     share_ppm: int = 0
 
-    def of(self, nodes: int) -> int:
-        """How many that is."""
-        return self.count or (nodes * self.share_ppm + MILLION // 2) // MILLION
+
+def counts(nodes: int, portions: Sequence[Portion]) -> list[int]:
+    """How many of each that is; shares are rounded so that their sum is."""
+    found: list[int] = []
+    shared_ppm = 0
+    for portion in portions:
+        before = (nodes * shared_ppm + MILLION // 2) // MILLION
+        shared_ppm += portion.share_ppm
+        found.append(portion.count or (nodes * shared_ppm + MILLION // 2) // MILLION - before)
+    return found
 
 
 def deal(nodes: int, portions: Sequence[Portion]) -> list[Machine | None]:
@@ -92,8 +99,9 @@ def deal(nodes: int, portions: Sequence[Portion]) -> list[Machine | None]:
 
     The portions must not come to more than there are nodes.
     """
-    wanted: list[tuple[Machine | None, int]] = [(one.machine, one.of(nodes)) for one in portions]
-    wanted.append((None, nodes - sum(count for _, count in wanted)))
+    serving = counts(nodes, portions)
+    kinds: list[Machine | None] = [*(portion.machine for portion in portions), None]
+    wanted = list(zip(kinds, [*serving, nodes - sum(serving)], strict=True))
     dealt = [0] * len(wanted)
     machines: list[Machine | None] = []
     for number in range(1, nodes + 1):

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from protocol.config import SECOND
 from simulations.inference.arrivals import Arrivals, Bursty, Diurnal, Poisson, Recorded, Trace
 from simulations.inference.lengths import Constant, Empirical, Lengths, LogNormal, Uniform
-from simulations.inference.machines import CLASSES, MILLION, Machine, Portion
+from simulations.inference.machines import CLASSES, MILLION, Machine, Portion, counts
 from simulations.inference.policies import POLICIES
 from simulations.inference.workload import GATEWAYS, Workload
 from simulations.scenario import DURATION_S_MAX, NODES_MAX, ScenarioError, Section, nearest
@@ -287,7 +287,7 @@ def check_workload(name: str, workload: Workload, nodes: int, duration_ns: int) 
     """Raise ScenarioError if it does not fit to so many nodes, or is more than can be held."""
     if workload.gateways > nodes:
         raise ScenarioError(f"{name}: gateways = {workload.gateways}, but there are {nodes} nodes")
-    serving = sum(portion.of(nodes) for portion in workload.portions)
+    serving = sum(counts(nodes, workload.portions))
     if not 0 < serving <= nodes:
         raise ScenarioError(f"{name}: {serving} machines serve, but there are {nodes} nodes")
     span_ns = min(duration_ns, workload.lasts_ns or duration_ns)

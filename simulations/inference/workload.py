@@ -1,11 +1,12 @@
 """The one place for what an inference workload is: who serves, what is asked, who chooses."""
 
 import dataclasses
+import operator
 from typing import Final
 
 from simulations.inference.arrivals import Arrivals, Trace
 from simulations.inference.lengths import Lengths
-from simulations.inference.machines import MILLION, Portion
+from simulations.inference.machines import MILLION, Portion, counts
 
 GATEWAYS: Final = "gateways"
 """What the nodes that apps ask are called, for acts."""
@@ -53,4 +54,5 @@ class Workload:
     def capacity_uhz(self, nodes: int) -> int:
         """What all machines together can complete in 10**6 s."""
         sizes = self.prompt.mean_milli(), self.output.mean_milli()
-        return sum(one.of(nodes) * one.machine.capacity_uhz(*sizes) for one in self.portions)
+        each = [portion.machine.capacity_uhz(*sizes) for portion in self.portions]
+        return sum(map(operator.mul, counts(nodes, self.portions), each))
