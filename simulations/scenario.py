@@ -164,9 +164,10 @@ WorkloadOf = Callable[[str, pathlib.Path, object], Workload]
 def read_scenario(
     path: pathlib.Path,
     acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]],
-    workload_of: WorkloadOf,
+    workload_of: WorkloadOf | None = None,
 ) -> Scenario:
-    """A scenario from a file. `acts`: by name, the options of each and who reads them.
+    """A scenario from a file. `acts`: by name, the options of each and who reads them;
+    `workload_of` reads [inference], which else is an unknown key.
 
     Raises ScenarioError.
     """
@@ -178,7 +179,8 @@ def read_scenario(
         raise ScenarioError(f"{path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from error
-    known = ("title", "nodes", "duration_s", "form", "network", "protocol", "act", "inference")
+    known: tuple[str, ...] = ("title", "nodes", "duration_s", "form", "network", "protocol", "act")
+    known += ("inference",) if workload_of is not None else ()
     top = Section(path.name, content, known)
     listed = top.raw("act", [])
     workload = top.raw("inference", None)
@@ -197,7 +199,9 @@ def read_scenario(
             for number, table in enumerate(listed, start=1)
             for act in _acts(f"{path.name}, act {number}", table, acts)
         ),
-        inference=None if workload is None else workload_of(path.name, path.parent, workload),
+        inference=workload_of(path.name, path.parent, workload)
+        if workload_of is not None and workload is not None
+        else None,
     )
 
 

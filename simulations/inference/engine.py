@@ -2,7 +2,7 @@
 
 Time passes in steps from event to event; between two events every running request goes on at a
 constant speed (`machines.py` has the law). All in integers: what is left of a phase is counted in
-thousandths of a token times seconds per nanosecond, so that nothing is rounded away.
+thousandths of a token per second times nanoseconds; speeds are whole thousandths.
 """
 
 import dataclasses

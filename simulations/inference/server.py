@@ -93,6 +93,7 @@ class Server:
         """The end of `freeze`."""
         if self._engine is not None:
             self._engine.thaw()
+            self._changed()
 
     # ---- requests ----
 

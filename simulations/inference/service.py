@@ -28,6 +28,8 @@ from simulations.world import World
 
 HISTORY_MAX: Final = 4_096
 """Loads of one server that are remembered, for gateways that are told late."""
+_OUT: Final = 1_000_000
+"""Requests that nobody has waiting."""
 
 
 class Service:
@@ -212,8 +214,9 @@ class Service:
         return told
 
     def load(self, node: NodeId) -> Load:
-        """See `policies.Truth`."""
-        return self._by_node[node][1].load
+        """See `policies.Truth`: what cannot serve now is as busy as can be."""
+        _, server = self._by_node[node]
+        return server.load if server.is_ready else Load(_OUT, 0, server.machine.slots)
 
     def completion_ns(self, node: NodeId) -> int:
         """See `policies.Truth`: one more of mean size, behind what waits in full slots."""

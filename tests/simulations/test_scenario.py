@@ -6,7 +6,6 @@ import pytest
 
 from protocol.config import MILLISECOND, SECOND
 from simulations.acts import READERS, check_groups
-from simulations.inference.table import read_workload
 from simulations.run import find_scenario, library, resized
 from simulations.scenario import Scenario, ScenarioError, Who, read_scenario
 
@@ -16,7 +15,7 @@ PLAIN = "nodes = 5\nduration_s = 10\n"
 def _read(folder: pathlib.Path, text: str) -> Scenario:
     path = folder / "mine.toml"
     path.write_text(text, "utf-8")
-    scenario = read_scenario(path, READERS, read_workload)
+    scenario = read_scenario(path, READERS)
     check_groups(scenario)
     return scenario
 

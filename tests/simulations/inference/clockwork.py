@@ -9,10 +9,10 @@ class Clockwork:
 
     def __init__(self) -> None:
         self.now = 0
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Callable[[], object]]] = []
         self._sequence = 0
 
-    def at(self, delay_ns: int, what: Callable[[], None]) -> None:
+    def at(self, delay_ns: int, what: Callable[[], object]) -> None:
         """Do something later."""
         self._sequence += 1
         heapq.heappush(self._heap, (self.now + delay_ns, self._sequence, what))

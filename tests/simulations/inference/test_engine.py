@@ -1,5 +1,6 @@
 """One machine at work: its speeds, its queue, and queueing theory."""
 
+import functools
 import itertools
 import random
 
@@ -116,7 +117,7 @@ def test_one_server_waits_as_pollaczek_and_khinchine_say() -> None:
     began: dict[int, float] = {}
     for number, at_ns in enumerate(itertools.islice(coming, count)):
         began[number] = at_ns / SECOND
-        bench.clock.at(at_ns, lambda number=number: bench.submit(number, 100, 1))  # type: ignore[misc]
+        bench.clock.at(at_ns, functools.partial(bench.submit, number, 100, 1))
     bench.clock.run()
     waits = [bench.done[number] - began[number] - service_s for number in range(count)]
     assert sum(waits) / count == pytest.approx(service_s * 0.7 / 0.6, rel=0.08)
@@ -132,7 +133,7 @@ def test_many_slots_wait_as_erlang_says() -> None:
     for number, at_ns in enumerate(itertools.islice(coming, count)):
         output = 2 + (100 * exponential(rng) >> 32)
         spent[number] = at_ns / SECOND, 0.001 + (output - 1) / 100
-        bench.clock.at(at_ns, lambda n=number, o=output: bench.submit(n, 1, o))  # type: ignore[misc]
+        bench.clock.at(at_ns, functools.partial(bench.submit, number, 1, output))
     bench.clock.run()
     waits = [bench.done[n] - began - needed for n, (began, needed) in spent.items()]
     assert sum(waits) / count == pytest.approx(0.745 * service_s, rel=0.15)
