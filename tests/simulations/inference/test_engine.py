@@ -100,8 +100,8 @@ def test_cancel_and_freeze() -> None:
     bench = Bench(_machine())
     running = bench.submit(1, 100, 1_000)
     bench.submit(2, 100, 1)
-    bench.clock.at(SECOND, lambda: bench.engine.cancel(running))
     bench.clock.at(SECOND, bench.engine.freeze)
+    bench.clock.at(SECOND, lambda: bench.engine.cancel(running))
     bench.clock.at(5 * SECOND, bench.engine.thaw)
     bench.clock.run()
     assert bench.done == {2: 5.1}
