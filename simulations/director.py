@@ -104,6 +104,7 @@ def check_groups(scenario: Scenario) -> None:
     """Raise ScenarioError for an act on a group that no act makes, or an end that never comes."""
     regions = scenario.network.regions
     made = {*regions.names, *(act.who.group for act in scenario.acts if act.who.group)}
+    made.update(scenario.inference.group_names if scenario.inference else ())
     for act in scenario.acts:
         for name in (act.who.among, *act.who.but):
             if name and name not in made:

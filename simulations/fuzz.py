@@ -8,18 +8,18 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 
-from simulations.acts import READERS
-from simulations.director import check_groups
+from simulations.library import scenario_from
 from simulations.run import run
-from simulations.scenario import Scenario, scenario_of
 from simulations.section import ScenarioError
 from simulations.shrinking import TRIES_MAX, shrink
 from simulations.swarm import Content, Swarm
 from simulations.workers import local, spread
+
+_FILE: Final = pathlib.Path("fuzz.toml")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +73,12 @@ def examine(seed: int, nodes: int | None = None, tries_max: int = TRIES_MAX) -> 
 def violations_of(content: Content, seed: int) -> tuple[str, ...]:
     """What a scenario violates; a mesh that never formed is one, and an exception too."""
     try:
-        result = run(as_scenario(content), seed, is_checked=True)
+        result = run(scenario_from(content, _FILE), seed, is_checked=True)
     except ScenarioError as error:
         return (f"forming: {error}",)
     except Exception as error:  # noqa: BLE001  # whatever the core raises is what we look for
         return (f"exception: {type(error).__name__}: {error}",)
     return result.violations or ()
-
-
-def as_scenario(content: Content, name: str = "fuzz") -> Scenario:
-    """What was drawn, read as its file would be."""
-    scenario = scenario_of(content, pathlib.Path(f"{name}.toml"), READERS)
-    check_groups(scenario)
-    return scenario
 
 
 def save(finding: Finding, folder: pathlib.Path) -> pathlib.Path:

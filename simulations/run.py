@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import pathlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -11,17 +10,17 @@ from typing import Any, Final
 from protocol.config import SECOND
 from protocol.crypto import Crypto
 from simulations import liveness
-from simulations.acts import READERS
 from simulations.checkers import CHECKERS, QUIET_LOSS_PPM, Story
-from simulations.director import Director, check_groups
+from simulations.director import Director
+from simulations.inference.measures import measures_of
+from simulations.inference.service import Service
 from simulations.measures import Measure, Measures
 from simulations.origin import commit
 from simulations.pretend_crypto import PretendCrypto
-from simulations.scenario import Scenario, read_scenario
-from simulations.section import ScenarioError, nearest
+from simulations.scenario import Scenario
+from simulations.section import ScenarioError
 from simulations.world import World
 
-LIBRARY: Final = pathlib.Path(__file__).parent / "scenarios"
 FORMING_NS: Final = 300 * SECOND
 """A mesh that has not found together by then never will."""
 SETTLE_NS: Final = 10 * SECOND
@@ -53,36 +52,6 @@ class Result:
         if self.violations is None:
             del fields["violations"]
         return fields
-
-
-def library() -> dict[str, pathlib.Path]:
-    """The scenarios that ship, by name."""
-    return {path.stem: path for path in sorted(LIBRARY.glob("*.toml"))}
-
-
-def path_of(named: str) -> pathlib.Path:
-    """The file of a scenario of the library, or a file. Raises ScenarioError."""
-    path = library().get(named)
-    if path is None:
-        path = pathlib.Path(named)
-        if not path.exists() and path.suffix != ".toml":
-            raise ScenarioError(f"no scenario {named!r}{nearest(named, library())}")
-    return path
-
-
-def find_scenario(named: str) -> Scenario:
-    """A scenario of the library by its name, or a file. Raises ScenarioError."""
-    scenario = read_scenario(path_of(named), READERS)
-    check_groups(scenario)
-    return scenario
-
-
-def resized(scenario: Scenario, nodes: int) -> Scenario:
-    """The same with another number of nodes. Raises ScenarioError if an act names one too many."""
-    content = {**scenario.content, "nodes": nodes}
-    other = dataclasses.replace(scenario, nodes=nodes, content=content)
-    check_groups(other)
-    return other
 
 
 def run(
@@ -132,6 +101,9 @@ def _run(
         make_crypto=make_crypto,
     )
     director = Director(world, scenario, random.Random(seed + 3))  # noqa: S311  # repeatable
+    service = None if scenario.inference is None else Service(world, scenario.inference, seed)
+    if service is not None:
+        director.groups.update(service.groups)
     for index in range(scenario.nodes):
         world.start(index, *[0][:index])
     if scenario.form == "whole":
@@ -141,11 +113,15 @@ def _run(
         world.traffic.clear()
     start_ns = world.now if scenario.form == "whole" else 0
     director.schedule()
+    if service is not None:
+        service.begin(scenario.duration_ns)
     world.run(start_ns + min(director.last_ns, scenario.duration_ns) - world.now)
     agreed_ns = _until_agreed(world, start_ns + scenario.duration_ns)
     measures = Measures(world, start_ns).all(has_formed=scenario.form == "together")
     since_ns = start_ns + director.last_ns
     measures["agreement_s"] = None if agreed_ns is None else (agreed_ns - since_ns) / SECOND
+    if service is not None:
+        measures.update(measures_of(service))
     if watch is not None:
         watch(world, start_ns)
     result = Result(

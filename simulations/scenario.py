@@ -5,6 +5,7 @@
                            with them; "whole": they have found each other before it starts
     [network]              delay_ms, loss_percent, ... (`NetworkOptions`)
     [protocol]             any field of `ProtocolConfig`; times in `_ms`
+    [inference]            what is asked of the mesh, and who serves it (`inference/table.py`)
     [[act]]                at_s, do, whom it happens to, for_s, every_s, and the act's own options
 
 Everything is checked before anything runs: an unknown key, an impossible value or a missing file is
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND, ProtocolConfig
+from simulations.inference.workload import Workload
 from simulations.network import NetworkOptions
 from simulations.network_table import read_network
 from simulations.section import DURATION_S_MAX, ScenarioError, Section, nearest
@@ -67,18 +69,24 @@ class Scenario:
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
     protocol: ProtocolConfig = dataclasses.field(default_factory=ProtocolConfig)
     acts: tuple[Act, ...] = ()
+    inference: Workload | None = None
     content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What its file says, for whoever asks where a result came from."""
 
 
 OptionsOf = Callable[[Section], Mapping[str, Any]]
 """Reads an act's own options."""
+WorkloadOf = Callable[[str, pathlib.Path, object], Workload]
+"""Reads [inference]: (place, folder of the file, table)."""
 
 
 def read_scenario(
-    path: pathlib.Path, acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]]
+    path: pathlib.Path,
+    acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]],
+    workload_of: WorkloadOf | None = None,
 ) -> Scenario:
-    """A scenario from a file. `acts`: by name, the options of each and who reads them.
+    """A scenario from a file. `acts`: by name, the options of each and who reads them;
+    `workload_of` reads [inference], which else is an unknown key.
 
     Raises ScenarioError.
     """
@@ -90,21 +98,24 @@ def read_scenario(
         raise ScenarioError(f"{path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from error
-    return scenario_of(content, path, acts)
+    return scenario_of(content, path, acts, workload_of)
 
 
 def scenario_of(
     content: Mapping[str, Any],
     path: pathlib.Path,
     acts: Mapping[str, tuple[tuple[str, ...], OptionsOf]],
+    workload_of: WorkloadOf | None = None,
 ) -> Scenario:
     """The same from what a file would hold; `path` names it, and where files it names are.
 
     Raises ScenarioError.
     """
-    known = ("title", "nodes", "duration_s", "form", "network", "protocol", "act")
+    known: tuple[str, ...] = ("title", "nodes", "duration_s", "form", "network", "protocol", "act")
+    known += ("inference",) if workload_of is not None else ()
     top = Section(path.name, content, known)
     listed = top.raw("act", [])
+    workload = top.raw("inference", None)
     if not isinstance(listed, list):
         raise ScenarioError(f"{path.name}: write [[act]], with two brackets")
     return Scenario(
@@ -121,6 +132,9 @@ def scenario_of(
             for number, table in enumerate(listed, start=1)
             for act in _acts(f"{path.name}, act {number}", table, acts)
         ),
+        inference=workload_of(path.name, path.parent, workload)
+        if workload_of is not None and workload is not None
+        else None,
     )
 
 

@@ -13,11 +13,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from simulations.acts import READERS
-from simulations.director import check_groups
+from simulations.library import path_of, scenario_from
 from simulations.origin import commit, digest
-from simulations.run import path_of, run
-from simulations.scenario import Scenario, scenario_of
+from simulations.run import run
 from simulations.section import ScenarioError
 
 POINTS_MAX: Final = 100_000
@@ -88,7 +86,7 @@ def plan(
         changed = copy.deepcopy(content)
         for key, value in point.items():
             _put(changed, key, value)
-        _scenario(changed, path)
+        scenario_from(changed, path)
         jobs += [
             Job(
                 scenario=path.stem,
@@ -122,18 +120,12 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401
         raise ScenarioError(f"the scenario has no place {key!r}; acts count from 1") from error
 
 
-def _scenario(content: Mapping[str, Any], path: pathlib.Path) -> Scenario:
-    scenario = scenario_of(content, path, READERS)
-    check_groups(scenario)
-    return scenario
-
-
 def run_job(job: Job) -> Row:
     """One row. A mesh that does not form is a row with its `error`, not the end of the sweep."""
     row: Row = {"run": job.name, "commit": commit(), "configuration": digest(job.content)}
     row |= {"scenario": job.scenario, "point": dict(job.point), "seed": job.seed}
     try:
-        scenario = _scenario(job.content, pathlib.Path(job.folder) / f"{job.scenario}.toml")
+        scenario = scenario_from(job.content, pathlib.Path(job.folder) / f"{job.scenario}.toml")
         result = run(scenario, job.seed, is_checked=job.is_checked)
     except ScenarioError as error:
         return row | {"error": str(error)}

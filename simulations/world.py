@@ -5,7 +5,6 @@ The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries ou
 """
 
 import functools
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +19,9 @@ from protocol.effects import (
     AnswerStream,
     DatagramDropped,
     Effect,
+    LoadLearned,
     MembershipChanged,
+    OffersChanged,
     OpenStream,
     Persist,
     SendDatagram,
@@ -47,9 +48,11 @@ from simulations.admissions import WALL_START_S, admit_all
 from simulations.agreement import Agreement
 from simulations.clock import Clock
 from simulations.host import Host
+from simulations.listener import Deaf, Listener
 from simulations.network import Network, NetworkOptions
 from simulations.streams import Streams
 from simulations.timeline import Timeline
+from simulations.trace import Trace
 
 GAP_NS: Final = 2_000 * MILLISECOND
 """Woken later than this a driver gives Resumed; the daemon's value."""
@@ -60,8 +63,6 @@ SPINS_MAX: Final = 1_000
 
 
 _DEADLINE_REACHED: Final = DeadlineReached()
-_NOTED_MAX: Final = 4_096
-"""Notes for the trace's hash that are collected before it is fed."""
 
 
 class World(Timeline):
@@ -80,9 +81,7 @@ class World(Timeline):
         self._rng = random.Random(seed)  # noqa: S311  # a simulation must be repeatable
         self._protocol = protocol or ProtocolConfig()
         self._armed: dict[int, int] = {}
-        self._trace = hashlib.blake2b(digest_size=16)
-        self._noted: list[bytes] = []
-        """What is still to go into it."""
+        self._trace = Trace()
         self.drops: Counter[DropReason] = Counter()
         self.changes: list[tuple[int, int, MembershipChanged]] = []
         """(time, observing host, what changed), in order."""
@@ -100,6 +99,7 @@ class World(Timeline):
         self.largest_datagram = 0
         self.largest_message = 0
         """Bytes of the largest message on a stream."""
+        self.listener: Listener = Deaf()
         self._root_seed = self._bytes(32)
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
@@ -115,7 +115,7 @@ class World(Timeline):
         self._streams = Streams(
             self.network,
             at=self.at,
-            arrive=self._wait,
+            arrive=self.hand,
             give=self.give,
             wall_s=self._wall_s,
             now=lambda: self.now,
@@ -160,6 +160,7 @@ class World(Timeline):
             self._records,
         )
         self.agreement.begin(index)
+        self.listener.on_act(host, "start")
         self.give(host, Started((host.address,)))
         for seed in seeds:
             self.introduce(index, seed)
@@ -196,6 +197,7 @@ class World(Timeline):
         host.is_silent = is_silent
         if not is_silent:
             self._streams.reset(host)
+        self.listener.on_act(host, "crash")
 
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
@@ -209,6 +211,7 @@ class World(Timeline):
         """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
         self.note_act(index, "pause")
         self.hosts[index].is_paused = True
+        self.listener.on_act(self.hosts[index], "pause")
 
     def resume(self, index: int) -> None:
         """Wake it (SIGCONT): it notices the gap, reads what waited, then does what is due."""
@@ -217,6 +220,7 @@ class World(Timeline):
             return
         self.note_act(index, "resume")
         host.is_paused = False
+        self.listener.on_act(host, "resume")
         gap = host.time(self.now) - host.node.deadline
         if gap > GAP_NS:
             self.give(host, Resumed(gap))
@@ -276,9 +280,9 @@ class World(Timeline):
         if host.starved_ns is None and not host.is_paused:
             self.give(host, event)
         else:
-            self._wait(host, functools.partial(self.give, host, event))
+            self.hand(host, functools.partial(self.give, host, event))
 
-    def _wait(self, host: Host, read: Callable[[], None]) -> None:
+    def hand(self, host: Host, read: Callable[[], None]) -> None:
         """A message is at a host's door: its process reads it now, or when it can."""
         if host.starved_ns is None:
             self._read(host, host.life, read)
@@ -304,7 +308,6 @@ class World(Timeline):
     @property
     def trace_hash(self) -> str:
         """A hash over everything that was sent and changed, in order."""
-        self._hash_noted()
         return self._trace.hexdigest()
 
     def _arm(self, host: Host) -> None:
@@ -365,7 +368,10 @@ class World(Timeline):
                     is_suspect=effect.state is State.SUSPECT,
                 )
                 self._judge(host, effect)
-                self._note(b"change", host.index, effect.node, str(effect.state).encode())
+                self.note(b"change", host.index, effect.node, str(effect.state).encode())
+                self.listener.on_effect(host, effect)
+            case LoadLearned() | OffersChanged():
+                self.listener.on_effect(host, effect)
             case DatagramDropped():
                 self.drops[effect.reason] += 1
             case _:
@@ -390,13 +396,13 @@ class World(Timeline):
         sent[1] += size
         self.largest_datagram = max(self.largest_datagram, size)
         if self.network.is_unplugged(host.index):
-            self._note(b"send", host.index, effect.data, str(effect.to).encode())
+            self.note(b"send", host.index, effect.data, str(effect.to).encode())
             self.at(0, self.give, host, SendFailed(effect.to))
             return
         target, seen, delays = self.network.carry(host, effect.to, size, self.now)
         is_plain = target is not None and target.address == effect.to
         address = target.address_text if target and is_plain else str(effect.to).encode()
-        self._note(b"send", host.index, effect.data, address)
+        self.note(b"send", host.index, effect.data, address)
         if target is None or not delays:
             if effect.to in self.spoofed:
                 self.spoofed[effect.to][1] += size
@@ -407,15 +413,9 @@ class World(Timeline):
         for delay in delays:
             self.at(delay, self._arrive, target, event)
 
-    def _note(self, what: bytes, host: int, *parts: bytes) -> None:
-        self._noted.append(b"%b %d %d " % (what, self.now, host))
-        self._noted += parts
-        if len(self._noted) >= _NOTED_MAX:
-            self._hash_noted()
-
-    def _hash_noted(self) -> None:
-        self._trace.update(b"".join(self._noted))
-        self._noted.clear()
+    def note(self, what: bytes, host: int, *parts: bytes) -> None:
+        """Part of the trace, and so of its hash."""
+        self._trace.note(what, self.now, host, *parts)
 
     # ---- looking ----
 

@@ -52,10 +52,10 @@ def run(
 ) -> None:
     """Let a scenario happen once and tell what it showed."""
     from simulations.curve import Moment, curve_of
+    from simulations.library import find_scenario, resized
     from simulations.plot import PlotError, plot_run
     from simulations.plot import check as check_plot
     from simulations.report import as_csv
-    from simulations.run import find_scenario, resized
     from simulations.run import run as run_scenario
     from simulations.section import ScenarioError
     from simulations.world import World
@@ -104,7 +104,7 @@ def run(
 @sim.command(name="list")
 def scenarios(as_json: JsonOption = False) -> None:
     """List the scenarios that ship."""
-    from simulations.run import find_scenario, library
+    from simulations.library import find_scenario, library
 
     found = [find_scenario(name) for name in library()]
     if as_json:

@@ -1,6 +1,7 @@
 """Checkers say what should have held: nothing in a run that went well, and each its own breach."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -12,6 +13,7 @@ from simulations import liveness
 from simulations.acts import READERS
 from simulations.checkers import CHECKERS, Story
 from simulations.director import Director, Episode
+from simulations.library import scenario_from
 from simulations.pretend_crypto import PretendCrypto
 from simulations.world import World
 
@@ -116,7 +118,6 @@ def test_a_mesh_that_does_not_agree_is_noticed(world: World) -> None:
 
 def test_healing_ends_everything() -> None:
     """Whatever still went on, and no act begins any more."""
-    from simulations.fuzz import as_scenario
 
     acts = [
         {"at_s": 0, "do": "cut", "count": 1},
@@ -127,7 +128,8 @@ def test_healing_ends_everything() -> None:
         {"at_s": 50, "do": "crash", "count": 2},
     ]
     assert {act["do"] for act in acts} <= READERS.keys()
-    scenario = as_scenario({"nodes": SIZE, "duration_s": 60, "act": acts})
+    content = {"nodes": SIZE, "duration_s": 60, "act": acts}
+    scenario = scenario_from(content, pathlib.Path("t.toml"))
     world = World(SIZE, 1, make_crypto=PretendCrypto)
     director = Director(world, scenario, world._rng)
     for index in range(SIZE):

@@ -188,7 +188,7 @@ class TestStarvation:
             return lambda: read.append((number, world.now))
 
         for number in range(5):
-            world._wait(world.hosts[3], reader(number))
+            world.hand(world.hosts[3], reader(number))
             world.run(MILLISECOND)
         world.run(3 * SECOND)
         assert [number for number, _ in read] == [0, 1, 2, 3, 4]
@@ -201,7 +201,7 @@ class TestStarvation:
         world.starve(3, 500 * MILLISECOND, 2_500 * MILLISECOND)
         world.starve(3, 0, 0)
         read: list[int] = []
-        world._wait(world.hosts[3], lambda: read.append(world.now))
+        world.hand(world.hosts[3], lambda: read.append(world.now))
         assert read == [world.now]
 
     def test_what_it_had_not_read_dies_with_it(self) -> None:
@@ -209,7 +209,7 @@ class TestStarvation:
         world = _up()
         world.starve(3, 500 * MILLISECOND, 2_500 * MILLISECOND)
         read: list[int] = []
-        world._wait(world.hosts[3], lambda: read.append(1))
+        world.hand(world.hosts[3], lambda: read.append(1))
         world.crash(3)
         world.start(3)
         world.run(5 * SECOND)

@@ -5,8 +5,9 @@ import pathlib
 import pytest
 
 from protocol.membership import Membership
-from simulations.fuzz import Finding, as_scenario, examine, fuzz, save, violations_of
-from simulations.run import find_scenario, run
+from simulations.fuzz import Finding, examine, fuzz, save, violations_of
+from simulations.library import find_scenario, scenario_from
+from simulations.run import run
 from simulations.shrinking import shrink
 from simulations.swarm import Content, Swarm
 
@@ -16,7 +17,7 @@ def test_every_seed_draws_a_valid_scenario_that_it_alone_decides() -> None:
     drawn = [Swarm(seed).content() for seed in range(300)]
     assert drawn == [Swarm(seed).content() for seed in range(300)]
     for content in drawn:
-        as_scenario(content)
+        scenario_from(content, pathlib.Path("t.toml"))
     acts = {act["do"] for content in drawn for act in content["act"]}
     assert len(acts) > 15
     assert {content["nodes"] for content in drawn} >= {3, 50}

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 from simulations.curve import Moment, curve_of
+from simulations.library import find_scenario, resized
 from simulations.plot import PlotError, check, plot_run, plot_sweep
-from simulations.run import find_scenario, resized, run
+from simulations.run import run
 from simulations.world import World
 
 

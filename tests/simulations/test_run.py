@@ -12,8 +12,9 @@ import pytest
 from protocol.config import SECOND
 from protocol.crypto import SodiumCrypto
 from simulations.latency import even
+from simulations.library import find_scenario, resized
 from simulations.report import as_csv
-from simulations.run import find_scenario, resized, run
+from simulations.run import run
 from simulations.scenario import Act, Scenario, Who
 from simulations.section import ScenarioError
 from simulations.world import World
@@ -190,7 +191,7 @@ def test_results_as_csv() -> None:
 def test_one_seed_decides_everything(hash_seed: str) -> None:
     """Another process with another order of hashes: the same trace, the same measures."""
     code = (
-        "from simulations.run import *\n"
+        "from simulations.library import *; from simulations.run import *\n"
         "r = run(resized(find_scenario('lossy_network'), 10), 7)\n"
         "print(r.trace_hash, r.measures['datagrams_per_node_s'])"
     )

@@ -8,7 +8,7 @@ from protocol.config import MILLISECOND, SECOND
 from simulations.acts import READERS
 from simulations.director import check_groups
 from simulations.latency import even
-from simulations.run import find_scenario, library, resized
+from simulations.library import find_scenario, library, resized
 from simulations.scenario import Scenario, Who, read_scenario
 from simulations.section import ScenarioError
 

@@ -1,0 +1,1 @@
+"""Inference over a simulated mesh: requests, machines that serve them, and policies between."""
