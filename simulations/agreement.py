@@ -6,6 +6,8 @@ pair is wrong. Counting costs one step per change, so that ten thousand nodes ca
 moment.
 """
 
+from protocol.members import State
+
 
 class Agreement:
     """Wrong pairs, and pairs in doubt, among so many hosts."""
@@ -13,6 +15,8 @@ class Agreement:
     def __init__(self, size: int) -> None:
         self._views: list[dict[int, bool]] = [{} for _ in range(size)]
         """Whom each host has in its view, and whether under suspicion."""
+        self._gone: list[dict[int, State]] = [{} for _ in range(size)]
+        """Who is dead or left in each host's view."""
         self._running: dict[int, None] = {}
         self.wrong = 0
         self.suspected = 0
@@ -34,19 +38,31 @@ class Agreement:
         self.wrong -= len(self._running) - seen + len(view) - seen
         self.suspected -= sum(view.values())
         view.clear()
+        self._gone[host].clear()
         del self._running[host]
         for observer in self._running:
             self.wrong += 1 if host in self._views[observer] else -1
 
-    def note(self, observer: int, subject: int, *, is_present: bool, is_suspect: bool) -> None:
+    def state(self, observer: int, subject: int) -> State | None:
+        """How one who runs sees another; None for nobody it has spoken of."""
+        is_suspect = self._views[observer].get(subject)
+        if is_suspect is None:
+            return self._gone[observer].get(subject)
+        return State.SUSPECT if is_suspect else State.ALIVE
+
+    def note(self, observer: int, subject: int, state: State) -> None:
         """One view changed."""
         if observer not in self._running:
             return
+        is_present = state in (State.ALIVE, State.SUSPECT)
+        is_suspect = state is State.SUSPECT
         view = self._views[observer]
         if (subject in view) != is_present:
             self.wrong += -1 if is_present == (subject in self._running) else 1
         self.suspected += is_suspect - view.get(subject, False)
         if is_present:
             view[subject] = is_suspect
+            self._gone[observer].pop(subject, None)
         else:
             view.pop(subject, None)
+            self._gone[observer][subject] = state

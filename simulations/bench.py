@@ -79,12 +79,12 @@ def whole_world(nodes: int, seed: int) -> World:
     for host in world.hosts:
         records.update(dict.fromkeys(host.snapshot.records))
         world.start(host.index)
-        assert host.node is not None  # it was started just now
-        lives.update(dict.fromkeys(host.node.join_state()[1]))
+        assert host.mesh_node is not None  # it was started just now
+        lives.update(dict.fromkeys(host.mesh_node.join_state()[1]))
     everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
     for host in world.hosts:
         other = world.hosts[0 if host.index else 1].crypto.node_id
         world.give(host, StreamReceived(0, other, everything, WALL_START_S))
-        assert host.node is not None  # nothing has ended it
-        host.node.hush()
+        assert host.mesh_node is not None  # nothing has ended it
+        host.mesh_node.hush()
     return world

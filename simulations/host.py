@@ -9,6 +9,7 @@ from protocol.crypto import Crypto
 from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
+from simulations.participant import Participant
 
 PORT: Final = 7700
 BACKLOG_MAX: Final = 2_048
@@ -25,7 +26,9 @@ class Host:
     offers_version: int = 0
     boot: int = 0
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
-    node: Node | None = None
+    memory: object = None
+    """In the place of a snapshot, what a node of another protocol keeps."""
+    node: Participant | None = None
     life: int = 0
     """Counts starts and ends, so that what was scheduled for an earlier life is dropped."""
     is_silent: bool = False
@@ -45,6 +48,11 @@ class Host:
     def __post_init__(self) -> None:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
         self.address = Address(f"10.{three}", PORT)
+
+    @property
+    def mesh_node(self) -> Node | None:
+        """What runs here if it is one of `protocol/`, for looking into it."""
+        return self.node if isinstance(self.node, Node) else None
 
     def move(self) -> None:
         """Take an address that it never had."""

@@ -12,6 +12,7 @@ from protocol.config import SECOND
 from protocol.crypto import Crypto
 from simulations.acts import READERS, Director, check_groups
 from simulations.measures import Measure, Measures
+from simulations.participant import NodeFactory
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario, ScenarioError, nearest, read_scenario
 from simulations.world import World
@@ -69,14 +70,16 @@ def run(
     seed: int,
     *,
     make_crypto: Callable[[bytes], Crypto] = PretendCrypto,
+    make_node: NodeFactory | None = None,
     watch: Callable[[World], None] | None = None,
 ) -> Result:
-    """Let a scenario happen. `watch` sees the world when it is over.
+    """Let a scenario happen. `make_node` puts another protocol in the place of ours; `watch` sees
+    the world when it is over.
 
     Raises ScenarioError when a mesh that should be whole from the beginning does not come together.
     """
     with without_collections():
-        return _run(scenario, seed, make_crypto, watch)
+        return _run(scenario, seed, make_crypto, make_node, watch)
 
 
 @contextlib.contextmanager
@@ -96,6 +99,7 @@ def _run(
     scenario: Scenario,
     seed: int,
     make_crypto: Callable[[bytes], Crypto],
+    make_node: NodeFactory | None,
     watch: Callable[[World], None] | None,
 ) -> Result:
     world = World(
@@ -104,12 +108,13 @@ def _run(
         network=dataclasses.replace(scenario.network),
         protocol=scenario.protocol,
         make_crypto=make_crypto,
+        make_node=make_node,
     )
     director = Director(world, scenario, random.Random(seed + 3))  # noqa: S311  # repeatable
     for index in range(scenario.nodes):
         world.start(index, *[0][:index])
     if scenario.form == "whole":
-        if not world.run_until(world.is_converged, FORMING_NS):
+        if not _has_formed(world, is_helped=make_node is not None):
             raise ScenarioError(f"{scenario.name}: the mesh did not come together")
         world.run(SETTLE_NS)
         world.traffic.clear()
@@ -129,6 +134,17 @@ def _run(
         trace_hash=world.trace_hash,
         measures=measures,
     )
+
+
+def _has_formed(world: World, *, is_helped: bool) -> bool:
+    """Wait until all know all. Not every other protocol repairs what a join storm lost: those are
+    introduced to whom they lack.
+    """
+    while is_helped and world.now < FORMING_NS:
+        if world.run_until(world.is_converged, SETTLE_NS):
+            return True
+        world.introduce_all()
+    return world.run_until(world.is_converged, FORMING_NS - world.now)
 
 
 def _until_agreed(world: World, end_ns: int) -> int | None:

@@ -1,7 +1,8 @@
 """The one place where virtual time passes: a heap of (time, sequence, what) around real Nodes.
 
 The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries out its effects, with
-`network.py` in the place of sockets. One seed decides everything.
+`network.py` in the place of sockets. One seed decides everything. Nodes of another protocol can
+live here as well (`population.py`).
 """
 
 import functools
@@ -12,8 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from protocol.assembly import NodeConfig
-from protocol.codec import encode_stream
 from protocol.config import MILLISECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
@@ -40,13 +39,12 @@ from protocol.events import (
 )
 from protocol.identity import mesh_id_of
 from protocol.members import State
-from protocol.messages import PushPull
-from protocol.node import Node
-from protocol.statements import Statements
-from simulations.admissions import WALL_START_S, admit_all
+from simulations.admissions import WALL_START_S
 from simulations.agreement import Agreement
 from simulations.host import Host
 from simulations.network import Network, NetworkOptions
+from simulations.participant import NodeFactory
+from simulations.population import MeshNodes, OtherNodes, Population
 from simulations.streams import Streams
 
 GAP_NS: Final = 2_000 * MILLISECOND
@@ -66,10 +64,11 @@ class World:
         network: NetworkOptions | None = None,
         protocol: ProtocolConfig | None = None,
         make_crypto: Callable[[bytes], Crypto] = SodiumCrypto,
+        make_node: NodeFactory | None = None,
     ) -> None:
+        """`make_node` puts another protocol in the place of ours."""
         self._rng = random.Random(seed)  # noqa: S311  # a simulation must be repeatable
         self.network = Network(network or NetworkOptions(), random.Random(seed + 1))  # noqa: S311  # same
-        self._protocol = protocol or ProtocolConfig()
         self.now = 0
         self._sequence = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
@@ -89,7 +88,6 @@ class World:
         self._root_seed = self._bytes(32)
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
-        self._statements = Statements(self.mesh)
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
@@ -98,7 +96,12 @@ class World:
         self._streams = Streams(
             self.network, at=self.at, arrive=self._wait, give=self.give, wall_s=self._wall_s
         )
-        admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
+        knobs = protocol or ProtocolConfig()
+        self._population: Population
+        if make_node is None:
+            self._population = MeshNodes(self.hosts, self._root_seed, self.mesh, knobs, self._bytes)
+        else:
+            self._population = OtherNodes(make_node, knobs, self._by_id)
 
     def _bytes(self, count: int) -> bytes:
         return self._rng.getrandbits(8 * count).to_bytes(count, "big")
@@ -109,34 +112,28 @@ class World:
     # ---- faults and acts ----
 
     def start(self, index: int, *seeds: int) -> None:
-        """Boot a host's node; it introduces itself to `seeds` as a joined node would."""
+        """Boot a host's node; it introduces itself to `seeds`."""
         host = self.hosts[index]
         self._remember(index, "start")
         host.life += 1
         host.is_silent = False
-        host.boot = max(host.boot + 1, self.now // 10**9 << 24 | self._rng.getrandbits(24))
-        host.node = Node(
-            NodeConfig(
-                name=f"n{index}",
-                software="sim",
-                root=self.root,
-                boot=host.boot,
-                boot_secret=self._bytes(32),
-                incarnation=host.incarnation,
-                offers_version=host.offers_version,
-                snapshot=host.snapshot,
-                protocol=self._protocol,
-            ),
-            host.crypto,
-            random.Random(self._rng.getrandbits(64)),  # noqa: S311  # same
-            self._statements,
-        )
+        host.node = self._population.make(host, self.now, self._rng)
         self._agreement.begin(index)
         self.give(host, Started((host.address,)))
         for seed in seeds:
-            other = self.hosts[seed]
-            records, statements = host.node.join_state()
-            self._streams.open(host, other, encode_stream(PushPull(False, records, statements)))
+            self._introduce(host, self.hosts[seed])
+
+    def _introduce(self, host: Host, other: Host) -> None:
+        for effect in self._population.introduce(host, other, self.now):
+            self._carry_out(host, effect)
+        self._arm(host)
+
+    def introduce_all(self) -> None:
+        """Everybody who runs meets whom it lacks."""
+        for host in self.running():
+            for other in self.running():
+                if other is not host and self._agreement.state(host.index, other.index) is None:
+                    self._introduce(host, other)
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
         """The process is gone; its disk stays as it was last written.
@@ -146,7 +143,7 @@ class World:
         host = self.hosts[index]
         self._remember(index, "crash")
         if host.node is not None:
-            host.snapshot = host.node.snapshot()
+            self._population.remember(host)
         host.end_life()
         self._agreement.end(index)
         host.is_silent = is_silent
@@ -309,12 +306,7 @@ class World:
                 host.offers_version = effect.offers_version
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
-                self._agreement.note(
-                    host.index,
-                    self._by_id[effect.node].index,
-                    is_present=effect.state in (State.ALIVE, State.SUSPECT),
-                    is_suspect=effect.state is State.SUSPECT,
-                )
+                self._agreement.note(host.index, self._by_id[effect.node].index, effect.state)
                 self._judge(host, effect)
                 self._note(b"change", host.index, effect.node, str(effect.state).encode())
             case DatagramDropped():
@@ -360,12 +352,11 @@ class World:
         return [host for host in self.hosts if host.node is not None]
 
     def states_of(self, subject: int) -> dict[int, State | None]:
-        """How every other running node sees one host."""
-        node = self.hosts[subject].crypto.node_id
+        """How every other running node sees one host, by what it has told in this life."""
         return {
-            host.index: host.node.members.state(node)
+            host.index: self._agreement.state(host.index, subject)
             for host in self.running()
-            if host.node is not None and host.index != subject
+            if host.index != subject
         }
 
     def is_converged(self) -> bool:

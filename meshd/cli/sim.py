@@ -33,12 +33,17 @@ def run(
     nodes: Annotated[
         int | None, typer.Option("--nodes", min=2, help="In place of the scenario's own number.")
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option("--node", metavar="MODULE:CLASS", help="Another protocol in place of ours."),
+    ] = None,
     csv: Annotated[
         pathlib.Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a scenario happen once and tell what it showed."""
+    from simulations.other_protocols import find_node
     from simulations.report import as_csv
     from simulations.run import find_scenario, resized
     from simulations.run import run as run_scenario
@@ -48,8 +53,9 @@ def run(
         chosen = find_scenario(scenario)
         if nodes is not None:
             chosen = resized(chosen, nodes)
+        make_node = find_node(node) if node is not None else None
         with terminal.progress(f"simulating {chosen.nodes} nodes"):
-            result = run_scenario(chosen, seed)
+            result = run_scenario(chosen, seed, make_node=make_node)
     except ScenarioError as error:
         raise UserError(str(error)) from error
     if csv is not None:

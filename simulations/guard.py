@@ -1,0 +1,81 @@
+"""The one place for watching a node of another protocol: its first bug is one clear line.
+
+What it raises, what it asks of nobody, and a deadline that does not move end the run with who, when
+and where; the exception itself is the cause that a debugger shows.
+"""
+
+import traceback
+from collections.abc import Container
+from typing import Any, Final
+
+from protocol.config import SECOND
+from protocol.effects import Effect, MembershipChanged, OpenStream
+from protocol.events import DeadlineReached, Event
+from protocol.identity import NodeId
+from simulations.scenario import ScenarioError
+
+STANDSTILL_MAX: Final = 1_000
+"""Deadlines at one and the same moment; more would go on for ever."""
+
+
+class Guard:
+    """Stands before one node."""
+
+    def __init__(self, inner: Any, index: int, known: Container[NodeId]) -> None:  # noqa: ANN401
+        """`inner`: whatever has `handle` and `deadline`; `index`: of its host."""
+        self.inner = inner
+        self._index = index
+        self._known = known
+        self._due = (-1, 0)
+        """When its deadline came last, and how often at that moment."""
+
+    @property
+    def deadline(self) -> int:
+        """The inner node's."""
+        deadline = self.inner.deadline
+        if type(deadline) is not int:
+            raise ScenarioError(f"{self._who()}: deadline is {deadline!r}, no whole nanoseconds")
+        return deadline
+
+    def handle(self, event: Event, now: int) -> list[Effect]:
+        """Pass an event on. Raises ScenarioError for what no node may do."""
+        if isinstance(event, DeadlineReached):
+            at, times = self._due
+            self._due = (now, times + 1 if at == now else 1)
+            if times > STANDSTILL_MAX and at == now:
+                raise ScenarioError(f"{self._at(now)}: its deadline never moves on")
+        try:
+            effects: list[Effect] = list(self.inner.handle(event, now))
+        except Exception as error:
+            told = f"{type(event).__name__}: {said(error)}"
+            raise ScenarioError(f"{self._at(now)} failed at {told}") from error
+        for effect in effects:
+            self._check(effect, now)
+        return effects
+
+    def snapshot(self) -> object:
+        """What the inner node wants to know again; None if it has no such method."""
+        return self.inner.snapshot() if hasattr(self.inner, "snapshot") else None
+
+    def _check(self, effect: Effect, now: int) -> None:
+        name: NodeId | None = None
+        if isinstance(effect, OpenStream):
+            name = effect.peer
+        elif isinstance(effect, MembershipChanged):
+            name = effect.node
+        if name is not None and name not in self._known:
+            raise ScenarioError(f"{self._at(now)}: {type(effect).__name__} of nobody, {name!r}")
+
+    def _who(self) -> str:
+        return f"{type(self.inner).__name__} n{self._index}"
+
+    def _at(self, now: int) -> str:
+        return f"{self._who()} at {now / SECOND:.3f} s"
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its kind, its first words, and where it was raised."""
+    words = str(error).splitlines() or [""]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {words[0]}{place}"
