@@ -70,9 +70,9 @@ def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pac
     )
 
 
-def whole_world(nodes: int, seed: int) -> World:
+def whole_world(nodes: int, seed: int, loss_ppm: int = 0) -> World:
     """A LAN on which everybody has heard of everybody."""
-    options = NetworkOptions(delay_min_ns=200_000, delay_max_ns=800_000)
+    options = NetworkOptions(delay_min_ns=200_000, delay_max_ns=800_000, loss_ppm=loss_ppm)
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
     records: dict[bytes, None] = {}
     lives: dict[bytes, None] = {}

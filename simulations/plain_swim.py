@@ -157,7 +157,7 @@ class PlainSwim:
 
     def _join(self, seed: NodeId) -> None:
         own = self._members[self._own]
-        self._effects.append(effects.OpenStream(seed, (self._seeds[seed],), _rows([own])))
+        self._effects.append(effects.OpenStream(seed, (self._seeds[seed],), rows_of([own])))
 
     def _on_stream(self, event: events.StreamReceived, now: int) -> None:
         """A newcomer's own row, or the answer to ours: everybody who is present."""
@@ -165,7 +165,7 @@ class PlainSwim:
             self._take(row, now, is_news=event.stream != 0)
         if event.stream != 0:
             present = (member for member in self._members.values() if member.is_present)
-            self._effects.append(effects.AnswerStream(event.stream, _rows(present)))
+            self._effects.append(effects.AnswerStream(event.stream, rows_of(present)))
 
     def _leave(self, now: int) -> None:
         self._state_own_life(self._members[self._own].address, State.LEFT, now)
@@ -383,6 +383,7 @@ def _row(member: Member) -> Row:
     return (number, member.node, member.incarnation, address.host, address.port)
 
 
-def _rows(members: Iterable[Member]) -> bytes:
+def rows_of(members: Iterable[Member]) -> bytes:
+    """A stream's message: what is known of these."""
     data: bytes = msgpack.packb([_row(member) for member in members])
     return data

@@ -1,6 +1,7 @@
 """The protocol's knobs."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from protocol.suspicion import timeout_bounds
         {"health_score_max": 8},
     ],
 )
-def test_values_that_cannot_work_are_refused(change: dict[str, int]) -> None:
+def test_values_that_cannot_work_are_refused(change: dict[str, Any]) -> None:
     """A configuration checks itself."""
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(ProtocolConfig(), **change)
