@@ -34,7 +34,7 @@ def build(folder: pathlib.Path) -> None:
     benchmarks.mkdir(parents=True)
     (folder / "tests" / "__init__.py").touch()
     (benchmarks / "__init__.py").touch()
-    for name in (*BENCHMARKS, "gossip_theory"):
+    for name in (*BENCHMARKS, "gossip_theory", "swim_variants"):
         shutil.copy(ROOT / "tests" / "benchmarks" / f"{name}.py", benchmarks)
     (folder / "mypy.ini").write_text(_MYPY)
     # Interpreted: packages, exceptions, whose class mypyc cannot build on a built-in one, and the
