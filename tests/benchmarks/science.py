@@ -215,7 +215,7 @@ def dissemination(seeds: int) -> Iterator[Finding]:
             world.run(seed % 10 * PERIOD_NS // 10)
             runs.append(infections(world))
         for share in (0.5, 0.9, 0.99):
-            count = round(nodes * share)
+            count = int(nodes * share)
             times = [run[count - 2] for run in runs if len(run) > count - 2]
             yield Finding(
                 case="dissemination",
@@ -242,15 +242,19 @@ def dissemination(seeds: int) -> Iterator[Finding]:
 
 
 def false_positives(seeds: int) -> Iterator[Finding]:
-    """Seventeen join under 10 % loss, k = 1: who is left in the views after ten minutes."""
+    """Seventeen join under 10 % loss, k = 1: who is left in the views after ten minutes.
+
+    The paper does not say for how long it looked; without suspicion the views go on to shrink. So
+    its figures are bounds, and their order is what is reproduced.
+    """
     scenario = find_scenario("swim_false_positives")
-    settings: tuple[tuple[str, NodeFactory | None, float], ...] = (
-        ("basic SWIM", Basic, 2),
-        ("SWIM+Inf", NoSuspicion, 4),
-        ("SWIM+Inf+Susp", PlainSwim, 12),
-        (SHIPPED, None, 17),
+    settings: tuple[tuple[str, NodeFactory | None, float, str], ...] = (
+        ("basic SWIM", Basic, 2, "<="),
+        ("SWIM+Inf", NoSuspicion, 4, "<="),
+        ("SWIM+Inf+Susp", PlainSwim, 12, ">="),
+        (SHIPPED, None, 17, "="),
     )
-    for name, make_node, published in settings:
+    for name, make_node, published, relation in settings:
         worlds: list[World] = []
         sizes: list[int] = []
         called_dead = 0
@@ -264,7 +268,7 @@ def false_positives(seeds: int) -> Iterator[Finding]:
             setting=f"{name}: members in the median view",
             measured=statistics.median(sizes),
             expected=published,
-            tolerance=0.0 if make_node is None else 2.0,
+            relation=relation,
             note=f"of 17, {min(sizes)} to {max(sizes)} in {seeds} runs, "
             f"{called_dead / seeds:.1f} called dead by somebody; "
             + ("all are wanted" if make_node is None else "published"),
@@ -321,7 +325,7 @@ def serf(seeds: int) -> Iterator[Finding]:
             world.run(5 * PERIOD_NS)
             runs.append(infections(world))
         setting = f"n = {nodes}, {loss_percent} % loss"
-        for tenths in range(0, 31, 2):
+        for tenths in range(0, 21, 2):
             after_s = tenths / 10
             promised = serf_infected(nodes, after_s / 0.2, fanout=3, loss=loss)
             heard = [(1 + sum(time <= after_s for time in one)) / nodes for one in runs]
@@ -378,7 +382,7 @@ def main() -> None:
     with without_collections():
         for name in [chosen.case] if chosen.case else CASES:
             find, seeds = CASES[name]
-            print(f"---- {name}: {find.__doc__}")
+            print(f"---- {name}: {(find.__doc__ or '').splitlines()[0]}")
             for finding in find(chosen.seeds or seeds):
                 findings.append(finding)
                 print(line(finding), flush=True)
