@@ -90,7 +90,7 @@ class Parts:
         self._mesh = self.authority.mesh
         self.members = Members()
         self.statements = statements or Statements(self._mesh)
-        self.awareness = Awareness()
+        self.awareness = Awareness(self._knobs.health_score_max)
         self.coordinates = Coordinates()
         self.rumours = Dissemination(self._knobs)
         self.envelope = Envelope(
@@ -129,7 +129,13 @@ class Parts:
         self.traffic = self._make_traffic()
 
     def _ping(self, number: int) -> Ping:
-        return Ping(number, self._own_load(), None, self.knowledge.total)
+        return Ping(number, self._own_load(), None, self._digest())
+
+    def _digest(self) -> int | None:
+        return self.knowledge.total if self._knobs.digests else None
+
+    def _buddy_word(self, node: NodeId) -> Statement | None:
+        return self.membership.accusation_of(node) if self._knobs.buddy else None
 
     def _make_own_life(self) -> OwnLife:
         own = self._crypto.node_id
@@ -231,7 +237,7 @@ class Parts:
             self.round_trips,
             self.awareness,
             make_ping=self._ping,
-            accusation_of=self.membership.accusation_of,
+            accusation_of=self._buddy_word,
             judge=judge,
         )
 
@@ -256,7 +262,7 @@ class Parts:
             self.helper,
             self.coordinates,
             own_load=self._own_load,
-            own_digest=lambda: self.knowledge.total,
-            accusation_of=self.membership.accusation_of,
+            own_digest=self._digest,
+            accusation_of=self._buddy_word,
             on_digest=self.reconciler.on_digest,
         )

@@ -7,28 +7,29 @@ before it judges others: probe intervals and time-outs are multiplied by score +
 
 from typing import Final
 
-SCORE_MAX: Final = 7
-"""Intervals grow up to eightfold (memberlist's ceiling)."""
+from protocol.config import SCORE_MAX
+
 PATIENCE_SCORE_MAX: Final = 3
 """Who sees nobody any more must come to an end too."""
 
 
 class Awareness:
-    """One node's health score: 0 is well, SCORE_MAX is barely there."""
+    """One node's health score: 0 is well, the highest is barely there."""
 
-    __slots__ = ("_score",)
+    __slots__ = ("_score", "_score_max")
 
-    def __init__(self) -> None:
+    def __init__(self, score_max: int = SCORE_MAX) -> None:
         self._score = 0
+        self._score_max = score_max
 
     @property
     def score(self) -> int:
-        """0 to SCORE_MAX."""
+        """0 to the highest."""
         return self._score
 
     def note(self, delta: int) -> None:
         """Worse by `delta`, or better if it is negative."""
-        self._score = min(SCORE_MAX, max(0, self._score + delta))
+        self._score = min(self._score_max, max(0, self._score + delta))
 
     def patience(self, duration_ns: int) -> int:
         """How long a suspicion lasts in our own view: half as long again per point, of three.

@@ -8,6 +8,8 @@ from protocol.sessions import SESSIONS_MAX
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
 """Time is integer nanoseconds everywhere in this room."""
+SCORE_MAX: Final = 7
+"""Of the health score: intervals grow up to eightfold (memberlist's ceiling)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,16 @@ class ProtocolConfig:
     """... and at least, however near it is: a busy machine answers late without being gone."""
     nack_ns: int = 400 * MILLISECOND
     """A helper that heard nothing says so after 80 % of the longest time-out."""
+    nacks: bool = True
+    """Whether a helper says so at all (Lifeguard)."""
+    stream_probes: bool = True
+    """Whether prober and helpers also try a silent target by stream (memberlist's fallback)."""
+    health_score_max: int = SCORE_MAX
+    """Our own health multiplies waits by up to this + 1; 0: by nothing (SWIM)."""
+    buddy: bool = True
+    """Whether a suspected member hears so first of all in our pings and acks (Lifeguard)."""
+    digests: bool = True
+    """Whether pings and acks tell in short what we know, so that lost rumours are found out."""
     indirect_probes: int = 3
     """Helpers asked per silent target (SWIM's k)."""
     suspicion_mult: int = 3
@@ -43,7 +55,7 @@ class ProtocolConfig:
     push_pull_interval_ns: int = 30 * SECOND
     """A full exchange with a random member, scaled up with the mesh (`push_pull_period`)."""
     last_call_ns: int = SECOND
-    """So long before a death is declared ..."""
+    """So long before a death is declared (0: there is no last call) ..."""
     last_call_nodes: int = 3
     """... so many random members and the subject hear the accusation once more."""
     hold_ns: int = 30 * SECOND
@@ -85,3 +97,5 @@ class ProtocolConfig:
             raise ValueError("suspicion multipliers must be at least 1")
         if self.retransmit_mult < 1 or self.gossip_nodes < 1 or self.gossip_interval_ns < 1:
             raise ValueError("rumours must be sent at least once")
+        if not 0 <= self.health_score_max <= SCORE_MAX:
+            raise ValueError(f"health_score_max must be 0 to {SCORE_MAX}")

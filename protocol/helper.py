@@ -115,7 +115,8 @@ class Helper:
             relay = self._relays[number]
             if not relay.is_streamed:
                 relay.is_streamed = True
-                self._outbox.open_stream(relay.target, StreamProbe(relay.origin))
+                if self._config.stream_probes:
+                    self._outbox.open_stream(relay.target, StreamProbe(relay.origin))
             elif not relay.is_nacked:
                 self._nack(relay, is_refused=False)
             else:
@@ -156,6 +157,8 @@ class Helper:
 
     def _nack(self, relay: Relay, *, is_refused: bool) -> None:
         relay.is_nacked = True
+        if not self._config.nacks:
+            return
         accusation = self._accuse(relay.target, is_refused)
         wire = accusation.wire if accusation is not None else b""
         origin = relay.origin

@@ -215,8 +215,9 @@ class Membership:
             return  # our view is nobody's concern any more, not even ours
         while (subject := self.suspicion_deadlines.pop_due(now)) is not None:
             suspicion = self._members.suspicions[subject]
-            if suspicion.called_ns is None or self._end_of(suspicion) > now:
-                if suspicion.called_ns is None:
+            is_called = suspicion.called_ns is not None or self._config.last_call_ns == 0
+            if not is_called or self._end_of(suspicion) > now:
+                if not is_called:
                     suspicion.called_ns = now
                     accusation = self.accusation_of(subject)
                     assert accusation is not None  # it is under suspicion

@@ -47,7 +47,7 @@ class ProbeTraffic:
         coordinates: Coordinates,
         *,
         own_load: Callable[[], Load | None],
-        own_digest: Callable[[], int],
+        own_digest: Callable[[], int | None],
         accusation_of: Callable[[NodeId], Statement | None],
         on_digest: Callable[[NodeId, int, int], None],
     ) -> None:

@@ -201,6 +201,8 @@ class Prober:
         for helper in self._rng.sample(candidates, count):
             probe.nacks[helper] = None
             self._outbox.send(helper, PingRequest(probe.sequence, probe.target))
+        if not self._config.stream_probes:
+            return
         accusation = self._accusation_of(probe.target)
         wire = accusation.wire if accusation is not None else b""
         origin = Origin(self._own, probe.sequence)

@@ -231,12 +231,19 @@ def _config(fields: Mapping[str, object]) -> NodeConfig:
         raise BadRecording(f"its configuration cannot be: {error}") from error
 
 
+_SWITCHES: Final = ("nacks", "stream_probes", "buddy", "digests")
+"""The fields of ProtocolConfig that are no numbers."""
+
+
 def _protocol(fields: Mapping[str, object]) -> ProtocolConfig:
     names = [field.name for field in dataclasses.fields(ProtocolConfig)]
     for name in fields:
         if name not in names:
             raise BadRecording(f"its configuration has {name[:40]!r}, which this meshd lacks")
-    return ProtocolConfig(**{name: _taken(fields, name, _count) for name in names})
+    values: dict[str, Any] = {
+        name: _taken(fields, name, _bool if name in _SWITCHES else _count) for name in names
+    }
+    return ProtocolConfig(**values)
 
 
 def _snapshot(fields: Mapping[str, object]) -> Snapshot:
@@ -320,6 +327,12 @@ def _count(value: object, what: str = "a value") -> int:
     if number < 0:
         raise BadRecording(f"{what} is below 0")
     return number
+
+
+def _bool(value: object, what: str = "a value") -> bool:
+    if not isinstance(value, bool):
+        raise BadRecording(f"{what} is not true or false")
+    return value
 
 
 def _str(value: object, what: str = "a value") -> str:

@@ -63,7 +63,7 @@ def _start(world: World, nodes: Sequence[int], options: Options) -> None:
 def _introduce(world: World, node: int, life: int) -> None:
     """Who remembers nobody is led to somebody by its owner, until it knows one."""
     host = world.hosts[node]
-    if host.node is None or host.life != life or host.node.members.present_count > 1:
+    if host.node is None or host.life != life or world.agreement.present(node) > 1:
         return
     others = [other.index for other in world.running() if other is not host]
     if others:

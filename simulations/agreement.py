@@ -8,9 +8,21 @@ can be asked at any moment.
 
 from typing import Final
 
-_ABSENT: Final = 0
-_PRESENT: Final = 1
+from protocol.members import State
+
+_UNKNOWN: Final = 0
+_ALIVE: Final = 1
 _SUSPECT: Final = 2
+_DEAD: Final = 3
+_LEFT: Final = 4
+_CODES: Final = {
+    State.ALIVE: _ALIVE,
+    State.SUSPECT: _SUSPECT,
+    State.DEAD: _DEAD,
+    State.LEFT: _LEFT,
+}
+_STATES: Final = (None, State.ALIVE, State.SUSPECT, State.DEAD, State.LEFT)
+_IS_PRESENT: Final = (False, True, True, False, False)
 
 
 class Agreement:
@@ -18,7 +30,7 @@ class Agreement:
 
     def __init__(self, size: int) -> None:
         self._views = [bytearray(size) for _ in range(size)]
-        """How each host has each other in its view."""
+        """How each host sees each other."""
         self._running: dict[int, None] = {}
         self.wrong = 0
         self.suspected = 0
@@ -27,7 +39,7 @@ class Agreement:
         """It runs from now on, and knows nobody yet."""
         self.end(host)
         for observer in self._running:
-            self.wrong += -1 if self._views[observer][host] else 1
+            self.wrong += -1 if _IS_PRESENT[self._views[observer][host]] else 1
         self._running[host] = None
         self.wrong += len(self._running)
 
@@ -36,7 +48,7 @@ class Agreement:
         for host in self._running:
             view = self._views[host] = bytearray(len(self._views))
             for subject in self._running:
-                view[subject] = _PRESENT
+                view[subject] = _ALIVE
         self.wrong = self.suspected = 0
 
     def end(self, host: int) -> None:
@@ -45,21 +57,31 @@ class Agreement:
             return
         view = self._views[host]
         for subject, seen in enumerate(view):
-            if (seen != _ABSENT) != (subject in self._running):
+            if _IS_PRESENT[seen] != (subject in self._running):
                 self.wrong -= 1
         self.suspected -= view.count(_SUSPECT)
         self._views[host] = bytearray(len(view))
         del self._running[host]
         for observer in self._running:
-            self.wrong += 1 if self._views[observer][host] else -1
+            self.wrong += 1 if _IS_PRESENT[self._views[observer][host]] else -1
 
-    def note(self, observer: int, subject: int, *, is_present: bool, is_suspect: bool) -> None:
+    def state(self, observer: int, subject: int) -> State | None:
+        """How one who runs sees another; None for nobody it has spoken of."""
+        return _STATES[self._views[observer][subject]]
+
+    def present(self, observer: int) -> int:
+        """How many one who runs has in its view."""
+        view = self._views[observer]
+        return view.count(_ALIVE) + view.count(_SUSPECT)
+
+    def note(self, observer: int, subject: int, state: State) -> None:
         """One view changed."""
         if observer not in self._running:
             return
         view = self._views[observer]
-        before = view[subject]
-        if (before != _ABSENT) != is_present:
+        before, now = view[subject], _CODES[state]
+        is_present = _IS_PRESENT[now]
+        if _IS_PRESENT[before] != is_present:
             self.wrong += -1 if is_present == (subject in self._running) else 1
-        self.suspected += is_suspect - (before == _SUSPECT)
-        view[subject] = _SUSPECT if is_suspect else _PRESENT if is_present else _ABSENT
+        self.suspected += (now == _SUSPECT) - (before == _SUSPECT)
+        view[subject] = now

@@ -69,7 +69,7 @@ class Liar(Attacker):
 
     def _step(self) -> None:
         told, victim = self._another(), self._another()
-        node, crypto, mesh = self._host.node, self._host.crypto, self._world.mesh
+        node, crypto, mesh = self._host.mesh_node, self._host.crypto, self._world.mesh
         if told is None or victim is None or node is None:
             return
         target = victim.crypto.node_id

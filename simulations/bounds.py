@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from protocol.awareness import SCORE_MAX
-from protocol.config import SECOND, ProtocolConfig
+from protocol.config import SCORE_MAX, SECOND, ProtocolConfig
 from protocol.push_pull import push_pull_period
 from protocol.suspicion import timeout_bounds
 

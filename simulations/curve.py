@@ -3,7 +3,6 @@
 import dataclasses
 
 from protocol.config import SECOND
-from protocol.members import State
 from simulations.agreement import Agreement
 from simulations.world import World
 
@@ -30,12 +29,7 @@ def curve_of(world: World, start_ns: int) -> list[Moment]:
         while upcoming < len(acts) and acts[upcoming][0] <= at_ns:
             _act(agreement, acts[upcoming], moments, start_ns)
             upcoming += 1
-        agreement.note(
-            observer,
-            numbers[change.node],
-            is_present=change.state in (State.ALIVE, State.SUSPECT),
-            is_suspect=change.state is State.SUSPECT,
-        )
+        agreement.note(observer, numbers[change.node], change.state)
         _add(moments, agreement, at_ns, start_ns)
     for act in acts[upcoming:]:
         _act(agreement, act, moments, start_ns)

@@ -71,11 +71,11 @@ def examine(seed: int, nodes: int | None = None, tries_max: int = TRIES_MAX) -> 
 
 
 def violations_of(content: Content, seed: int) -> tuple[str, ...]:
-    """What a scenario violates; a mesh that never formed is one, and an exception too."""
+    """What a scenario violates; what keeps it from going on is a violation too."""
     try:
         result = run(scenario_from(content, _FILE), seed, is_checked=True)
     except ScenarioError as error:
-        return (f"forming: {error}",)
+        return (f"stopped: {error}",)
     except Exception as error:  # noqa: BLE001  # whatever the core raises is what we look for
         return (f"exception: {type(error).__name__}: {error}",)
     return result.violations or ()

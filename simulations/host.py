@@ -10,6 +10,7 @@ from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
 from simulations.clock import Clock
+from simulations.participant import Participant
 
 PORT: Final = 7700
 BACKLOG_MAX: Final = 2_048
@@ -28,7 +29,9 @@ class Host:
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
     admitted: Snapshot = dataclasses.field(default_factory=Snapshot)
     """What the disk held when it had just joined: all that is left when the rest is lost."""
-    node: Node | None = None
+    memory: object = None
+    """In the place of a snapshot, what a node of another protocol keeps."""
+    node: Participant | None = None
     life: int = 0
     """Counts starts and ends, so that what was scheduled for an earlier life is dropped."""
     is_silent: bool = False
@@ -58,6 +61,11 @@ class Host:
     def __post_init__(self) -> None:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"
         self._be_at(Address(f"10.{three}", PORT))
+
+    @property
+    def mesh_node(self) -> Node | None:
+        """What runs here if it is one of `protocol/`, for looking into it."""
+        return self.node if isinstance(self.node, Node) else None
 
     def move(self) -> None:
         """Take an address that it never had."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from protocol.config import SECOND, ProtocolConfig
+from protocol.members import State
 from simulations.bounds import agreement_ns
 from simulations.director import Director
 from simulations.world import World
@@ -35,24 +36,19 @@ def violations(world: World, protocol: ProtocolConfig) -> Iterator[str]:
         world.run(min(STEP_NS, end_ns - world.now))
     within = f"{limit_ns / SECOND:.0f} s after the last fault"
     for host in world.running():
-        assert host.node is not None  # it runs
         for other in world.hosts:
-            is_wrong = host.node.members.is_present(other.crypto.node_id) != (
-                other.node is not None
-            )
-            if is_wrong and other is not host:
-                state = host.node.members.state(other.crypto.node_id)
+            state = world.agreement.state(host.index, other.index)
+            is_seen = state in (State.ALIVE, State.SUSPECT)
+            if is_seen != (other.node is not None) and other is not host:
                 yield f"node {host.index} says {state} of {other.index}, {within}"
     for line in _different_offers(world):
         yield f"{line}, {within}"
 
 
 def _different_offers(world: World) -> Iterator[str]:
-    running = world.running()
-    for owner in running:
-        assert owner.node is not None  # it runs
-        own = owner.node.offers.of(owner.crypto.node_id)
-        for host in running:
-            assert host.node is not None  # it runs
-            if host.node.offers.of(owner.crypto.node_id) != own:
-                yield f"node {host.index} has other offers of {owner.index} than {owner.index} has"
+    nodes = [(host.index, host.mesh_node) for host in world.running() if host.mesh_node]
+    for owner, own in nodes:
+        offered = own.offers.of(own.node_id)
+        for host, node in nodes:
+            if node.offers.of(own.node_id) != offered:
+                yield f"node {host} has other offers of {owner} than {owner} has"

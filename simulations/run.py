@@ -16,6 +16,7 @@ from simulations.inference.measures import measures_of
 from simulations.inference.service import Service
 from simulations.measures import Measure, Measures
 from simulations.origin import commit
+from simulations.participant import NodeFactory
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario
 from simulations.section import ScenarioError
@@ -59,17 +60,18 @@ def run(
     seed: int,
     *,
     make_crypto: Callable[[bytes], Crypto] = PretendCrypto,
+    make_node: NodeFactory | None = None,
     watch: Callable[[World, int], None] | None = None,
     is_checked: bool = False,
 ) -> Result:
-    """Let a scenario happen. `watch` sees the world when it is over, and
-    the time in it at which the scenario began. With `is_checked` everything
-    that must hold is looked at, and after the end all faults end and all must agree.
+    """Let a scenario happen. `make_node` puts another protocol in the place of ours; `watch` sees
+    the world when it is over, and the time in it at which the scenario began. With `is_checked`
+    everything that must hold is looked at, and after the end all faults end and all must agree.
 
     Raises ScenarioError when a mesh that should be whole from the beginning does not come together.
     """
     with without_collections():
-        return _run(scenario, seed, make_crypto, watch, is_checked=is_checked)
+        return _run(scenario, seed, make_crypto, make_node, watch, is_checked=is_checked)
 
 
 @contextlib.contextmanager
@@ -89,6 +91,7 @@ def _run(
     scenario: Scenario,
     seed: int,
     make_crypto: Callable[[bytes], Crypto],
+    make_node: NodeFactory | None,
     watch: Callable[[World, int], None] | None,
     *,
     is_checked: bool,
@@ -99,6 +102,7 @@ def _run(
         network=dataclasses.replace(scenario.network),
         protocol=scenario.protocol,
         make_crypto=make_crypto,
+        make_node=make_node,
     )
     director = Director(world, scenario, random.Random(seed + 3))  # noqa: S311  # repeatable
     service = None if scenario.inference is None else Service(world, scenario.inference, seed)
@@ -107,7 +111,7 @@ def _run(
     for index in range(scenario.nodes):
         world.start(index, *[0][:index])
     if scenario.form == "whole":
-        if not world.run_until(world.is_converged, FORMING_NS):
+        if not _has_formed(world, is_helped=make_node is not None):
             raise ScenarioError(f"{scenario.name}: the mesh did not come together")
         world.run(SETTLE_NS)
         world.traffic.clear()
@@ -155,6 +159,24 @@ def _violations(scenario: Scenario, world: World, director: Director) -> tuple[s
     if len(found) > VIOLATIONS_SHOWN:
         shown.append(f"and {len(found) - VIOLATIONS_SHOWN} more")
     return tuple(shown)
+
+
+def _has_formed(world: World, *, is_helped: bool) -> bool:
+    """Wait until all know all. Not every other protocol repairs what a join storm lost: those are
+    introduced to whom they lack.
+    """
+    while is_helped and world.now < FORMING_NS:
+        if world.run_until(world.is_converged, SETTLE_NS):
+            return True
+        _introduce_all(world)
+    return world.run_until(world.is_converged, FORMING_NS - world.now)
+
+
+def _introduce_all(world: World) -> None:
+    for host in world.running():
+        for other in world.running():
+            if other is not host and world.agreement.state(host.index, other.index) is None:
+                world.introduce(host.index, other.index)
 
 
 def _until_agreed(world: World, end_ns: int) -> int | None:

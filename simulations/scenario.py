@@ -139,16 +139,18 @@ def scenario_of(
 
 
 def _protocol(place: str, table: object) -> ProtocolConfig:
-    fields = {field.name for field in dataclasses.fields(ProtocolConfig)}
+    fields = {field.name: field.default for field in dataclasses.fields(ProtocolConfig)}
     known = {name.removesuffix("_ns") + "_ms" if name.endswith("_ns") else name for name in fields}
     section = Section(f"{place}, [protocol]", table, known)
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for name in sorted(known):
         if not section.has(name):
             continue
         stem = name.removesuffix("_ms")
         if name.endswith("_ms") and f"{stem}_ns" in fields:
             values[f"{stem}_ns"] = round(section.number(name, 0, 86_400_000) * MILLISECOND)
+        elif isinstance(fields[name], bool):
+            values[name] = section.flag(name, default=True)
         else:
             values[name] = section.whole(name, 0, 2**31)
     try:

@@ -18,30 +18,30 @@ from simulations.pretend_crypto import PretendCrypto
 from simulations.world import World
 
 
-def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True) -> World:
+def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm: int = 0) -> World:
     """A LAN on which everybody knows everybody, and nothing is left to spread.
 
     `are_acquainted`: for so long that each has met each, and no challenge is needed any more.
     """
-    options = NetworkOptions(delay=even(200_000, 800_000))
+    options = NetworkOptions(delay=even(200_000, 800_000), loss_ppm=loss_ppm)
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
     records: dict[bytes, None] = {}
     lives: dict[bytes, None] = {}
     for host in world.hosts:
         records.update(dict.fromkeys(host.snapshot.records))
         world.start(host.index)
-        assert host.node is not None  # it was started just now
-        lives.update(dict.fromkeys(host.node.join_state()[1]))
+        assert host.mesh_node is not None  # it was started just now
+        lives.update(dict.fromkeys(host.mesh_node.join_state()[1]))
     everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
     first, second, *_ = world.hosts
     world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
     by_id = {host.crypto.node_id: host for host in world.hosts}
     for host in world.hosts:
-        assert host.node is not None  # nothing has ended them
-        assert first.node is not None
-        host.node.begin_like(first.node)
+        assert host.mesh_node is not None  # nothing has ended them
+        assert first.mesh_node is not None
+        host.mesh_node.begin_like(first.mesh_node)
         if are_acquainted:
-            host.node.begin_acquainted(functools.partial(_meet, by_id, host))
+            host.mesh_node.begin_acquainted(functools.partial(_meet, by_id, host))
     world.agreement.begin_whole()
     return world
 
@@ -49,6 +49,6 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True) -> World:
 def _meet(by_id: dict[NodeId, Host], host: Host, peer: NodeId) -> tuple[Address, bytes] | None:
     """Where a peer is, and what token it wants to see of `host`."""
     other = by_id[peer]
-    if other.node is None:
+    if other.mesh_node is None:
         return None
-    return other.address, other.node.token_for(host.crypto.node_id, host.address)
+    return other.address, other.mesh_node.token_for(host.crypto.node_id, host.address)

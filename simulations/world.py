@@ -1,7 +1,7 @@
 """The one place that joins real Nodes to a virtual network in virtual time.
 
-The twin of `meshd/gossip.py`: it gives events to `protocol.Node` and carries out its effects, with
-`network.py` in the place of sockets. One seed decides everything.
+The twin of `meshd/gossip.py`: events into `protocol.Node`, its effects carried out, `network.py` in
+the place of sockets. One seed decides everything. Other protocols live here, too (`population.py`).
 """
 
 import functools
@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from protocol.assembly import NodeConfig
-from protocol.codec import encode_stream
-from protocol.config import MILLISECOND, ProtocolConfig
+from protocol.config import MILLISECOND, SECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
 from protocol.effects import (
@@ -26,7 +24,7 @@ from protocol.effects import (
     Persist,
     SendDatagram,
 )
-from protocol.errors import DropReason, LocalProtocolError
+from protocol.errors import DropReason
 from protocol.events import (
     AddressesChanged,
     DatagramReceived,
@@ -40,16 +38,16 @@ from protocol.events import (
 )
 from protocol.identity import Address, mesh_id_of
 from protocol.members import State
-from protocol.messages import PushPull
-from protocol.node import Node
-from protocol.records import Records
-from protocol.statements import Statements
-from simulations.admissions import WALL_START_S, admit_all
+from simulations.admissions import WALL_START_S
 from simulations.agreement import Agreement
 from simulations.clock import Clock
 from simulations.host import Host
 from simulations.listener import Deaf, Listener
 from simulations.network import Network, NetworkOptions
+from simulations.participant import NodeFactory
+from simulations.population import MeshNodes, OtherNodes, Population
+from simulations.reading import Reading
+from simulations.section import ScenarioError
 from simulations.streams import Streams
 from simulations.timeline import Timeline
 from simulations.trace import Trace
@@ -76,10 +74,11 @@ class World(Timeline):
         network: NetworkOptions | None = None,
         protocol: ProtocolConfig | None = None,
         make_crypto: Callable[[bytes], Crypto] = SodiumCrypto,
+        make_node: NodeFactory | None = None,
     ) -> None:
+        """`make_node` puts another protocol in the place of ours."""
         super().__init__()
         self._rng = random.Random(seed)  # noqa: S311  # a simulation must be repeatable
-        self._protocol = protocol or ProtocolConfig()
         self._armed: dict[int, int] = {}
         self._trace = Trace()
         self.drops: Counter[DropReason] = Counter()
@@ -103,15 +102,13 @@ class World(Timeline):
         self._root_seed = self._bytes(32)
         self.root = public_key_of(self._root_seed)
         self.mesh = mesh_id_of(self.root)
-        self._statements = Statements(self.mesh)
-        self._records = Records()
         self.hosts = [Host(index, make_crypto(self._bytes(32))) for index in range(size)]
         options = network or NetworkOptions()
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
         self.agreement = Agreement(size)
         self._doing = random.Random(seed + 4)  # noqa: S311  # same
-        self._reading = random.Random(seed + 2)  # noqa: S311  # same
+        self._reading = Reading(self, random.Random(seed + 2))  # noqa: S311  # same
         self._streams = Streams(
             self.network,
             at=self.at,
@@ -120,7 +117,12 @@ class World(Timeline):
             wall_s=self._wall_s,
             now=lambda: self.now,
         )
-        admit_all(self.hosts, self._root_seed, self.mesh, self._bytes)
+        knobs = protocol or ProtocolConfig()
+        self._population: Population
+        if make_node is None:
+            self._population = MeshNodes(self.hosts, self._root_seed, self.mesh, knobs, self._bytes)
+        else:
+            self._population = OtherNodes(make_node, knobs, self._by_id)
 
     def draw(self, bits: int) -> int:
         """Chance for what is done to this world: so many random bits."""
@@ -135,30 +137,12 @@ class World(Timeline):
     # ---- faults and acts ----
 
     def start(self, index: int, *seeds: int) -> None:
-        """Boot a host's node; it introduces itself to `seeds` as a joined node would."""
+        """Boot a host's node; it introduces itself to `seeds`."""
         host = self.hosts[index]
         self.note_act(index, "start")
         host.life += 1
         host.is_silent = False
-        clock_s = max(0, self.now // 10**9 + host.wall_ahead_s)
-        host.boot = max(host.boot + 1, clock_s << 24 | self._rng.getrandbits(24))
-        host.node = Node(
-            NodeConfig(
-                name=f"n{index}",
-                software="sim",
-                root=self.root,
-                boot=host.boot,
-                boot_secret=self._bytes(32),
-                incarnation=host.incarnation,
-                offers_version=host.offers_version,
-                snapshot=host.snapshot,
-                protocol=self._protocol,
-            ),
-            host.crypto,
-            random.Random(self._rng.getrandbits(64)),  # noqa: S311  # same
-            self._statements,
-            self._records,
-        )
+        host.node = self._population.make(host, self.now, self._rng)
         self.agreement.begin(index)
         self.listener.on_act(host, "start")
         self.give(host, Started((host.address,)))
@@ -166,12 +150,11 @@ class World(Timeline):
             self.introduce(index, seed)
 
     def introduce(self, index: int, seed: int) -> None:
-        """A running host exchanges all it knows with another, as after joining."""
+        """A running host meets another, as after joining."""
         host = self.hosts[index]
-        if host.node is not None:
-            records, statements = host.node.join_state()
-            message = encode_stream(PushPull(False, records, statements))
-            self.send_stream(host, self.hosts[seed], message)
+        for effect in self._population.introduce(host, self.hosts[seed], self.now):
+            self._carry_out(host, effect)
+        self._arm(host)
 
     def send_stream(self, host: Host, target: Host, data: bytes) -> None:
         """A host opens a stream to another and says this, in its own name."""
@@ -191,7 +174,7 @@ class World(Timeline):
         host = self.hosts[index]
         self.note_act(index, "crash")
         if host.node is not None:
-            host.snapshot = host.node.snapshot()
+            self._population.remember(host)
         host.end_life()
         self.agreement.end(index)
         host.is_silent = is_silent
@@ -284,24 +267,7 @@ class World(Timeline):
 
     def hand(self, host: Host, read: Callable[[], None]) -> None:
         """A message is at a host's door: its process reads it now, or when it can."""
-        if host.starved_ns is None:
-            self._read(host, host.life, read)
-            return
-        host.read_ns = max(host.read_ns, self.now + self._lateness(host.starved_ns))
-        life = host.life
-        self.at(host.read_ns - self.now, self._read, host, life, read)
-
-    def _lateness(self, starved_ns: tuple[int, int]) -> int:
-        low, high = starved_ns
-        return low + (self._reading.getrandbits(32) * (high - low) >> 32)
-
-    def _read(self, host: Host, life: int, read: Callable[[], None]) -> None:
-        if host.life != life:
-            return
-        if host.is_paused:
-            host.backlog.append(read)
-        else:
-            read()
+        self._reading.hand(host, read)
 
     # ---- time ----
 
@@ -318,7 +284,7 @@ class World(Timeline):
         if deadline >= self._armed.get(host.index, NEVER):
             return
         self._armed[host.index] = deadline
-        late = self._lateness(host.starved_ns) if host.is_slow and host.starved_ns else 0
+        late = self._reading.late_ns(host) if host.is_slow else 0
         due = deadline if host.clock is None else host.clock.when(deadline)
         self.at(max(0, due - self.now) + late, self._fire, host, deadline)
 
@@ -341,9 +307,8 @@ class World(Timeline):
         is_still_due = host.node is not None and host.node.deadline <= shown
         host.spins = host.spins + 1 if is_still_due else 0
         if host.spins > SPINS_MAX:
-            raise LocalProtocolError(
-                f"node {host.index} asks for the same deadline again and again"
-            )
+            at = f"n{host.index} at {self.now / SECOND:.3f} s"
+            raise ScenarioError(f"{at}: its deadline never moves on")
 
     # ---- effects ----
 
@@ -361,12 +326,7 @@ class World(Timeline):
                 host.offers_version = effect.offers_version
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
-                self.agreement.note(
-                    host.index,
-                    self._by_id[effect.node].index,
-                    is_present=effect.state in (State.ALIVE, State.SUSPECT),
-                    is_suspect=effect.state is State.SUSPECT,
-                )
+                self.agreement.note(host.index, self._by_id[effect.node].index, effect.state)
                 self._judge(host, effect)
                 self.note(b"change", host.index, effect.node, str(effect.state).encode())
                 self.listener.on_effect(host, effect)
@@ -421,15 +381,14 @@ class World(Timeline):
 
     def running(self) -> list[Host]:
         """Hosts whose node runs."""
-        return [host for host in self.hosts if host.node is not None]
+        return [host for host in self.hosts if host.node]
 
     def states_of(self, subject: int) -> dict[int, State | None]:
-        """How every other running node sees one host."""
-        node = self.hosts[subject].crypto.node_id
+        """How every other running node sees one host, by what it has told in this life."""
         return {
-            host.index: host.node.members.state(node)
+            host.index: self.agreement.state(host.index, subject)
             for host in self.running()
-            if host.node is not None and host.index != subject
+            if host.index != subject
         }
 
     def is_converged(self) -> bool:

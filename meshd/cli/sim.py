@@ -38,6 +38,10 @@ def run(
     nodes: Annotated[
         int | None, typer.Option("--nodes", min=2, help="In place of the scenario's own number.")
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option("--node", metavar="MODULE:CLASS", help="Another protocol in place of ours."),
+    ] = None,
     csv: Annotated[
         pathlib.Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")
     ] = None,
@@ -53,6 +57,7 @@ def run(
     """Let a scenario happen once and tell what it showed."""
     from simulations.curve import Moment, curve_of
     from simulations.library import find_scenario, resized
+    from simulations.other_protocols import find_node
     from simulations.plot import PlotError, plot_run
     from simulations.plot import check as check_plot
     from simulations.report import as_csv
@@ -71,9 +76,14 @@ def run(
         chosen = find_scenario(scenario)
         if nodes is not None:
             chosen = resized(chosen, nodes)
+        make_node = find_node(node) if node is not None else None
         with terminal.progress(f"simulating {chosen.nodes} nodes"):
             result = run_scenario(
-                chosen, seed, is_checked=check, watch=watch if plot is not None else None
+                chosen,
+                seed,
+                make_node=make_node,
+                is_checked=check,
+                watch=watch if plot is not None else None,
             )
     except (ScenarioError, PlotError) as error:
         raise UserError(str(error)) from error

@@ -53,7 +53,7 @@ class View:
 
     def candidates(self, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
         """Present members that offer the model, as the daemon's view would give them."""
-        node = self._host.node
+        node = self._host.mesh_node
         if node is None:
             return []
         own, now = node.node_id, self._now()
@@ -88,5 +88,5 @@ class View:
 
     def is_present(self, member: NodeId) -> bool:
         """Whether a member is alive or in doubt."""
-        node = self._host.node
+        node = self._host.mesh_node
         return node is not None and node.members.is_present(member)

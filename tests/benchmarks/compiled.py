@@ -19,7 +19,7 @@ from typing import Final
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 ROOMS: Final = ("protocol", "simulations")
-BENCHMARKS: Final = ("starvation", "goodbyes", "bench")
+BENCHMARKS: Final = ("starvation", "goodbyes", "science", "bench")
 _MYPY: Final = """[mypy]
 strict = True
 [mypy-msgpack.*]
@@ -35,11 +35,12 @@ def build(folder: pathlib.Path) -> None:
     benchmarks.mkdir(parents=True)
     (folder / "tests" / "__init__.py").touch()
     (benchmarks / "__init__.py").touch()
-    for name in BENCHMARKS:
+    for name in (*BENCHMARKS, "gossip_theory", "swim_variants"):
         shutil.copy(ROOT / "tests" / "benchmarks" / f"{name}.py", benchmarks)
     (folder / "mypy.ini").write_text(_MYPY)
-    # Interpreted: packages, and exceptions, whose class mypyc cannot build on a built-in one.
-    left_out = ("__init__.py", "errors.py")
+    # Interpreted: packages, exceptions, whose class mypyc cannot build on a built-in one, and the
+    # example whose class others extend.
+    left_out = ("__init__.py", "errors.py", "plain_swim.py")
     sources = [
         str(path.relative_to(folder))
         for room in ROOMS

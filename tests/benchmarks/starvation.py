@@ -9,8 +9,12 @@ A false death is a running member that at least one node declares dead, counted 
 incarnation; false suspicions likewise. Detection is from the crash until each healthy node says
 dead. Keys are pretended (same lengths, no cost) unless `--crypto sodium`.
 
+`--swim` runs the same code with everything switched off that came after SWIM (see SWIM), and
+`--node module:Class` another protocol.
+
 Run: python -m tests.benchmarks.starvation [--seeds 200] [--grid kinship] [--cells 50:3:5 ...]
-     [--crash silent|refused] [--crypto pretend|sodium] [--why] [--processes 2] [--json FILE]
+     [--swim | --node simulations.plain_swim:PlainSwim] [--crash silent|refused]
+     [--crypto pretend|sodium] [--why] [--processes 2] [--json FILE]
 """
 
 import argparse
@@ -25,12 +29,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from protocol.config import SECOND
+from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto
 from protocol.members import State
 from simulations.bench import LATE_NS
 from simulations.latency import even
 from simulations.network import NetworkOptions
+from simulations.other_protocols import find_node
 from simulations.pretend_crypto import PretendCrypto
 from simulations.run import without_collections
 from simulations.world import World
@@ -45,6 +50,21 @@ CRYPTOS: Final[dict[str, Callable[[bytes], Crypto]]] = {
     "pretend": PretendCrypto,
     "sodium": SodiumCrypto,
 }
+
+SWIM: Final = ProtocolConfig(
+    nacks=False,
+    health_score_max=0,
+    buddy=False,
+    digests=False,
+    suspicion_mult=4,
+    suspicion_scale_min_milli=1_000,
+    suspicion_max_mult=1,
+    suspicion_confirmations=0,
+    suspicion_refused_mult=4,
+    last_call_ns=0,
+)
+"""What memberlist was before Lifeguard, and kinship's column "SWIM": a suspicion lasts
+4 * log10(N) intervals whatever happens; a stream as fallback and push/pull stay."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -113,8 +133,15 @@ class Outcome:
 
 
 @without_collections()
-def run_once(job: tuple[Cell, int], *, crypto: str, crash: str) -> Outcome:
-    """One seed of one cell."""
+def run_once(
+    job: tuple[Cell, int],
+    *,
+    crypto: str,
+    crash: str,
+    protocol: ProtocolConfig | None = None,
+    node: str | None = None,
+) -> Outcome:
+    """One seed of one cell; `node`: as `--node`."""
     cell, seed = job
     began = time.process_time()
     order = list(range(cell.nodes))
@@ -122,7 +149,14 @@ def run_once(job: tuple[Cell, int], *, crypto: str, crash: str) -> Outcome:
     starved, crashed = sorted(order[: cell.starved]), order[cell.starved]
     low, high = DELAY_NS
     options = NetworkOptions(delay=even(low, high), loss_ppm=cell.loss_percent * 10_000)
-    world = World(cell.nodes, seed, network=options, make_crypto=CRYPTOS[crypto])
+    world = World(
+        cell.nodes,
+        seed,
+        network=options,
+        protocol=protocol,
+        make_crypto=CRYPTOS[crypto],
+        make_node=find_node(node) if node is not None else None,
+    )
     for index in range(cell.nodes):
         world.start(index, *[0][:index])
     world.run(STARVED_NS)
@@ -274,6 +308,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cells", nargs="+", type=Cell.of, metavar="NODES:STARVED:LOSS", help="in place of a grid"
     )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--swim", action="store_true", help="without all that came after SWIM")
+    which.add_argument("--node", metavar="MODULE:CLASS", help="another protocol")
     parser.add_argument("--crash", choices=("silent", "refused"), default="silent")
     parser.add_argument("--crypto", choices=sorted(CRYPTOS), default="pretend")
     parser.add_argument("--why", action="store_true", help="how each false death came")
@@ -287,7 +324,13 @@ def main() -> None:
     chosen = _arguments()
     cells: list[Cell] = chosen.cells or GRIDS[chosen.grid]
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    one = functools.partial(run_once, crypto=chosen.crypto, crash=chosen.crash)
+    one = functools.partial(
+        run_once,
+        crypto=chosen.crypto,
+        crash=chosen.crash,
+        protocol=SWIM if chosen.swim else None,
+        node=chosen.node,
+    )
     print(HEAD, flush=True)
     rows: list[dict[str, Any]] = []
     collected: list[Outcome] = []

@@ -5,7 +5,7 @@ taps. `run` lets time pass in small steps and delivers between real nodes only.
 """
 
 from protocol.codec import decode_datagram, decode_stream, encode_datagram, encode_stream
-from protocol.config import SECOND
+from protocol.config import SECOND, ProtocolConfig
 from protocol.effects import Effect
 from protocol.envelope import Opened, Unproven
 from protocol.errors import DropReason
@@ -105,9 +105,9 @@ class Tap:
         return self.mesh.give(to, StreamFailed(self.id, reason))
 
 
-def tapped(size: int, *taps: int) -> tuple[Mesh, list[Tap]]:
+def tapped(size: int, *taps: int, protocol: ProtocolConfig | None = None) -> tuple[Mesh, list[Tap]]:
     """A mesh that knows all its members alive; those at `taps` are ours."""
-    mesh = Mesh(size).start_all()
+    mesh = Mesh(size, protocol=protocol).start_all()
     made = [Tap(mesh, index) for index in taps]
     for tap in made:
         tap.introduce(*[i for i in range(size) if i not in taps])

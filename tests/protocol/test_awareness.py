@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.awareness import PATIENCE_SCORE_MAX, SCORE_MAX, Awareness
-from protocol.config import SECOND
+from protocol.awareness import PATIENCE_SCORE_MAX, Awareness
+from protocol.config import SCORE_MAX, SECOND
 
 
 def test_a_node_begins_well() -> None:
@@ -44,6 +44,14 @@ def test_each_point_adds_one_more_time(score: int) -> None:
     assert awareness.scale(7 * SECOND) == 7 * SECOND * (score + 1)
     points = min(score, PATIENCE_SCORE_MAX)
     assert awareness.patience(6 * SECOND) == 6 * SECOND + 3 * SECOND * points
+
+
+def test_a_lower_ceiling_holds() -> None:
+    """At 0 a node is always well: SWIM without Lifeguard's local health."""
+    awareness = Awareness(0)
+    awareness.note(9)
+    assert awareness.score == 0
+    assert awareness.scale(SECOND) == awareness.patience(SECOND) == SECOND
 
 
 @given(st.lists(st.integers(-9, 9)))

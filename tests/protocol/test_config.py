@@ -1,6 +1,7 @@
 """The protocol's knobs."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,11 @@ from protocol.suspicion import timeout_bounds
         {"retransmit_mult": 0},
         {"gossip_nodes": 0},
         {"gossip_interval_ns": 0},
+        {"health_score_max": -1},
+        {"health_score_max": 8},
     ],
 )
-def test_values_that_cannot_work_are_refused(change: dict[str, int]) -> None:
+def test_values_that_cannot_work_are_refused(change: dict[str, Any]) -> None:
     """A configuration checks itself."""
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(ProtocolConfig(), **change)

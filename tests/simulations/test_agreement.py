@@ -3,9 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.members import State
 from simulations.agreement import Agreement
 
 SIZE = 4
+STATES = {"present": State.ALIVE, "suspect": State.SUSPECT, "gone": State.DEAD}
 changes = st.lists(
     st.tuples(
         st.sampled_from(("begin", "end", "present", "suspect", "gone")),
@@ -35,7 +37,7 @@ def test_the_count_is_what_counting_anew_gives(story: list[tuple[str, int, int]]
             case _:
                 is_suspect = what == "suspect"
                 is_present = what != "gone"
-                agreement.note(one, other, is_present=is_present, is_suspect=is_suspect)
+                agreement.note(one, other, STATES[what])
                 if one in running and is_present:
                     views[one][other] = is_suspect
                 elif one in running:
@@ -57,6 +59,6 @@ def test_a_whole_mesh_agrees() -> None:
     assert (agreement.wrong, agreement.suspected) == (0, 0)
     agreement.end(2)
     assert agreement.wrong == 2
-    agreement.note(0, 2, is_present=False, is_suspect=False)
-    agreement.note(1, 2, is_present=False, is_suspect=False)
+    agreement.note(0, 2, State.DEAD)
+    agreement.note(1, 2, State.LEFT)
     assert agreement.wrong == 0

@@ -20,7 +20,7 @@ def _world(size: int, options: NetworkOptions | None = None, seed: int = 1) -> W
 
 
 def _measured_ns(world: World, one: int, other: int) -> int:
-    node = world.hosts[one].node
+    node = world.hosts[one].mesh_node
     assert node is not None
     found = node.round_trip_ns(world.hosts[other].crypto.node_id)
     assert found is not None
@@ -106,7 +106,7 @@ def test_a_slow_process_is_late_with_everything() -> None:
     assert world.run_until(world.is_converged, 30 * SECOND)
     world.starve(3, 500 * MILLISECOND, 2_500 * MILLISECOND, is_slow=True)
     world.run(30 * SECOND)
-    slow, healthy = world.hosts[3].node, world.hosts[1].node
+    slow, healthy = world.hosts[3].mesh_node, world.hosts[1].mesh_node
     assert slow is not None
     assert healthy is not None
     assert slow.health_score > 0

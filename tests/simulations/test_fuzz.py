@@ -68,7 +68,7 @@ def test_a_node_that_spins_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
         "duration_s": 20,
         "act": [{"at_s": 1, "do": "crash", "count": 1}],
     }
-    assert "asks for the same deadline again and again" in violations_of(content, 1)[0]
+    assert "its deadline never moves on" in violations_of(content, 1)[0]
 
 
 def test_an_exception_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

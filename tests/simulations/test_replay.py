@@ -24,7 +24,7 @@ from protocol.recording import LINE_BYTES_MAX
 from protocol.records import Records
 from protocol.round_trips import RoundTrips
 from protocol.statements import Statements
-from simulations import world as worlds
+from simulations import population
 from simulations.network import NetworkOptions
 from simulations.replay import Replay, Step
 from simulations.world import World
@@ -76,7 +76,7 @@ class Recorded:
         self.lines: list[str] = []
         self._recorder = Recorder(self.lines.append)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worlds, "Node", self._make)
+            patch.setattr(population, "Node", self._make)
             network = NetworkOptions(loss_ppm=50_000)
             world = World(NODES, 7, network=network, make_crypto=Watched)
             for index in range(NODES):

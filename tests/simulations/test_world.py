@@ -133,7 +133,7 @@ def test_a_restarted_node_is_back_at_once_above_its_past() -> None:
     world.start(5)
     assert world.run_until(world.is_converged, 30 * SECOND)
     world.run(5 * SECOND)
-    viewer = world.hosts[0].node
+    viewer = world.hosts[0].mesh_node
     assert viewer is not None
     assert viewer.members.incarnation(node) > before
     world.run(60 * SECOND)

@@ -22,12 +22,25 @@ def test_a_scenario_is_run(capsys: pytest.CaptureFixture[str], tmp_path: pathlib
     assert told["trace_hash"] in capsys.readouterr().out
 
 
+def test_another_protocol_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the name of its class; the scenario and the measures are the same."""
+    arguments = ["sim", "run", "swim_load", "--nodes", "4", "--json"]
+    traces = []
+    for more in ([], ["--node", "simulations.plain_swim:PlainSwim"]):
+        assert run([*arguments, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["measures"]["mistakes"] == 0
+        traces.append(told["trace_hash"])
+    assert traces[0] != traces[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["run", "join_strom"], "did you mean 'join_storm'?"),
         (["run", "nowhere.toml"], "cannot read nowhere.toml"),
         (["run", "region_loss", "--nodes", "5"], "node 44 of 5"),
+        (["run", "swim_load", "--node", "nowhere:Node"], "no module 'nowhere'"),
         (["bench", "--nodes", "4", "--starved", "5"], "no more nodes"),
     ],
 )
