@@ -41,11 +41,26 @@ from protocol.events import (
     SendFailed,
     Started,
     StreamFailed,
-    StreamFailure,
     StreamReceived,
 )
-from protocol.identity import NODE_ID_BYTES, Address, NodeId
-from protocol.messages import Load
+from protocol.identity import NodeId
+from protocol.recorded_values import (
+    a_bool,
+    a_count,
+    a_failure,
+    a_list,
+    a_load,
+    a_node_id,
+    a_text,
+    addresses,
+    an_address,
+    an_int,
+    an_object,
+    blobs,
+    ints,
+    some_bytes,
+    taken,
+)
 from protocol.snapshot import Snapshot
 
 FORMAT: Final = 1
@@ -56,8 +71,6 @@ MARKS_MAX: Final = 600_000
 """Quotes, commas and brackets in one line: beside its length they decide what memory it takes."""
 CHECK_BYTES: Final = 8
 _MARKS: Final = (b'"', b",", b"[", b"{")
-_INT_MIN: Final = -(2**63)
-_INT_MAX: Final = 2**64 - 1
 _FORMAT_KEY: Final = "meshd_recording"
 
 
@@ -168,7 +181,7 @@ def _text(value: object) -> str:
 
 def decode_line(line: bytes) -> Line:
     """The inverse of `encode_line`. Raises BadRecording, with what is wrong."""
-    fields = _fields(_parsed(line), "a line")
+    fields = an_object(_parsed(line), "a line")
     if _FORMAT_KEY in fields:
         return _beginning(fields)
     if "event" in fields:
@@ -190,42 +203,42 @@ def _refused(text: str) -> typing.NoReturn:
 
 
 def _beginning(fields: Mapping[str, object]) -> Beginning:
-    found = _int(fields[_FORMAT_KEY])
+    found = an_int(fields[_FORMAT_KEY])
     if found != FORMAT:
         by = fields.get("meshd")
         raise BadRecording(
             f"this recording has format {found}, and this meshd reads {FORMAT}; replay it with the "
             f"one that wrote it{f', {by[:40]}' if isinstance(by, str) else ''}"
         )
-    seed = _taken(fields, "random_seed", _int)
+    seed = taken(fields, "random_seed", an_int)
     if seed < 0:
         raise BadRecording("random_seed is below 0")
     return Beginning(
-        meshd=_taken(fields, "meshd", _str)[:40],
-        python=_taken(fields, "python", _str)[:40],
-        node=_taken(fields, "node", _node_id),
+        meshd=taken(fields, "meshd", a_text)[:40],
+        python=taken(fields, "python", a_text)[:40],
+        node=taken(fields, "node", a_node_id),
         random_seed=seed,
-        config=_config(_taken(fields, "config", _fields)),
+        config=_config(taken(fields, "config", an_object)),
     )
 
 
 def _config(fields: Mapping[str, object]) -> NodeConfig:
-    versions = _taken(fields, "versions", _ints)
+    versions = taken(fields, "versions", ints)
     if len(versions) != 2 or not 0 < versions[0] <= versions[1] < 256:
         raise BadRecording("versions are not two numbers")
-    root = _taken(fields, "root", _node_id)
+    root = taken(fields, "root", a_node_id)
     try:
         return NodeConfig(
-            name=_taken(fields, "name", _str),
-            software=_taken(fields, "software", _str),
+            name=taken(fields, "name", a_text),
+            software=taken(fields, "software", a_text),
             root=root,
-            boot=_taken(fields, "boot", _count),
+            boot=taken(fields, "boot", a_count),
             boot_secret=bytes(32),
-            incarnation=_taken(fields, "incarnation", _count),
-            offers_version=_taken(fields, "offers_version", _count),
+            incarnation=taken(fields, "incarnation", a_count),
+            offers_version=taken(fields, "offers_version", a_count),
             versions=(versions[0], versions[1]),
-            snapshot=_snapshot(_taken(fields, "snapshot", _fields)),
-            protocol=_protocol(_taken(fields, "protocol", _fields)),
+            snapshot=_snapshot(taken(fields, "snapshot", an_object)),
+            protocol=_protocol(taken(fields, "protocol", an_object)),
         )
     except ValueError as error:
         raise BadRecording(f"its configuration cannot be: {error}") from error
@@ -241,165 +254,70 @@ def _protocol(fields: Mapping[str, object]) -> ProtocolConfig:
         if name not in names:
             raise BadRecording(f"its configuration has {name[:40]!r}, which this meshd lacks")
     values: dict[str, Any] = {
-        name: _taken(fields, name, _bool if name in _SWITCHES else _count) for name in names
+        name: taken(fields, name, a_bool if name in _SWITCHES else a_count) for name in names
     }
     return ProtocolConfig(**values)
 
 
 def _snapshot(fields: Mapping[str, object]) -> Snapshot:
     deaths: list[tuple[NodeId, int]] = []
-    for item in _taken(fields, "deaths", _list):
-        pair = _list(item)
+    for item in taken(fields, "deaths", a_list):
+        pair = a_list(item)
         if len(pair) != 2:
             raise BadRecording("a death is not a node and a number")
-        deaths.append((_node_id(pair[0]), _count(pair[1])))
+        deaths.append((a_node_id(pair[0]), a_count(pair[1])))
     return Snapshot(
-        records=_taken(fields, "records", _blobs),
-        lives=_taken(fields, "lives", _blobs),
-        goodbyes=_taken(fields, "goodbyes", _blobs),
+        records=taken(fields, "records", blobs),
+        lives=taken(fields, "lives", blobs),
+        goodbyes=taken(fields, "goodbyes", blobs),
         deaths=tuple(deaths),
     )
 
 
 def _happened(fields: Mapping[str, object]) -> Happened:
-    name = _taken(fields, "event", _str)
+    name = taken(fields, "event", a_text)
     kind = _EVENTS.get(name)
     if kind is None:
         raise BadRecording(f"this meshd knows no event {name[:40]!r}")
     make, readers = kind
-    event = make(**{key: _taken(fields, key, read) for key, read in readers.items()})
-    return Happened(event, _taken(fields, "now", _count))
+    event = make(**{key: taken(fields, key, read) for key, read in readers.items()})
+    return Happened(event, taken(fields, "now", a_count))
 
 
 def _outcome(fields: Mapping[str, object]) -> Outcome:
-    raised = _taken(fields, "raised", _str) if "raised" in fields else None
+    raised = taken(fields, "raised", a_text) if "raised" in fields else None
     return Outcome(
-        check=_taken(fields, "check", _str),
-        effects=tuple(map(_str, _taken(fields, "effects", _list))) if raised is None else (),
-        answers=tuple(map(_answer, _taken(fields, "answers", _list))),
+        check=taken(fields, "check", a_text),
+        effects=tuple(map(a_text, taken(fields, "effects", a_list))) if raised is None else (),
+        answers=tuple(map(_answer, taken(fields, "answers", a_list))),
         raised=raised,
     )
 
 
 def _answer(value: object) -> Answer:
-    pair = _list(value)
+    pair = a_list(value)
     if len(pair) != 2:
         raise BadRecording("an answer is not a question and a value")
     question, answer = pair
     if answer is None or isinstance(answer, bool):
-        return _str(question), answer
-    return _str(question), _bytes(answer)
-
-
-# ---- values ----
-
-_Value = typing.TypeVar("_Value")
-
-
-def _taken(
-    fields: Mapping[str, object], key: str, read: "Callable[[object, str], _Value]"
-) -> _Value:
-    if key not in fields:
-        raise BadRecording(f"{key} is missing")
-    return read(fields[key], key)
-
-
-def _fields(value: object, what: str = "a value") -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise BadRecording(f"{what} is not an object")
-    return value
-
-
-def _list(value: object, what: str = "a value") -> Sequence[object]:
-    if not isinstance(value, list):
-        raise BadRecording(f"{what} is not a list")
-    return value
-
-
-def _int(value: object, what: str = "a value") -> int:
-    if type(value) is not int or not _INT_MIN <= value <= _INT_MAX:
-        raise BadRecording(f"{what} is not a whole number of 64 bits")
-    return value
-
-
-def _count(value: object, what: str = "a value") -> int:
-    number = _int(value, what)
-    if number < 0:
-        raise BadRecording(f"{what} is below 0")
-    return number
-
-
-def _bool(value: object, what: str = "a value") -> bool:
-    if not isinstance(value, bool):
-        raise BadRecording(f"{what} is not true or false")
-    return value
-
-
-def _str(value: object, what: str = "a value") -> str:
-    if not isinstance(value, str):
-        raise BadRecording(f"{what} is not a text")
-    return value
-
-
-def _bytes(value: object, what: str = "a value") -> bytes:
-    try:
-        return bytes.fromhex(_str(value, what))
-    except ValueError as error:
-        raise BadRecording(f"{what} is not in hex") from error
-
-
-def _node_id(value: object, what: str = "a value") -> NodeId:
-    data = _bytes(value, what)
-    if len(data) != NODE_ID_BYTES:
-        raise BadRecording(f"{what} is not a key of {NODE_ID_BYTES} bytes")
-    return NodeId(data)
-
-
-def _ints(value: object, what: str = "a value") -> tuple[int, ...]:
-    return tuple(_int(item, what) for item in _list(value, what))
-
-
-def _blobs(value: object, what: str = "a value") -> tuple[bytes, ...]:
-    return tuple(_bytes(item, what) for item in _list(value, what))
-
-
-def _address(value: object, what: str = "a value") -> Address:
-    pair = _list(value, what)
-    if len(pair) != 2:
-        raise BadRecording(f"{what} is not a host and a port")
-    return Address(_str(pair[0], what), _int(pair[1], what))
-
-
-def _addresses(value: object, what: str = "a value") -> tuple[Address, ...]:
-    return tuple(_address(item, what) for item in _list(value, what))
-
-
-def _failure(value: object, what: str = "a value") -> StreamFailure:
-    try:
-        return StreamFailure(_str(value, what))
-    except ValueError as error:
-        raise BadRecording(f"this meshd knows no such {what}") from error
-
-
-def _load(value: object, what: str = "a value") -> Load:
-    fields = _fields(value, what)
-    return Load(*(_taken(fields, field.name, _int) for field in dataclasses.fields(Load)))
+        return a_text(question), answer
+    return a_text(question), some_bytes(answer)
 
 
 _KINDS: Final[Sequence[tuple[Callable[..., Event], dict[str, Callable[[object, str], Any]]]]] = (
-    (Started, {"addresses": _addresses}),
-    (DatagramReceived, {"data": _bytes, "source": _address}),
-    (StreamReceived, {"stream": _int, "peer": _node_id, "data": _bytes, "wall_s": _int}),
-    (StreamFailed, {"peer": _node_id, "reason": _failure}),
-    (SendFailed, {"to": _address}),
-    (Delayed, {"lag_ns": _int}),
+    (Started, {"addresses": addresses}),
+    (DatagramReceived, {"data": some_bytes, "source": an_address}),
+    (StreamReceived, {"stream": an_int, "peer": a_node_id, "data": some_bytes, "wall_s": an_int}),
+    (StreamFailed, {"peer": a_node_id, "reason": a_failure}),
+    (SendFailed, {"to": an_address}),
+    (Delayed, {"lag_ns": an_int}),
     (DeadlineReached, {}),
-    (OfferChanged, {"key": _str, "value": _bytes}),
-    (LoadChanged, {"load": _load}),
-    (AddressesChanged, {"addresses": _addresses}),
-    (AddressFound, {"node": _node_id, "address": _address}),
-    (RecordIssued, {"wire": _bytes}),
-    (Resumed, {"gap_ns": _int}),
+    (OfferChanged, {"key": a_text, "value": some_bytes}),
+    (LoadChanged, {"load": a_load}),
+    (AddressesChanged, {"addresses": addresses}),
+    (AddressFound, {"node": a_node_id, "address": an_address}),
+    (RecordIssued, {"wire": some_bytes}),
+    (Resumed, {"gap_ns": an_int}),
     (LeaveRequested, {}),
 )
 """Every event, and who reads each of its fields."""

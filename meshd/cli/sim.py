@@ -5,7 +5,7 @@ The simulator is imported only when one of them runs.
 
 import json
 import pathlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from meshd.cli import sim_fuzz, sim_sweep, terminal
 from meshd.cli.options import JsonOption
 from meshd.cli.replay import replay
 from meshd.failures import UserError
+
+if TYPE_CHECKING:
+    from simulations.run import Result
 
 sim = typer.Typer(
     help="Simulate meshes: the very same protocol code in virtual time.",
@@ -96,10 +99,15 @@ def run(
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     if as_json:
         terminal.print_json(result.to_json())
-        _end_with(result.violations)
-        return
-    print(f"{result.scenario}: {chosen.title or 'no title'}")
-    print(f"seed {seed}, {result.nodes} nodes, trace {result.trace_hash}")
+    else:
+        _tell(result, chosen.title)
+    if result.violations:
+        raise typer.Exit(1)
+
+
+def _tell(result: "Result", title: str) -> None:
+    print(f"{result.scenario}: {title or 'no title'}")
+    print(f"seed {result.seed}, {result.nodes} nodes, trace {result.trace_hash}")
     terminal.print_table(
         ("measure", "value"),
         [(name, _shown(value)) for name, value in result.measures.items()],
@@ -108,7 +116,6 @@ def run(
         print(f"violated: {line}")
     if result.violations == ():
         print("checked: all holds")
-    _end_with(result.violations)
 
 
 @sim.command(name="list")
@@ -141,11 +148,6 @@ def bench(
         terminal.print_json(pace)
         return
     terminal.print_table(("figure", "value"), [(key, _shown(pace[key])) for key in pace])
-
-
-def _end_with(violations: tuple[str, ...] | None) -> None:
-    if violations:
-        raise typer.Exit(1)
 
 
 def _shown(value: object) -> str:

@@ -3,13 +3,18 @@
 import contextlib
 import json
 import pathlib
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meshd.cli import terminal
 from meshd.cli.options import JsonOption
 from meshd.failures import UserError
+
+if TYPE_CHECKING:
+    from simulations.sweep import Job, Row
 
 _MEASURES = ("detection_last_p50_s", "mistakes", "datagrams_per_node_s", "agreement_s")
 
@@ -49,7 +54,7 @@ def sweep(
     from simulations.plot import PlotError, plot_sweep
     from simulations.plot import check as check_plot
     from simulations.section import ScenarioError
-    from simulations.workers import WorkersError, dask_cluster, local, spread
+    from simulations.workers import dask_cluster, local
 
     try:
         if plot is not None:
@@ -61,26 +66,7 @@ def sweep(
         known = sweeping.read_rows(out) if out is not None else {}
     except (ScenarioError, PlotError) as error:
         raise UserError(str(error)) from error
-    rows = [known[job.name] for job in jobs if job.name in known]
-    waiting = [job for job in jobs if job.name not in known]
-    workers = dask_cluster(dask) if dask is not None else local(processes)
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
-            count = stack.enter_context(terminal.counted(f"{len(jobs)} runs", len(jobs)))
-            count(len(rows))
-            if waiting:
-                for row in spread(stack.enter_context(workers), sweeping.run_job, waiting):
-                    rows.append(row)
-                    count()
-                    if file is not None:
-                        print(json.dumps(row, separators=(",", ":")), file=file, flush=True)
-    except WorkersError as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    order = {job.name: place for place, job in enumerate(jobs)}
-    rows.sort(key=lambda row: order[row["run"]])
+    rows = _rows(jobs, known, out, dask_cluster(dask) if dask is not None else local(processes))
     columns = measures or list(_MEASURES)
     keys = [axis.key for axis in grid]
     if plot is not None:
@@ -98,3 +84,33 @@ def sweep(
         terminal.print_table((*keys, "runs", *columns), table)
     if any(row.get("error") or row.get("violations") for row in rows):
         raise typer.Exit(1)
+
+
+def _rows(
+    jobs: "Sequence[Job]",
+    known: "Mapping[str, Row]",
+    out: pathlib.Path | None,
+    workers: contextlib.AbstractContextManager[tuple[Executor, int]],
+) -> "list[Row]":
+    """Every job's row, in the order of the jobs; what is not known is run and written down."""
+    from simulations.sweep import run_job
+    from simulations.workers import WorkersError, spread
+
+    rows = {job.name: known[job.name] for job in jobs if job.name in known}
+    waiting = [job for job in jobs if job.name not in known]
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
+            count = stack.enter_context(terminal.counted(f"{len(jobs)} runs", len(jobs)))
+            count(len(rows))
+            found = spread(stack.enter_context(workers), run_job, waiting) if waiting else ()
+            for row in found:
+                rows[row["run"]] = row
+                count()
+                if file is not None:
+                    print(json.dumps(row, separators=(",", ":")), file=file, flush=True)
+    except WorkersError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    return [rows[job.name] for job in jobs]
