@@ -19,6 +19,8 @@ FAULTS_S: Final = 60
 """Acts begin within so many seconds ..."""
 DURATION_S: Final = 90
 """... of so many; then all faults end."""
+JOINED_S: Final = 15
+"""Who joins through somebody that vanishes at once knows nobody: no fault of the protocol's."""
 _ACTS_MAX: Final = 12
 
 
@@ -38,11 +40,13 @@ class Swarm:
             "duration_s": DURATION_S,
             "network": self._network(),
         }
+        earliest_s = 0
         if self._chance(20):
             content["form"] = "together"
+            earliest_s = JOINED_S
         if protocol := self._protocol():
             content["protocol"] = protocol
-        acts = [self._act(self._pick(kinds)) for _ in range(self._whole(1, _ACTS_MAX))]
+        acts = [self._act(self._pick(kinds), earliest_s) for _ in range(self._whole(1, _ACTS_MAX))]
         content["act"] = sorted(acts, key=_beginning)
         return content
 
@@ -62,8 +66,8 @@ class Swarm:
     def _protocol(self) -> Content:
         return {key: self._pick(choices) for key, choices in _PROTOCOL if self._chance(10)}
 
-    def _act(self, kind: str) -> Content:
-        act: Content = {"at_s": self._whole(0, FAULTS_S), "do": kind}
+    def _act(self, kind: str, earliest_s: int) -> Content:
+        act: Content = {"at_s": self._whole(earliest_s, FAULTS_S), "do": kind}
         act["count"] = self._whole(1, max(1, self._nodes // 3))
         if kind in _LASTING:
             act["for_s"] = self._whole(1, FAULTS_S // 2)
