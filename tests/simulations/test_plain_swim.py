@@ -6,7 +6,7 @@ from protocol.config import SECOND, ProtocolConfig
 from protocol.members import State
 from simulations.library import find_scenario, resized
 from simulations.network import NetworkOptions
-from simulations.plain_swim import PlainSwim, ceil_ln
+from simulations.plain_swim import PlainSwim, Row, ceil_ln
 from simulations.pretend_crypto import PretendCrypto
 from simulations.run import run
 from simulations.world import World
@@ -20,6 +20,16 @@ class Impatient(PlainSwim):
     SUSPECTS = False
     PIGGYBACKS = False
     ROUND_ROBIN = False
+
+
+class Mute(PlainSwim):
+    """Spreads nothing."""
+
+    def _limit(self) -> int:
+        return 0
+
+    def _ride(self) -> list[Row]:
+        return []
 
 
 def _world(node: type[PlainSwim] = PlainSwim, *, loss_ppm: int = 0) -> World:
@@ -44,6 +54,12 @@ def test_it_runs_the_scenarios_that_ship(name: str) -> None:
     else:
         assert once.measures["agreement_s"] is not None
         assert once.measures["mistakes"] == 0
+
+
+def test_a_whole_mesh_is_whole_whatever_the_protocol() -> None:
+    """Who lacks somebody is introduced, also by nodes that tell nobody of others."""
+    scenario = resized(find_scenario("swim_load"), 5)
+    assert run(scenario, 1, make_node=Mute).measures["agreement_s"] is not None
 
 
 def test_one_seed_decides_everything() -> None:

@@ -152,3 +152,15 @@ def test_another_number_of_nodes() -> None:
     assert resized(find_scenario("split"), 30).nodes == 30
     with pytest.raises(ScenarioError, match="node 44 of 30"):
         resized(find_scenario("region_loss"), 30)
+
+
+def test_parts_of_the_protocol_are_switched_off(tmp_path: pathlib.Path) -> None:
+    """true or false, not 0 or 1."""
+    text = "nodes = 3\nduration_s = 1\n[protocol]\nnacks = {}\nhealth_score_max = 0\n"
+    path = tmp_path / "off.toml"
+    path.write_text(text.format("false"))
+    protocol = read_scenario(path, READERS).protocol
+    assert (protocol.nacks, protocol.buddy, protocol.health_score_max) == (False, True, 0)
+    path.write_text(text.format("0"))
+    with pytest.raises(ScenarioError, match="nacks must be true or false"):
+        read_scenario(path, READERS)
