@@ -44,8 +44,8 @@ class Agreement:
         if host not in self._running:
             return
         view = self._views[host]
-        for subject, seen in enumerate(view):
-            if (seen != _ABSENT) != (subject in self._running):
+        for subject in range(len(view)):
+            if (view[subject] != _ABSENT) != (subject in self._running):
                 self.wrong -= 1
         self.suspected -= view.count(_SUSPECT)
         self._views[host] = bytearray(len(view))

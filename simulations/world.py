@@ -80,7 +80,6 @@ class World:
         self._sequence = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         """(time, sequence, what, with what)."""
-        self._armed: dict[int, int] = {}
         self._trace = hashlib.blake2b(digest_size=16)
         self._noted: list[bytes] = []
         """What is still to go into it."""
@@ -223,7 +222,10 @@ class World:
             host.backlog.append(lambda: self.give(host, event))
             return
         for effect in host.node.handle(event, self.now):
-            self._carry_out(host, effect)
+            if isinstance(effect, SendDatagram):
+                self._send(host, effect)
+            else:
+                self._carry_out(host, effect)
         self._arm(host)
 
     def _arrive(self, host: Host, event: Event) -> None:
@@ -290,15 +292,15 @@ class World:
         if host.node is None or host.is_paused:
             return
         deadline = host.node.deadline
-        if deadline >= self._armed.get(host.index, NEVER):
+        if deadline >= host.armed_ns:
             return
-        self._armed[host.index] = deadline
+        host.armed_ns = deadline
         self.at(max(0, deadline - self.now), self._fire, host, deadline)
 
     def _fire(self, host: Host, deadline: int) -> None:
-        if self._armed.get(host.index) != deadline:
+        if host.armed_ns != deadline:
             return
-        del self._armed[host.index]
+        host.armed_ns = NEVER
         if host.node is None or host.is_paused:
             return
         if host.node.deadline <= self.now:
@@ -310,8 +312,6 @@ class World:
 
     def _carry_out(self, host: Host, effect: Effect) -> None:
         match effect:
-            case SendDatagram():
-                self._send(host, effect)
             case OpenStream():
                 self._streams.open(host, self._by_id[effect.peer], effect.data)
             case AnswerStream():
