@@ -85,3 +85,5 @@ class ProtocolConfig:
             raise ValueError("suspicion multipliers must be at least 1")
         if self.retransmit_mult < 1 or self.gossip_nodes < 1 or self.gossip_interval_ns < 1:
             raise ValueError("rumours must be sent at least once")
+        if self.sessions_max < 8:  # a challenge must be answered before its cause is forgotten
+            raise ValueError("sessions_max must be at least 8")

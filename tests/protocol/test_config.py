@@ -18,6 +18,7 @@ from protocol.suspicion import timeout_bounds
         {"retransmit_mult": 0},
         {"gossip_nodes": 0},
         {"gossip_interval_ns": 0},
+        {"sessions_max": 7},
     ],
 )
 def test_values_that_cannot_work_are_refused(change: dict[str, int]) -> None:
