@@ -99,3 +99,5 @@ class ProtocolConfig:
             raise ValueError("rumours must be sent at least once")
         if not 0 <= self.health_score_max <= SCORE_MAX:
             raise ValueError(f"health_score_max must be 0 to {SCORE_MAX}")
+        if self.sessions_max < 8:  # a challenge must be answered before its cause is forgotten
+            raise ValueError("sessions_max must be at least 8")

@@ -15,7 +15,7 @@ from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
 from protocol.effects import Effect, SendDatagram
-from protocol.envelope import Meet, Opened, Received, Told, Unintroduced, Unproven
+from protocol.envelope import Meet, Opened, Received, Told, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
@@ -318,7 +318,7 @@ class Node:
                 if received.unread is not None:
                     self._outbox.resend(received.sender, received.unread)
                 self._prober.on_told(received.sender, now)
-            case Unintroduced():
+            case _:  # who does not know us
                 self._push_puller.introduce(received.sender, now)
 
     def _open(self, data: bytes, source: Address) -> Received:

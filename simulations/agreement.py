@@ -56,8 +56,8 @@ class Agreement:
         if host not in self._running:
             return
         view = self._views[host]
-        for subject, seen in enumerate(view):
-            if _IS_PRESENT[seen] != (subject in self._running):
+        for subject in range(len(view)):
+            if _IS_PRESENT[view[subject]] != (subject in self._running):
                 self.wrong -= 1
         self.suspected -= view.count(_SUSPECT)
         self._views[host] = bytearray(len(view))

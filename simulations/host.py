@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol.crypto import Crypto
+from protocol.deadlines import NEVER
 from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
@@ -57,6 +58,9 @@ class Host:
     """The same, as the trace's hash takes it."""
     read_ns: int = 0
     """When a starved process reads the last message that arrived; it reads them in order."""
+
+    armed_ns: int = NEVER
+    """For when its node is woken next, at the latest."""
 
     def __post_init__(self) -> None:
         three = f"{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}"

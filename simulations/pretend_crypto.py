@@ -6,7 +6,7 @@ still noticed, so the protocol takes the same paths as with libsodium.
 """
 
 import functools
-import hashlib
+import zlib
 from typing import Final
 
 from protocol.crypto import SEAL_TAG_BYTES, KeyedHashes, SodiumCrypto, keyed_hash
@@ -16,7 +16,6 @@ _SIGNATURE_BYTES: Final = 64
 _IDENTITY: Final = b"pretended key"
 _PAIR: Final = b"pretended pair"
 _SIGNATURE: Final = b"pretended sign"
-_SEAL: Final = b"pretended seal"
 _CHECKED_MAX: Final = 2**16
 
 
@@ -60,9 +59,11 @@ class PretendCrypto(KeyedHashes):
 
 
 def _tag(key: bytes, nonce: bytes, plain: bytes) -> bytes:
-    return hashlib.blake2b(
-        plain, key=key + nonce, digest_size=SEAL_TAG_BYTES, person=_SEAL
-    ).digest()
+    """A checksum, in the room of a tag: it notices every change of up to 32 bits in a row, and of
+    all others all but one in 2^32.
+    """
+    checksum = zlib.crc32(plain, zlib.crc32(nonce, zlib.crc32(key)))
+    return checksum.to_bytes(4, "big") * (SEAL_TAG_BYTES // 4)
 
 
 _VERIFIER: Final = SodiumCrypto(bytes(32))

@@ -7,7 +7,7 @@ the place of sockets. One seed decides everything. Other protocols live here, to
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.config import MILLISECOND, SECOND, ProtocolConfig
@@ -79,7 +79,6 @@ class World(Timeline):
         """`make_node` puts another protocol in the place of ours."""
         super().__init__()
         self._rng = random.Random(seed)  # noqa: S311  # a simulation must be repeatable
-        self._armed: dict[int, int] = {}
         self._trace = Trace()
         self.drops: Counter[DropReason] = Counter()
         self.changes: list[tuple[int, int, MembershipChanged]] = []
@@ -152,8 +151,7 @@ class World(Timeline):
     def introduce(self, index: int, seed: int) -> None:
         """A running host meets another, as after joining."""
         host = self.hosts[index]
-        for effect in self._population.introduce(host, self.hosts[seed], self.now):
-            self._carry_out(host, effect)
+        self._carry_out_all(host, self._population.introduce(host, self.hosts[seed], self.now))
         self._arm(host)
 
     def send_stream(self, host: Host, target: Host, data: bytes) -> None:
@@ -167,9 +165,8 @@ class World(Timeline):
         self.give(target, DatagramReceived(data, victim))
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
-        """The process is gone; its disk stays as it was last written.
-
-        Its machine answers streams with a refusal, unless `is_silent`: then it is gone too.
+        """The process is gone; its disk stays as it was last written. Its machine answers streams
+        with a refusal, unless `is_silent`: then it is gone too.
         """
         host = self.hosts[index]
         self.note_act(index, "crash")
@@ -216,9 +213,8 @@ class World(Timeline):
         self._arm(host)
 
     def starve(self, index: int, low_ns: int, high_ns: int, *, is_slow: bool = False) -> None:
-        """From now on its process reads each message (datagrams and streams) so much late, in
-        order, while its timers fire on time: the slow member of the Lifeguard paper. With `is_slow`
-        they fire late, too. 0, 0 ends it.
+        """From now on its process reads each message so much late, in order, while its timers fire
+        on time (the slow member of the Lifeguard paper) or, with `is_slow`, late too. 0, 0 ends it.
         """
         host = self.hosts[index]
         self.note_act(index, "starve" if high_ns else "feed")
@@ -238,7 +234,7 @@ class World(Timeline):
         host.wall_ahead_s = ahead_s
         host.clock = host.clock or Clock()
         host.clock.drift(drift_ppm, self.now)
-        self._armed.pop(index, None)
+        host.armed_ns = NEVER
         self._arm(host)
 
     def note_act(self, index: int, act: str) -> None:
@@ -254,8 +250,7 @@ class World(Timeline):
         if host.is_paused:
             host.backlog.append(lambda: self.give(host, event))
             return
-        for effect in host.node.handle(event, host.time(self.now)):
-            self._carry_out(host, effect)
+        self._carry_out_all(host, host.node.handle(event, host.time(self.now)))
         self._arm(host)
 
     def _arrive(self, host: Host, event: Event) -> None:
@@ -281,17 +276,17 @@ class World(Timeline):
         if host.node is None or host.is_paused:
             return
         deadline = host.node.deadline
-        if deadline >= self._armed.get(host.index, NEVER):
+        if deadline >= host.armed_ns:
             return
-        self._armed[host.index] = deadline
+        host.armed_ns = deadline
         late = self._reading.late_ns(host) if host.is_slow else 0
         due = deadline if host.clock is None else host.clock.when(deadline)
         self.at(max(0, due - self.now) + late, self._fire, host, deadline)
 
     def _fire(self, host: Host, deadline: int) -> None:
-        if self._armed.get(host.index) != deadline:
+        if host.armed_ns != deadline:
             return
-        del self._armed[host.index]
+        host.armed_ns = NEVER
         if host.node is None or host.is_paused:
             return
         shown = host.time(self.now)
@@ -312,10 +307,15 @@ class World(Timeline):
 
     # ---- effects ----
 
+    def _carry_out_all(self, host: Host, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, SendDatagram):  # most are
+                self._send(host, effect)
+            else:
+                self._carry_out(host, effect)
+
     def _carry_out(self, host: Host, effect: Effect) -> None:
         match effect:
-            case SendDatagram():
-                self._send(host, effect)
             case OpenStream():
                 self.send_stream(host, self._by_id[effect.peer], effect.data)
             case AnswerStream():

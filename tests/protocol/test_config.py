@@ -21,6 +21,7 @@ from protocol.suspicion import timeout_bounds
         {"gossip_interval_ns": 0},
         {"health_score_max": -1},
         {"health_score_max": 8},
+        {"sessions_max": 7},
     ],
 )
 def test_values_that_cannot_work_are_refused(change: dict[str, Any]) -> None:
