@@ -24,6 +24,12 @@ _MYPY: Final = """[mypy]
 strict = True
 [mypy-msgpack.*]
 ignore_missing_imports = True
+[mypy-distributed.*]
+follow_imports = skip
+ignore_missing_imports = True
+[mypy-matplotlib.*]
+follow_imports = skip
+ignore_missing_imports = True
 """
 
 

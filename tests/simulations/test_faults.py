@@ -313,7 +313,7 @@ class TestLines:
         world = _up()
         world.network.unplug(3)
         node = world.hosts[3]
-        world._carry_out(node, SendDatagram(b"x", world.hosts[1].address))
+        world._carry_out_all(node, [SendDatagram(b"x", world.hosts[1].address)])
         _ask(world, 3, 1)
         world.run(0)
         assert world.heard(3, SendFailed) == [(world.now, SendFailed(world.hosts[1].address))]
