@@ -189,14 +189,14 @@ class World(Timeline):
 
     def pause(self, index: int) -> None:
         """Stop the process (SIGSTOP): time passes, no timer fires, what arrives waits."""
-        self.note_act(index, "pause")
-        self.hosts[index].is_paused = True
-        self.listener.on_act(self.hosts[index], "pause")
+        if (host := self.hosts[index]).node is not None:
+            self.note_act(index, "pause")
+            host.is_paused = True
+            self.listener.on_act(host, "pause")
 
     def resume(self, index: int) -> None:
         """Wake it (SIGCONT): it notices the gap, reads what waited, then does what is due."""
-        host = self.hosts[index]
-        if host.node is None or not host.is_paused:
+        if (host := self.hosts[index]).node is None or not host.is_paused:
             return
         self.note_act(index, "resume")
         host.is_paused = False

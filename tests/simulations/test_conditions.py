@@ -130,3 +130,12 @@ def test_a_lost_disk_ends_nothing() -> None:
     assert world.run_until(world.is_converged, 30 * SECOND)
     assert all(state is State.ALIVE for state in world.states_of(3).values())
     assert world.hosts[3].incarnation > before
+
+
+def test_what_does_not_run_cannot_be_stopped() -> None:
+    """A host that comes back later runs."""
+    world = _world(4)
+    world.crash(3)
+    world.pause(3)
+    world.start(3, 0)
+    assert world.run_until(world.is_converged, 60 * SECOND)
