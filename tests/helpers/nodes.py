@@ -352,6 +352,9 @@ class Mesh:
             for machine in self.machines:
                 if machine.node is not None and machine.node.deadline <= self.now:
                     self.give(machine.index, DeadlineReached())
+                    if machine.node.deadline <= self.now:
+                        # A death just now may have made a doubt due at this very moment; once.
+                        self.give(machine.index, DeadlineReached())
                     assert machine.node.deadline > self.now
             if deliver:
                 self.settle()
