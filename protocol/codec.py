@@ -59,6 +59,8 @@ STREAM_STATEMENTS_MAX: Final = 131_072
 BUCKETS: Final = 64
 """Of a digest; each bucket's sum has 8 bytes."""
 ENTRIES_MAX: Final = 16_384
+STREAM_ARRAYS_MAX: Final = ENTRIES_MAX + 1_024
+"""Entries are arrays; a later version may add some."""
 ID_BYTES: Final = 8
 """Of a record or member that is asked for."""
 COORDINATE_ITEMS_MAX: Final = 16
@@ -298,7 +300,7 @@ def decode_stream(data: bytes) -> StreamMessage:
     """The inverse of `encode_stream`. Raises Refused: MALFORMED, TOO_LONG."""
     if len(data) > STREAM_BYTES_MAX:
         raise Refused(DropReason.TOO_LONG)
-    fields = unpack_fields(data)
+    fields = unpack_fields(data, STREAM_ARRAYS_MAX)
     match fields.take_int(0, 255):
         case _Stream.PUSH_PULL:
             is_reply = fields.take_int(0, 1) == 1

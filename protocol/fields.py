@@ -33,15 +33,21 @@ def unpack(data: bytes) -> Any:  # noqa: ANN401  # the caller reads it through F
     Small values take up to 80 times their encoded size, so the caller bounds the memory by
     bounding `data`.
     """
-    return _unpack(data, None)
+    return _unpack(data, None, None)
 
 
-def unpack_fields(data: bytes) -> "Fields":
-    """Decode one msgpack array without maps in it. Raises Refused(MALFORMED) for anything else."""
-    return Fields(_unpack(data, refuse_map))
+def unpack_fields(data: bytes, arrays_max: int | None = None) -> "Fields":
+    """Decode one msgpack array without maps, and with at most so many arrays, in it. Raises
+    Refused(MALFORMED) for anything else.
+    """
+    return Fields(_unpack(data, refuse_map, None if arrays_max is None else _Counted(arrays_max)))
 
 
-def _unpack(data: bytes, object_pairs_hook: Callable[[object], object] | None) -> object:
+def _unpack(
+    data: bytes,
+    object_pairs_hook: Callable[[object], object] | None,
+    list_hook: Callable[[object], object] | None,
+) -> object:
     try:
         return msgpack.unpackb(
             data,
@@ -49,10 +55,27 @@ def _unpack(data: bytes, object_pairs_hook: Callable[[object], object] | None) -
             use_list=False,
             strict_map_key=True,
             object_pairs_hook=object_pairs_hook,
+            list_hook=list_hook,
             ext_hook=refuse_extension,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise Refused(DropReason.MALFORMED, type(error).__name__) from error
+
+
+class _Counted:
+    """Lets so many arrays through. Millions of tiny ones in a few megabytes would cost seconds."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, arrays_max: int) -> None:
+        self._left = arrays_max
+
+    def __call__(self, items: object) -> object:
+        """One more array."""
+        if self._left == 0:
+            raise Refused(DropReason.MALFORMED, "too many arrays")
+        self._left -= 1
+        return items
 
 
 def refuse_map(pairs: object) -> NoReturn:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.codec import (
     BUCKETS,
     COORDINATE_ITEMS_MAX,
+    ENTRIES_MAX,
     PREMISES_MAX,
     RIDERS_MAX,
     STREAM_BYTES_MAX,
@@ -181,6 +182,16 @@ def test_streams_are_bounded() -> None:
     with pytest.raises(Refused) as caught:
         decode_stream(bytes(STREAM_BYTES_MAX + 1))
     assert caught.value.reason is DropReason.TOO_LONG
+
+
+def test_a_stream_message_holds_only_so_many_arrays() -> None:
+    """Millions of tiny ones in a few megabytes would cost seconds; entries all fit."""
+    entries = (Entry(bytes(8), 0, 1, 2),) * ENTRIES_MAX
+    full = Difference(0, entries, 0, ())
+    assert decode_stream(encode_stream(full)) == full
+    count = STREAM_BYTES_MAX // 4
+    with pytest.raises(Refused, match="too many arrays"):
+        decode_stream(b"\xdd" + count.to_bytes(4, "big") + b"\x91\x91\x90" * count)
 
 
 @pytest.mark.parametrize(
