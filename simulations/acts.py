@@ -11,7 +11,7 @@ from typing import Any, Final
 from protocol.config import MILLISECOND, SECOND
 from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
 from simulations.flapping import Flapping
-from simulations.section import Section
+from simulations.section import ScenarioError, Section
 from simulations.world import World
 
 Options = Mapping[str, Any]
@@ -240,10 +240,13 @@ def _loss(section: Section) -> Options:
 
 
 def _stable(section: Section) -> Options:
-    return {
+    spans = {
         "up_ns": section.span("up_ms", MILLISECOND, (1_000, 10_000)),
         "down_ns": section.span("down_ms", MILLISECOND, (200, 3_000)),
     }
+    if min(low for low, _ in spans.values()) < MILLISECOND:
+        raise ScenarioError(f"{section.place}: a line is up and down for 1 ms at least")
+    return spans
 
 
 def _pace(section: Section) -> Options:

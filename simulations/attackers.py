@@ -150,4 +150,8 @@ class Spoofer(Replayer):
         if self._recorded and self._pick(4):
             target, event = self._recorded[self._pick(len(self._recorded))]
             data = event.data
-        self._world.spoof(target, data, victim)
+        counts = self._world.spoofed.setdefault(victim, [0, 0, 0])
+        counts[0] += len(data)
+        most = counts[1] + len(data)
+        self._world.give(target, DatagramReceived(data, victim))
+        counts[2] = max(counts[2], counts[1] - most)

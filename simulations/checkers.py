@@ -26,6 +26,8 @@ _HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
 """Acts that excuse nothing at those whom they touch. (A liar is muted by whom it lied to, so it may
 end up dead there; others' lies are no excuse for anybody else.)"""
 
+_ENDS: Final = ("crash", "leave", "restart", "move")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
@@ -66,6 +68,15 @@ class Story:
     def last_start(self, host: int) -> int:
         """When a running host was started."""
         return max(t for t, who, act in self.world.history if who == host and act == "start")
+
+    def is_anybody_troubled(self, since_ns: int, until_ns: int) -> bool:
+        """Whether somebody was cut off, stopped or slowed between; ends trouble nobody else."""
+        return any(
+            episode.do not in (*_HARMLESS, *_ENDS)
+            and episode.begin_ns <= until_ns
+            and (episode.end_ns is None or episode.end_ns >= since_ns)
+            for episode in self.episodes
+        )
 
     @property
     def memory_ns(self) -> int:
@@ -117,11 +128,8 @@ class CrashSeen(Checker):
                 t for t, host, what in world.history[row:] if (host, what) == (subject, "start")
             )
             end_ns = next(back, world.now)
-            is_troubled = story.is_lossy or any(
-                episode.do not in _HARMLESS and (episode.end_ns or end_ns) >= at_ns
-                for episode in story.episodes
-                if list(episode.nodes) != [subject]
-            )
+            quick_ns = at_ns + crash_ns(story.protocol, story.nodes, is_troubled=False)
+            is_troubled = story.is_lossy or story.is_anybody_troubled(at_ns, quick_ns)
             limit_ns = at_ns + crash_ns(story.protocol, story.nodes, is_troubled=is_troubled)
             if end_ns < limit_ns:
                 continue
@@ -161,14 +169,17 @@ class NumbersRise(Checker):
             known, state = seen.get(subject, (0, change.state))
             if change.incarnation < known:
                 yield f"node {observer} saw {subject} fall to a lower incarnation {_at(at_ns)}"
-            is_back = change.state is State.ALIVE and state in (State.DEAD, State.LEFT)
+            is_here = change.state in (State.ALIVE, State.SUSPECT)
+            is_back = is_here and state in (State.DEAD, State.LEFT)
             if is_back and change.incarnation <= known:
                 yield f"node {observer} saw the ghost of {subject} {_at(at_ns)}"
             seen[subject] = change.incarnation, change.state
 
 
 class NoGhost(Checker):
-    """Who ended long ago does not come back into anybody's view."""
+    """Who ended long ago does not come back into anybody's view, unless others were cut off or slow
+    since, and so bring what was said before.
+    """
 
     name = "no_ghost"
 
@@ -189,8 +200,8 @@ class NoGhost(Checker):
             is_ghost = change.state is State.ALIVE and change.previous in (State.DEAD, State.LEFT)
             if ended_ns is None or not is_ghost:
                 continue
-            late_ns = ended_ns + crash_ns(story.protocol, story.nodes, is_troubled=True)
-            if at_ns > late_ns:
+            late_ns = ended_ns + crash_ns(story.protocol, story.nodes, is_troubled=False)
+            if at_ns > late_ns and not story.is_anybody_troubled(ended_ns, at_ns):
                 yield f"node {observer} took {story.number(change.node)} for alive {_at(at_ns)}"
 
 
@@ -260,9 +271,11 @@ class NoAmplification(Checker):
 
     def violations(self, story: Story) -> Iterator[str]:
         """See `Checker`."""
-        for address, (came, went) in story.world.spoofed.items():
+        for address, (came, went, excess) in story.world.spoofed.items():
             if went > came:
                 yield f"{went} bytes were sent to {address}, in whose name {came} came"
+            if excess > 0:
+                yield f"an answer to {address} was {excess} bytes longer than its cause"
 
 
 CHECKERS: Final[tuple[Checker, ...]] = (

@@ -111,6 +111,10 @@ def check_groups(scenario: Scenario) -> None:
                 raise ScenarioError(f"{scenario.name}: no act makes a group {name!r}")
         if act.for_ns is not None and not ACTS[act.do].has_end:
             raise ScenarioError(f"{scenario.name}: {act.do} has no end, so no for_s")
+        if act.at_ns > scenario.duration_ns:
+            raise ScenarioError(f"{scenario.name}: {act.do} comes after the end; see duration_s")
+        if act.who.nodes and min(act.who.nodes) < 0:
+            raise ScenarioError(f"{scenario.name}: node {min(act.who.nodes)}; they count from 0")
         if act.who.nodes and max(act.who.nodes) >= scenario.nodes:
             raise ScenarioError(
                 f"{scenario.name}: node {max(act.who.nodes)} of {scenario.nodes}; they count from 0"

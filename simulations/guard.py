@@ -27,7 +27,10 @@ class Guard:
     @property
     def deadline(self) -> int:
         """The inner node's."""
-        deadline = self.inner.deadline
+        try:
+            deadline = self.inner.deadline
+        except Exception as error:
+            raise ScenarioError(f"{self._who()}: deadline failed: {said(error)}") from error
         if type(deadline) is not int:
             raise ScenarioError(f"{self._who()}: deadline is {deadline!r}, no whole nanoseconds")
         return deadline
@@ -45,7 +48,10 @@ class Guard:
 
     def snapshot(self) -> object:
         """What the inner node wants to know again; None if it has no such method."""
-        return self.inner.snapshot() if hasattr(self.inner, "snapshot") else None
+        try:
+            return self.inner.snapshot() if hasattr(self.inner, "snapshot") else None
+        except Exception as error:
+            raise ScenarioError(f"{self._who()}: snapshot failed: {said(error)}") from error
 
     def _check(self, effect: Effect, now: int) -> None:
         name: NodeId | None = None

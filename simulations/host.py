@@ -14,6 +14,8 @@ from simulations.clock import Clock
 from simulations.participant import Participant
 
 PORT: Final = 7700
+_PORTS: Final = 50_000
+"""After so many moves a host is where it began."""
 BACKLOG_MAX: Final = 2_048
 """What waits for a stopped process; beyond that, datagrams are lost as in a full socket buffer."""
 
@@ -73,7 +75,8 @@ class Host:
 
     def move(self) -> None:
         """Take an address that it never had."""
-        self._be_at(Address(self.address.host, self.address.port + 1))
+        port = PORT + (self.address.port - PORT + 1) % _PORTS
+        self._be_at(Address(self.address.host, port))
 
     def _be_at(self, address: Address) -> None:
         self.address = address

@@ -106,6 +106,11 @@ class Regions:
             for _ in range(begin, end)
         ]
 
+    @property
+    def loss_ppm(self) -> int:
+        """On the worst path."""
+        return max((path.loss_ppm for path in self._paths.values()), default=0)
+
     def path(self, one: int, other: int) -> Path | None:
         """Between two regions, by their places."""
         return self._paths.get((one, other)) or self._paths.get((other, one))
@@ -135,12 +140,15 @@ def read_matrix(path: pathlib.Path, *, is_round_trip: bool, jitter_ppm: int) -> 
 
 def _rows(path: pathlib.Path) -> list[list[str]]:
     try:
+        if path.exists() and not path.is_file():
+            raise MatrixError(f"{path} is no file")
         with path.open(encoding="utf-8", newline="") as file:
             text = file.read(MATRIX_BYTES_MAX + 1)
-    except OSError as error:
-        raise MatrixError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise MatrixError(f"{path.name} is not UTF-8 text") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise MatrixError(f"cannot read {str(path)!r}: {reason or error}") from error
     if len(text) > MATRIX_BYTES_MAX:
         raise MatrixError(f"{path.name} has more than {MATRIX_BYTES_MAX} bytes")
     try:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from simulations.acts import READERS
 from simulations.director import check_groups
 from simulations.inference.table import check_workload, read_workload
-from simulations.scenario import Scenario, read_scenario, scenario_of
+from simulations.scenario import NODES_MAX, Scenario, read_scenario, scenario_of
 from simulations.section import ScenarioError, nearest
 
 LIBRARY: Final = pathlib.Path(__file__).parent / "scenarios"
@@ -48,6 +48,8 @@ def resized(scenario: Scenario, nodes: int) -> Scenario:
     """The same with another number of nodes. Raises ScenarioError if an act names one too many, or
     the workload does not fit.
     """
+    if not 2 <= nodes <= NODES_MAX:
+        raise ScenarioError(f"{nodes} nodes are not in 2 to {NODES_MAX}")
     content = {**scenario.content, "nodes": nodes}
     return _checked(dataclasses.replace(scenario, nodes=nodes, content=content))
 

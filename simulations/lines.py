@@ -36,10 +36,17 @@ class Line:
         waiting_ns = max(0, self._free_ns - now)
         if self._rate and waiting_ns * self._rate // SECOND + size > self._queue_bytes:
             return None
-        return self.stream(size, now)
+        return self._take(size, now)
 
-    def stream(self, size: int, now: int) -> int:
-        """The same for bytes of a stream, which wait for as long as it takes."""
+    def stream(self, size: int, now: int, patience_ns: int) -> int | None:
+        """The same for bytes of a stream, which wait, but no longer than that: then nothing of them
+        is sent.
+        """
+        if self._rate and self._free_ns - now > patience_ns:
+            return None
+        return self._take(size, now)
+
+    def _take(self, size: int, now: int) -> int:
         if not self._rate:
             return 0
         self._free_ns = max(now, self._free_ns) + size * SECOND // self._rate

@@ -14,6 +14,7 @@ from simulations.director import Director
 from simulations.world import World
 
 STEP_NS: Final = SECOND
+HOLD_NS: Final = 30 * SECOND
 NAME: Final = "liveness"
 
 
@@ -31,8 +32,10 @@ def violations(world: World, protocol: ProtocolConfig) -> Iterator[str]:
     limit_ns = agreement_ns(protocol, len(world.hosts))
     end_ns = world.now + limit_ns
     while world.now < end_ns:
-        if world.is_agreed() and not any(_different_offers(world)):
-            return
+        if _is_one(world):
+            world.run(HOLD_NS)  # for good, not for a moment
+            if _is_one(world):
+                return
         world.run(min(STEP_NS, end_ns - world.now))
     within = f"{limit_ns / SECOND:.0f} s after the last fault"
     for host in world.running():
@@ -43,6 +46,10 @@ def violations(world: World, protocol: ProtocolConfig) -> Iterator[str]:
                 yield f"node {host.index} says {state} of {other.index}, {within}"
     for line in _different_offers(world):
         yield f"{line}, {within}"
+
+
+def _is_one(world: World) -> bool:
+    return world.is_agreed() and not any(_different_offers(world))
 
 
 def _different_offers(world: World) -> Iterator[str]:

@@ -60,6 +60,8 @@ class Network:
             first = size - len(self._nats)
             count = min(size * ppm // _MILLION, first - 1)
             self._nats.update((host, Nat(kind)) for host in range(first - count, first))
+        self._is_healed = False
+        """Whether paths lose nothing any more."""
         self._sides: dict[int, int] = {}
         self._blocks: dict[tuple[int, int], int] = {}
         self._host_loss_ppm: dict[int, int] = {}
@@ -128,6 +130,7 @@ class Network:
         """
         options = self.options
         options.loss_ppm = options.duplicate_ppm = options.reorder_ppm = 0
+        self._is_healed = True
         self._sides.clear()
         self._blocks.clear()
         self._host_loss_ppm.clear()
@@ -221,17 +224,22 @@ class Network:
 
     def stream_delay(self, source: Host, target: Host, size: int, now: int) -> int | None:
         """Time from opening a stream until its request of `size` bytes is read, or from the answer
-        until it is read; None when there is no path. TCP needs both directions.
+        until it is read; None when there is no path, or lines are too full for it to come in time.
+        TCP needs both directions.
         """
         one, other = source.index, target.index
         if not (self.is_connected(one, other) and self.is_connected(other, one)):
             return None
         path = self._path(one, other) if self._region_of else None
         delay = sum(self._delay(path) for _ in range(self.options.stream_round_trips - 1))
-        if self._up:
-            delay += self._up[one].stream(size, now)
-            delay += self._down[other].stream(size, now + delay)
-        return delay
+        if not self._up:
+            return delay
+        patience_ns = self.options.stream_timeout_ns
+        up_ns = self._up[one].stream(size, now, patience_ns)
+        if up_ns is None:
+            return None
+        down_ns = self._down[other].stream(size, now + delay + up_ns, patience_ns)
+        return None if down_ns is None else delay + up_ns + down_ns
 
     def lets_streams_in(self, target: Host) -> bool:
         """Whether others can open streams to it: not through a translator."""
@@ -244,7 +252,7 @@ class Network:
         loss_ppm = self.options.loss_ppm
         if loss_ppm and self._is_drawn(loss_ppm):
             return True
-        if path is not None and self._is_drawn(path.loss_ppm):
+        if path is not None and not self._is_healed and self._is_drawn(path.loss_ppm):
             return True
         if not self._host_loss_ppm:
             return False

@@ -16,13 +16,17 @@ _DIGEST_CHARS: Final = 12
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout that runs, with `+` when files differ from it; else the version
-    of the installed package.
+    """The commit of the checkout that runs, with `+` and how files differ from it if they do; else
+    the version of the installed package.
     """
     head = _git("rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else None
     if head is None:
         return f"meshd {importlib.metadata.version('meshd')}"
-    return f"{head}+" if _git("status", "--porcelain", "--", "protocol", "simulations") else head
+    rooms = ("--", "protocol", "simulations")
+    changed = _git("status", "--porcelain", *rooms)
+    if not changed:
+        return head
+    return f"{head}+{digest({'changed': changed, 'diff': _git('diff', 'HEAD', *rooms)})}"
 
 
 def _git(*arguments: str) -> str | None:

@@ -58,7 +58,8 @@ def plot_run(
     axes.set_xlabel("virtual seconds")
     axes.set_ylabel("ordered pairs of nodes")
     axes.legend()
-    figure.suptitle(f"{result.scenario}, {result.nodes} nodes, seed {result.seed}")
+    name = result.scenario.replace("$", r"\$")
+    figure.suptitle(f"{name}, {result.nodes} nodes, seed {result.seed}")
     _sign(figure, result.commit, digest(result.configuration))
     figure.savefig(path)
 
@@ -79,6 +80,7 @@ def plot_sweep(
         if value is not None:
             others = ", ".join(f"{key}={row['point'][key]}" for key in keys[1:])
             place = row["point"][keys[0]] if keys else row["seed"]
+            place = str(place) if isinstance(place, (list, dict)) else place
             lines.setdefault(others, {}).setdefault(place, []).append(value)
     for label, points in lines.items():
         middles = [sorted(values)[len(values) // 2] for values in points.values()]
@@ -90,7 +92,8 @@ def plot_sweep(
     if lines:
         axes.legend()
     if rows:
-        figure.suptitle(f"{rows[0]['scenario']}: {measure}")
+        name = rows[0]["scenario"].replace("$", r"\$")
+        figure.suptitle(f"{name}: {measure}")
         _sign(figure, rows[0]["commit"], digest({"rows": [row["configuration"] for row in rows]}))
     figure.savefig(path)
 

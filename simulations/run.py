@@ -151,7 +151,8 @@ def _violations(scenario: Scenario, world: World, director: Director) -> tuple[s
         world=world,
         protocol=scenario.protocol,
         episodes=director.episodes,
-        is_lossy=network.loss_ppm > QUIET_LOSS_PPM or network.line.is_limited,
+        is_lossy=max(network.loss_ppm, network.regions.loss_ppm) > QUIET_LOSS_PPM
+        or network.line.is_limited,
     )
     for checker in CHECKERS:
         found += [(checker.name, line) for line in checker.violations(story)]

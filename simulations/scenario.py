@@ -24,7 +24,9 @@ from simulations.network import NetworkOptions
 from simulations.network_table import read_network
 from simulations.section import DURATION_S_MAX, ScenarioError, Section, nearest
 
-NODES_MAX: Final = 100_000
+NODES_MAX: Final = 20_000
+"""A byte for each ordered pair, to count how views agree: 400 MB."""
+FILE_BYTES_MAX: Final = 4 * 2**20
 REPEATS_MAX: Final = 100_000
 """Acts that one `every_s` may unfold into."""
 FORMS: Final = ("together", "whole")
@@ -90,15 +92,27 @@ def read_scenario(
 
     Raises ScenarioError.
     """
+    return scenario_of(read_content(path), path, acts, workload_of)
+
+
+def read_content(path: pathlib.Path) -> dict[str, Any]:
+    """What a TOML file says. Raises ScenarioError."""
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror or error}") from error
+        if path.exists() and not path.is_file():
+            raise ScenarioError(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ScenarioError(f"cannot read {path}: {reason or error}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise ScenarioError(f"{path} has more than {FILE_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path} is not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from error
-    return scenario_of(content, path, acts, workload_of)
 
 
 def scenario_of(
@@ -180,9 +194,9 @@ def _acts(
     if section.has("every_s"):
         every_ns = round(section.number("every_s", 0.001, DURATION_S_MAX) * SECOND)
         until_ns = round(section.number("until_s", 0, DURATION_S_MAX) * SECOND)
-        times = list(range(at_ns, until_ns + 1, every_ns))
-        if len(times) > REPEATS_MAX:
+        if (until_ns - at_ns) // every_ns >= REPEATS_MAX:
             raise ScenarioError(f"{place}: every_s makes more than {REPEATS_MAX} acts of one")
+        times = list(range(at_ns, until_ns + 1, every_ns))
     who, options = _who(section, place), options_of(section)
     return [Act(do=table["do"], at_ns=t, who=who, for_ns=for_ns, options=options) for t in times]
 

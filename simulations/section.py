@@ -38,7 +38,9 @@ class Section:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ScenarioError(f"{self.place}: {key} must be a number")
         if not low <= value <= high:
-            raise ScenarioError(f"{self.place}: {key} = {value:g} is not in {low:g} to {high:g}")
+            raise ScenarioError(
+                f"{self.place}: {key} = {value!r:.40} is not in {low:g} to {high:g}"
+            )
         return value
 
     def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:

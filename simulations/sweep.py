@@ -6,8 +6,10 @@ was: rows that are there already, of the same code and configuration, are not ru
 
 import copy
 import dataclasses
+import hashlib
 import itertools
 import json
+import math
 import pathlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any, Final
 from simulations.library import path_of, scenario_from
 from simulations.origin import commit, digest
 from simulations.run import run
+from simulations.scenario import read_content
 from simulations.section import ScenarioError
 
 POINTS_MAX: Final = 100_000
@@ -45,7 +48,8 @@ class Job:
     @property
     def name(self) -> str:
         """What tells this run from all others."""
-        parts = (self.content, self.seed, self.is_checked, commit())
+        files = _files(self.content, pathlib.Path(self.folder))
+        parts = (self.content, files, self.seed, self.is_checked, commit())
         return digest({"run": json.dumps(parts, sort_keys=True, default=str)})
 
 
@@ -58,6 +62,8 @@ def parse_axis(text: str) -> Axis:
         values = tomllib.loads(f"v = [{listed}]")["v"]
     except tomllib.TOMLDecodeError:
         values = [_value(item.strip()) for item in listed.split(",")]
+    if not values:
+        raise ScenarioError(f"{text!r} has no values")
     return Axis(key=key.strip(), values=tuple(values))
 
 
@@ -75,11 +81,10 @@ def plan(
     anything runs. Raises ScenarioError.
     """
     path = path_of(named)
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ScenarioError(f"cannot read {path}: {error}") from error
-    seeds = list(seeds)
+    content = read_content(path)
+    seeds = list(itertools.islice(seeds, POINTS_MAX + 1))
+    if len(seeds) * math.prod(len(axis.values) for axis in axes) > POINTS_MAX:
+        raise ScenarioError(f"a sweep has at most {POINTS_MAX} runs")
     jobs: list[Job] = []
     for values in itertools.product(*(axis.values for axis in axes)):
         point = dict(zip((axis.key for axis in axes), values, strict=True))
@@ -98,8 +103,6 @@ def plan(
             )
             for seed in seeds
         ]
-        if len(jobs) > POINTS_MAX:
-            raise ScenarioError(f"a sweep has at most {POINTS_MAX} runs")
     return jobs
 
 
@@ -109,15 +112,36 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401
     try:
         for folder in folders:
             if isinstance(place, list):
-                place = place[int(folder) - 1]
+                place = place[_place(folder)]
             else:
                 place = place.setdefault(folder, {})
         if isinstance(place, list):
-            place[int(last) - 1] = value
+            place[_place(last)] = value
         else:
             place[last] = value
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise ScenarioError(f"the scenario has no place {key!r}; acts count from 1") from error
+
+
+def _place(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise IndexError
+    return number - 1
+
+
+def _files(value: Any, folder: pathlib.Path) -> list[str]:  # noqa: ANN401  # what TOML may hold
+    """What is in the files that a scenario names, in short: they are part of what it says."""
+    if isinstance(value, Mapping):
+        return [found for item in value.values() for found in _files(item, folder)]
+    if isinstance(value, list):
+        return [found for item in value for found in _files(item, folder)]
+    if not isinstance(value, str) or not value.endswith(".csv"):
+        return []
+    try:
+        return [hashlib.sha256((folder / value).read_bytes()).hexdigest()]
+    except (OSError, ValueError):
+        return [value]
 
 
 def run_job(job: Job) -> Row:

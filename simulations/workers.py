@@ -6,7 +6,10 @@ Every job is one run of its own, so any order and any place give the same rows.
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
@@ -28,11 +31,32 @@ def local(processes: int | None = None) -> Iterator[tuple[concurrent.futures.Exe
     """
     count = processes or os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=context, initializer=_begin_worker
+    )
     try:
         yield pool, count
+    except concurrent.futures.BrokenExecutor as error:
+        raise WorkersError("a process of the simulation was killed; is memory short?") from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Who asked for the work decides about interrupts; without him there is no work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -92,7 +92,8 @@ class World(Timeline):
         self.taps: list[Callable[[Host, DatagramReceived], None]] = []
         """Who sees the datagrams that arrive, as somebody on the way would."""
         self.spoofed: dict[Address, list[int]] = {}
-        """Of addresses that others spoke for: [bytes that came in their name, bytes sent there]."""
+        """Of addresses that others spoke for: [bytes that came in their name, bytes sent there, by
+        how much an answer was longer than its cause at most]."""
         self.datagrams = 0
         self.largest_datagram = 0
         self.largest_message = 0
@@ -158,11 +159,6 @@ class World(Timeline):
         """A host opens a stream to another and says this, in its own name."""
         self.largest_message = max(self.largest_message, len(data))
         self._streams.open(host, target, data)
-
-    def spoof(self, target: Host, data: bytes, victim: Address) -> None:
-        """A datagram arrives whose sender's address is that of somebody who knows of nothing."""
-        self.spoofed.setdefault(victim, [0, 0])[0] += len(data)
-        self.give(target, DatagramReceived(data, victim))
 
     def crash(self, index: int, *, is_silent: bool = False) -> None:
         """The process is gone; its disk stays as it was last written. Its machine answers streams

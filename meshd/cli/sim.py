@@ -96,7 +96,7 @@ def run(
         if plot is not None:
             plot_run(result, moments, chosen.duration_ns / 1e9, plot)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise UserError(f"cannot write {error.filename or csv}: {error.strerror}") from error
     if as_json:
         terminal.print_json(result.to_json())
     else:
@@ -132,7 +132,9 @@ def scenarios(as_json: JsonOption = False) -> None:
 
 @sim.command()
 def bench(
-    nodes: Annotated[int, typer.Option("--nodes", min=2, help="How many nodes.")] = 1_000,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=2, max=20_000, help="How many nodes.")
+    ] = 1_000,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of virtual time.")] = 10.0,
     starved: Annotated[int, typer.Option("--starved", min=0, help="Nodes that read late.")] = 0,
     as_json: JsonOption = False,

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -100,7 +101,9 @@ def _rows(
     waiting = [job for job in jobs if job.name not in known]
     try:
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
+            file = stack.enter_context(out.open("a+", encoding="utf-8")) if out else None
+            if file is not None and _is_cut_off(file):
+                print(file=file)
             count = stack.enter_context(terminal.counted(f"{len(jobs)} runs", len(jobs)))
             count(len(rows))
             found = spread(stack.enter_context(workers), run_job, waiting) if waiting else ()
@@ -114,3 +117,13 @@ def _rows(
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     return [rows[job.name] for job in jobs]
+
+
+def _is_cut_off(file: TextIO) -> bool:
+    """Whether its last line has no end."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return False
+    with open(file.name, "rb") as raw:
+        raw.seek(end - 1)
+        return raw.read(1) != b"\n"

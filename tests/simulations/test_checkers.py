@@ -99,9 +99,11 @@ def test_what_is_too_large_is_noticed(world: World) -> None:
 
 def test_amplification_is_noticed(world: World) -> None:
     """One byte more than came."""
-    world.spoofed[Address("203.0.113.1", 1)] = [100, 100]
+    world.spoofed[Address("203.0.113.1", 1)] = [100, 100, 0]
     assert _violated(world) == []
-    world.spoofed[Address("203.0.113.1", 1)] = [100, 101]
+    world.spoofed[Address("203.0.113.1", 1)] = [100, 101, 0]
+    assert _violated(world) == ["no_amplification"]
+    world.spoofed[Address("203.0.113.1", 1)] = [100, 60, 10]
     assert _violated(world) == ["no_amplification"]
 
 

@@ -7,7 +7,7 @@ from simulations.lines import Line
 def test_an_unlimited_line_takes_no_time() -> None:
     """Whatever comes."""
     line = Line(0, 100)
-    assert line.datagram(10**9, 0) == line.stream(10**9, 0) == 0
+    assert line.datagram(10**9, 0) == line.stream(10**9, 0, 0) == 0
 
 
 def test_bytes_wait_for_those_before_them() -> None:
@@ -22,9 +22,10 @@ def test_bytes_wait_for_those_before_them() -> None:
 def test_a_full_queue_loses_datagrams_but_not_streams() -> None:
     """Until there is room again."""
     line = Line(1_000, 500)
-    assert line.stream(450, 0) == 450 * MILLISECOND
+    assert line.stream(450, 0, SECOND) == 450 * MILLISECOND
     assert line.datagram(100, 0) is None
     assert line.datagram(50, 0) == 500 * MILLISECOND
-    assert line.stream(1_000, 0) == 1_500 * MILLISECOND
+    assert line.stream(1_000, 0, SECOND) == 1_500 * MILLISECOND
+    assert line.stream(1_000, 0, SECOND) is None, "it would wait for too long"
     assert line.datagram(100, SECOND) is None
     assert line.datagram(100, 1_400 * MILLISECOND) == 200 * MILLISECOND

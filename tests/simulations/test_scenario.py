@@ -84,7 +84,7 @@ silent = true
     ("text", "said"),
     [
         ("nodes = 5\nduration = 3\n", "unknown key 'duration'; did you mean 'duration_s'?"),
-        ("nodes = 1\nduration_s = 3\n", "nodes = 1 is not in 2 to 100000"),
+        ("nodes = 1\nduration_s = 3\n", "nodes = 1 is not in 2 to 20000"),
         ("nodes = 2.5\nduration_s = 3\n", "nodes must be a whole number"),
         ("nodes = true\nduration_s = 3\n", "nodes must be a number"),
         ("duration_s = 3\n", "nodes must be a number"),
