@@ -3,7 +3,7 @@
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from protocol.crypto import Crypto
 from protocol.identity import Address
@@ -26,7 +26,7 @@ class Host:
     offers_version: int = 0
     boot: int = 0
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
-    memory: object = None
+    memory: Any = None
     """In the place of a snapshot, what a node of another protocol keeps."""
     node: Participant | None = None
     life: int = 0
