@@ -3,7 +3,7 @@
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
@@ -32,7 +32,7 @@ class Host:
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
     admitted: Snapshot = dataclasses.field(default_factory=Snapshot)
     """What the disk held when it had just joined: all that is left when the rest is lost."""
-    memory: object = None
+    memory: Any = None
     """In the place of a snapshot, what a node of another protocol keeps."""
     node: Participant | None = None
     life: int = 0
