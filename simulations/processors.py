@@ -1,9 +1,9 @@
 """The one place for hosts that share the processors of one machine, as daemons on loopback do.
 
 Everything that a process does takes some time on a core, and while all cores are taken it waits.
-Processes take turns, first come first served; each does one thing at a time, in the order in which
-it came, and what has come before what is due, as the daemon does. What a node asks for leaves when
-the work is done. A `World` without this spends no time on anything.
+Processes take turns, first come first served; in its turn each does what waits for it, in the order
+in which it came, and what has come before what is due, as the daemon does. What a node asks for
+leaves when the work is done. A `World` without this spends no time on anything.
 """
 
 import dataclasses
@@ -21,13 +21,19 @@ LAG_PAUSE_NS: Final = SECOND
 """A driver tells its node of lags at most so often; the daemon's value."""
 
 
+BATCH: Final = 16
+"""So much is done in one turn; the daemon's value."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Processors:
     """One machine, and what it costs a process to do things. Times in nanoseconds of one core."""
 
     cores: int
+    turn_ns: int = 0
+    """To be woken, and to look what has come."""
     event_ns: int = 0
-    """To be woken, and to handle anything at all."""
+    """More, for anything that is handled in this turn."""
     stream_ns: int = 0
     """More, for one end of one exchange: TCP, TLS, and reading what is all that somebody knows."""
     change_ns: int = 0
@@ -100,11 +106,7 @@ class BusyWorld(World):
 
     def _submit(self, host: Host, work: _Work | None) -> None:
         """None: its deadline has come."""
-        process = self._processes[host.index]
-        if process.life != host.life:
-            process.waiting.clear()
-            process.is_due = False
-            process.life = host.life
+        process = self._process(host)
         if work is None:
             process.is_due = True
         elif len(process.waiting) < BACKLOG_MAX:  # beyond, as in a full socket buffer
@@ -114,6 +116,15 @@ class BusyWorld(World):
             self._queue.append(host)
             self._fill_cores()
 
+    def _process(self, host: Host) -> _Process:
+        """What waits for it, and nothing that waited for a former life of it."""
+        process = self._processes[host.index]
+        if process.life != host.life:
+            process.waiting.clear()
+            process.is_due = False
+            process.life = host.life
+        return process
+
     def _fill_cores(self) -> None:
         while self._free and self._queue:
             self._free -= 1
@@ -121,27 +132,28 @@ class BusyWorld(World):
 
     def _begin(self, host: Host) -> None:
         """The next thing of a process that has got a core."""
-        process = self._processes[host.index]
-        if process.life != host.life or not (process.waiting or process.is_due):
+        process = self._process(host)
+        if not (process.waiting or process.is_due):
             self._end(host)
             return
-        if process.waiting:
-            work = process.waiting.popleft()
-        else:
+        works = [process.waiting.popleft() for _ in range(min(BATCH, len(process.waiting)))]
+        if not works:
             process.is_due = False
-            work = _Work(self._costs.event_ns, functools.partial(self._be_due, host))
+            works.append(_Work(self._costs.event_ns, functools.partial(self._be_due, host)))
         self._note_lag(host, process)
-        self._spend(host, work.cost_ns, self._do, host, host.life, work.act)
+        cost_ns = self._costs.turn_ns + sum(work.cost_ns for work in works)
+        self._spend(host, cost_ns, self._do, host, host.life, works)
 
     def _spend(self, host: Host, cost_ns: int, then: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401  # whatever it takes
         self.busy_ns[host.index] += cost_ns
         self.at(cost_ns, then, *arguments)
 
-    def _do(self, host: Host, life: int, act: Callable[[], None]) -> None:
+    def _do(self, host: Host, life: int, works: list[_Work]) -> None:
         """Its work is done; what changed by it has to be told and written."""
         told = len(self.changes)
-        if host.life == life:
-            self._as_process(host, act)
+        for work in works:
+            if host.life == life:
+                self._as_process(host, work.act)
         changes = len(self.changes) - told
         self._spend(host, changes * self._costs.change_ns, self._end, host)
 
@@ -172,7 +184,7 @@ class BusyWorld(World):
     def _end(self, host: Host) -> None:
         """Its turn is over: whoever waits longest is next."""
         self._free += 1
-        process = self._processes[host.index]
+        process = self._process(host)
         if process.waiting or process.is_due:
             self._queue.append(host)
         else:

@@ -29,10 +29,11 @@ SIZES: Final[Mapping[str, Sequence[int]]] = {
     "death": (30, 50),
     "host_gone": (30, 50),
     "partition": (30, 50),
+    "join_storm": (30, 50),
 }
 """What is run when nobody says otherwise."""
 RUNS: Final = 20
-_RUNS_PER_MESH: Final = {"death": 11, "host_gone": 11, "partition": 3}
+_RUNS_PER_MESH: Final = {"death": 11, "host_gone": 11, "partition": 3, "join_storm": 1}
 """So often the benchmark does it to one mesh: what a mesh remembers is part of what is compared."""
 
 

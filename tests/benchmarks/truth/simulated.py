@@ -5,13 +5,18 @@ run (when in its interval each member probes, whom, and when the fault comes) co
 """
 
 import dataclasses
+import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from protocol.config import SECOND
+from protocol.events import OfferChanged, RecordIssued
 from protocol.members import State
+from protocol.snapshot import Snapshot
+from protocol.statements import Alive, decode_statement
 from simulations.pretend_crypto import PretendCrypto
+from simulations.processors import BusyWorld
 from simulations.world import World
 from tests.benchmarks.membership.cases import LIMIT_S, Row
 from tests.benchmarks.membership.fleet import BATCH, WHOLE_S
@@ -80,13 +85,18 @@ class Mesh:
         return True
 
     def pairs(self, mark: int, state: State) -> dict[tuple[int, int], int]:
-        """By observer and subject, when that state was first told after `mark`."""
-        found: dict[tuple[int, int], int] = {}
-        numbers = {host.crypto.node_id: host.index for host in self.world.hosts}
-        for at_ns, observer, change in self.world.changes[mark:]:
-            if change.state is state and numbers[change.node] != observer:
-                found.setdefault((observer, numbers[change.node]), at_ns)
-        return found
+        """See `_pairs`."""
+        return _pairs(self.world, mark, state)
+
+
+def _pairs(world: World, mark: int, state: State) -> dict[tuple[int, int], int]:
+    """By observer and subject, when that state was first told after `mark`."""
+    found: dict[tuple[int, int], int] = {}
+    numbers = {host.crypto.node_id: host.index for host in world.hosts}
+    for at_ns, observer, change in world.changes[mark:]:
+        if change.state is state and numbers[change.node] != observer:
+            found.setdefault((observer, numbers[change.node]), at_ns)
+    return found
 
 
 def death(part: Part) -> Iterator[Row]:
@@ -164,10 +174,77 @@ def partition(part: Part) -> Iterator[Row]:
         }
 
 
+def join_storm(part: Part) -> Iterator[Row]:
+    """As `cases.join_storm`, a new mesh each run, on processors that all share.
+
+    Asking the seed and starting anew are work of so much time; the seed takes up each newcomer's
+    admission when it asks, and answers with all that it knows by then.
+    """
+    for run in range(part.runs):
+        seed = part.seed * part.runs + run
+        world = BusyWorld(
+            part.nodes,
+            seed,
+            calibration.PROCESSORS,
+            network=calibration.loopback(),
+            make_crypto=PretendCrypto,
+        )
+        _start_joined(world, 0)
+        world.run(SECOND)
+        began_ns, mark = world.now, len(world.changes)
+        for index in range(1, part.nodes):
+            world.work(index, calibration.ASK_NS, functools.partial(_ask, world, index))
+        is_whole = world.run_until(
+            lambda world=world: len(world.running()) == part.nodes and world.is_agreed(),  # type: ignore[misc]
+            round(WHOLE_S * SECOND),
+        )
+        times = sorted(at - began_ns for at in _pairs(world, mark, State.ALIVE).values())
+        count = part.nodes * (part.nodes - 1)
+        yield {
+            "half of all pairs s": _nth_s(times, count // 2),
+            "99 % of all pairs s": _nth_s(times, count * 99 // 100),
+            "until all see all s": times[-1] / SECOND if is_whole else None,
+        }
+
+
+def _nth_s(times: Sequence[int], number: int) -> float | None:
+    return times[number - 1] / SECOND if number <= len(times) else None
+
+
+def _start_joined(world: BusyWorld, index: int) -> None:
+    """It is a member, and states what a daemon without a model does: its hardware."""
+    world.start(index)
+    world.give(world.hosts[index], OfferChanged("hardware", bytes(calibration.OFFER_BYTES)))
+
+
+def _ask(world: BusyWorld, index: int) -> None:
+    """A newcomer's request is on its way to the seed."""
+    admit = functools.partial(_admit, world, index)
+    cost_ns = calibration.PROCESSORS.event_ns + calibration.PROCESSORS.stream_ns
+    world.at(calibration.TALK_NS, world.work, 0, cost_ns, admit)
+
+
+def _admit(world: BusyWorld, index: int) -> None:
+    seed, host = world.hosts[0], world.hosts[index]
+    world.give(seed, RecordIssued(host.admitted.records[-1]))
+
+    def answer() -> None:
+        assert seed.mesh_node is not None  # nothing ends it
+        records, statements = seed.mesh_node.join_state()
+        known = dict.fromkeys((*host.admitted.records, *records))
+        lives = tuple(wire for wire in statements if isinstance(decode_statement(wire), Alive))
+        host.snapshot = Snapshot(tuple(known), lives)
+        begin = functools.partial(_start_joined, world, index)
+        world.at(calibration.TALK_NS, world.work, index, calibration.BEGIN_NS, begin)
+
+    world.work(0, 0, answer)
+
+
 CASES: Final[dict[str, Callable[[Part], Iterator[Row]]]] = {
     "death": death,
     "host_gone": host_gone,
     "partition": partition,
+    "join_storm": join_storm,
 }
 
 
