@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from tests.benchmarks.membership.cases import Row
 from tests.benchmarks.truth.__main__ import BadInput, read_real
 from tests.benchmarks.truth.comparison import compare, median_interval
 from tests.benchmarks.truth.simulated import CASES, Part, simulate
@@ -21,7 +22,11 @@ def test_every_case_gives_its_figures(case: str) -> None:
 
 def test_medians_and_their_error_are_told() -> None:
     """Of each figure that both have; the sign says who is slower."""
-    real = [{"last dead s": 4.0}, {"last dead s": 5.0}, {"last dead s": None, "false deaths": 0.0}]
+    real: list[Row] = [
+        {"last dead s": 4.0},
+        {"last dead s": 5.0},
+        {"last dead s": None, "false deaths": 0.0},
+    ]
     (figure,) = compare(real, [{"last dead s": 5.4}])
     assert (figure.real, figure.real_runs) == (4.5, 2)
     assert figure.error_percent == pytest.approx(20.0)
@@ -30,8 +35,8 @@ def test_medians_and_their_error_are_told() -> None:
 
 def test_steps_are_compared_for_themselves() -> None:
     """From the first suspicion to the first death, whenever the first suspicion came."""
-    real = [{"first suspect s": at, "first dead s": at + 1.5} for at in (1.0, 9.0)]
-    simulated = [{"first suspect s": 3.0, "first dead s": 4.5}]
+    real: list[Row] = [{"first suspect s": at, "first dead s": at + 1.5} for at in (1.0, 9.0)]
+    simulated: list[Row] = [{"first suspect s": 3.0, "first dead s": 4.5}]
     steps = {one.figure: one.error_percent for one in compare(real, simulated)}
     assert steps["first suspect to first dead s"] == pytest.approx(0.0)
 

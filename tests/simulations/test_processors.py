@@ -1,5 +1,7 @@
 """Hosts that share processors wait for each other, keep the order, and are repeatable."""
 
+import functools
+
 import pytest
 
 from protocol.config import MILLISECOND, SECOND
@@ -8,7 +10,6 @@ from protocol.events import Event
 from protocol.node import Node
 from simulations.pretend_crypto import PretendCrypto
 from simulations.processors import BusyWorld, Processors
-from simulations.world import World
 
 
 def _busy(cores: int, *, size: int = 4, seed: int = 1, **costs: int) -> BusyWorld:
@@ -20,8 +21,12 @@ def test_who_finds_no_core_waits_for_one(cores: int, ends_ms: list[int]) -> None
     """Work of four processes takes as many rounds as the cores need."""
     world = _busy(cores)
     ends: list[tuple[int, int]] = []
+
+    def end(index: int) -> None:
+        ends.append((world.now, index))
+
     for index in range(4):
-        world.work(index, 10 * MILLISECOND, lambda index=index: ends.append((world.now, index)))
+        world.work(index, 10 * MILLISECOND, functools.partial(end, index))
     world.run(SECOND)
     assert ends == [(ms * MILLISECOND, index) for index, ms in enumerate(ends_ms)]
 
@@ -100,10 +105,3 @@ def test_a_machine_has_a_core() -> None:
     """Without one nothing would ever happen."""
     with pytest.raises(ValueError, match="at least one core"):
         _busy(0)
-
-
-def test_a_plain_world_spends_no_time() -> None:
-    """What needs no processors is handled at the moment at which it comes."""
-    world = World(2, 1, make_crypto=PretendCrypto)
-    world.start(0)
-    assert world.changes[0][0] == 0
