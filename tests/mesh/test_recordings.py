@@ -18,7 +18,7 @@ def test_a_real_node_is_replayed(daemons: Daemons) -> None:
     wait_whole([anna, bert])
     assert meshd_json("sim", "replay", str(trace))["same"]
     assert bert.stop() == 0
-    until("anna knows that bert left", lambda: anna.nodes()["bert"] == "left", 10.0)
+    until("anna knows that bert left", lambda: anna.nodes()["bert"] == "left", 30.0)
     assert anna.stop() == 0
     told = meshd_json("sim", "replay", str(trace))
     assert (told["same"], told["cut"], told["starts"]) == (True, None, 1)
