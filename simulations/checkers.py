@@ -11,13 +11,13 @@ from typing import Final
 
 from protocol.codec import STREAM_BYTES_MAX
 from protocol.config import SECOND, ProtocolConfig
-from protocol.deadlines import NEVER
 from protocol.envelope import DATAGRAM_BYTES_MAX
 from protocol.identity import NodeId
 from protocol.members import State
 from protocol.suspicion import timeout_bounds
 from simulations.bounds import crash_ns
 from simulations.director import Episode
+from simulations.history import last_start, next_start
 from simulations.world import World
 
 QUIET_LOSS_PPM: Final = 10_000
@@ -25,8 +25,8 @@ QUIET_LOSS_PPM: Final = 10_000
 _HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
 """Acts that excuse nothing at those whom they touch. (A liar is muted by whom it lied to, so it may
 end up dead there; others' lies are no excuse for anybody else.)"""
-
 _ENDS: Final = ("crash", "leave", "restart", "move")
+"""Acts that trouble nobody but those whom they touch."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,6 @@ class Story:
     episodes: Sequence[Episode]
     is_lossy: bool
     """Whether the network loses more than `QUIET_LOSS_PPM` of everything."""
-    _numbers: dict[NodeId, int] = dataclasses.field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._numbers.update((host.crypto.node_id, host.index) for host in self.world.hosts)
 
     @property
     def nodes(self) -> int:
@@ -57,17 +53,7 @@ class Story:
 
     def number(self, node: NodeId) -> int:
         """The host of a node."""
-        return self._numbers[node]
-
-    def next_start(self, row: int) -> int:
-        """When the host of this row of the history was started again; after the end if never."""
-        host = self.world.hosts[self.world.history[row][1]].index
-        following = self.world.history[row:]
-        return next((t for t, who, act in following if who == host and act == "start"), NEVER)
-
-    def last_start(self, host: int) -> int:
-        """When a running host was started."""
-        return max(t for t, who, act in self.world.history if who == host and act == "start")
+        return self.world.host_of(node).index
 
     def is_anybody_troubled(self, since_ns: int, until_ns: int) -> bool:
         """Whether somebody was cut off, stopped or slowed between; ends trouble nobody else."""
@@ -124,10 +110,8 @@ class CrashSeen(Checker):
         for row, (at_ns, subject, act) in enumerate(world.history):
             if act != "crash":
                 continue
-            back = (
-                t for t, host, what in world.history[row:] if (host, what) == (subject, "start")
-            )
-            end_ns = next(back, world.now)
+            back_ns = next_start(world.history, row)
+            end_ns = world.now if back_ns is None else back_ns
             quick_ns = at_ns + crash_ns(story.protocol, story.nodes, is_troubled=False)
             is_troubled = story.is_lossy or story.is_anybody_troubled(at_ns, quick_ns)
             limit_ns = at_ns + crash_ns(story.protocol, story.nodes, is_troubled=is_troubled)
@@ -141,10 +125,7 @@ class CrashSeen(Checker):
                 and seen_ns <= limit_ns
             }
             for host in world.running():
-                began_ns = max(
-                    t for t, who, what in world.history if (who, what) == (host.index, "start")
-                )
-                if began_ns >= at_ns or host.index in known:
+                if last_start(world.history, host.index) >= at_ns or host.index in known:
                     continue
                 if not story.is_troubled(host.index, at_ns - story.memory_ns, limit_ns):
                     yield f"node {host.index} did not see the end of {subject} {_at(at_ns)}"
@@ -218,10 +199,8 @@ class LeftIsNotDead(Checker):
         for row, (at_ns, subject, act) in enumerate(world.history):
             if act != "leave":
                 continue
-            back = (
-                t for t, host, what in world.history[row:] if (host, what) == (subject, "start")
-            )
-            end_ns = next(back, world.now + 1)
+            back_ns = next_start(world.history, row)
+            end_ns = world.now + 1 if back_ns is None else back_ns
             for seen_ns, observer, change in world.changes:
                 if story.number(change.node) != subject or change.state is not State.DEAD:
                     continue

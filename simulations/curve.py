@@ -20,7 +20,6 @@ class Moment:
 
 def curve_of(world: World, start_ns: int) -> list[Moment]:
     """Every moment from `start_ns` on at which anything changed; times count from there."""
-    numbers = {host.crypto.node_id: host.index for host in world.hosts}
     agreement = Agreement(len(world.hosts))
     moments: list[Moment] = []
     acts = [row for row in world.history if row[2] in ("start", "crash")]
@@ -29,7 +28,7 @@ def curve_of(world: World, start_ns: int) -> list[Moment]:
         while upcoming < len(acts) and acts[upcoming][0] <= at_ns:
             _act(agreement, acts[upcoming], moments, start_ns)
             upcoming += 1
-        agreement.note(observer, numbers[change.node], change.state)
+        agreement.note(observer, world.host_of(change.node).index, change.state)
         _add(moments, agreement, at_ns, start_ns)
     for act in acts[upcoming:]:
         _act(agreement, act, moments, start_ns)

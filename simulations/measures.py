@@ -11,6 +11,7 @@ from typing import Final
 
 from protocol.config import SECOND
 from protocol.members import State
+from simulations.history import next_start
 from simulations.world import World
 
 Measure = float | int | None
@@ -36,9 +37,8 @@ class Measures:
     def __init__(self, world: World, start_ns: int) -> None:
         self._world = world
         self._start_ns = start_ns
-        self._numbers = numbers = {host.crypto.node_id: host.index for host in world.hosts}
         self._sightings = [
-            _Sighting(at_ns, observer, numbers[change.node], change.state)
+            _Sighting(at_ns, observer, world.host_of(change.node).index, change.state)
             for at_ns, observer, change in world.changes
             if at_ns >= start_ns
         ]
@@ -121,7 +121,7 @@ class Measures:
             if act == "leave"
         ]
         for row, at_ns, subject in leavers:
-            end_ns = self._next_start(subject, row)
+            end_ns = self._next_start(row)
             found: dict[int, int] = {}
             for one in self._sightings:
                 if one.subject != subject or not at_ns <= one.at_ns < end_ns:
@@ -195,9 +195,9 @@ class Measures:
             if at_ns >= self._start_ns:
                 sizes[len(view)] = None
             if change.state in (State.ALIVE, State.SUSPECT):
-                view[self._numbers[change.node]] = None
+                view[self._world.host_of(change.node).index] = None
             else:
-                view.pop(self._numbers[change.node], None)
+                view.pop(self._world.host_of(change.node).index, None)
         sizes.update((len(view), None) for view in present.values())
         return len(sizes)
 
@@ -212,11 +212,11 @@ class Measures:
             elif act == "start":
                 leaving.pop(host, None)
             elif act == "crash" and host not in leaving:
-                yield at_ns, host, self._next_start(host, row)
+                yield at_ns, host, self._next_start(row)
 
-    def _next_start(self, host: int, row: int) -> int:
-        following = (t for t, who, what in self._history[row:] if who == host and what == "start")
-        return next(following, self._world.now + 1)
+    def _next_start(self, row: int) -> int:
+        back_ns = next_start(self._history, row)
+        return self._world.now + 1 if back_ns is None else back_ns
 
     def _ran_through(self, since_ns: int, until_ns: int) -> list[int]:
         """Hosts that ran, and were not stopped, from then to then."""

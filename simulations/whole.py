@@ -35,20 +35,19 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
     everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
     first, second, *_ = world.hosts
     world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
-    by_id = {host.crypto.node_id: host for host in world.hosts}
     for host in world.hosts:
         assert host.mesh_node is not None  # nothing has ended them
         assert first.mesh_node is not None
         host.mesh_node.begin_like(first.mesh_node)
         if are_acquainted:
-            host.mesh_node.begin_acquainted(functools.partial(_meet, by_id, host))
+            host.mesh_node.begin_acquainted(functools.partial(_meet, world, host))
     world.agreement.begin_whole()
     return world
 
 
-def _meet(by_id: dict[NodeId, Host], host: Host, peer: NodeId) -> tuple[Address, bytes] | None:
+def _meet(world: World, host: Host, peer: NodeId) -> tuple[Address, bytes] | None:
     """Where a peer is, and what token it wants to see of `host`."""
-    other = by_id[peer]
+    other = world.host_of(peer)
     if other.mesh_node is None:
         return None
     return other.address, other.mesh_node.token_for(host.crypto.node_id, host.address)

@@ -36,7 +36,7 @@ from protocol.events import (
     SendFailed,
     Started,
 )
-from protocol.identity import Address, mesh_id_of
+from protocol.identity import Address, NodeId, mesh_id_of
 from protocol.members import State
 from simulations.admissions import WALL_START_S
 from simulations.agreement import Agreement
@@ -58,8 +58,6 @@ LAG_NS: Final = 300 * MILLISECOND
 """Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 SPINS_MAX: Final = 1_000
 """Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
-
-
 _DEADLINE_REACHED: Final = DeadlineReached()
 
 
@@ -374,6 +372,10 @@ class World(Timeline):
         self._trace.note(what, self.now, host, *parts)
 
     # ---- looking ----
+
+    def host_of(self, node: NodeId) -> Host:
+        """Where a node lives."""
+        return self._by_id[node]
 
     def running(self) -> list[Host]:
         """Hosts whose node runs."""

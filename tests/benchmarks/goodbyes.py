@@ -55,13 +55,14 @@ def run_once(seed: int, *, nodes: int, loss_percent: int) -> Outcome:
         world.at(times[leaver] - world.now, functools.partial(world.leave, leaver))
     world.run(WITHIN_NS + AFTER_NS)
 
-    numbers = {host.crypto.node_id: host.index for host in world.hosts}
     heard: dict[int, dict[int, int]] = {leaver: {} for leaver in leavers}
     dead = dict.fromkeys(
-        numbers[change.node] for _, _, change in world.changes if change.state is State.DEAD
+        world.host_of(change.node).index
+        for _, _, change in world.changes
+        if change.state is State.DEAD
     )
     for at, observer, change in world.changes:
-        subject = numbers[change.node]
+        subject = world.host_of(change.node).index
         if change.state is State.LEFT and subject in heard and observer not in heard:
             heard[subject].setdefault(observer, at)
     staying = nodes - len(leavers)

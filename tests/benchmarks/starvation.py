@@ -171,12 +171,11 @@ def run_once(
 def _outcome(
     world: World, cell: Cell, seed: int, starved: list[int], crashed: int, cpu_s: float
 ) -> Outcome:
-    numbers = {host.crypto.node_id: host.index for host in world.hosts}
     deaths: set[tuple[int, int]] = set()
     suspicions: set[tuple[int, int]] = set()
     detected: dict[int, int] = {}
     for at, observer, change in world.changes:
-        subject = numbers[change.node]
+        subject = world.host_of(change.node).index
         is_running = subject != crashed or at < CRASH_NS
         if change.state is State.SUSPECT and is_running:
             suspicions.add((subject, change.incarnation))

@@ -92,10 +92,9 @@ class Mesh:
 def _pairs(world: World, mark: int, state: State) -> dict[tuple[int, int], int]:
     """By observer and subject, when that state was first told after `mark`."""
     found: dict[tuple[int, int], int] = {}
-    numbers = {host.crypto.node_id: host.index for host in world.hosts}
     for at_ns, observer, change in world.changes[mark:]:
-        if change.state is state and numbers[change.node] != observer:
-            found.setdefault((observer, numbers[change.node]), at_ns)
+        if change.state is state and world.host_of(change.node).index != observer:
+            found.setdefault((observer, world.host_of(change.node).index), at_ns)
     return found
 
 
