@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND
 from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
+from simulations.chance import below, is_drawn
 from simulations.flapping import Flapping
 from simulations.section import ScenarioError, Section
 from simulations.world import World
@@ -67,7 +68,7 @@ def _introduce(world: World, node: int, life: int) -> None:
         return
     others = [other.index for other in world.running() if other is not host]
     if others:
-        world.introduce(node, others[world.draw(32) * len(others) >> 32])
+        world.introduce(node, others[below(world.chance, len(others))])
     world.at(_AGAIN_NS, lambda: _introduce(world, node, life))
 
 
@@ -85,8 +86,7 @@ def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
 
 def _pause(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    for node in nodes:
-        world.pause(node)
+    _for_each(world.pause, nodes)
     return lambda: _for_each(world.resume, nodes)
 
 
@@ -140,7 +140,7 @@ def _sever(world: World, nodes: Sequence[int], options: Options) -> Ending:
         (one, other)
         for place, one in enumerate(nodes)
         for other in nodes[place + 1 :]
-        if world.draw(20) * 1_000_000 >> 20 < options["pairs_ppm"]
+        if is_drawn(world.chance, options["pairs_ppm"])
     ]
     for one, other in pairs:
         world.network.block([one], [other])
@@ -167,31 +167,25 @@ def _unplug(world: World, nodes: Sequence[int], options: Options) -> Ending:
 
 
 def _flap(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    flapping = [Flapping(world, node, options["up_ns"], options["down_ns"]) for node in nodes]
-
-    def end() -> None:
-        for one in flapping:
-            one.end()
-
-    return end
+    return _end_of([Flapping(world, node, options["up_ns"], options["down_ns"]) for node in nodes])
 
 
 # ---- by somebody who means ill ----
 
 
-def _attack(
-    make: Callable[[World, int, int], Attacker],
-) -> Doing:
+def _attack(make: Callable[[World, int, int], Attacker]) -> Doing:
     def begin(world: World, nodes: Sequence[int], options: Options) -> Ending:
-        attackers = [make(world, node, options["pace_ns"]) for node in nodes]
-
-        def end() -> None:
-            for attacker in attackers:
-                attacker.end()
-
-        return end
+        return _end_of([make(world, node, options["pace_ns"]) for node in nodes])
 
     return begin
+
+
+def _end_of(going: Sequence[Flapping] | Sequence[Attacker]) -> Ending:
+    def end() -> None:
+        for one in going:
+            one.end()
+
+    return end
 
 
 def _for_each(do: Callable[[int], object], nodes: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from protocol.events import AddressesChanged, DatagramReceived, OfferChanged
 from protocol.identity import Address
 from protocol.messages import PushPull
 from protocol.statements import make_accusation, make_alive, make_left
+from simulations.chance import below
 from simulations.host import Host
 from simulations.world import World
 
@@ -53,15 +54,17 @@ class Attacker(abc.ABC):
         """One deed."""
 
     def _pick(self, choices: int) -> int:
-        return self._world.draw(32) * choices >> 32
+        return below(self._world.chance, choices)
 
     def _another(self) -> Host | None:
         others = [host for host in self._world.running() if host is not self._host]
         return others[self._pick(len(others))] if others else None
 
     def _garbage(self) -> bytes:
-        size = 1 + self._pick(_GARBAGE_BYTES_MAX)
-        return self._world.draw(8 * size).to_bytes(size, "big")
+        return self._bytes(1 + self._pick(_GARBAGE_BYTES_MAX))
+
+    def _bytes(self, count: int) -> bytes:
+        return self._world.chance.getrandbits(8 * count).to_bytes(count, "big")
 
 
 class Liar(Attacker):
@@ -100,7 +103,7 @@ class Flooder(Attacker):
     def _step(self) -> None:
         self._steps += 1
         key = f"flood{self._steps % _FLOOD_KEYS}"
-        value = self._world.draw(8 * _FLOOD_VALUE_BYTES).to_bytes(_FLOOD_VALUE_BYTES, "big")
+        value = self._bytes(_FLOOD_VALUE_BYTES)
         self._world.give(self._host, OfferChanged(key, value))
         if self._steps % _MOVE_EVERY == 0:
             port = 1_024 + self._pick(60_000)

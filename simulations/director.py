@@ -36,7 +36,7 @@ class Director:
         self._rng = rng
         self._scenario = scenario
         self._is_over = False
-        self._going_on: list[tuple[Episode, Ending]] = []
+        self._going_on: dict[Episode, Ending] = {}
         self.episodes: list[Episode] = []
         """What happened, in order."""
         self.groups = scenario.network.regions.members(scenario.nodes)
@@ -59,22 +59,20 @@ class Director:
         if end is None:
             episode.end_ns = self._world.now
             return
-        self._going_on.append((episode, end))
+        self._going_on[episode] = end
         if act.for_ns is not None:
             self._world.at(act.for_ns, functools.partial(self._end, episode))
 
     def _end(self, episode: Episode) -> None:
-        for going in self._going_on:
-            if going[0] is episode:
-                self._going_on.remove(going)
-                episode.end_ns = self._world.now
-                going[1]()
-                return
+        end = self._going_on.pop(episode, None)
+        if end is not None:
+            episode.end_ns = self._world.now
+            end()
 
     def end_all(self) -> None:
         """Every act that still goes on ends now; who is down stays down."""
         self._is_over = True
-        for episode, _ in tuple(self._going_on):
+        for episode in tuple(self._going_on):
             self._end(episode)
 
     def _chosen(self, act: Act) -> list[int]:

@@ -1,5 +1,6 @@
 """The one place for a host whose line comes and goes, each state stable for a while."""
 
+from simulations.chance import between
 from simulations.world import World
 
 Span = tuple[int, int]
@@ -25,8 +26,7 @@ class Flapping:
             self._world.network.rejoin([self._host])
 
     def _wait(self) -> None:
-        low, high = self._spans[self._is_up]
-        self._world.at(low + (self._world.draw(32) * (high - low) >> 32), self._change)
+        self._world.at(between(self._world.chance, self._spans[self._is_up]), self._change)
 
     def _change(self) -> None:
         if self._is_over:

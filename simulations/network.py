@@ -3,16 +3,14 @@
 import dataclasses
 import random
 from collections.abc import Collection, Sequence
-from typing import Final
 
 from protocol.config import MILLISECOND
 from protocol.identity import Address
+from simulations.chance import MILLION, between, is_drawn
 from simulations.host import Host
 from simulations.latency import DRAW_BITS, Delay, Path, Regions, even
 from simulations.lines import DATAGRAM_OVERHEAD_BYTES, Line, LineOptions
 from simulations.nat import Nat, NatKind
-
-_MILLION: Final = 1_000_000
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -58,7 +56,7 @@ class Network:
         self._mapped: dict[Address, Host] = {}
         for kind, ppm in options.nat_ppm:
             first = size - len(self._nats)
-            count = min(size * ppm // _MILLION, first - 1)
+            count = min(size * ppm // MILLION, first - 1)
             self._nats.update((host, Nat(kind)) for host in range(first - count, first))
         self._is_healed = False
         """Whether paths lose nothing any more."""
@@ -158,34 +156,26 @@ class Network:
         """A datagram of `size` bytes is sent: whose door it comes to, from which address it seems
         to be, and when its copies arrive, after `now`: none when lost, two when duplicated.
         """
-        seen = source.address
-        if self._nats:
-            return self._carry_translated(source, to, size, now)
-        target = self._by_address.get(to)
-        if target is None:
-            return None, seen, []
-        delays = self.delays(source.index, target.index)
-        if self._up and delays:
-            delays = self._queued(source.index, target.index, size, now, delays)
-        return target, seen, delays
-
-    def _carry_translated(
-        self, source: Host, to: Address, size: int, now: int
-    ) -> tuple[Host | None, Address, list[int]]:
-        seen = source.address
-        if (nat := self._nats.get(source.index)) is not None:
-            seen = nat.send(seen, to, now)
-            self._mapped[seen] = source
+        seen = self._translated(source, to, now) if self._nats else source.address
         target = self._by_address.get(to) or self._mapped.get(to)
         if target is None:
             return None, seen, []
-        nat = self._nats.get(target.index)
+        nat = self._nats.get(target.index) if self._nats else None
         if nat is not None and not nat.lets_in(target.address, to, seen, now):
             return target, seen, []
         delays = self.delays(source.index, target.index)
         if self._up and delays:
             delays = self._queued(source.index, target.index, size, now, delays)
         return target, seen, delays
+
+    def _translated(self, source: Host, to: Address, now: int) -> Address:
+        """From where a datagram seems to be, behind the sender's translator if it has one."""
+        nat = self._nats.get(source.index)
+        if nat is None:
+            return source.address
+        seen = nat.send(source.address, to, now)
+        self._mapped[seen] = source
+        return seen
 
     def _queued(
         self, source: int, target: int, size: int, now: int, delays: list[int]
@@ -210,16 +200,13 @@ class Network:
         options = self.options
         path = self._path(source, target) if self._region_of else None
         arriving = [] if self._is_lost(source, target, path) else [self._delay(path)]
-        duplicate_ppm = options.duplicate_ppm
-        is_doubled = duplicate_ppm > 0 and self._is_drawn(duplicate_ppm)
+        is_doubled = is_drawn(self._rng, options.duplicate_ppm)
         if is_doubled and not self._is_lost(source, target, path):
             arriving.append(self._delay(path))
         if options.reorder_ppm:
-            low, high = options.reorder_ns
             for copy, delay in enumerate(arriving):
-                if self._is_drawn(options.reorder_ppm):
-                    late = low + (self._rng.getrandbits(32) * (high - low) >> 32)
-                    arriving[copy] = delay + late
+                if is_drawn(self._rng, options.reorder_ppm):
+                    arriving[copy] = delay + between(self._rng, options.reorder_ns)
         return arriving
 
     def stream_delay(self, source: Host, target: Host, size: int, now: int) -> int | None:
@@ -249,20 +236,15 @@ class Network:
         return self.options.regions.path(self._region_of[source], self._region_of[target])
 
     def _is_lost(self, source: int, target: int, path: Path | None) -> bool:
-        loss_ppm = self.options.loss_ppm
-        if loss_ppm and self._is_drawn(loss_ppm):
+        if is_drawn(self._rng, self.options.loss_ppm):
             return True
-        if path is not None and not self._is_healed and self._is_drawn(path.loss_ppm):
+        if path is not None and not self._is_healed and is_drawn(self._rng, path.loss_ppm):
             return True
         if not self._host_loss_ppm:
             return False
         return any(
-            host in self._host_loss_ppm and self._is_drawn(self._host_loss_ppm[host])
-            for host in (source, target)
+            is_drawn(self._rng, self._host_loss_ppm.get(host, 0)) for host in (source, target)
         )
-
-    def _is_drawn(self, ppm: int) -> bool:
-        return ppm > 0 and self._rng.getrandbits(20) * _MILLION >> 20 < ppm
 
     def _delay(self, path: Path | None) -> int:
         delay = self.options.delay if path is None else path.delay

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+from simulations.chance import between
 from simulations.host import Host
 from simulations.timeline import Timeline
 
@@ -27,8 +28,7 @@ class Reading:
         """How late a starved process gets to something this time; 0 for any other."""
         if host.starved_ns is None:
             return 0
-        low, high = host.starved_ns
-        return low + (self._rng.getrandbits(32) * (high - low) >> 32)
+        return between(self._rng, host.starved_ns)
 
     def _read(self, host: Host, life: int, read: Callable[[], None]) -> None:
         if host.life != life:

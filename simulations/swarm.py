@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
+from simulations.chance import between
 from simulations.scenario import NODES_MAX
 
 _T = TypeVar("_T")
@@ -78,7 +79,7 @@ class Swarm:
     # ---- chance ----
 
     def _whole(self, low: int, high: int) -> int:
-        return low + (self._rng.getrandbits(32) * (high - low + 1) >> 32)
+        return between(self._rng, (low, high + 1))
 
     def _chance(self, percent: int) -> bool:
         return self._whole(0, 99) < percent

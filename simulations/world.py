@@ -105,7 +105,8 @@ class World(Timeline):
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
         self.agreement = Agreement(size)
-        self._doing = random.Random(seed + 4)  # noqa: S311  # same
+        self.chance = random.Random(seed + 4)  # noqa: S311  # same
+        """For what is done to this world."""
         self._reading = Reading(self, random.Random(seed + 2))  # noqa: S311  # same
         self._streams = Streams(
             self.network,
@@ -121,10 +122,6 @@ class World(Timeline):
             self._population = MeshNodes(self.hosts, self._root_seed, self.mesh, knobs, self._bytes)
         else:
             self._population = OtherNodes(make_node, knobs, self._by_id)
-
-    def draw(self, bits: int) -> int:
-        """Chance for what is done to this world: so many random bits."""
-        return self._doing.getrandbits(bits)
 
     def _bytes(self, count: int) -> bytes:
         return self._rng.getrandbits(8 * count).to_bytes(count, "big")

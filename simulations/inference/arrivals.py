@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from protocol.config import SECOND
-from simulations.inference.chance import exponential
+from simulations.chance import exponential
 
 MILLION: Final = 1_000_000
 _ONE_ARRIVAL: Final = MILLION * SECOND

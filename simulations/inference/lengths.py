@@ -5,7 +5,7 @@ import functools
 import random
 from typing import Final
 
-from simulations.inference.chance import below, exp, normal
+from simulations.chance import below, exp, normal
 
 _MEAN_DRAWS: Final = 1 << 14
 """Draws for the mean of a distribution that is cut off; its error is about 1 % with sigma 1."""

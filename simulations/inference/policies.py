@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.routing import Candidate, rank
-from simulations.inference.chance import below, shuffle
+from simulations.chance import below, shuffle
 
 
 class Policy(Protocol):

@@ -14,9 +14,9 @@ from typing import Final
 from protocol.effects import Effect
 from protocol.identity import NodeId
 from protocol.messages import Load
+from simulations.chance import below, between
 from simulations.host import Host
 from simulations.inference.arrivals import MILLION, Recorded, Trace, times
-from simulations.inference.chance import below
 from simulations.inference.gateway import Gateway
 from simulations.inference.machines import deal
 from simulations.inference.policies import POLICIES
@@ -202,10 +202,10 @@ class Service:
         """What a gateway is told so late, if gossip is not to tell it."""
         if self.workload.told_ns is None:
             return None
-        low, high = self.workload.told_ns
+        told_ns = self.workload.told_ns
 
         def told(node: NodeId) -> tuple[Load, int]:
-            age_ns = low + (rng.getrandbits(32) * (high - low) >> 32)
+            age_ns = between(rng, told_ns)
             at, loads = self._histories[node]
             place = bisect_right(at, self.world.now - age_ns)
             slots = self._by_node[node][1].machine.slots

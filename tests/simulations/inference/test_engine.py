@@ -8,8 +8,8 @@ import pytest
 
 from protocol.config import SECOND
 from protocol.messages import Load
+from simulations.chance import exponential
 from simulations.inference.arrivals import MILLION, Poisson, times
-from simulations.inference.chance import exponential
 from simulations.inference.engine import Engine, Work
 from simulations.inference.machines import CLASSES, Machine, Portion, counts, deal
 from tests.simulations.inference.clockwork import Clockwork

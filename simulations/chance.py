@@ -11,6 +11,7 @@ import random
 from collections.abc import MutableSequence
 from typing import Any, Final
 
+MILLION: Final = 1_000_000
 ONE: Final = 1 << 32
 """The unit of everything here."""
 LOG2_E: Final = 6_196_328_019
@@ -33,6 +34,17 @@ _ROOTS: Final = _roots()
 def below(rng: random.Random, bound: int) -> int:
     """A whole number from 0 to below `bound`, evenly; `bound` far below 2**32."""
     return rng.getrandbits(32) * bound >> 32
+
+
+def between(rng: random.Random, span: tuple[int, int]) -> int:
+    """A whole number from the first to below the second, evenly; the first if they are the same."""
+    low, high = span
+    return low + below(rng, high - low)
+
+
+def is_drawn(rng: random.Random, ppm: int) -> bool:
+    """True so many times in a million; a share of nothing costs no draw."""
+    return ppm > 0 and rng.getrandbits(20) * MILLION >> 20 < ppm
 
 
 def exponential(rng: random.Random) -> int:

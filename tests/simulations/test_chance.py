@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from simulations.inference.chance import ONE, below, exp, exponential, normal, shuffle
+from simulations.chance import ONE, below, exp, exponential, normal, shuffle
 
 DRAWS = 40_000
 
