@@ -43,18 +43,16 @@ class Recorder:
         """As `node.handle`. The event is written before it is handled: one that breaks the node,
         or that it never comes back from, is the one that is wanted most.
         """
+        assert self._keys is not None  # a node is made before anything happens to it
         self._write(encode_line(Happened(event, now)))
-        notes = Notes()
-        if self._keys is not None:
-            self._keys.notes = notes
+        notes = self._keys.notes = Notes()
         try:
             effects = node.handle(event, now)
         except Exception as error:
             self._write(encode_line(notes.failure(error)))
             raise
         finally:
-            if self._keys is not None:
-                self._keys.notes = None
+            self._keys.notes = None
         self._write(encode_line(notes.outcome(effects, node.deadline)))
         return effects
 

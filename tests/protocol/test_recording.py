@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from protocol.assembly import NodeConfig
 from protocol.config import ProtocolConfig
+from protocol.crypto import SodiumCrypto
 from protocol.effects import SendDatagram
 from protocol.errors import BadRecording
 from protocol.events import Event, StreamFailure
 from protocol.identity import Address, NodeId
 from protocol.messages import Load
+from protocol.recorder import Recorder
 from protocol.recording import (
     LINE_BYTES_MAX,
     MARKS_MAX,
@@ -163,6 +165,21 @@ def test_a_damaged_beginning_is_refused() -> None:
         ("[" * MARKS_MAX + "[", "too long"),
         ("[" * (MARKS_MAX - 1), "no line"),
         ('{"now":NaN}', "no line"),
+        ('{"now":1,"event":"StreamFailed","peer":"00","reason":"refused"}', "key of 32 bytes"),
+        ('{"now":1,"event":"SendFailed","to":["10.0.0.1"]}', "to is not a host and a port"),
+        (
+            f'{{"now":1,"event":"StreamFailed","peer":"{"00" * 32}","reason":"bored"}}',
+            "no such reason",
+        ),
+        ('{"effects":[],"check":"","answers":[["sign"]]}', "not a question and a value"),
+        (
+            encode_line(BEGINNING).replace('"deaths":[', '"deaths":[["00"],').replace("],]", "]]"),
+            "a death is not a node and a number",
+        ),
+        (
+            encode_line(BEGINNING).replace('"suspicion_mult":3', '"suspicion_mult":0'),
+            "its configuration cannot be",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(line: str, said: str) -> None:
@@ -184,3 +201,12 @@ def test_a_check_depends_on_everything() -> None:
     checks += [Questions().check([], 1), Questions().check([effect, effect], 1)]
     assert len(set(checks)) == len(checks)
     assert check(1, b"a") == check(1, b"a")
+
+
+def test_what_is_asked_between_events_is_not_written() -> None:
+    """The keys answer, and no event tells of it."""
+    lines: list[str] = []
+    crypto = SodiumCrypto(bytes(32))
+    keys = Recorder(lines.append).begin(BEGINNING.config, crypto, 1, meshd="0.1.0", python="3.11")
+    assert keys.sign(b"text") == crypto.sign(b"text")
+    assert len(lines) == 1
