@@ -43,14 +43,9 @@ class Job:
     content: Mapping[str, Any]
     point: Mapping[str, Any]
     seed: int
-    is_checked: bool = False
-
-    @property
-    def name(self) -> str:
-        """What tells this run from all others."""
-        files = _files(self.content, pathlib.Path(self.folder))
-        parts = (self.content, files, self.seed, self.is_checked, commit())
-        return digest({"run": json.dumps(parts, sort_keys=True, default=str)})
+    is_checked: bool
+    name: str
+    """What tells this run from all others."""
 
 
 def parse_axis(text: str) -> Axis:
@@ -92,6 +87,7 @@ def plan(
         for key, value in point.items():
             _put(changed, key, value)
         scenario_from(changed, path)
+        origin = (changed, _files(changed, path.parent), is_checked, commit())
         jobs += [
             Job(
                 scenario=path.stem,
@@ -100,6 +96,7 @@ def plan(
                 point=point,
                 seed=seed,
                 is_checked=is_checked,
+                name=digest({"run": origin, "seed": seed}),
             )
             for seed in seeds
         ]

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -101,9 +101,9 @@ def _rows(
     waiting = [job for job in jobs if job.name not in known]
     try:
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(out.open("a+", encoding="utf-8")) if out else None
+            file = stack.enter_context(out.open("ab+")) if out else None
             if file is not None and _is_cut_off(file):
-                print(file=file)
+                file.write(b"\n")
             count = stack.enter_context(terminal.counted(f"{len(jobs)} runs", len(jobs)))
             count(len(rows))
             found = spread(stack.enter_context(workers), run_job, waiting) if waiting else ()
@@ -111,7 +111,8 @@ def _rows(
                 rows[row["run"]] = row
                 count()
                 if file is not None:
-                    print(json.dumps(row, separators=(",", ":")), file=file, flush=True)
+                    file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+                    file.flush()
     except WorkersError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -119,11 +120,9 @@ def _rows(
     return [rows[job.name] for job in jobs]
 
 
-def _is_cut_off(file: TextIO) -> bool:
+def _is_cut_off(file: BinaryIO) -> bool:
     """Whether its last line has no end."""
-    end = file.seek(0, os.SEEK_END)
-    if end == 0:
+    if file.seek(0, os.SEEK_END) == 0:
         return False
-    with open(file.name, "rb") as raw:
-        raw.seek(end - 1)
-        return raw.read(1) != b"\n"
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
