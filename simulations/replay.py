@@ -63,6 +63,11 @@ class Difference:
     effects: tuple[Effect, ...]
     why: str
 
+    @property
+    def step(self) -> Step:
+        """The event and what comes of it now."""
+        return Step(self.number, self.since_ns, self.event, self.effects, None)
+
     def __str__(self) -> str:
         return (
             f"event {self.number}, {type(self.event).__name__} at {self.since_ns / 1e9:.3f} s "

@@ -15,7 +15,7 @@ from meshd.failures import UserError
 if TYPE_CHECKING:
     from protocol.effects import Effect
     from protocol.events import Event
-    from simulations.replay import Replay
+    from simulations.replay import Replay, Step
 
 
 def replay(
@@ -37,14 +37,14 @@ def replay(
         with trace.open("rb") as file, terminal.progress(f"replaying {trace}"):
             replaying = Replay(file)
             for step in replaying.steps():
-                show(step.number, step.since_ns, step.event, step.effects, step.raised)
+                show(step)
     except OSError as error:
         raise UserError(f"cannot read {trace}: {error.strerror or error}") from error
     except BadRecording as error:
         raise UserError(f"{trace}: {error}") from error
     difference = replaying.difference
     if difference is not None:
-        show(difference.number, difference.since_ns, difference.event, difference.effects, None)
+        show(difference.step)
     if as_json:
         terminal.print_json(_summary(trace, replaying))
     if difference is not None:
@@ -99,42 +99,30 @@ def _recorded_by(replaying: "Replay") -> str:
     return f"; recorded by meshd {by[0]} on Python {by[1]}, replayed by {own[0]} on Python {own[1]}"
 
 
-def _print_nothing(*step: object) -> None:
+def _print_nothing(step: "Step") -> None:
     del step
 
 
-def _print_json_step(
-    number: int,
-    since_ns: int,
-    event: "Event",
-    effects: "tuple[Effect, ...]",
-    raised: str | None,
-) -> None:
+def _print_json_step(step: "Step") -> None:
     from protocol.recording import plain
 
     terminal.print_json(
         {
-            "number": number,
-            "since_ns": since_ns,
-            "event": {"type": type(event).__name__, **plain(event)},
-            "effects": [{"type": type(e).__name__, **plain(e)} for e in effects],
-            "raised": raised,
+            "number": step.number,
+            "since_ns": step.since_ns,
+            "event": {"type": type(step.event).__name__, **plain(step.event)},
+            "effects": [{"type": type(e).__name__, **plain(e)} for e in step.effects],
+            "raised": step.raised,
         }
     )
 
 
-def _print_step(
-    number: int,
-    since_ns: int,
-    event: "Event",
-    effects: "tuple[Effect, ...]",
-    raised: str | None,
-) -> None:
-    print(f"{number} {since_ns / 1e9:.6f} s  {_shown(event)}")
-    for effect in effects:
+def _print_step(step: "Step") -> None:
+    print(f"{step.number} {step.since_ns / 1e9:.6f} s  {_shown(step.event)}")
+    for effect in step.effects:
         print(f"    {_shown(effect)}")
-    if raised is not None:
-        print(f"    raises {terminal.harmless(raised)}")
+    if step.raised is not None:
+        print(f"    raises {terminal.harmless(step.raised)}")
 
 
 def _shown(what: "Event | Effect") -> str:
