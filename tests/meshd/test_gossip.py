@@ -28,6 +28,7 @@ from protocol.events import (
     Resumed,
 )
 from protocol.identity import Address
+from tests.helpers.recordings import recorded_node
 from tests.meshd.members import until
 from tests.meshd.played_node import PEER, Driven, PlayedNode, bound, driven_by, run
 
@@ -410,14 +411,16 @@ def test_everything_is_recorded_before_it_is_handled(tmp_path: pathlib.Path) -> 
 
     async def test() -> None:
         recording = Recording(tmp_path / "record")
+        recorded_node(recording)
         node = PlayedNode()
 
         def fail(event: Event) -> None:
             raise LookupError("a bug")
 
         node.on_event = fail
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(ExceptionGroup) as caught:
             await _broken_by(node, recording)
+        assert caught.group_contains(LookupError)
         recording.close()
         assert '"event":"LeaveRequested"' in (tmp_path / "record").read_text()
 
