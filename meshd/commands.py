@@ -12,12 +12,13 @@ from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
-from meshd.trust.mesh import issue_invite
+from meshd.trust.keys import new_seed
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
 from meshd.view import model_row
-from protocol.events import RecordIssued
+from protocol.crypto import public_key_of
 from protocol.identity import Address, key_text
-from protocol.records import OWNER_CHARS_MAX, Role
+from protocol.issuing import Turn, make_invite
+from protocol.records import OWNER_CHARS_MAX, Invite, Role
 
 if TYPE_CHECKING:
     from meshd.running import Running
@@ -49,6 +50,7 @@ class Commands:
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
+            **self._running.trust_commands.handlers(),
             **self._running.job_commands.handlers(),
         }
 
@@ -91,8 +93,9 @@ class Commands:
         owner = arguments.get("owner") or None
         if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
             raise UserError("the invite's expiry or number of uses is out of range")
-        if arguments.get("role", "worker") != "worker":
-            raise UserError("this version invites workers only")
+        role = arguments.get("role", "worker")
+        if not isinstance(role, str) or role.upper() not in Role.__members__:
+            raise UserError("the role is one of admin, worker, client, observer")
         if owner is not None and not _may_be_owner(owner):
             raise UserError(
                 f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
@@ -102,27 +105,44 @@ class Commands:
             uses=uses,
             is_trusted=bool(arguments.get("trusted")),
             owner=owner,
+            role=Role[role.upper()],
         )
         return {"token": encode_token(token), "invite": key_text(token.invite.key)}
 
     def make_token(
-        self, *, expires_s: int, uses: int, is_trusted: bool = False, owner: str | None = None
+        self,
+        *,
+        expires_s: int,
+        uses: int,
+        is_trusted: bool = False,
+        owner: str | None = None,
+        role: Role = Role.WORKER,
     ) -> Token:
-        """Issue an invite and let gossip carry its record. Raises UserError: not the founder."""
+        """Issue an invite and let gossip carry its record. Raises UserError: no admin."""
         if not self._running.node.authority.has_room_for_invite:
             raise UserError("this mesh has all the invites that it can remember")
-        mesh, invite_seed, invite = issue_invite(
-            self._home,
-            role=Role.WORKER,
-            expires_at_s=clock.wall_s() + expires_s,
-            uses=uses,
-            is_trusted=is_trusted,
-            owner=owner or self._running.owner,
-        )
-        self._running.gossip.give(RecordIssued(invite.wire))
+        decisions = self._running.decisions
+        decider = decisions.decider()
+        invite_seed = new_seed()
+
+        def make(turn: Turn) -> Invite:
+            return make_invite(
+                decider.seed,
+                decider.mesh.mesh,
+                key=public_key_of(invite_seed),
+                turn=turn,
+                role=role,
+                expires_at_s=clock.wall_s() + expires_s,
+                uses=uses,
+                is_trusted=is_trusted,
+                owner=owner or self._running.owner,
+            )
+
+        invite = decisions.sign(decider, make)
+        decisions.issue(invite)
         return Token(
-            root=mesh.root,
-            mesh_secret=mesh.mesh_secret,
+            root=decider.mesh.root,
+            mesh_secret=decider.mesh.mesh_secret,
             invite_seed=invite_seed,
             invite=invite,
             seeds=self._seeds(),

@@ -54,6 +54,11 @@ FIRST_INVITE_S: Final = 3_600
 DISK_TIMEOUT_S: Final = 5.0
 """For a look at the disk, which ends by itself after two unless a file system hangs."""
 
+REVOKED: Final = (
+    "this node was revoked: an admin took its membership back; with a new invite: meshd up "
+    "--new-identity --join TOKEN, or give the mesh up with: meshd leave"
+)
+
 Announce = Callable[[Ready], None]
 
 
@@ -104,6 +109,8 @@ async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) 
                         await running.run(tell)
                     finally:
                         starter.close_node()
+                    if running.is_revoked:
+                        raise UserError(REVOKED)
                     if not running.wants_restart:
                         break
                     log.info("daemon.restarting")
@@ -170,6 +177,9 @@ class Starter:
         if self._recording is not None:
             crypto = self._recording.begin(config, crypto, chance)
         node = Node(config, crypto, random.Random(chance))  # noqa: S311  # probe order, not keys
+        if node.authority.revocation_of(crypto.node_id) is not None:
+            self.close()
+            raise UserError(REVOKED)
         if node.authority.admission(crypto.node_id) is None:
             self.close()
             raise UserError(

@@ -27,6 +27,7 @@ from protocol.effects import (
     AnswerStream,
     DatagramDropped,
     Effect,
+    Issued,
     OpenStream,
     Persist,
     SendDatagram,
@@ -77,7 +78,7 @@ class Gossip:
         udp: trio.socket.SocketType,
         peers: Peers,
         *,
-        persist: Callable[[Persist | Admitted], Awaitable[None]],
+        persist: Callable[[Persist | Admitted | Issued], Awaitable[None]],
         on_effect: Callable[[Effect], None],
         recording: Recording | None = None,
     ) -> None:
@@ -216,7 +217,7 @@ class Gossip:
         effects: list[Effect] = []
         for event in events:
             effects += self._handle(event, clock.now_ns())
-        for kind in (Persist, Admitted):
+        for kind in (Persist, Admitted, Issued):
             durable = [effect for effect in effects if isinstance(effect, kind)]
             if durable:
                 await self._persist(durable[-1])

@@ -25,16 +25,18 @@ from meshd.peers import STREAM_VERSION, Kind, Peers, PeerUnreachable
 from meshd.persistence import read_snapshot, write_snapshot
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
-from meshd.trust.mesh import MeshFile, admission_chain, read_mesh, write_mesh
+from meshd.trust.mesh import OWN_RECORDS_MAX, MeshFile, read_mesh, write_mesh
 from meshd.trust.token import BadToken, Token, decode_token
-from protocol.authority import Authority, JoinRefusal
+from protocol.authority import Authority
 from protocol.codec import STREAM_BYTES_MAX, decode_stream, encode_stream
 from protocol.crypto import SodiumCrypto
 from protocol.errors import Refused
 from protocol.fields import pack
 from protocol.identity import Address, key_text
+from protocol.issuing import make_join_proof
+from protocol.joining import JoinRefusal
 from protocol.messages import Join, JoinAnswer
-from protocol.records import Admission, make_join_proof
+from protocol.records import Admission
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, Left, decode_statement
 
@@ -46,12 +48,15 @@ RETRY_S: Final = 0.5
 ANSWER_S: Final = 10.0
 
 _REFUSALS: Final[Mapping[str, str]] = {
-    JoinRefusal.UNKNOWN_INVITE: "this invite was not issued by the mesh's founder; ask for another",
+    JoinRefusal.UNKNOWN_INVITE: "this invite was not issued by an admin; ask for another",
     JoinRefusal.BAD_PROOF: "the invite's key does not fit; copy the whole token again",
     JoinRefusal.EXPIRED: "this invite has expired; ask for a new one (meshd invite)",
     JoinRefusal.USED_UP: "this invite is used up; ask for a new one (meshd invite --uses N)",
     JoinRefusal.CANNOT_ADMIT: "that member may not admit others; use a worker's address",
     JoinRefusal.FULL: "the mesh has no room for another member",
+    JoinRefusal.NODE_REVOKED: "this node was revoked; an admin may invite it anew, then: "
+    "meshd up --new-identity --join TOKEN",
+    JoinRefusal.INVITE_REVOKED: "this invite was revoked; ask for a new one (meshd invite)",
 }
 
 
@@ -123,7 +128,7 @@ async def join(home: Home, token: Token, memory: trio.Lock | None = None) -> Non
     records = tuple(record.wire for record in authority.records())
     async with memory or contextlib.nullcontext():
         write_snapshot(home, _snapshot(records, answer.statements, crypto))
-        chain = admission_chain(records, crypto.node_id, token.root)
+        chain = authority.premises(crypto.node_id, OWN_RECORDS_MAX)
         old_root = home.root_key.exists()
         write_mesh(home, MeshFile(root=token.root, mesh_secret=token.mesh_secret, records=chain))
         if old_root:
@@ -231,6 +236,8 @@ async def _ask_seed(peers: Peers, seed: Address, message: bytes) -> JoinAnswer:
     answer = decode_stream(data)
     if not isinstance(answer, JoinAnswer):
         raise StreamBroken("it answered something else")
+    if answer.refusal == JoinRefusal.CATCHING_UP:
+        raise StreamBroken("it has just come back itself; trying again")
     if answer.refusal:
         unknown = f"the mesh refused ({answer.refusal[:64]!a})"
         raise JoinRefused(_REFUSALS.get(answer.refusal, unknown))

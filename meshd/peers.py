@@ -245,6 +245,10 @@ class Peers:
         for connection in self._pool.pop(peer, ()):
             connection.close()
 
+    def shut_out(self, peer: NodeId) -> None:
+        """Close every connection."""
+        self.forget(peer)
+
     # ---- serving ----
 
     async def serve(

@@ -23,13 +23,15 @@ from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
 from meshd.commands import Commands
 from meshd.control import serve_control
+from meshd.effect_log import log_effect
 from meshd.forwarder import Forwarder
+from meshd.frames import FrameStream, StreamBroken
 from meshd.gateway.server import serve as serve_gateway
 from meshd.gossip import Gossip
 from meshd.home import Home
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
-from meshd.peers import Kind, Peers
+from meshd.peers import Handler, Kind, Peers
 from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
 from meshd.serving import Serving
@@ -38,21 +40,22 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.commands import TrustCommands
+from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
 from meshd.view import View
 from protocol.effects import (
     Admitted,
+    CaughtUp,
     Effect,
-    JoinRefused,
+    Evicted,
+    Issued,
     MembersDirty,
     MembershipChanged,
-    Partitioned,
     Persist,
-    Reunited,
-    Superseded,
 )
 from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
-from protocol.identity import Address, MeshId, key_text
+from protocol.identity import Address, MeshId, NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
@@ -66,6 +69,8 @@ GOODBYE_S: Final = 1.0
 """How long a leaving node goes on spreading that it left."""
 STOP_S: Final = 6.0
 """All of an orderly stop; then everything is cancelled."""
+CATCH_UP_S: Final = 10.0
+"""The node itself gives up waiting for others sooner (`protocol/catch_up.py`)."""
 SAVE_S: Final = 1.0
 SWEEP_S: Final = 5.0
 ADDRESSES_S: Final = 15.0
@@ -112,12 +117,16 @@ class Running:
         self._advertiser = Advertiser(
             self.gossip.give, local_models, functions, self.view, options.labels
         )
-        asking = Asking(self.view, peers, node.address_of)
+        self.caught_up = trio.Event()
+        """Set once this node knows what was decided while it was away."""
+        asking = Asking(self.view, peers, node.address_of, self.caught_up.wait)
         rng = random.SystemRandom()
         self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, rng)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
+        self.decisions = Decisions(home, node.authority, self.gossip.give)
+        self.trust_commands = TrustCommands(node.node_id, node.authority, self.view, self.decisions)
         self.commands = Commands(home, self)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
@@ -130,6 +139,8 @@ class Running:
         self._started_at = trio.current_time()
         self._strangers: set[MeshId] = set()
         self.wants_restart = False
+        self.is_revoked = False
+        """This node was revoked, and ends because of it."""
 
     # ---- its life ----
 
@@ -139,8 +150,8 @@ class Running:
         task_serving = TaskServing(self._functions, self._load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
-            Kind.REQUEST: serving.serve_stream,
-            Kind.TASK: task_serving.serve_stream,
+            Kind.REQUEST: self._once_caught_up(serving.serve_stream),
+            Kind.TASK: self._once_caught_up(task_serving.serve_stream),
         }
         try:
             async with trio.open_nursery() as nursery:
@@ -201,15 +212,28 @@ class Running:
 
     # ---- what it does beside ----
 
+    def _once_caught_up(self, handler: Handler) -> Handler:
+        """Who was away serves nobody before it knows whom the mesh has revoked meanwhile."""
+
+        async def serve(peer: NodeId, frames: FrameStream) -> None:
+            with trio.move_on_after(CATCH_UP_S) as waiting:
+                await self.caught_up.wait()
+            if waiting.cancelled_caught or self.node.authority.admission(peer) is None:
+                raise StreamBroken("it is no member (any more)")
+            await handler(peer, frames)
+
+        return serve
+
     def _load(self) -> Load:
         return self._advertiser.load
 
-    async def _persist(self, effect: Persist | Admitted) -> None:
+    async def _persist(self, effect: Persist | Admitted | Issued) -> None:
         """Make something durable; the next effect waits for it.
 
-        An admission is on disk before the newcomer hears of it, so that no crash orphans it.
+        An admission is on disk before the newcomer hears of it, so that no crash orphans it; so is
+        what the owner decides.
         """
-        if isinstance(effect, Admitted):
+        if not isinstance(effect, Persist):
             await self._save()
             return
         self._numbers = Numbers(effect.incarnation, effect.offers_version, self._numbers.boot)
@@ -223,32 +247,23 @@ class Running:
 
     def _on_effect(self, effect: Effect) -> None:
         self.view.note(effect)
+        log_effect(effect, self.node.node_id)
         match effect:
             case MembersDirty():
                 self._is_dirty.set()
             case MembershipChanged() if effect.previous != effect.state:
                 if {effect.state, effect.previous} & {State.DEAD, State.LEFT}:
                     self._peers.forget(effect.node)
-                log.info(
-                    "member.changed",
-                    name=effect.name,
-                    node=key_text(effect.node)[:8],
-                    state=str(effect.state),
-                    previous=str(effect.previous) if effect.previous else "unknown",
-                )
-            case Partitioned():
-                log.warning("mesh.partitioned", lost=effect.lost, present=effect.present)
-            case Reunited():
-                log.info("mesh.reunited", present=effect.present)
-            case Superseded():
-                log.error(
-                    "identity.superseded",
-                    reason="a newer node with this home's identity is in the mesh; this one is"
-                    " silent",
-                    mend="on the copy run meshd up --new-identity --join TOKEN",
-                )
-            case JoinRefused():
-                log.warning("join.refused", node=key_text(effect.node)[:8], reason=effect.refusal)
+            case Issued():
+                self.decisions.note(effect)
+            case CaughtUp():
+                self.caught_up.set()
+            case Evicted():
+                # From now on it neither reads nor speaks.
+                self._peers.shut_out(effect.node)
+                if effect.node == self.node.node_id and effect.is_revoked:
+                    self.is_revoked = True
+                    self.end(restart=False)
 
     async def _save_often(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from meshd import advertisement, clock
 from meshd.event_log import EventLog
-from protocol.effects import Effect, LoadLearned, MembershipChanged, OffersChanged
+from protocol.effects import Effect, Evicted, LoadLearned, MembershipChanged, OffersChanged
 from protocol.identity import NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
@@ -53,9 +53,17 @@ class View:
             case MembershipChanged():
                 if effect.state in (State.DEAD, State.LEFT):
                     self._loads.pop(effect.node, None)
-                    for tell in list(self._watchers.get(effect.node, ())):
-                        tell()
+                    self._tell_gone(effect.node)
+            case Evicted():
+                self._loads.pop(effect.node, None)
+                self._cards.pop(effect.node, None)
+                self._functions.pop(effect.node, None)
+                self._tell_gone(effect.node)
         self.events.note(effect)
+
+    def _tell_gone(self, node: NodeId) -> None:
+        for tell in list(self._watchers.get(node, ())):
+            tell()
 
     def _note_offer(self, effect: OffersChanged) -> None:
         key = effect.offer.key

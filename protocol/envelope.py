@@ -157,6 +157,10 @@ class Envelope:
             return False
         return session.address == address
 
+    def forget(self, peer: NodeId) -> None:
+        """Who is no member any more has no session either."""
+        self._sessions.forget(peer)
+
     def forget_address(self, peer: NodeId) -> None:
         """Trust no longer that `peer` is where it last proved to be."""
         session = self._sessions.find(peer)

@@ -15,7 +15,7 @@ from protocol.config import SECOND
 from protocol.crypto import Crypto
 from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
-from protocol.effects import MembersDirty
+from protocol.effects import Evicted, MembersDirty
 from protocol.errors import DropReason, Refused
 from protocol.identity import Address, NodeId
 from protocol.members import Members
@@ -246,14 +246,28 @@ class Intake:
 
     def take_record(self, wire: bytes) -> None:
         """Take in an authority record and spread what is new because of it. Raises Refused."""
-        for record in self._authority.add(wire):
+        gained = self._authority.add(wire)
+        for record in self._authority.take_lost():
+            self._knowledge.drop_record(record)
+        for record in gained:
             self._rumours.add_record(record.wire)
             self._knowledge.add_record(record)
             self._outbox.add(MembersDirty())
         for node in self._authority.take_evicted():
-            self._membership.expel(node)
-            self._offers.forget(node)
-            self._knowledge.drop_admission(node)
+            self._expel(node)
+
+    def _expel(self, node: NodeId) -> None:
+        """Forget who is no member any more, and what it said. What we ourselves are we still need
+        to know: others may see it otherwise.
+        """
+        is_revoked = self._authority.revocation_of(node) is not None
+        self._outbox.add(Evicted(node, is_revoked))
+        if node == self._crypto.node_id:
+            return
+        self._membership.expel(node)
+        self._offers.forget(node)
+        self._knowledge.touch(node)
+        self._outbox.forget(node)
 
     def _refuse_stale(self, statement: Statement) -> None:
         """Refuse before the signature is checked what could change nothing anyway."""

@@ -11,10 +11,10 @@ import random
 
 from protocol.assembly import NodeConfig, Parts
 from protocol.challenges import Challenges
-from protocol.codec import decode_datagram, decode_stream
+from protocol.codec import decode_datagram
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
-from protocol.effects import Effect, SendDatagram
+from protocol.effects import Effect, Issued, SendDatagram
 from protocol.envelope import Meet, Opened, Received, Told, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
@@ -35,18 +35,9 @@ from protocol.events import (
 )
 from protocol.identity import Address, NodeId, is_valid_name
 from protocol.intake import Taken
-from protocol.messages import (
-    Difference,
-    Digest,
-    Gossip,
-    Join,
-    Load,
-    PushPull,
-    StreamAck,
-    StreamProbe,
-)
+from protocol.messages import Gossip, Load
 from protocol.prober import Verdict
-from protocol.records import Records
+from protocol.records import Records, Revocation, decode_record
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
 
@@ -99,6 +90,8 @@ class Node:
         self._push_puller = parts.push_puller
         self._knowledge = parts.knowledge
         self._reconciler = parts.reconciler
+        self._catch_up = parts.catch_up
+        self._streams = parts.streams
         self._load: Load | None = None
         self._gossip_ns = NEVER
         self._held_until_ns = 0
@@ -121,7 +114,7 @@ class Node:
             case DeadlineReached():
                 self._advance(now)
             case StreamReceived():
-                self._on_stream(event, now)
+                self._streams.on_stream(event, now, is_started=self._is_started)
             case StreamFailed():
                 self._traffic.on_stream_failed(event.peer, event.reason)
                 self._reconciler.give_up(event.peer, now)
@@ -146,7 +139,7 @@ class Node:
                 self._hold(event.gap_ns, now)
             case _:
                 self._leave(now)
-        if self._own_life.is_superseded:
+        if self._own_life.is_superseded or self._is_revoked():
             self._fall_silent()
         self._knowledge.settle(now)
         if self._gossip_ns == NEVER and self._is_started and self._rumours:
@@ -157,6 +150,7 @@ class Node:
             self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
+            self._catch_up.deadline_ns,
             self._gossip_ns,
         )
         # A suspicion may be over by an accuser who came just now. That was due at no earlier time:
@@ -181,6 +175,13 @@ class Node:
         return self._partition.lost_count(now)
 
     @property
+    def is_caught_up(self) -> bool:
+        """Whether this node knows what was decided while it was away (`catch_up.py`); only then
+        may it serve and ask. Its `join` answers say so by themselves.
+        """
+        return self._catch_up.is_over
+
+    @property
     def is_superseded(self) -> bool:
         """Whether a newer run of this identity lives elsewhere; then this node is silent."""
         return self._own_life.is_superseded
@@ -196,6 +197,14 @@ class Node:
     def join_state(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Records and statements, as a push/pull would send them."""
         return self._knowledge.everything()
+
+    def meet(self, peer: NodeId, address: Address, now: int) -> list[Effect]:
+        """Exchange everything with a member of which only the address is known: the second half of
+        joining, for a simulation that begins with admitted nodes.
+        """
+        self._outbox.hint(peer, address)
+        self._reconciler.begin_whole(peer, now)
+        return self._outbox.drain()
 
     def begin_like(self, other: "Node") -> None:
         """Know what `other` knows, this node's own life among it, and have nothing to spread: a
@@ -224,6 +233,7 @@ class Node:
         self._own_life.publish(addresses)
         self._prober.start(now)
         self._push_puller.start(now)
+        self._begin_to_catch_up(now)
 
     def _leave(self, now: int) -> None:
         if self._own_life.is_over or not self._is_started:
@@ -236,8 +246,13 @@ class Node:
         for node in self._rng.sample(others, min(self._config.leave_fanout, len(others))):
             self._outbox.send(node, Gossip(), left)
 
+    def _is_revoked(self) -> bool:
+        return self._is_started and self.authority.revocation_of(self.node_id) is not None
+
     def _fall_silent(self) -> None:
-        """A newer run of this identity is the member: two voices would only confuse the mesh."""
+        """A newer run of this identity is the member, and two voices would only confuse the mesh;
+        or this node was revoked, and nobody listens.
+        """
         self._prober.stop()
         self._push_puller.stop()
         self._reconciler.stop()
@@ -251,6 +266,11 @@ class Node:
         self._prober.hold(now)
         if self._is_started:
             self._reconciler.resync(now)
+            self._begin_to_catch_up(now)
+
+    def _begin_to_catch_up(self, now: int) -> None:
+        has_others = self.members.present_count > 1 or bool(self.members.missing())
+        self._catch_up.begin(now, has_others=has_others)
 
     def _call_last(self, subject: NodeId, accusation: Statement) -> None:
         """A death is about to be declared: whoever knows better, and the subject, may object."""
@@ -272,14 +292,21 @@ class Node:
 
     def _issue(self, wire: bytes) -> None:
         try:
+            record = decode_record(wire)
+            if isinstance(record, Revocation) and self.members.is_present(NodeId(record.subject)):
+                # The last that it hears of the mesh: why nobody answers any more.
+                self._outbox.send(NodeId(record.subject), Gossip(), record)
             self._intake.take_record(wire)
         except Refused as refused:
-            raise LocalProtocolError(f"this record does not count: {refused}") from refused
+            self._outbox.add(Issued(wire, str(refused)))
+            return
+        self._outbox.add(Issued(wire))
 
     def _advance(self, now: int) -> None:
         self._traffic.advance(now)
         self._push_puller.advance(now)
         self._reconciler.advance(now)
+        self._catch_up.advance(now)
         if self._is_held(now):
             self._membership.postpone(now, self._config.probe_interval_ns)
         self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
@@ -353,44 +380,9 @@ class Node:
         taken = Taken.WHOLE
         if riders:
             taken = self._intake.take_all(riders, sender, now, source)
-        if not self._is_started:
+        if not self._is_started or self.authority.admission(sender) is None:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
             self._push_puller.introduce(sender, now)
         if not isinstance(message, Gossip):
             self._traffic.on_message(sender, message, source, now)
-
-    # ---- streams ----
-
-    def _on_stream(self, event: StreamReceived, now: int) -> None:
-        try:
-            message = decode_stream(event.data)
-        except Refused as refused:
-            self._outbox.drop(refused.reason, event.peer, refused.detail)
-            return
-        match message:
-            case PushPull():
-                self._push_puller.on_push_pull(event.stream, event.peer, message, now)
-            case Join():
-                self._push_puller.on_join(event.stream, event.peer, message, event.wall_s)
-            case Digest():
-                self._reconciler.on_digest_message(event.stream, event.peer, message, now)
-            case Difference():
-                self._reconciler.on_difference(event.peer, message, now)
-            case StreamProbe():
-                self._on_stream_probe(event.stream, event.peer, message, now)
-            case StreamAck():
-                if message.alive:
-                    self._intake.take_all((message.alive,), event.peer, now)
-                self._traffic.on_stream_ack(event.peer, message)
-            case _:
-                self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
-
-    def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe, now: int) -> None:
-        if self.authority.admission(peer) is None or not self._is_started:
-            self._outbox.drop(DropReason.NOT_ADMITTED, peer, "stream probe")
-            return
-        if probe.accusation:
-            self._intake.take_all((probe.accusation,), peer, now)
-        alive = self.members.alive_record(self.node_id)
-        self._traffic.on_stream_probe(stream, probe, alive.wire if alive is not None else b"")

@@ -25,6 +25,7 @@ from protocol.messages import (
     RelayedAck,
     StreamMessage,
 )
+from protocol.records import Record
 from protocol.statements import ADDRESSES_MAX, Statement
 from protocol.versions import VERSIONS, common_version
 
@@ -115,7 +116,9 @@ class Outbox:
             self._reachable = (self._members.revision, found)
         return found
 
-    def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
+    def send(
+        self, to: NodeId, message: DatagramMessage, first: Statement | Record | None = None
+    ) -> None:
         """A datagram to a member, filled up with rumours; `first` rides before them.
 
         Before the peer has told its token it reads nothing: then no rumour is wasted on it. To an
@@ -133,6 +136,12 @@ class Outbox:
     def forget_address(self, node: NodeId) -> None:
         """A member states new addresses: the one that it proved may be an old one."""
         self._envelope.forget_address(node)
+
+    def forget(self, node: NodeId) -> None:
+        """It is no member any more: nothing that it said or was told is of use."""
+        self._envelope.forget(node)
+        self._hints.pop(node, None)
+        self._attempts.pop(node, None)
 
     def _seal(self, to: NodeId, payload: bytes, kind: str) -> None:
         version = self.version_for(to)

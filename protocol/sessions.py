@@ -97,7 +97,7 @@ class Sessions:
     def make(self, peer: NodeId, pair_key: bytes) -> Session:
         """Begin with a peer that is not remembered."""
         if len(self._by_peer) >= self._max:
-            self._forget_one()
+            self.forget(next(iter(self._by_peer)))
         session = Session(pair_key, counter=self._first_counter, epoch=self.first_epoch)
         self._by_peer[peer] = session
         return session
@@ -106,10 +106,12 @@ class Sessions:
         """Something was sealed for a peer, or an authentic datagram of it was read."""
         self._by_peer[peer] = self._by_peer.pop(peer)
 
-    def _forget_one(self) -> None:
-        """What is said to that peer later goes under counters that were never used and that no
-        old challenge echoes; what it said before lacks the token of the new epoch.
+    def forget(self, peer: NodeId) -> None:
+        """Forget a peer. What is said to it later goes under counters that were never used and that
+        no old challenge echoes; what it said before lacks the token of the new epoch.
         """
-        session = self._by_peer.pop(next(iter(self._by_peer)))
+        session = self._by_peer.pop(peer, None)
+        if session is None:
+            return
         self._first_counter = max(self._first_counter, session.counter + WINDOW_BITS)
         self.first_epoch = max(self.first_epoch, session.epoch + 1)

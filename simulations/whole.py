@@ -32,7 +32,7 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
         world.start(host.index)
         assert host.mesh_node is not None  # it was started just now
         lives.update(dict.fromkeys(host.mesh_node.join_state()[1]))
-    everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
+    everything = encode_stream(PushPull(False, tuple(records), tuple(lives), ()))
     first, second, *_ = world.hosts
     world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
     for host in world.hosts:

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, events, membership, show, sim, tasks, up
+from meshd.cli import chat, demo, events, membership, show, sim, tasks, trust, up
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -36,6 +36,9 @@ app.command()(demo.demo)
 app.command()(membership.invite)
 app.command()(membership.join)
 app.command()(membership.leave)
+app.command()(trust.grant)
+app.command()(trust.revoke)
+app.command()(trust.invites)
 app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)

@@ -13,7 +13,6 @@ from meshd.failures import ExitCode, UserError
 from meshd.options import parse_duration_s, wrong_usage
 
 ROLES = ("admin", "worker", "client", "observer")
-ROLES_SO_FAR = ("worker",)
 USES_MAX = 1_000
 OWNER_CHARACTERS_MAX = 63
 JOIN_TIMEOUT_S = 60.0
@@ -37,8 +36,6 @@ def invite(
     """Print a token that lets another machine join this mesh."""
     if role not in ROLES:
         raise wrong_usage(f"--role {role!a}: choose from {', '.join(ROLES)}")
-    if role not in ROLES_SO_FAR:
-        raise wrong_usage(f"--role {role} is not in this version; invite a worker")
     if not 1 <= uses <= USES_MAX:
         raise wrong_usage(f"--uses {uses}: choose from 1 to {USES_MAX}")
     if owner is not None and not _is_good_owner(owner):

@@ -27,7 +27,7 @@ from protocol.members import Gone, State
 from protocol.messages import Load
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
 from tests.helpers.nodes import Mesh
-from tests.meshd.members import TIMEOUT_S, Member, workers
+from tests.meshd.members import TIMEOUT_S, Member, at_once, workers
 from tests.meshd.played_runtime import PlayedRuntime
 
 REQUEST = GenerateRequest(model="m", prompt="hello")
@@ -66,7 +66,9 @@ class House:
         anna = self.members[0]
         here = serving[0]
         models = LocalModels([here] if isinstance(here, PlayedRuntime) else [])
-        self.asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()))
+        self.asking = Asking(
+            self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once
+        )
         self.forwarder = Forwarder(anna.id, self.view, models, self.asking, random.Random(1))
 
     def _offer(self, index: int, name: str) -> None:

@@ -16,6 +16,7 @@ from meshd.event_log import EVENTS_KEPT, EventLog
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.running import Running
+from meshd.trust.decisions import Decisions
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import SEEDS_MAX, decode_token
@@ -41,6 +42,9 @@ class Asked:
         self.founded = found_mesh(self.home, self.seed, WALL_S)
         self.mesh = Mesh(3).start_all()
         self.issued: list[Event] = []
+        self.authority = Authority(SodiumCrypto(self.seed), self.founded.root)
+        for wire in self.founded.records:
+            self.authority.add(wire)
         self.calls: list[str] = []
         self.rows = [
             {"name": "a", "nodes": ["anna", "bert"]},
@@ -63,9 +67,15 @@ class Asked:
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
             view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
             job_commands=SimpleNamespace(handlers=dict),
+            trust_commands=SimpleNamespace(handlers=dict),
+            decisions=Decisions(self.home, self.authority, self._give),
         )
         self.running = running
         self.commands = Commands(self.home, cast("Running", running))
+
+    def _give(self, event: Event) -> bool:
+        self.issued.append(event)
+        return True
 
     async def _say_goodbye(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -156,7 +166,7 @@ def test_an_owner_that_is_not_given_is_this_nodes(asked: Asked) -> None:
         {"uses": 0},
         {"uses": USES_MAX + 1},
         {"uses": 1.5},
-        {"role": "admin"},
+        {"role": "king"},
         {"role": 2},
         {"owner": 7},
         {"owner": ["x"]},
@@ -192,10 +202,16 @@ def test_a_token_has_no_more_seeds_than_it_may(asked: Asked) -> None:
     assert len(token.seeds) == len(set(token.seeds)) == SEEDS_MAX
 
 
-def test_only_the_founder_invites(asked: Asked) -> None:
-    """Said in one line, and nothing is issued."""
+def test_only_admins_invite(asked: Asked) -> None:
+    """With the root key or with their own; said in one line, and nothing is issued."""
     asked.home.root_key.unlink()
-    with pytest.raises(UserError, match="only the machine that founded"):
+    token = decode_token(asked("invite", **ARGUMENTS, role="client")["token"])
+    assert token.invite.issuer == SodiumCrypto(asked.seed).node_id
+    assert token.invite.role is Role.CLIENT
+    asked.issued.clear()
+    nobody = Authority(SodiumCrypto(asked.seed), asked.founded.root)
+    asked.running.decisions = Decisions(asked.home, nobody, asked._give)
+    with pytest.raises(UserError, match="only admins may"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued
 

@@ -17,13 +17,15 @@ from meshd.joining import (
 )
 from meshd.persistence import read_snapshot, write_snapshot
 from meshd.trust.certificates import ensure_certificates
-from meshd.trust.keys import node_seed
+from meshd.trust.keys import node_seed, read_key
 from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import Token, encode_token
-from protocol.authority import Authority, JoinRefusal
-from protocol.crypto import SodiumCrypto
+from protocol.authority import Authority
+from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.identity import Address, key_text
-from protocol.records import Role
+from protocol.issuing import Turn, make_invite, make_join_proof
+from protocol.joining import JoinRefusal, admit
+from protocol.records import NO_ACT, Role
 from protocol.snapshot import Snapshot
 from tests.helpers.nodes import WALL_S, Authorities, seed_of
 from tests.meshd.founder import INVITE_SEED, Founder, is_member, run
@@ -109,17 +111,23 @@ def _with_company(home: Home) -> None:
     authority = Authority(SodiumCrypto(node_seed(home)), mesh.root)
     for wire in mesh.records:
         authority.add(wire)
-    from meshd.trust.mesh import issue_invite
-    from protocol.records import make_join_proof
-
-    _, seed, invite = issue_invite(
-        home, role=Role.WORKER, expires_at_s=WALL_S + 9, uses=1, is_trusted=False, owner="x"
+    root_seed, token = read_key(home.root_key), seed_of("company's token")
+    assert root_seed is not None
+    invite = make_invite(
+        root_seed,
+        mesh.mesh,
+        key=public_key_of(token),
+        turn=Turn(2, NO_ACT),
+        role=Role.WORKER,
+        expires_at_s=WALL_S + 9,
+        uses=1,
+        is_trusted=False,
+        owner="x",
     )
     authority.add(invite.wire)
-    other = SodiumCrypto(seed_of("company"))
-    assert not isinstance(
-        authority.admit(make_join_proof(seed, other, mesh.mesh), WALL_S), JoinRefusal
-    )
+    crypto, other = SodiumCrypto(node_seed(home)), SodiumCrypto(seed_of("company"))
+    proof = make_join_proof(token, other, mesh.mesh)
+    assert not isinstance(admit(authority, crypto, proof, WALL_S), JoinRefusal)
     write_snapshot(home, Snapshot(tuple(record.wire for record in authority.records())))
 
 

@@ -11,8 +11,8 @@ from protocol.codec import decode_stream as todays_decode_stream
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.errors import DropReason
 from protocol.identity import NodeId
+from protocol.issuing import make_join_proof
 from protocol.messages import Difference, Digest, StreamAck, StreamProbe
-from protocol.records import make_join_proof
 from protocol.statements import make_left
 from tests.helpers.nodes import refusal
 from tests.protocol.older.codec import decode_datagram, decode_stream

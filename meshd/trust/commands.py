@@ -1,0 +1,175 @@
+"""The one place for what the control socket may ask about trust: grant, revoke, list invites."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from meshd.control import Handler, argument
+from meshd.failures import ExitCode, UserError
+from meshd.trust.decisions import Decider, Decisions
+from meshd.view import View
+from protocol.authority import Authority
+from protocol.errors import Refused
+from protocol.identity import NodeId, key_text
+from protocol.issuing import Turn, make_grant, make_revocation
+from protocol.records import NO_ACT, Invite, Revocation, Role, Target
+
+SPREAD_S: Final = 2.0
+"""What must be known before a revocation gets so much time to go round."""
+ID_CHARS_MIN: Final = 8
+SHOWN_MAX: Final = 100
+
+
+class TrustCommands:
+    """Handlers by name, for `serve_control`."""
+
+    def __init__(self, own: NodeId, authority: Authority, view: View, decisions: Decisions) -> None:
+        self._own = own
+        self._authority = authority
+        self._view = view
+        self._decisions = decisions
+
+    def handlers(self) -> dict[str, Handler]:
+        """What may be asked."""
+        return {"grant": self.grant, "revoke": self.revoke, "invites": self.invites}
+
+    async def invites(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All invites of the mesh: `{"invites": [...]}`, the newest first."""
+        del arguments
+        rows = [self._row(invite) for invite in self._authority.invites()]
+        return {"invites": sorted(rows, key=lambda row: -int(row["expires_at"]))}
+
+    def _row(self, invite: Invite) -> Mapping[str, Any]:
+        taken = [a for a in map(self._authority.admission, self._authority.members()) if a]
+        return {
+            "invite": key_text(invite.key),
+            "role": invite.role.name.lower(),
+            "owner": invite.owner,
+            "trusted": invite.is_trusted,
+            "uses": invite.uses,
+            "used": sum(a.proof.invite_key == invite.key for a in taken),
+            "expires_at": invite.expires_at_s,
+            "issuer": self._name(invite.issuer),
+            "revoked": self._authority.revocation_of(invite.key) is not None,
+        }
+
+    def _name(self, key: bytes) -> str:
+        """Who has a key, for people."""
+        is_node = self._authority.admission(NodeId(key)) is not None
+        return self._view.name(NodeId(key)) if is_node else "root"
+
+    async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Make a member an admin: `{"node", "name"}`."""
+        node = self._node(argument(arguments, "node", str))
+        if self._authority.role_of(node) is Role.ADMIN:
+            raise UserError(f"{self._view.name(node)} is an admin already")
+        decider = self._decisions.decider()
+        grant = self._decisions.sign(
+            decider,
+            lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
+        )
+        await self._decisions.put(grant.wire)
+        return {"node": key_text(node), "name": self._view.name(node)}
+
+    async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take back a membership or an invite: `{"kind", "id", "evicted": [names]}`.
+
+        Without `cascade` stay those who came by it, or were let in by it, before.
+        """
+        text = argument(arguments, "subject", str)
+        is_cascade = bool(arguments.get("cascade"))
+        invites = [i for i in self._authority.invites() if _means(text, i.key)]
+        nodes = self._nodes(text)
+        if len(nodes) + len(invites) != 1:
+            raise self._not_one(text, nodes, invites)
+        if invites:
+            return await self._revoke_invite(invites[0], is_cascade=is_cascade)
+        return await self._revoke_node(nodes[0], is_cascade=is_cascade)
+
+    async def _revoke_invite(self, invite: Invite, *, is_cascade: bool) -> Mapping[str, Any]:
+        slot = 0 if is_cascade else self._authority.last_slot(invite.key)
+        evicted = await self._put(
+            self._decisions.decider(), Target.INVITE, invite.key, honoured_slot=slot
+        )
+        return {"kind": "invite", "id": key_text(invite.key), "evicted": evicted}
+
+    async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
+        if node == self._own:
+            raise UserError("a node does not revoke itself; meshd leave gives its membership up")
+        decider = self._decisions.decider()
+        if not is_cascade:
+            again = self._decisions.admit_again(decider, node)
+            for admission in again:
+                await self._decisions.put(admission.wire)
+            if again:
+                await trio.sleep(SPREAD_S)
+        honoured = NO_ACT if is_cascade else self._authority.last_act(node)
+        evicted = await self._put(decider, Target.NODE, node, honoured_act=honoured)
+        return {"kind": "node", "id": key_text(node), "evicted": evicted}
+
+    async def _put(
+        self,
+        decider: Decider,
+        target: Target,
+        subject: bytes,
+        *,
+        honoured_act: bytes = NO_ACT,
+        honoured_slot: int = 0,
+    ) -> Sequence[str]:
+        """Revoke; the names of all who are no members any more because of it."""
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=target,
+                subject=subject,
+                turn=turn,
+                level=self._authority.level_of(decider.key),
+                honoured_act=honoured_act,
+                honoured_slot=honoured_slot,
+            )
+
+        trial = self._authority.fork()
+        members = trial.members()
+        try:
+            trial.add(make(trial.next_turn(decider.key)).wire)
+        except Refused as refused:
+            raise UserError(f"that would not count in this mesh ({refused})") from refused
+        evicted = [node for node in members if trial.admission(node) is None]
+        if self._own in evicted:
+            raise UserError(
+                "that would take this very node out of the mesh: it came by what you revoke; leave "
+                "out --cascade, or decide on another machine"
+            )
+        names = [self._view.name(node) for node in evicted]
+        await self._decisions.put(self._decisions.sign(decider, make).wire)
+        return names
+
+    # ---- who is meant ----
+
+    def _node(self, text: str) -> NodeId:
+        """The member that a name or id means. Raises UserError."""
+        nodes = self._nodes(text)
+        if len(nodes) != 1:
+            raise self._not_one(text, nodes, [])
+        return nodes[0]
+
+    def _nodes(self, text: str) -> list[NodeId]:
+        members = self._authority.members()
+        return [n for n in members if self._view.name(n) == text or _means(text, n)]
+
+    def _not_one(self, text: str, nodes: list[NodeId], invites: list[Invite]) -> UserError:
+        if not nodes and not invites:
+            return UserError(
+                f"no member and no invite is called {text[:64]!a}: give a name or an id (or its "
+                f"first {ID_CHARS_MIN} characters) from meshd nodes --all or meshd invites",
+                ExitCode.WRONG_USAGE,
+            )
+        ids = [key_text(n) for n in nodes] + [key_text(i.key) for i in invites]
+        return UserError(f"{text[:64]!a} means several: {', '.join(ids[:8])}; give one of the ids")
+
+
+def _means(text: str, key: bytes) -> bool:
+    return len(text) >= ID_CHARS_MIN and key_text(key).startswith(text.lower())
