@@ -260,7 +260,10 @@ class Authority:
             return self._missing_to_admit(record)
         if isinstance(record, Revocation) and record.subject == self._root:
             raise Refused(DropReason.NOT_ALLOWED, "the root key cannot be revoked")
-        if record.issuer in self._standing.levels or self._void.might_issue(record.issuer):
+        is_granted = NodeId(record.issuer) in self._standing.grants
+        if record.issuer in self._standing.levels:
+            return None
+        if self._void.might_issue(record.issuer, is_granted=is_granted):
             return None
         if NodeId(record.issuer) not in self._standing.admissions:
             return record.issuer

@@ -50,11 +50,11 @@ class VoidRecords:
         """An invite that was one."""
         return next((r for r in self if isinstance(r, Invite) and r.key == key), None)
 
-    def might_issue(self, key: bytes) -> bool:
-        """Whether this key would be an admin's if these counted."""
+    def might_issue(self, key: bytes, *, is_granted: bool) -> bool:
+        """Whether this key would be an admin's if these counted; `is_granted`: by what does."""
         return any(
             (isinstance(r, Grant) and r.subject == key)
-            or (isinstance(r, Admission) and r.node == key and r.role is Role.ADMIN)
+            or (isinstance(r, Admission) and r.node == key and (is_granted or r.role is Role.ADMIN))
             for r in self
         )
 

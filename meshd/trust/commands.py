@@ -60,11 +60,21 @@ class TrustCommands:
         return self._view.name(NodeId(key)) if is_node else "root"
 
     async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Make a member an admin: `{"node", "name"}`."""
+        """Make a member an admin: `{"node", "name"}`.
+
+        It is let in again by the key that grants: what it decides later must not rest on whoever
+        happened to admit it, whom it may have to revoke one day.
+        """
         node = self._node(argument(arguments, "node", str))
-        if self._authority.role_of(node) is Role.ADMIN:
-            raise UserError(f"{self._view.name(node)} is an admin already")
         decider = self._decisions.decider()
+        admission = self._authority.admission(node)
+        if admission is None or decider.key == node:
+            raise UserError(f"{self._view.name(node)} is an admin already")
+        if self._authority.role_of(node) is Role.ADMIN and admission.admitter == decider.key:
+            raise UserError(f"{self._view.name(node)} is an admin already")
+        again = self._decisions.admit_again(decider, admission)
+        if not self._authority.is_counting(again.wire):
+            await self._decisions.put(again.wire)
         grant = self._decisions.sign(
             decider,
             lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
@@ -99,14 +109,20 @@ class TrustCommands:
             raise UserError("a node does not revoke itself; meshd leave gives its membership up")
         decider = self._decisions.decider()
         if not is_cascade:
-            again = self._decisions.admit_again(decider, node)
-            for admission in again:
-                await self._decisions.put(admission.wire)
-            if again:
-                await trio.sleep(SPREAD_S)
+            await self._keep_guests(decider, node)
         honoured = NO_ACT if is_cascade else self._authority.last_act(node)
         evicted = await self._put(decider, Target.NODE, node, honoured_act=honoured)
         return {"kind": "node", "id": key_text(node), "evicted": evicted}
+
+    async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
+        """Let in again whom `node` let in, so that they stay; and give that time to go round."""
+        guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
+        again = [self._decisions.admit_again(decider, guest) for guest in guests]
+        unknown = [a.wire for a in again if not self._authority.is_counting(a.wire)]
+        for wire in unknown:
+            await self._decisions.put(wire)
+        if unknown:
+            await trio.sleep(SPREAD_S)
 
     async def _put(
         self,
@@ -140,8 +156,8 @@ class TrustCommands:
         evicted = [node for node in members if trial.admission(node) is None]
         if self._own in evicted:
             raise UserError(
-                "that would take this very node out of the mesh: it came by what you revoke; leave "
-                "out --cascade, or decide on another machine"
+                "that would take this very node out of the mesh, for its own membership rests on "
+                "that: decide on another admin's machine, or where the root key is"
             )
         names = [self._view.name(node) for node in evicted]
         await self._decisions.put(self._decisions.sign(decider, make).wire)

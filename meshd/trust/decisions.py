@@ -18,7 +18,6 @@ from protocol.authority import Authority
 from protocol.crypto import public_key_of
 from protocol.effects import Issued
 from protocol.events import Event, RecordIssued
-from protocol.identity import NodeId
 from protocol.issuing import Turn, make_keyed_admission, turn_after
 from protocol.records import Act, Admission
 
@@ -109,16 +108,13 @@ class Decisions:
             self._refusals[issued.wire] = issued.refusal
             done.set()
 
-    def admit_again(self, decider: Decider, node: NodeId) -> list[Admission]:
-        """For each whom `node` let in: an admission of our own, that stays when `node` goes."""
-        return [
-            make_keyed_admission(
-                decider.seed,
-                self._authority.mesh,
-                admission.proof,
-                role=admission.role,
-                slot=admission.slot,
-                admitted_at_s=admission.admitted_at_s,
-            )
-            for admission in self._authority.admitted_by(node)
-        ]
+    def admit_again(self, decider: Decider, admission: Admission) -> Admission:
+        """An admission of our own, that stays when whoever gave the first one goes."""
+        return make_keyed_admission(
+            decider.seed,
+            self._authority.mesh,
+            admission.proof,
+            role=admission.role,
+            slot=admission.slot,
+            admitted_at_s=admission.admitted_at_s,
+        )
