@@ -143,9 +143,15 @@ class Dissemination:
         """Spread an authority record from now on."""
         self._put(RumourClass.RECORD, wire, wire)
 
+    def drop_record(self, wire: bytes) -> None:
+        """A record counts no more: nobody need hear of it."""
+        self._queues[RumourClass.RECORD].rumours.pop(wire, None)
+
     def drop_member(self, node: bytes) -> None:
-        """Whoever is no member any more is neither spoken of nor heard."""
-        for queue in self._queues.values():
+        """Whoever is no member any more is neither spoken of nor heard; why it is none goes on."""
+        for kind, queue in self._queues.items():
+            if kind is RumourClass.RECORD:
+                continue
             for key in [key for key in queue.rumours if node in key]:
                 del queue.rumours[key]
 

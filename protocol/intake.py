@@ -249,6 +249,7 @@ class Intake:
         gained = self._authority.add(wire)
         for record in self._authority.take_lost():
             self._knowledge.drop_record(record)
+            self._rumours.drop_record(record.wire)
         for record in gained:
             self._rumours.add_record(record.wire)
             self._knowledge.add_record(record)
