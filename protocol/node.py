@@ -28,6 +28,7 @@ from protocol.events import (
     OfferChanged,
     RecordIssued,
     Resumed,
+    SeedFound,
     SendFailed,
     Started,
     StreamFailed,
@@ -133,6 +134,9 @@ class Node:
                     self._own_life.publish(event.addresses)
             case AddressFound():
                 self._on_address(event.node, event.address, now)
+            case SeedFound():
+                self._outbox.hint(event.node, event.address)
+                self._reconciler.begin_whole(event.node, now)
             case RecordIssued():
                 self._issue(event.wire)
             case Resumed():
@@ -197,14 +201,6 @@ class Node:
     def join_state(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Records and statements, as a push/pull would send them."""
         return self._knowledge.everything()
-
-    def meet(self, peer: NodeId, address: Address, now: int) -> list[Effect]:
-        """Exchange everything with a member of which only the address is known: the second half of
-        joining, for a simulation that begins with admitted nodes.
-        """
-        self._outbox.hint(peer, address)
-        self._reconciler.begin_whole(peer, now)
-        return self._outbox.drain()
 
     def begin_like(self, other: "Node") -> None:
         """Know what `other` knows, this node's own life among it, and have nothing to spread: a

@@ -12,7 +12,7 @@ from protocol.assembly import NodeConfig
 from protocol.config import ProtocolConfig
 from protocol.crypto import public_key_of
 from protocol.effects import Effect
-from protocol.events import AddressFound
+from protocol.events import AddressFound, SeedFound
 from protocol.identity import MeshId, NodeId
 from protocol.node import Node
 from protocol.records import Records
@@ -80,7 +80,7 @@ class MeshNodes:
     def introduce(self, host: Host, other: Host, now: int) -> list[Effect]:
         """It says who it is by stream, as a joined node would."""
         assert host.mesh_node is not None  # made above
-        return host.mesh_node.meet(other.crypto.node_id, other.address, now)
+        return host.mesh_node.handle(SeedFound(other.crypto.node_id, other.address), now)
 
     def remember(self, host: Host) -> None:
         """Its snapshot, as of the end."""

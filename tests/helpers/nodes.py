@@ -29,6 +29,7 @@ from protocol.events import (
     DatagramReceived,
     DeadlineReached,
     Event,
+    SeedFound,
     Started,
     StreamFailed,
     StreamReceived,
@@ -313,9 +314,7 @@ class Mesh:
 
     def exchange(self, asker: int, answerer: int) -> None:
         """One push/pull between two machines."""
-        machine = self.machines[asker]
-        for effect in self[asker].meet(self.id(answerer), address_of(answerer), self.now):
-            self._carry_out(machine, effect)
+        self.give(asker, SeedFound(self.id(answerer), address_of(answerer)))
         self.settle()
 
     def crash(self, index: int, *, keeps_snapshot: bool = True) -> None:

@@ -7,7 +7,7 @@ from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto
 from protocol.effects import Admitted, AnswerStream, Effect, JoinRefused, OpenStream
 from protocol.errors import DropReason
-from protocol.events import AddressFound, LeaveRequested, Started, StreamReceived
+from protocol.events import AddressFound, LeaveRequested, SeedFound, Started, StreamReceived
 from protocol.identity import NodeId, short_id
 from protocol.intake import ODD_MAX
 from protocol.issuing import make_join_proof
@@ -104,7 +104,7 @@ class TestPushPull:
         """One round trip, not a ping-pong."""
         mesh = Mesh(2)
         mesh.start(0)
-        mesh[0].meet(mesh.id(1), address_of(1), mesh.now)
+        mesh[0].handle(SeedFound(mesh.id(1), address_of(1)), mesh.now)
         effects = _streamed(mesh, 0, mesh.id(1), encode_stream(PushPull(True, (), ())))
         assert (_answers(effects), drops_in(effects)) == ([], [])
 
