@@ -41,6 +41,7 @@ from protocol.messages import (
     Gossip,
     Join,
     Load,
+    Ping,
     PushPull,
     StreamAck,
     StreamProbe,
@@ -314,7 +315,7 @@ class Node:
             case Unproven():
                 self._challenge(received, source, now)
             case Told():
-                # The unread may be an ack that its prober waits for, so it goes beside our ping.
+                # An ack that its prober waits for, say; our own ping of it is said anew.
                 if received.unread is not None:
                     self._outbox.resend(received.sender, received.unread)
                 self._prober.on_told(received.sender, now)
@@ -357,6 +358,8 @@ class Node:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
             self._push_puller.introduce(sender, now)
+        if isinstance(message, Ping) and message.token is not None and opened.is_newest:
+            self._envelope.take_token(sender, message.token)
         if not isinstance(message, Gossip):
             self._traffic.on_message(sender, message, source, now)
 

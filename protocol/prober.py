@@ -9,7 +9,7 @@ Interval and time-out are stretched by our own health (`awareness.py`). Nothing 
 interval raises a suspicion. The signed nacks of helpers then count as their accusations.
 
 A target that answers with a challenge (it does not hold our boot, or we not its) was reached:
-the ping goes out again and the probe starts over, once.
+the ping goes out again, with our token, and the probe starts over, once.
 """
 
 import dataclasses
@@ -174,7 +174,8 @@ class Prober:
 
     def _ping(self, probe: Probe) -> None:
         ping = self._make_ping(probe.sequence)
-        self._outbox.send(probe.target, ping, self._accusation_of(probe.target))
+        first = self._accusation_of(probe.target)
+        self._outbox.send(probe.target, ping, first, is_repeated=True)  # by `on_told`
 
     def _next_target(self) -> NodeId | None:
         for _ in range(2):

@@ -2,7 +2,7 @@
 
 A mesh is put together at once: every node knows every other and has nothing left to spread. By
 default they have also met, as in a mesh that has run for as many seconds as it has nodes; else each
-probe meets a stranger at first, and takes four times as many datagrams.
+probe meets a stranger at first, and takes twice as many datagrams.
 """
 
 import dataclasses

@@ -35,6 +35,7 @@ from protocol.records import (
     make_invite,
     make_join_proof,
 )
+from protocol.sessions import TOKEN_BYTES
 from protocol.snapshot import Snapshot
 from protocol.statements import (
     RUN_MAX,
@@ -90,7 +91,14 @@ coordinates = st.lists(
     max_size=COORDINATE_ITEMS_MAX,
 ).map(tuple)
 datagram_messages: st.SearchStrategy[DatagramMessage] = st.one_of(
-    st.builds(Ping, sequences, st.none() | loads, st.none() | origins, st.none() | sums),
+    st.builds(
+        Ping,
+        sequences,
+        st.none() | loads,
+        st.none() | origins,
+        st.none() | sums,
+        st.none() | st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES),
+    ),
     st.builds(
         Ack,
         sequences,
