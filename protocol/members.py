@@ -64,6 +64,8 @@ class Members:
 
     def __init__(self) -> None:
         self._alive: dict[NodeId, Alive] = {}
+        self._is_shared = False
+        """Whether another view holds the same table: then it is copied before it changes."""
         self.suspicions: dict[NodeId, Suspicion] = {}
         self._gone: dict[NodeId, Gone] = {}
         self._present: list[NodeId] | None = None
@@ -134,16 +136,23 @@ class Members:
         known = self._alive.get(alive.author)
         if known is None or known.versions != alive.versions or alive.author in self._gone:
             self._note_change()
-        self._alive[alive.author] = alive
+        self._own_alive()[alive.author] = alive
         self._gone.pop(alive.author, None)
         self.suspicions.pop(alive.author, None)
         self.acquaintances.pop(alive.author, None)
 
     def share(self, other: "Members") -> None:
         """See whom another sees, all of them alive: a simulation that begins in the middle."""
-        self._alive = dict(other._alive)
+        self._alive, self._is_shared = other._alive, True
+        other._is_shared = True
         self._present = other._present
         self.revision += 1
+
+    def _own_alive(self) -> dict[NodeId, Alive]:
+        """To be written to."""
+        if self._is_shared:
+            self._alive, self._is_shared = dict(self._alive), False
+        return self._alive
 
     def _note_change(self) -> None:
         self._present = None
@@ -152,7 +161,7 @@ class Members:
     def put_past(self, alive: Alive) -> None:
         """An Alive of a member that is gone: only its addresses and name are of use."""
         self._note_change()
-        self._alive[alive.author] = alive
+        self._own_alive()[alive.author] = alive
 
     def put_gone(self, node: NodeId, gone: Gone) -> None:
         """A superseding death or goodbye."""
@@ -165,7 +174,7 @@ class Members:
     def remove(self, node: NodeId) -> None:
         """Forget a member whose admission no longer counts."""
         self._note_change()
-        self._alive.pop(node, None)
+        self._own_alive().pop(node, None)
         self._gone.pop(node, None)
         self.suspicions.pop(node, None)
         self.acquaintances.pop(node, None)

@@ -3,10 +3,10 @@
 import functools
 
 from protocol.config import SECOND
-from protocol.events import RecordIssued, Started
+from protocol.events import AddressesChanged, RecordIssued, Started
 from protocol.identity import Address, NodeId
 from protocol.records import Records
-from tests.helpers.nodes import Mesh, seed_of
+from tests.helpers.nodes import Mesh, address_of, seed_of
 
 
 def _mesh() -> Mesh:
@@ -47,6 +47,23 @@ def test_what_one_learns_later_is_its_own() -> None:
     mesh.advance(10 * SECOND)
     assert all(invite in mesh[index].authority.records() for index in range(4))
     assert len({mesh[index]._knowledge.total for index in range(4)}) == 1
+
+
+def test_a_life_that_changes_later_is_each_ones_own_news() -> None:
+    """The tables of members are shared in the same way."""
+    mesh = _mesh()
+    before = mesh[0].members.incarnation(mesh.id(1))
+    mesh.give(1, AddressesChanged((address_of(9),)))
+    assert mesh[1].members.incarnation(mesh.id(1)) == before + 1
+    for index in (0, 2, 3):
+        assert mesh[index].members.incarnation(mesh.id(1)) == before
+        assert mesh[index]._knowledge.total != mesh[1]._knowledge.total
+    mesh.advance(10 * SECOND)
+    for index in range(4):
+        assert mesh[index].members.incarnation(mesh.id(1)) == before + 1
+        total = mesh[index]._knowledge.total
+        mesh[index]._knowledge.rebuild()
+        assert mesh[index]._knowledge.total == total == mesh[0]._knowledge.total
 
 
 def test_who_is_acquainted_is_read_at_once() -> None:
