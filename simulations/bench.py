@@ -73,8 +73,10 @@ def bench(nodes: int, duration_s: float, starved: int = 0, seed: int = 1) -> Pac
         node_seconds_per_second=steady.pace,
         datagrams_per_second=round(steady.datagrams / steady.spent_s, 1),
         datagrams_per_node_second=steady.datagrams_per_node_second,
-        meeting_node_seconds_per_second=meeting and meeting.pace,
-        meeting_datagrams_per_node_second=meeting and meeting.datagrams_per_node_second,
+        meeting_node_seconds_per_second=None if meeting is None else meeting.pace,
+        meeting_datagrams_per_node_second=(
+            None if meeting is None else meeting.datagrams_per_node_second
+        ),
         memory_bytes_per_node=steady.memory_bytes // nodes,
         is_compiled=not isinstance(World.run, types.FunctionType),
     )
