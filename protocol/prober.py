@@ -92,6 +92,7 @@ class Prober:
         self._order: list[NodeId] = []
         self._listed: dict[NodeId, None] = {}
         self._position = 0
+        """So many of this pass have been drawn."""
         self._probe: Probe | None = None
         self._next_probe_ns = NEVER
 
@@ -122,8 +123,7 @@ class Prober:
     def add_member(self, node: NodeId) -> None:
         """A newcomer enters this pass at a random place that is still to come."""
         if node not in self._listed:
-            place = self._rng.randrange(self._position, len(self._order) + 1)
-            self._order.insert(place, node)
+            self._order.append(node)  # what is to come has no order yet
             self._listed[node] = None
 
     def advance(self, now: int) -> None:
@@ -180,15 +180,23 @@ class Prober:
     def _next_target(self) -> NodeId | None:
         for _ in range(2):
             while self._position < len(self._order):
-                target = self._order[self._position]
-                self._position += 1
+                target = self._draw()
                 if self._is_probed(target):
                     return target
             self._order = [n for n in self._members.present() if n != self._own]
             self._listed = dict.fromkeys(self._order)
-            self._rng.shuffle(self._order)
             self._position = 0
         return None
+
+    def _draw(self) -> NodeId:
+        """The next of this pass, at random of those that are to come: a shuffle step by step, so
+        that no probe waits for the shuffling of ten thousand.
+        """
+        order, place = self._order, self._position
+        drawn = self._rng.randrange(place, len(order))
+        order[place], order[drawn] = order[drawn], order[place]
+        self._position += 1
+        return order[place]
 
     def _is_probed(self, node: NodeId) -> bool:
         if node == self._own or not self._members.is_present(node):

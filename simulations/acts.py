@@ -86,14 +86,25 @@ def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
 
 def _pause(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    _for_each(world.pause, nodes)
-    return lambda: _for_each(world.resume, nodes)
+    lives = {node: world.hosts[node].life for node in nodes}
+
+    def hold(node: int, lives: Mapping[int, int] | None) -> None:
+        host = world.hosts[node]
+        if lives is None or lives[node] != host.life:  # that process is gone
+            world.resume(node)
+        elif not host.is_paused:
+            world.pause(node)
+
+    return world.overlaps.begin("pause", nodes, lives, hold)
 
 
 def _starve(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.starve(node, *options["late_ns"], is_slow=options["slow"])
-    return lambda: _for_each(lambda node: world.starve(node, 0, 0), nodes)
+    def hold(node: int, late_ns: tuple[int, int, bool] | None) -> None:
+        low_ns, high_ns, is_slow = late_ns or (0, 0, False)
+        world.starve(node, low_ns, high_ns, is_slow=is_slow)
+
+    late_ns = (*options["late_ns"], options["slow"])
+    return world.overlaps.begin("starve", nodes, late_ns, hold)
 
 
 def _move(world: World, nodes: Sequence[int], options: Options) -> None:
@@ -102,9 +113,11 @@ def _move(world: World, nodes: Sequence[int], options: Options) -> None:
 
 
 def _clock(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.set_clock(node, options["drift_ppm"], options["ahead_s"])
-    return lambda: _for_each(lambda node: world.set_clock(node, 0, 0), nodes)
+    def hold(node: int, wrong: tuple[int, int] | None) -> None:
+        world.set_clock(node, *(wrong or (0, 0)))
+
+    wrong = (options["drift_ppm"], options["ahead_s"])
+    return world.overlaps.begin("clock", nodes, wrong, hold)
 
 
 # ---- to the network ----
@@ -112,8 +125,8 @@ def _clock(world: World, nodes: Sequence[int], options: Options) -> Ending:
 
 def _cut(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    world.network.separate(nodes)
-    return lambda: world.network.rejoin(nodes)
+    cut = world.network.separate(nodes)
+    return lambda: world.network.rejoin(cut)
 
 
 def _block(world: World, nodes: Sequence[int], options: Options) -> Ending:
@@ -155,15 +168,19 @@ def _sever(world: World, nodes: Sequence[int], options: Options) -> Ending:
 
 
 def _lose(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.network.set_host_loss(node, options["loss_ppm"])
-    return lambda: _for_each(lambda node: world.network.set_host_loss(node, 0), nodes)
+    def hold(node: int, loss_ppm: int | None) -> None:
+        world.network.set_host_loss(node, loss_ppm or 0)
+
+    return world.overlaps.begin("loss", nodes, options["loss_ppm"], hold)
 
 
 def _unplug(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    _for_each(world.network.unplug, nodes)
-    return lambda: _for_each(world.network.plug_in, nodes)
+
+    def hold(node: int, is_out: bool | None) -> None:
+        (world.network.unplug if is_out else world.network.plug_in)(node)
+
+    return world.overlaps.begin("unplug", nodes, True, hold)
 
 
 def _flap(world: World, nodes: Sequence[int], options: Options) -> Ending:

@@ -11,6 +11,7 @@ from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
 from simulations.clock import Clock
+from simulations.lag import Lag
 from simulations.participant import Participant
 
 PORT: Final = 7700
@@ -52,6 +53,8 @@ class Host:
     """Its own clock; None goes with the world's."""
     wall_ahead_s: int = 0
     """How wrong its wall clock is."""
+    lag: Lag = dataclasses.field(default_factory=Lag)
+    """What its node was told of being woken late."""
     spins: int = 0
     """How often its node's deadline was due again at once, in a row."""
     address: Address = dataclasses.field(init=False)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from protocol.config import MILLISECOND, SECOND, ProtocolConfig
+from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
 from protocol.effects import (
@@ -29,10 +29,8 @@ from protocol.events import (
     AddressesChanged,
     DatagramReceived,
     DeadlineReached,
-    Delayed,
     Event,
     LeaveRequested,
-    Resumed,
     SendFailed,
     Started,
 )
@@ -44,6 +42,7 @@ from simulations.clock import Clock
 from simulations.host import Host
 from simulations.listener import Deaf, Listener
 from simulations.network import Network, NetworkOptions
+from simulations.overlaps import Overlaps
 from simulations.participant import NodeFactory
 from simulations.population import MeshNodes, OtherNodes, Population
 from simulations.reading import Reading
@@ -52,10 +51,6 @@ from simulations.streams import Streams
 from simulations.timeline import Timeline
 from simulations.trace import Trace
 
-GAP_NS: Final = 2_000 * MILLISECOND
-"""Woken later than this a driver gives Resumed; the daemon's value."""
-LAG_NS: Final = 300 * MILLISECOND
-"""Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 SPINS_MAX: Final = 1_000
 """Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
 _DEADLINE_REACHED: Final = DeadlineReached()
@@ -105,6 +100,8 @@ class World(Timeline):
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
         self.agreement = Agreement(size)
+        self.overlaps = Overlaps()
+        """What goes on that is done to this world."""
         self.chance = random.Random(seed + 4)  # noqa: S311  # same
         """For what is done to this world."""
         self._reading = Reading(self, random.Random(seed + 2))  # noqa: S311  # same
@@ -192,11 +189,7 @@ class World(Timeline):
         self.note_act(index, "resume")
         host.is_paused = False
         self.listener.on_act(host, "resume")
-        gap = host.time(self.now) - host.node.deadline
-        if gap > GAP_NS:
-            self.give(host, Resumed(gap))
-        elif gap > LAG_NS:
-            self.give(host, Delayed(gap))
+        self._note_lag(host)
         waiting = list(host.backlog)
         host.backlog.clear()
         for read in waiting:
@@ -284,10 +277,20 @@ class World(Timeline):
         if host.node.deadline > shown:
             self._arm(host)
             return
-        if shown - deadline > LAG_NS:
-            self.give(host, Delayed(shown - deadline))
+        self._note_lag(host)
         self.give(host, _DEADLINE_REACHED)
         self._see_that_time_passes(host, shown)
+
+    def _note_lag(self, host: Host) -> None:
+        """A driver that is woken late says so."""
+        if host.node is None:
+            return
+        word = host.lag.word(host.time(self.now) - host.node.deadline, self.now)
+        if word is not None:
+            self._be_told(host, word)
+
+    def _be_told(self, host: Host, word: Event) -> None:
+        self.give(host, word)
 
     def _see_that_time_passes(self, host: Host, shown: int) -> None:
         is_still_due = host.node is not None and host.node.deadline <= shown

@@ -184,6 +184,7 @@ def test_results_as_csv() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(results))))
     assert [row["seed"] for row in rows] == ["1", "2"]
     assert rows[0]["join_last_s"] == ""
+    assert rows[0]["node"] == "protocol.node:Node"
     assert float(rows[1]["join_last_s"]) == results[1].measures["join_last_s"]
 
 
