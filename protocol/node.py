@@ -15,7 +15,7 @@ from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
 from protocol.effects import Effect, SendDatagram
-from protocol.envelope import Meet, Opened, Received, Told, Unproven
+from protocol.envelope import Envelope, Opened, Received, Told, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
@@ -208,13 +208,10 @@ class Node:
             self._knowledge.share(other._knowledge)
         self._rumours.clear()
 
-    def begin_acquainted(self, meet: Meet) -> None:
-        """Have met everybody, too: see `Envelope.begin_acquainted`."""
-        self._envelope.begin_acquainted(meet)
-
-    def token_for(self, peer: NodeId, source: Address) -> bytes:
-        """What `peer` has to show in datagrams from `source`: for such a simulation."""
-        return self._envelope.token_for(peer, source)
+    @property
+    def envelope(self) -> Envelope:
+        """For simulations: of those who have met already, and of members that mean ill."""
+        return self._envelope
 
     # ---- its life ----
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND
-from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
+from simulations.attackers import Attacker, Flooder, Forger, Liar, Replayer, Spoofer
 from simulations.chance import below, is_drawn
 from simulations.flapping import Flapping
 from simulations.section import ScenarioError, Section
@@ -53,6 +53,8 @@ def _start(world: World, nodes: Sequence[int], options: Options) -> None:
         if world.hosts[node].node is None:
             if options["new_address"]:
                 world.move(node)
+            if options["disk"] == "backup":
+                world.hosts[node].restore()
             if options["disk"] == "lost":
                 world.hosts[node].lose_disk()
                 world.start(node)
@@ -75,6 +77,11 @@ def _introduce(world: World, node: int, life: int) -> None:
 def _restart(world: World, nodes: Sequence[int], options: Options) -> None:
     _crash(world, nodes, {"silent": False})
     _start(world, nodes, options)
+
+
+def _back_up(world: World, nodes: Sequence[int], options: Options) -> None:
+    del options
+    _for_each(world.back_up, nodes)
 
 
 def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
@@ -174,6 +181,13 @@ def _lose(world: World, nodes: Sequence[int], options: Options) -> Ending:
     return world.overlaps.begin("loss", nodes, options["loss_ppm"], hold)
 
 
+def _read_slowly(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    def hold(node: int, bytes_per_s: int | None) -> None:
+        world.network.set_reading(node, bytes_per_s)
+
+    return world.overlaps.begin("slow_read", nodes, options["bytes_per_s"], hold)
+
+
 def _unplug(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
 
@@ -220,7 +234,7 @@ def _silent(section: Section) -> Options:
 def _starting(section: Section) -> Options:
     return {
         "new_address": section.flag("new_address", default=False),
-        "disk": section.text("disk", "kept", ("kept", "lost")),
+        "disk": section.text("disk", "kept", ("kept", "backup", "lost")),
     }
 
 
@@ -250,6 +264,10 @@ def _loss(section: Section) -> Options:
     return {"loss_ppm": round(section.number("percent", 0, 100) * 10_000)}
 
 
+def _rate(section: Section) -> Options:
+    return {"bytes_per_s": section.whole("bytes_s", 1, 10**9, 100)}
+
+
 def _stable(section: Section) -> Options:
     spans = {
         "up_ns": section.span("up_ms", MILLISECOND, (1_000, 10_000)),
@@ -268,6 +286,7 @@ ACTS: Final[Mapping[str, ActKind]] = {
     "crash": ActKind(_crash, keys=("silent",), read=_silent),
     "start": ActKind(_start, keys=("new_address", "disk"), read=_starting),
     "restart": ActKind(_restart, keys=("new_address", "disk"), read=_starting),
+    "backup": ActKind(_back_up),
     "leave": ActKind(_leave),
     "pause": ActKind(_pause, has_end=True),
     "starve": ActKind(_starve, has_end=True, keys=("late_ms", "slow"), read=_late),
@@ -276,11 +295,13 @@ ACTS: Final[Mapping[str, ActKind]] = {
     "cut": ActKind(_cut, has_end=True),
     "block": ActKind(_block, has_end=True, keys=("direction",), read=_direction),
     "sever": ActKind(_sever, has_end=True, keys=("pairs_percent",), read=_pairs),
+    "slow_read": ActKind(_read_slowly, has_end=True, keys=("bytes_s",), read=_rate),
     "loss": ActKind(_lose, has_end=True, keys=("percent",), read=_loss),
     "unplug": ActKind(_unplug, has_end=True),
     "flap": ActKind(_flap, has_end=True, keys=("up_ms", "down_ms"), read=_stable),
     "lie": ActKind(_attack(Liar), has_end=True, keys=("pace_ms",), read=_pace),
     "flood": ActKind(_attack(Flooder), has_end=True, keys=("pace_ms",), read=_pace),
+    "forge": ActKind(_attack(Forger), has_end=True, keys=("pace_ms",), read=_pace),
     "replay": ActKind(_attack(Replayer), has_end=True, keys=("pace_ms",), read=_pace),
     "spoof": ActKind(_attack(Spoofer), has_end=True, keys=("pace_ms",), read=_pace),
 }

@@ -66,6 +66,8 @@ class Network:
         self._cuts_made = 0
         self._blocks: dict[tuple[int, int], int] = {}
         self._host_loss_ppm: dict[int, int] = {}
+        self._slow_readers: dict[int, Line] = {}
+        """What hosts take in of all streams together."""
         self._unplugged: dict[int, None] = {}
 
     def move(self, host: Host) -> None:
@@ -125,6 +127,15 @@ class Network:
         else:
             self._host_loss_ppm.pop(host, None)
 
+    def set_reading(self, host: int, bytes_per_s: int | None) -> None:
+        """Its process takes so much from its streams, whatever the line carries; None: all at once.
+        Datagrams are read as ever.
+        """
+        if bytes_per_s is None:
+            self._slow_readers.pop(host, None)
+        else:
+            self._slow_readers[host] = Line(bytes_per_s, 0)
+
     def unplug(self, host: int) -> None:
         """Its own interface is down: nothing comes, and its system refuses to send."""
         self._unplugged[host] = None
@@ -144,6 +155,7 @@ class Network:
         self._cuts.clear()
         self._blocks.clear()
         self._host_loss_ppm.clear()
+        self._slow_readers.clear()
         self._unplugged.clear()
 
     # ---- ways ----
@@ -233,9 +245,14 @@ class Network:
             return None
         path = self._path(one, other) if self._region_of else None
         delay = sum(self._delay(path) for _ in range(self.options.stream_round_trips - 1))
+        patience_ns = self.options.stream_timeout_ns
+        if (reader := self._slow_readers.get(other)) is not None:
+            read_ns = reader.stream(size, now + delay, patience_ns)
+            if read_ns is None:
+                return None
+            delay += read_ns
         if not self._up:
             return delay
-        patience_ns = self.options.stream_timeout_ns
         up_ns = self._up[one].stream(size, now, patience_ns)
         if up_ns is None:
             return None

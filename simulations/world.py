@@ -50,6 +50,7 @@ from simulations.section import ScenarioError
 from simulations.streams import Streams
 from simulations.timeline import Timeline
 from simulations.trace import Trace
+from simulations.verdicts import Verdicts
 
 SPINS_MAX: Final = 1_000
 """Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
@@ -78,8 +79,6 @@ class World(Timeline):
         """(time, observing host, what changed), in order."""
         self.history: list[tuple[int, int, str]] = []
         """(time, host, act) of all that was done to hosts: what is true, whatever nodes believe."""
-        self.mistakes: list[tuple[int, int, int]] = []
-        """(time, observer, subject): called dead while it ran and could be reached."""
         self.traffic: dict[str, list[int]] = {}
         """[datagrams, bytes] sent, by kind."""
         self.taps: list[Callable[[Host, DatagramReceived], None]] = []
@@ -99,6 +98,8 @@ class World(Timeline):
         options = network or NetworkOptions()
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
+        self._verdicts = Verdicts(self.network, self._by_id)
+        self.mistakes = self._verdicts.mistakes
         self.agreement = Agreement(size)
         self.overlaps = Overlaps()
         """What goes on that is done to this world."""
@@ -166,6 +167,13 @@ class World(Timeline):
         if not is_silent:
             self._streams.reset(host)
         self.listener.on_act(host, "crash")
+
+    def back_up(self, index: int) -> None:
+        """Copy a host's disk, as its node would find it if it started now."""
+        host = self.hosts[index]
+        if host.node is not None:
+            self._population.remember(host)
+        host.back_up()
 
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
@@ -304,7 +312,7 @@ class World(Timeline):
     def _carry_out_all(self, host: Host, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, SendDatagram):  # most are
-                self._send(host, effect)
+                self.send(host, effect)
             else:
                 self._carry_out(host, effect)
 
@@ -321,7 +329,7 @@ class World(Timeline):
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
                 self.agreement.note(host.index, self._by_id[effect.node].index, effect.state)
-                self._judge(host, effect)
+                self._verdicts.judge(self.now, host, effect)
                 self.note(b"change", host.index, effect.node, str(effect.state).encode())
                 self.listener.on_effect(host, effect)
             case LoadLearned() | OffersChanged():
@@ -331,16 +339,8 @@ class World(Timeline):
             case _:
                 pass
 
-    def _judge(self, observer: Host, change: MembershipChanged) -> None:
-        if change.state is not State.DEAD:
-            return
-        subject = self._by_id[change.node]
-        both = (observer.index, subject.index)
-        is_reached = self.network.is_connected(*both) and self.network.is_connected(*both[::-1])
-        if subject.node is not None and not subject.is_paused and is_reached:
-            self.mistakes.append((self.now, *both))
-
-    def _send(self, host: Host, effect: SendDatagram) -> None:
+    def send(self, host: Host, effect: SendDatagram) -> None:
+        """A datagram leaves a host."""
         self.datagrams += 1
         size = len(effect.data)
         sent = self.traffic.get(effect.kind)

@@ -73,11 +73,11 @@ def test_who_is_acquainted_is_read_at_once() -> None:
 
     def meet(asker: int, peer: NodeId) -> tuple[Address, bytes]:
         other = numbers[peer]
-        token = mesh[other].token_for(mesh.id(asker), mesh.machines[asker].address)
+        token = mesh[other].envelope.token_for(mesh.id(asker), mesh.machines[asker].address)
         return mesh.machines[other].address, token
 
     for machine in mesh.machines:
-        mesh.boot(machine.index).begin_acquainted(functools.partial(meet, machine.index))
+        mesh.boot(machine.index).envelope.begin_acquainted(functools.partial(meet, machine.index))
     for machine in mesh.machines:
         mesh.give(machine.index, Started((machine.address,)))
     for index in (1, 2, 3):
