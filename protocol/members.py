@@ -16,7 +16,7 @@ An accusation needs the incarnation whose signed Alive we hold, hence i = j and 
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from protocol.identity import NodeId
 from protocol.statements import Alive, Left
@@ -69,6 +69,7 @@ class Members:
         self.suspicions: dict[NodeId, Suspicion] = {}
         self._gone: dict[NodeId, Gone] = {}
         self._present: list[NodeId] | None = None
+        self._present_table: dict[NodeId, None] | None = None
         self.revision = 0
         """Rises with every change of who is present, or of what versions somebody speaks."""
         self.acquaintances: dict[NodeId, Alive] = {}
@@ -123,6 +124,12 @@ class Members:
             self._present = [node for node in self._alive if node not in self._gone]
         return self._present
 
+    def present_table(self) -> Mapping[NodeId, None]:
+        """The same as keys; never changed afterwards."""
+        if self._present_table is None:
+            self._present_table = dict.fromkeys(self.present())
+        return self._present_table
+
     def missing(self) -> list[NodeId]:
         """All dead and left members, in order of their going, and the acquaintances."""
         return [*self._gone, *self.acquaintances]
@@ -145,7 +152,8 @@ class Members:
         """See whom another sees, all of them alive: a simulation that begins in the middle."""
         self._alive, self._is_shared = other._alive, True
         other._is_shared = True
-        self._present = other._present
+        other.present_table()
+        self._present, self._present_table = other._present, other._present_table
         self.revision += 1
 
     def _own_alive(self) -> dict[NodeId, Alive]:
@@ -155,7 +163,7 @@ class Members:
         return self._alive
 
     def _note_change(self) -> None:
-        self._present = None
+        self._present = self._present_table = None
         self.revision += 1
 
     def put_past(self, alive: Alive) -> None:

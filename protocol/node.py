@@ -283,12 +283,16 @@ class Node:
         self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
-            others = self._outbox.reachable()
-            for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
-                if self._rumours:
-                    self._outbox.send(node, Gossip())
-            if not others:
-                self._rumours.clear()
+            if self._rumours:  # else they were spent beside other messages
+                self._gossip()
+
+    def _gossip(self) -> None:
+        others = self._outbox.reachable()
+        for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
+            if self._rumours:
+                self._outbox.send(node, Gossip())
+        if not others:
+            self._rumours.clear()
 
     def _on_address(self, node: NodeId, address: Address, now: int) -> None:
         """A hint where a member is: of use only while it is not here."""

@@ -14,7 +14,7 @@ the ping goes out again, with our token, and the probe starts over, once.
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
@@ -90,7 +90,10 @@ class Prober:
         self._accusation_of = accusation_of
         self._judge = judge
         self._order: list[NodeId] = []
-        self._listed: dict[NodeId, None] = {}
+        self._listed: Mapping[NodeId, None] = {}
+        """Who was present when this pass began ..."""
+        self._newcomers: dict[NodeId, None] = {}
+        """... and who has come since."""
         self._position = 0
         """So many of this pass have been drawn."""
         self._probe: Probe | None = None
@@ -122,9 +125,9 @@ class Prober:
 
     def add_member(self, node: NodeId) -> None:
         """A newcomer enters this pass at a random place that is still to come."""
-        if node not in self._listed:
+        if node not in self._listed and node not in self._newcomers:
             self._order.append(node)  # what is to come has no order yet
-            self._listed[node] = None
+            self._newcomers[node] = None
 
     def advance(self, now: int) -> None:
         """Do what is due: ask helpers, pass the verdict, start the next probe."""
@@ -183,8 +186,9 @@ class Prober:
                 target = self._draw()
                 if self._is_probed(target):
                     return target
-            self._order = [n for n in self._members.present() if n != self._own]
-            self._listed = dict.fromkeys(self._order)
+            self._order = list(self._members.present())
+            self._listed = self._members.present_table()
+            self._newcomers.clear()
             self._position = 0
         return None
 
