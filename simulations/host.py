@@ -11,7 +11,7 @@ from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
 from simulations.clock import Clock
-from simulations.disk import Backup
+from simulations.backup import Backup
 from simulations.lag import Lag
 from simulations.participant import Participant
 

@@ -1,4 +1,4 @@
-"""The one place for a copy of what a host has on its disk: a backup, to be restored later."""
+"""The one place for a backup: a copy of what a host has on its disk, to be restored later."""
 
 import dataclasses
 from typing import Any
