@@ -10,8 +10,8 @@ from protocol.deadlines import NEVER
 from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
-from simulations.clock import Clock
 from simulations.backup import Backup
+from simulations.clock import Clock
 from simulations.lag import Lag
 from simulations.participant import Participant
 
