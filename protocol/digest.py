@@ -94,6 +94,8 @@ class Knowledge:
         self._member_sums = [0] * BUCKETS
         self._contents: list[dict[NodeId, int]] = [{} for _ in range(BUCKETS)]
         """Per bucket everybody in the view, with what each one counts."""
+        self._shared_contents = 0
+        """Bit i: another view holds the table of bucket i; then it is copied before it changes."""
         self._record_sums = [0] * BUCKETS
         self._index = _Index()
         self._settled = 0
@@ -120,7 +122,7 @@ class Knowledge:
     def touch(self, node: NodeId) -> None:
         """Something about a member has changed: its life, how we see it, or its offers."""
         bucket = bucket_of(node)
-        contents = self._contents[bucket]
+        contents = self._own_contents(bucket)
         before = contents.pop(node, 0)
         state = self._members.state(node)
         after = self._content(node, state)
@@ -128,6 +130,13 @@ class Knowledge:
             contents[node] = after
         self._member_sums[bucket] = (self._member_sums[bucket] + after - before) % _MODULUS
         self.total = (self.total + after - before) % _MODULUS
+
+    def _own_contents(self, bucket: int) -> dict[NodeId, int]:
+        """To be written to."""
+        if self._shared_contents >> bucket & 1:
+            self._shared_contents ^= 1 << bucket
+            self._contents[bucket] = dict(self._contents[bucket])
+        return self._contents[bucket]
 
     def _content(self, node: NodeId, state: State | None) -> int:
         match state:
@@ -175,7 +184,8 @@ class Knowledge:
         """
         other._index.is_shared = True
         self._index = other._index
-        self._contents = [dict(contents) for contents in other._contents]
+        self._contents = list(other._contents)
+        self._shared_contents = other._shared_contents = (1 << BUCKETS) - 1
         self._member_sums = list(other._member_sums)
         self._record_sums = list(other._record_sums)
         self.total = self._settled = other.total

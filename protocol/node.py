@@ -15,7 +15,7 @@ from protocol.codec import decode_datagram
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
 from protocol.effects import Effect, Issued, SendDatagram
-from protocol.envelope import Meet, Opened, Received, Told, Unproven
+from protocol.envelope import Envelope, Opened, Received, Told, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
@@ -36,7 +36,7 @@ from protocol.events import (
 )
 from protocol.identity import Address, NodeId, is_valid_name
 from protocol.intake import Taken
-from protocol.messages import Gossip, Load
+from protocol.messages import Gossip, Load, Ping
 from protocol.prober import Verdict
 from protocol.records import Records, Revocation, decode_record
 from protocol.snapshot import Snapshot, recall, take_snapshot
@@ -212,13 +212,10 @@ class Node:
             self._knowledge.share(other._knowledge)
         self._rumours.clear()
 
-    def begin_acquainted(self, meet: Meet) -> None:
-        """Have met everybody, too: see `Envelope.begin_acquainted`."""
-        self._envelope.begin_acquainted(meet)
-
-    def token_for(self, peer: NodeId, source: Address) -> bytes:
-        """What `peer` has to show in datagrams from `source`: for such a simulation."""
-        return self._envelope.token_for(peer, source)
+    @property
+    def envelope(self) -> Envelope:
+        """For simulations: of those who have met already, and of members that mean ill."""
+        return self._envelope
 
     # ---- its life ----
 
@@ -308,12 +305,16 @@ class Node:
         self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
-            others = self._outbox.reachable()
-            for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
-                if self._rumours:
-                    self._outbox.send(node, Gossip())
-            if not others:
-                self._rumours.clear()
+            if self._rumours:  # else they were spent beside other messages
+                self._gossip()
+
+    def _gossip(self) -> None:
+        others = self._outbox.reachable()
+        for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
+            if self._rumours:
+                self._outbox.send(node, Gossip())
+        if not others:
+            self._rumours.clear()
 
     def _on_address(self, node: NodeId, address: Address, now: int) -> None:
         """A hint where a member is: of use only while it is not here."""
@@ -337,7 +338,7 @@ class Node:
             case Unproven():
                 self._challenge(received, source, now)
             case Told():
-                # The unread may be an ack that its prober waits for, so it goes beside our ping.
+                # An ack that its prober waits for, say; our own ping of it is said anew.
                 if received.unread is not None:
                     self._outbox.resend(received.sender, received.unread)
                 self._prober.on_told(received.sender, now)
@@ -380,5 +381,7 @@ class Node:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
             self._push_puller.introduce(sender, now)
+        if isinstance(message, Ping) and message.token is not None and opened.is_newest:
+            self._envelope.take_token(sender, message.token)
         if not isinstance(message, Gossip):
             self._traffic.on_message(sender, message, source, now)

@@ -2,7 +2,7 @@
 
 The table is bounded: the least recently used session is forgotten. A new one with that peer begins
 with counters and an epoch above those of all that were forgotten. So no nonce is used twice and no
-recording is read, at the price of one challenge each way.
+recording is read, at the price of meeting anew.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from protocol.identity import Address, NodeId
 
 SESSIONS_MAX: Final = 4_096
 WINDOW_BITS: Final = 64
-NO_TOKEN: Final = bytes(8)
+TOKEN_BYTES: Final = 8
+NO_TOKEN: Final = bytes(TOKEN_BYTES)
 TRIED_MAX: Final = 8
 """Datagrams to unproven addresses that are remembered for one peer."""
 
@@ -28,6 +29,8 @@ class Session:
     """What the peer wants to see in our datagrams; zeros: not told yet."""
     boot_theirs: int = 0
     """The boot whose datagrams count; 0: none yet."""
+    is_unheard: bool = False
+    """It has told its token, and nothing authentic has come since: it may lack ours."""
     heard_at: int = 0
     """Our own counter when the peer last proved its boot."""
     epoch: int = 0
@@ -45,7 +48,8 @@ class Session:
     minted: tuple[Address, int, bytes] | None = None
     """(source, epoch, token) as last wanted of the peer, to derive each token once."""
     unread: bytes | None = None
-    """The last payload that was sealed without a token: the peer will not have read it."""
+    """The last payload that was sealed without a token and that nobody says again by itself: the
+    peer will not have read it."""
 
     def is_replay(self, boot: int, counter: int) -> bool:
         """Whether this counter was seen, or is too old to tell."""

@@ -40,7 +40,7 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
         assert first.mesh_node is not None
         host.mesh_node.begin_like(first.mesh_node)
         if are_acquainted:
-            host.mesh_node.begin_acquainted(functools.partial(_meet, world, host))
+            host.mesh_node.envelope.begin_acquainted(functools.partial(_meet, world, host))
     world.agreement.begin_whole()
     return world
 
@@ -50,4 +50,4 @@ def _meet(world: World, host: Host, peer: NodeId) -> tuple[Address, bytes] | Non
     other = world.host_of(peer)
     if other.mesh_node is None:
         return None
-    return other.address, other.mesh_node.token_for(host.crypto.node_id, host.address)
+    return other.address, other.mesh_node.envelope.token_for(host.crypto.node_id, host.address)

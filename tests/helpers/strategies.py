@@ -37,6 +37,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.records import JoinProof, Priority, Record, Role, Target
+from protocol.sessions import TOKEN_BYTES
 from protocol.snapshot import Snapshot
 from protocol.statements import (
     RUN_MAX,
@@ -92,7 +93,14 @@ coordinates = st.lists(
     max_size=COORDINATE_ITEMS_MAX,
 ).map(tuple)
 datagram_messages: st.SearchStrategy[DatagramMessage] = st.one_of(
-    st.builds(Ping, sequences, st.none() | loads, st.none() | origins, st.none() | sums),
+    st.builds(
+        Ping,
+        sequences,
+        st.none() | loads,
+        st.none() | origins,
+        st.none() | sums,
+        st.none() | st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES),
+    ),
     st.builds(
         Ack,
         sequences,

@@ -385,6 +385,25 @@ class TestPlaybook:
         mesh.advance(10 * SECOND)
         assert mesh.is_one()
 
+    def test_strangers_meet_in_four_datagrams(self) -> None:
+        """A ping that is not read, a challenge, a ping that tells a token, and its ack; after that
+        neither asks the other for anything.
+        """
+        mesh = Mesh(2)
+        for index in range(2):
+            mesh.start(index)
+        mesh.exchange(1, 0)
+        for machine in mesh.machines:
+            machine.log.clear()
+        mesh[0]._rumours.clear()
+        mesh[1]._rumours.clear()
+        mesh.advance(4 * SECOND)
+        sent = [e.kind for m in mesh.machines for e in m.log if isinstance(e, SendDatagram)]
+        assert sent.count("challenge") == 1
+        assert sent.count("ping") == sent.count("ack") + 1 > 6
+        assert len(sent) == 1 + sent.count("ping") + sent.count("ack")
+        assert mesh.is_one()
+
     def test_a_member_that_moves_is_followed(self) -> None:
         """From a new address, without a word: proven there, and written to there."""
         mesh = Mesh(2).start_all()

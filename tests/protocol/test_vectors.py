@@ -235,6 +235,7 @@ def _messages() -> dict[str, bytes]:
         "ping": Ping(7, Load(1, 2, 3)),
         "ping_for_a_prober": Ping(8, None, origin),
         "ping_with_digest": Ping(7, Load(1, 2, 3), None, digest),
+        "ping_with_token": Ping(7, Load(1, 2, 3), None, digest, b"\x00token\xff\xc0"),
         "ack": Ack(7, None),
         "ack_with_proof": Ack(8, None, proof_of_b()),
         "ack_with_digest_and_coordinate": Ack(7, Load(1, 2, 3), b"", digest, where),

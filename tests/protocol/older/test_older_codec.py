@@ -49,6 +49,7 @@ DATAGRAMS: dict[str, DatagramMessage] = {
     "ping": Ping(7, LOAD),
     "ping_for_a_prober": Ping(8, None, ORIGIN),
     "ping_with_digest": Ping(7, LOAD),
+    "ping_with_token": Ping(7, LOAD),
     "ack": Ack(7, None),
     "ack_with_proof": Ack(8, None, proof_of_b()),
     "ack_with_digest_and_coordinate": Ack(7, LOAD),
