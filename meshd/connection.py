@@ -57,9 +57,11 @@ async def secured(
     """Prove both keys over a TCP connection. Raises StreamBroken, with what to count as `fault`."""
     with contextlib.suppress(OSError):
         stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-    tls = trio.SSLStream(stream, context, server_side=is_server, https_compatible=True)
     try:
         with trio.fail_after(HANDSHAKE_S):
+            if is_server:  # for whoever says nothing, nothing is built
+                await trio.lowlevel.wait_readable(stream.socket)
+            tls = trio.SSLStream(stream, context, server_side=is_server, https_compatible=True)
             await tls.do_handshake()
     except (
         trio.BrokenResourceError,
