@@ -114,11 +114,12 @@ class Middle:
 
 
 @pytest.fixture
-def middle() -> Iterator[Middle]:
-    """A man in the middle."""
-    middle = Middle()
-    yield middle
-    middle.close()
+def middles() -> Iterator[list[Middle]]:
+    """One before each of two daemons: neither knows where the other truly is."""
+    middles = [Middle(), Middle()]
+    yield middles
+    for middle in middles:
+        middle.close()
 
 
 def stranger_context(folder: pathlib.Path) -> ssl.SSLContext:
@@ -130,13 +131,14 @@ def stranger_context(folder: pathlib.Path) -> ssl.SSLContext:
 
 
 def test_a_request_through_the_middle(
-    daemons: Daemons, middle: Middle, tmp_path: pathlib.Path
+    daemons: Daemons, middles: list[Middle], tmp_path: pathlib.Path
 ) -> None:
     """It gets through a relay; where TLS ends on the way, it is not even begun."""
-    anna = daemons.add("anna").launch().ready()
+    hers, middle = middles
+    anna = daemons.add("anna", "--advertise", f"127.0.0.1:{hers.port}").launch().ready()
+    hers.there = ("127.0.0.1", anna.port)
     insider = Insider(tmp_path, anna.invite())
-    where = f"127.0.0.1:{middle.port}"
-    bert = daemons.add("bert", "--advertise", where, model=WORDS)
+    bert = daemons.add("bert", "--advertise", f"127.0.0.1:{middle.port}", model=WORDS)
     bert.launch("--join", anna.invite()).ready()
     middle.there = ("127.0.0.1", bert.port)
     wait_whole([anna, bert])
