@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 import trio
 
-from meshd import __version__, clock
+from meshd import __version__, clock, posix
 from meshd.addresses import advertised
 from meshd.failures import UserError
 from meshd.home import Home
@@ -59,12 +59,16 @@ REVOKED: Final = (
     "--new-identity --join TOKEN, or give the mesh up with: meshd leave"
 )
 
+OPEN_FILES: Final = 4_096
+"""Two thousand connections of peers and apps at their limits, and as much for all else."""
+
 Announce = Callable[[Ready], None]
 
 
 async def run(options: UpOptions, announce: Announce) -> None:
     """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
     home = Home(options.home)
+    posix.allow_open_files(OPEN_FILES)
     with home.locked():
         try:
             await _run_until_signal(home, options, announce)

@@ -6,7 +6,7 @@ Bodies from peers are hostile: reading one gives a value or raises BadPayload.
 from typing import Final
 
 from protocol.errors import DropReason, Refused
-from protocol.fields import Fields, pack, unpack, unpack_fields
+from protocol.fields import Fields, pack, unpack_array, unpack_fields
 from runtimes import limits
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 
@@ -14,6 +14,11 @@ _TEXT_CHARS_MAX: Final = 16 * 2**20
 """Here only what keeps memory bounded; what a request may ask for, runtimes/limits.py judges."""
 _MESSAGES_MAX: Final = limits.MESSAGES_MAX
 _STOPS_MAX: Final = 64
+_ARRAYS_MAX: Final = _MESSAGES_MAX + 64
+"""Each message is one; a later version may add some."""
+_PROMPT_TOKENS_MAX: Final = 2**21
+"""As many as `limits.PROMPT_BYTES_MAX` can become."""
+_CHUNK_TOKENS_MAX: Final = 65_536
 _TOKENS_MAX: Final = limits.TOKENS_MAX
 _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
@@ -49,7 +54,7 @@ def pack_request(request: GenerateRequest) -> bytes:
 def unpack_request(body: bytes) -> GenerateRequest:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, _ARRAYS_MAX, _MESSAGES_MAX)
         if fields.take_int(0, 2**31) != _VERSION:
             raise BadPayload("a request of another version")
         model = fields.take_text(1_000)
@@ -121,7 +126,10 @@ def pack_started(started: Started) -> bytes:
 
 def unpack_started(body: bytes) -> Started:
     """The inverse. Raises BadPayload."""
-    return Started(_token_ids(_unpack(body)))
+    try:
+        return Started(_token_ids(unpack_array(body, 1, _PROMPT_TOKENS_MAX)))
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
 
 
 def pack_chunk(chunk: Chunk) -> bytes:
@@ -132,7 +140,7 @@ def pack_chunk(chunk: Chunk) -> bytes:
 def unpack_chunk(body: bytes) -> Chunk:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, 16, _CHUNK_TOKENS_MAX)
         token_ids = _token_ids(fields.take())
         return Chunk(token_ids, fields.take_text(_TEXT_CHARS_MAX))
     except Refused as refused:
@@ -147,16 +155,9 @@ def pack_finished(finished: Finished) -> bytes:
 def unpack_finished(body: bytes) -> Finished:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, 16, 64)
         reason = fields.take_text(32)
         return Finished(reason, fields.take_int(0, _TOKENS_MAX), fields.take_int(0, _TOKENS_MAX))
-    except Refused as refused:
-        raise BadPayload(str(refused)) from refused
-
-
-def _unpack(body: bytes) -> object:
-    try:
-        return unpack(body)
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
 
@@ -164,7 +165,9 @@ def _unpack(body: bytes) -> object:
 def _token_ids(items: object) -> tuple[int, ...]:
     if not isinstance(items, tuple):
         raise BadPayload("no token ids")
-    for item in items:
-        if type(item) is not int or not 0 <= item < _TOKEN_ID_MAX:
-            raise BadPayload("no token id")
+    # Without a loop of our own: a prompt has up to two million.
+    if not set(map(type, items)) <= {int}:
+        raise BadPayload("no token id")
+    if items and not 0 <= min(items) <= max(items) < _TOKEN_ID_MAX:
+        raise BadPayload("no token id")
     return items

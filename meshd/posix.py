@@ -14,8 +14,10 @@ from typing import IO
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # checked before each use
+    resource = None  # type: ignore[assignment]
 
 UNIX_PATH_BYTES_MAX = 100
 """sun_path is 104 bytes on macOS and 108 on Linux; some room stays for the proc detour below."""
@@ -48,6 +50,21 @@ def readable_by_others(path: pathlib.Path) -> bool:
     if os.name != "posix":
         return False
     return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have `count` files and sockets open, as far as the system permits.
+
+    Many systems begin with 1,024, for programs that use select(); nothing here does.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def fsync_directory(path: pathlib.Path) -> None:

@@ -307,7 +307,7 @@ def decode_stream(data: bytes) -> StreamMessage:
     """The inverse of `encode_stream`. Raises Refused: MALFORMED, TOO_LONG."""
     if len(data) > STREAM_BYTES_MAX:
         raise Refused(DropReason.TOO_LONG)
-    fields = unpack_fields(data, STREAM_ARRAYS_MAX)
+    fields = unpack_fields(data, STREAM_ARRAYS_MAX, STREAM_STATEMENTS_MAX)
     match fields.take_int(0, 255):
         case _Stream.PUSH_PULL:
             is_reply = fields.take_int(0, 1) == 1

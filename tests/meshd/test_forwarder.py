@@ -95,7 +95,7 @@ def test_requests_in_a_row_use_one_connection(tmp_path: pathlib.Path) -> None:
         for _ in range(10):
             assert (await house.ask())[1] == list(HELLO)
             assert len(peers._pool[house.id(1)]) == 1
-        assert house.members[1].peers._inbound == 1
+        assert house.members[1].peers._inbound.count == 1
 
     run(house, test)
 

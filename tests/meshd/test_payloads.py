@@ -167,3 +167,26 @@ def test_every_limit_here_is_at_least_the_runtimes() -> None:
     )
     limits.check_request(longest)
     assert payloads.unpack_request(payloads.pack_request(longest)) == longest
+
+
+@pytest.mark.parametrize("unpack", UNPACKERS)
+@pytest.mark.parametrize(
+    "junk",
+    [
+        pytest.param(b"\xdd\x00\x40\x00\x00" + b"\x01" * 2**22, id="numbers"),
+        pytest.param(b"\xdd\x00\x20\x00\x00" + b"\x91\x90" * 2**21, id="arrays"),
+        pytest.param(b"\xdd\x00\x00\x20\x00" + (b"\x98" + b"\x90" * 8) * 2**13, id="a tree"),
+    ],
+)
+def test_a_body_holds_only_so_many_values(unpack: Callable[[bytes], object], junk: bytes) -> None:
+    """A few megabytes of tiny ones are refused before most of them are built."""
+    with pytest.raises(BadPayload):
+        unpack(junk)
+
+
+def test_a_prompt_may_be_as_long_as_any() -> None:
+    """All token ids that the longest prompt can have come through; one more does not."""
+    most = limits.PROMPT_BYTES_MAX // 4
+    assert len(payloads.unpack_started(pack((7,) * most)).prompt_token_ids) == most
+    with pytest.raises(BadPayload):
+        payloads.unpack_started(pack((7,) * (most + 1)))

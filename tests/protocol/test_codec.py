@@ -14,6 +14,7 @@ from protocol.codec import (
     PREMISES_MAX,
     RIDERS_MAX,
     STREAM_BYTES_MAX,
+    STREAM_STATEMENTS_MAX,
     decode_datagram,
     decode_stream,
     encode_datagram,
@@ -192,9 +193,19 @@ def test_a_stream_message_holds_only_so_many_arrays() -> None:
     entries = (Entry(bytes(8), 0, 1, 2),) * ENTRIES_MAX
     full = Difference(0, entries, 0, ())
     assert decode_stream(encode_stream(full)) == full
-    count = STREAM_BYTES_MAX // 4
+    count = STREAM_STATEMENTS_MAX
     with pytest.raises(Refused, match="too many arrays"):
         decode_stream(b"\xdd" + count.to_bytes(4, "big") + b"\x91\x91\x90" * count)
+
+
+def test_an_array_of_a_stream_message_holds_only_so_many_items() -> None:
+    """As many as the longest of ours; millions of numbers in one would cost memory."""
+    full = PushPull(False, (), (b"",) * STREAM_STATEMENTS_MAX, None)
+    assert decode_stream(encode_stream(full)) == full
+    count = STREAM_STATEMENTS_MAX + 1
+    numbers = b"\xdd" + count.to_bytes(4, "big") + b"\x01" * count
+    assert refusal(decode_stream, numbers) is DropReason.MALFORMED
+    assert refusal(decode_stream, b"\x92\x01" + numbers) is DropReason.MALFORMED
 
 
 @pytest.mark.parametrize(
