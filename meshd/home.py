@@ -61,6 +61,16 @@ class Home:
         return self.path / "numbers.msgpack"
 
     @property
+    def audit(self) -> pathlib.Path:
+        """The newest lines of the log of security-relevant acts (JSON lines)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit_head(self) -> pathlib.Path:
+        """How many lines that log has, the hash of the last, the node's signature (JSON)."""
+        return self.path / "audit.head"
+
+    @property
     def last_port(self) -> pathlib.Path:
         """The port that `--listen HOST:0` got last time (decimal text)."""
         return self.path / "port"
