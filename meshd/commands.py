@@ -120,6 +120,15 @@ class Commands:
             owner=owner or self._running.owner,
         )
         self._running.gossip.give(RecordIssued(invite.wire))
+        self._running.audit.note(
+            "invite.made",
+            invite=key_text(invite.key),
+            role=invite.role.name.lower(),
+            uses=invite.uses,
+            expires_at=invite.expires_at_s,
+            trusted=invite.is_trusted,
+            owner=invite.owner,
+        )
         return Token(
             root=mesh.root,
             mesh_secret=mesh.mesh_secret,
@@ -145,6 +154,7 @@ class Commands:
         is_needed = check_joinable(self._home, token, has_company=has_company)
         if is_needed:
             await join(self._home, token, self._running.memory)
+            self._running.audit.note("mesh.joined", mesh=key_text(token.mesh))
             self._running.end(restart=True)
         return {"mesh": key_text(token.mesh), "changed": is_needed}
 
@@ -154,6 +164,7 @@ class Commands:
         await self._running.say_goodbye()
         async with self._running.memory:
             mesh = give_up(self._home)
+            self._running.audit.note("mesh.left", mesh=mesh)
             self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
 

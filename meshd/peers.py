@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from meshd.frames import FrameStream, StreamBroken
+from meshd.sockets import peer_host
 from meshd.trust.certificates import peer_key
 from protocol.errors import Refused
 from protocol.fields import pack, unpack_fields
@@ -74,6 +75,8 @@ class Connection:
         self.frames = FrameStream(tls)
         self.idle_since = 0.0
         self._socket = tls.transport_stream.socket
+        self.host = peer_host(tls.transport_stream)
+        """Its IP address; empty when it is gone already."""
 
     def is_usable(self) -> bool:
         """Whether nothing has arrived on an idle connection: neither a farewell nor junk."""
@@ -93,6 +96,10 @@ Handler = Callable[[NodeId, FrameStream], Awaitable[None]]
 """Serves one exchange; raises StreamBroken when the connection is of no use any more."""
 
 
+OnRefused = Callable[[str, NodeId | None, str, str], None]
+"""Hears the reason, the peer's key if it is proven, its IP address, and more of the reason."""
+
+
 class Peers:
     """Dials members and serves their streams."""
 
@@ -101,15 +108,18 @@ class Peers:
         contexts: tuple[ssl.SSLContext, ssl.SSLContext],
         own: NodeId,
         role_of: Callable[[NodeId], Role | None],
+        on_refused: OnRefused = lambda reason, peer, host, detail: None,
     ) -> None:
         """`contexts`: for dialing and for accepting. `role_of`: None for who is not admitted."""
         self._dialing, self._accepting = contexts
         self._own = own
         self._role_of = role_of
+        self._on_refused = on_refused
         self._pool: dict[NodeId, list[Connection]] = {}
         self._inbound = 0
         self._guests: dict[trio.CancelScope, None] = {}
         """Each guest's life, the oldest first."""
+        self._hosts: dict[NodeId, str] = {}
         self.refusals: Counter[str] = Counter()
         """Inbound connections and exchanges turned away, by reason."""
 
@@ -261,7 +271,7 @@ class Peers:
         self, stream: trio.SocketStream, handlers: Mapping[Kind, Handler]
     ) -> None:
         if self._inbound >= INBOUND_MAX:
-            self._refuse("too_many_connections", None)
+            self._refuse("too_many_connections", None, peer_host(stream))
             await trio.aclose_forcefully(stream)
             return
         self._inbound += 1
@@ -287,7 +297,7 @@ class Peers:
             oldest = next(iter(self._guests))
             del self._guests[oldest]
             oldest.cancel()
-            self._refuse("too_many_guests", None)
+            self._refuse("too_many_guests", None, "")
         self._guests[life] = None
 
     async def _serve_exchange(
@@ -304,16 +314,21 @@ class Peers:
             fields = unpack_fields(opening)
             version, kind = fields.take_int(0, 2**31), fields.take_int(0, 2**31)
         except Refused:
-            self._refuse("malformed", connection.peer)
+            self._refuse("malformed", connection.peer, connection.host)
             return False
         if version != STREAM_VERSION or kind not in handlers:
-            self._refuse("unknown_kind", connection.peer)
+            self._refuse("unknown_kind", connection.peer, connection.host)
             return False
         role = self._role_of(connection.peer)
         if kind != Kind.GOSSIP and (role is None or not role.may_ask):
-            self._refuse("not_admitted" if role is None else "role", connection.peer)
+            reason = "not_admitted" if role is None else "role"
+            self._refuse(reason, connection.peer, connection.host, detail=Kind(kind).name.lower())
             return False
-        await handlers[Kind(kind)](connection.peer, connection.frames)
+        self._hosts[connection.peer] = connection.host
+        try:
+            await handlers[Kind(kind)](connection.peer, connection.frames)
+        finally:
+            self._hosts.pop(connection.peer, None)
         return True
 
     async def _handshake(
@@ -329,18 +344,23 @@ class Peers:
         except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
             reason = _tls_reason(error)
             if is_server:
-                self._refuse("handshake", None, detail=reason)
+                self._refuse("handshake", None, peer_host(stream), detail=reason)
             raise StreamBroken(reason) from error
         der = tls.getpeercert(binary_form=True)
         peer = peer_key(der) if der else None
         if peer is None or peer == self._own:
             if is_server:
-                self._refuse("bad_certificate", peer)
+                self._refuse("bad_certificate", peer, peer_host(stream))
             raise StreamBroken("it is this very node" if peer else "its certificate has no key")
         return Connection(peer, tls)
 
-    def _refuse(self, reason: str, peer: NodeId | None, detail: str = "") -> None:
+    def host_of(self, peer: NodeId) -> str | None:
+        """The IP address from which `peer` asks something right now; None when it does not."""
+        return self._hosts.get(peer)
+
+    def _refuse(self, reason: str, peer: NodeId | None, host: str, detail: str = "") -> None:
         self.refusals[reason] += 1
+        self._on_refused(reason, peer, host, detail)
         who = key_text(peer)[:8] if peer is not None else "unknown"
         log.info("peer.refused", reason=reason, peer=who, detail=detail)
 

@@ -38,6 +38,8 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.audit import Audit
+from meshd.trust.audit_effects import note_effect
 from meshd.trust.mesh import FOUNDER
 from meshd.view import View
 from protocol.effects import (
@@ -83,6 +85,7 @@ class Running:
         sockets: NodeSockets,
         gateway_socket: socket.socket,
         peers: Peers,
+        audit: Audit,
         own_addresses: tuple[Address, ...],
         recording: Recording | None,
         local_models: LocalModels,
@@ -99,6 +102,7 @@ class Running:
         self._sockets = sockets
         self._gateway_socket = gateway_socket
         self._peers = peers
+        self.audit = audit
         self.view = View(node)
         self.gossip = Gossip(
             node,
@@ -144,6 +148,7 @@ class Running:
         }
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.audit.run)
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
@@ -223,6 +228,7 @@ class Running:
 
     def _on_effect(self, effect: Effect) -> None:
         self.view.note(effect)
+        note_effect(self.audit, effect, self.node.authority, self._peers.host_of)
         match effect:
             case MembersDirty():
                 self._is_dirty.set()

@@ -173,3 +173,13 @@ def _cannot_bind(option: str, host: str, port: int, error: OSError) -> UserError
     if error.errno == errno.EACCES:
         return UserError(f"{where} needs privileges; choose a port above 1023 with {option}")
     return UserError(f"cannot listen on {where}: {error.strerror}; choose another with {option}")
+
+
+def peer_host(stream: trio.SocketStream) -> str:
+    """The other end's IP address, one that is mapped into IPv6 as what it is; empty when the
+    connection is gone already.
+    """
+    try:
+        return str(stream.socket.getpeername()[0]).removeprefix("::ffff:")
+    except OSError:
+        return ""

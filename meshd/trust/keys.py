@@ -13,6 +13,7 @@ from typing import Final
 from meshd import posix
 from meshd.failures import UserError
 from meshd.home import Home
+from protocol.crypto import public_key_of
 
 SEED_BYTES: Final = 32
 _PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
@@ -76,3 +77,9 @@ def node_seed(home: Home) -> bytes:
         seed = new_seed()
         home.write(home.node_key, to_pem(seed), secret=True)
     return seed
+
+
+def known_node(home: Home) -> bytes | None:
+    """PLACEHOLDER"""
+    seed = read_key(home.node_key)
+    return public_key_of(seed) if seed is not None else None

@@ -42,6 +42,7 @@ class Asked:
         self.mesh = Mesh(3).start_all()
         self.issued: list[Event] = []
         self.calls: list[str] = []
+        self.noted: list[Mapping[str, Any]] = []
         self.rows = [
             {"name": "a", "nodes": ["anna", "bert"]},
             {"name": "b", "nodes": ["bert"]},
@@ -58,6 +59,7 @@ class Asked:
             nodes=lambda include_all: [{"name": "n", "all": include_all}],
             status=lambda: {"ready": True},
             has_company=True,
+            audit=SimpleNamespace(note=self._note),
             memory=None,
             say_goodbye=self._say_goodbye,
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
@@ -66,6 +68,9 @@ class Asked:
         )
         self.running = running
         self.commands = Commands(self.home, cast("Running", running))
+
+    def _note(self, kind: str, **fields: object) -> None:
+        self.noted.append({"type": kind, **fields})
 
     async def _say_goodbye(self) -> None:
         await trio.lowlevel.checkpoint()

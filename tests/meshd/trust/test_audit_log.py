@@ -1,5 +1,6 @@
 """The chain: what was changed is found, with its line; what crashed is gone on with, and said."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 
@@ -56,7 +57,7 @@ def test_a_log_that_nobody_touched_holds(home: Home) -> None:
 
 def test_no_log_is_said(home: Home) -> None:
     """With what makes one."""
-    with pytest.raises(UserError, match="no audit log.*meshd up"):
+    with pytest.raises(UserError, match=r"no audit log.*meshd up"):
         _check(home)
 
 
@@ -298,10 +299,8 @@ def test_a_crash_while_files_are_exchanged(
     for moment in range(1, 12):
         with monkeypatch.context() as patch:
             _crash_after(patch, call, moment)
-            try:
+            with contextlib.suppress(InterruptedError):
                 write(home, 30)
-            except InterruptedError:
-                pass
         _check(home)
         write(home, 1)
         assert _check(home).signed == _check(home).lines
