@@ -1,6 +1,7 @@
 """The one place for what the control socket may ask of a running daemon."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
@@ -13,6 +14,7 @@ from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
 from meshd.trust.mesh import issue_invite
+from meshd.trust.root_key import ACTS
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
 from meshd.view import model_row
 from protocol.events import RecordIssued
@@ -49,6 +51,7 @@ class Commands:
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
+            "root": self.root,
             **self._running.job_commands.handlers(),
         }
 
@@ -167,6 +170,18 @@ class Commands:
             self._running.audit.note("mesh.left", mesh=mesh)
             self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
+
+    async def root(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Export, import or remove the mesh's root key: `{"mesh", "file"}`."""
+        act, file = argument(arguments, "act", str), argument(arguments, "file", str)
+        passphrase = argument(arguments, "passphrase", str).encode(errors="surrogateescape")
+        path = pathlib.Path(file)
+        if act not in ACTS or not path.is_absolute() or not passphrase:
+            raise UserError("the request names no act, file or passphrase", ExitCode.WRONG_USAGE)
+        async with self._running.memory:
+            mesh = await trio.to_thread.run_sync(ACTS[act].do, self._home, path, passphrase)
+        self._running.audit.note(ACTS[act].noted, mesh=mesh, file=file)
+        return {"mesh": mesh, "file": file}
 
 
 async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:

@@ -60,7 +60,7 @@ Announce = Callable[[Ready], None]
 
 async def run(options: UpOptions, announce: Announce) -> None:
     """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
-    home = Home(options.home)
+    home = Home(options.home, options.passphrase)
     with home.locked():
         try:
             await _run_until_signal(home, options, announce)

@@ -5,15 +5,17 @@ Both read files; a daemon may run, or not.
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meshd.cli import terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
 from meshd.failures import UserError
-from meshd.home import Home
 from meshd.options import wrong_usage
+
+if TYPE_CHECKING:
+    from protocol.identity import NodeId
 
 LAST = 50
 LAST_MAX = 1_000_000
@@ -38,11 +40,11 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check that no line of the audit log was changed, removed, inserted or moved."""
-    from meshd.trust.audit_check import Broken, check
+    from meshd.trust.audit_check import Broken, check, signer_of
     from protocol.identity import key_text
 
     place = chosen_home(context, home)
-    wanted = _signer(place) if node is None else _node_id(node)
+    wanted = signer_of(place) if node is None else _node_id(node)
     try:
         report = check(place, wanted)
     except Broken as broken:
@@ -123,8 +125,8 @@ def _when(time_s: float) -> str:
         return str(time_s)
 
 
-def _node_id(text: str) -> bytes:
-    from protocol.identity import NODE_ID_BYTES, key_from_text
+def _node_id(text: str) -> "NodeId":
+    from protocol.identity import NODE_ID_BYTES, NodeId, key_from_text
 
     try:
         node = key_from_text(text)
@@ -132,11 +134,4 @@ def _node_id(text: str) -> bytes:
         node = b""
     if len(node) != NODE_ID_BYTES:
         raise wrong_usage("--node: write a node's whole id, as meshd nodes --json shows it")
-    return node
-
-
-def _signer(home: Home) -> bytes | None:
-    """Whose log it should be, by what else lies in the home; None when nothing says it."""
-    from meshd.trust.keys import known_node
-
-    return known_node(home)
+    return NodeId(node)

@@ -25,7 +25,12 @@ from meshd.trust.audit_lines import (
     texts_in,
 )
 from meshd.trust.audit_log import BROKEN
+from meshd.trust.keys import is_protected, read_key
+from meshd.trust.mesh import read_mesh
+from protocol.crypto import public_key_of
+from protocol.errors import Refused
 from protocol.identity import NodeId, key_text
+from protocol.records import Admission, decode_record
 
 TRIES: Final = 10
 """Files are exchanged after 8 MiB, so twice in a row is a wonder already."""
@@ -91,6 +96,21 @@ def check(home: Home, node: NodeId | None) -> Report:
             return _walk(head, _lines_of(files))
     except OSError as error:
         raise UserError(f"cannot read the audit log: {error.strerror}: {error.filename}") from error
+
+
+def signer_of(home: Home) -> NodeId | None:
+    """Whose log it should be, by the node's key or, where that is under a passphrase, by its own
+    admission; None when neither says it.
+    """
+    with contextlib.suppress(UserError):
+        if not is_protected(home.node_key):
+            seed = read_key(home.node_key)
+            return NodeId(public_key_of(seed)) if seed is not None else None
+    with contextlib.suppress(UserError, Refused, IndexError):
+        mesh = read_mesh(home)
+        own = decode_record(mesh.records[-1]) if mesh is not None else None
+        return own.node if isinstance(own, Admission) else None
+    return None
 
 
 def last_lines(home: Home, count: int) -> list[Mapping[str, Any]]:

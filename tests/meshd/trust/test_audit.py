@@ -13,7 +13,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.trust import audit as under_test
 from meshd.trust.audit import QUEUE_MAX, RETRY_S, SUMMED, Audit, note_once
 from meshd.trust.audit_check import check, last_lines
 from meshd.trust.audit_log import AuditLog
@@ -228,7 +227,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full = True
-        for owner, call in ((under_test.AuditLog, "append"), (under_test.AuditLog, "sign")):
+        for owner, call in ((AuditLog, "append"), (AuditLog, "sign")):
             monkeypatch.setattr(owner, call, self._failing(getattr(owner, call)))
 
     def _failing(self, real: Any) -> Any:  # noqa: ANN401  # either of two methods
