@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -116,12 +117,11 @@ def test_it_is_asked_for_on_a_terminal(daemons: Daemons) -> None:
 
 def _on_terminal(words: list[str], answers: list[tuple[str, str]]) -> str:
     """Run a command on a terminal of its own, and answer its questions; what was to be seen."""
-    import pty
-
-    program = [*command(), *words]
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execve(program[0], program, environment())
+    terminal, inside = os.openpty()
+    program = subprocess.Popen(
+        [*command(), *words], env=environment(), preexec_fn=lambda: os.login_tty(inside)
+    )
+    os.close(inside)
     seen = b""
     try:
         while True:
@@ -133,6 +133,6 @@ def _on_terminal(words: list[str], answers: list[tuple[str, str]]) -> str:
         pass
     finally:
         os.close(terminal)
-        os.waitpid(child, 0)
+        program.wait(30.0)
     assert not answers, seen
     return seen.decode()
