@@ -1,6 +1,7 @@
 """The one place for what the control socket may ask of a running daemon."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
@@ -13,6 +14,7 @@ from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
 from meshd.trust.keys import new_seed
+from meshd.trust.root_key import ACTS
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
 from meshd.view import model_row
 from protocol.crypto import public_key_of
@@ -51,6 +53,7 @@ class Commands:
             "join": self.join,
             "leave": self.leave,
             **self._running.trust_commands.handlers(),
+            "root": self.root,
             **self._running.job_commands.handlers(),
         }
 
@@ -140,6 +143,15 @@ class Commands:
 
         invite = decisions.sign(decider, make)
         decisions.issue(invite)
+        self._running.audit.note(
+            "invite.made",
+            invite=key_text(invite.key),
+            role=invite.role.name.lower(),
+            uses=invite.uses,
+            expires_at=invite.expires_at_s,
+            trusted=invite.is_trusted,
+            owner=invite.owner,
+        )
         return Token(
             root=decider.mesh.root,
             mesh_secret=decider.mesh.mesh_secret,
@@ -165,6 +177,7 @@ class Commands:
         is_needed = check_joinable(self._home, token, has_company=has_company)
         if is_needed:
             await join(self._home, token, self._running.memory)
+            self._running.audit.note("mesh.joined", mesh=key_text(token.mesh))
             self._running.end(restart=True)
         return {"mesh": key_text(token.mesh), "changed": is_needed}
 
@@ -174,8 +187,21 @@ class Commands:
         await self._running.say_goodbye()
         async with self._running.memory:
             mesh = give_up(self._home)
+            self._running.audit.note("mesh.left", mesh=mesh)
             self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
+
+    async def root(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Export, import or remove the mesh's root key: `{"mesh", "file"}`."""
+        act, file = argument(arguments, "act", str), argument(arguments, "file", str)
+        passphrase = argument(arguments, "passphrase", str).encode(errors="surrogateescape")
+        path = pathlib.Path(file)
+        if act not in ACTS or not path.is_absolute() or not passphrase:
+            raise UserError("the request names no act, file or passphrase", ExitCode.WRONG_USAGE)
+        async with self._running.memory:
+            mesh = await trio.to_thread.run_sync(ACTS[act].do, self._home, path, passphrase)
+        self._running.audit.note(ACTS[act].noted, mesh=mesh, file=file)
+        return {"mesh": mesh, "file": file}
 
 
 async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:

@@ -31,13 +31,14 @@ from meshd.persistence import next_boot, read_snapshot
 from meshd.recording import Recording
 from meshd.running import Running, gateway_url
 from meshd.sockets import NodeSockets, bind_gateway, bind_node
+from meshd.trust.audit import Audit
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
 from meshd.trust.token import encode_token
 from protocol.assembly import NodeConfig
 from protocol.crypto import Crypto, SodiumCrypto
-from protocol.identity import key_text
+from protocol.identity import NodeId, key_text
 from protocol.node import Node
 from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
@@ -67,7 +68,7 @@ Announce = Callable[[Ready], None]
 
 async def run(options: UpOptions, announce: Announce) -> None:
     """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
-    home = Home(options.home)
+    home = Home(options.home, options.passphrase)
     posix.allow_open_files(OPEN_FILES)
     with home.locked():
         try:
@@ -141,8 +142,10 @@ class Starter:
         self._gateway: socket.socket | None = None
         self._recording: Recording | None = None
         self._founded = False
+        self._audit = Audit(home)
         self._notices: list[str] = []
         self._functions = known_functions()  # looks at every installed package: once is enough
+        self._has_noted_start = False
         self.has_announced = False
 
     async def start(self) -> Running:
@@ -190,7 +193,10 @@ class Starter:
                 f"the admission in {home.mesh} does not fit the key in {home.node_key}; restore "
                 "both from one backup, or move them away and join again with a new invite"
             )
-        peers = Peers(make_contexts(home), crypto.node_id, node.authority.role_of)
+        peers = Peers(
+            make_contexts(home), crypto.node_id, node.authority.role_of, self._note_refused
+        )
+        self._note_start(mesh, SodiumCrypto(seed))
         return Running(
             home,
             options,
@@ -199,6 +205,7 @@ class Starter:
             self._sockets,
             self._gateway,
             peers,
+            self._audit,
             own_addresses,
             self._recording,
             LocalModels(sources),
@@ -207,8 +214,12 @@ class Starter:
         )
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets, and the files that grow."""
         self.close_node()
+        if self._has_noted_start:
+            self._has_noted_start = False
+            self._audit.note("node.stopped")
+        self._audit.close()
         if self._recording is not None:
             self._recording.close()
             self._recording = None
@@ -226,15 +237,41 @@ class Starter:
         """The mesh of this home: joined by the token, as on disk, or founded now."""
         home, token = self._home, self._token
         if token is not None and self._options.new_identity:
-            self._note_old_identity(await join_anew(home, token))
+            kept = await join_anew(home, token)
+            self._note_old_identity(kept)
+            if kept is not None:
+                self._audit.note("mesh.joined", mesh=key_text(token.mesh), identity="new")
         elif token is not None and check_joinable(home, token):
             await join(home, token)
+            self._audit.note("mesh.joined", mesh=key_text(token.mesh))
         self._token = None  # a restart into another mesh, by command, is not to be undone
         mesh = read_mesh(home)
         if mesh is not None:
             return mesh
         self._founded = True
-        return found_mesh(home, node_seed(home), clock.wall_s())
+        mesh = found_mesh(home, node_seed(home), clock.wall_s())
+        self._audit.note("mesh.founded", mesh=key_text(mesh.mesh))
+        return mesh
+
+    def _note_start(self, mesh: MeshFile, crypto: Crypto) -> None:
+        """On disk before anything runs. What is noted by now, happened on the way here."""
+        assert self._sockets is not None
+        self._audit.open(crypto)
+        self._audit.note(
+            "node.started",
+            node=key_text(crypto.node_id),
+            mesh=key_text(mesh.mesh),
+            meshd=__version__,
+            listen=format_host_port(self._sockets.host, self._sockets.port),
+        )
+        self._has_noted_start = True
+        self._audit.flush()
+
+    def _note_refused(self, reason: str, peer: NodeId | None, host: str, detail: str) -> None:
+        who = key_text(peer) if peer is not None else None
+        self._audit.note(
+            "peer.refused", reason=reason, peer=who, address=host or None, detail=detail or None
+        )
 
     def _note_old_identity(self, kept: pathlib.Path | None) -> None:
         if kept is not None:

@@ -32,8 +32,10 @@ def default_home() -> pathlib.Path:
 class Home:
     """Paths in one home folder, and atomic writes to them."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, passphrase: bytes | None = None) -> None:
+        """`passphrase`: under which the private keys in it lie, or shall lie when they are made."""
         self.path = path.absolute()
+        self.passphrase = passphrase
 
     @property
     def node_key(self) -> pathlib.Path:
@@ -59,6 +61,16 @@ class Home:
     def numbers(self) -> pathlib.Path:
         """Own numbers that must never fall: incarnation, offers' version, boot (msgpack)."""
         return self.path / "numbers.msgpack"
+
+    @property
+    def audit(self) -> pathlib.Path:
+        """The newest lines of the log of security-relevant acts (JSON lines)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit_head(self) -> pathlib.Path:
+        """How many lines that log has, the hash of the last, the node's signature (JSON)."""
+        return self.path / "audit.head"
 
     @property
     def last_port(self) -> pathlib.Path:
@@ -91,7 +103,10 @@ class Home:
         return self.path / "daemon.lock"
 
     def create(self) -> None:
-        """Make the folder, for the owner only. Raises UserError when that is impossible."""
+        """Make the folder, for the owner only.
+
+        Raises UserError when that is impossible, or when every user may exchange its files.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -103,6 +118,11 @@ class Home:
                 f"cannot use the home folder {self.path}: {reason}; "
                 "mend its permissions or choose another with --home"
             ) from error
+        if posix.replaceable_by_all(self.path):
+            raise UserError(
+                f"every user can exchange the files in the home folder {self.path}; "
+                f"mend that with chmod o-w {self.path}, or choose a folder in it with --home"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,7 +153,7 @@ class Home:
 
     def next_identity(self) -> "Home":
         """A home inside this one, in which a new identity becomes ready. Raises UserError."""
-        inner = Home(self.path / replacement.PREPARED)
+        inner = Home(self.path / replacement.PREPARED, self.passphrase)
         inner.create()
         return inner
 

@@ -52,8 +52,10 @@ class Visit:
 class Inbound:
     """All inbound connections of this node."""
 
-    def __init__(self, on_refusal: Callable[[str, NodeId | None], None]) -> None:
-        """`on_refusal` hears why a connection is closed to make room, and whose it was."""
+    def __init__(self, on_refusal: Callable[[str, NodeId | None, str], None]) -> None:
+        """`on_refusal` hears why a connection is closed to make room, whose it was, and from
+        where.
+        """
         self._on_refusal = on_refusal
         self._guests: dict[Visit, None] = {}
         """The oldest first."""
@@ -92,7 +94,7 @@ class Inbound:
         elif sum(map(len, self._members.values())) >= MEMBERS_MAX:
             reason, goes = "too_many_members", self._least_needed(len(own))
         if reason and goes is None:
-            self._on_refusal(reason, peer)
+            self._on_refusal(reason, peer, visit.host)
             return False
         if goes is not None:
             self._close(goes, reason)
@@ -123,7 +125,8 @@ class Inbound:
                 visit.connection.cut()
 
     def _close(self, visit: Visit, reason: str) -> None:
-        self._on_refusal(reason, visit.connection.peer if visit.connection is not None else None)
+        peer = visit.connection.peer if visit.connection is not None else None
+        self._on_refusal(reason, peer, visit.host)
         self.leave(visit)
         visit.life.cancel()
 

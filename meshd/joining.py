@@ -23,6 +23,7 @@ from meshd.frames import StreamBroken
 from meshd.home import Home
 from meshd.peers import STREAM_VERSION, Kind, Peers, PeerUnreachable
 from meshd.persistence import read_snapshot, write_snapshot
+from meshd.trust.audit import note_once
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import OWN_RECORDS_MAX, MeshFile, read_mesh, write_mesh
@@ -268,6 +269,7 @@ async def join_offline(home: Home, text: str) -> Mapping[str, Any]:
         is_needed = check_joinable(home, token)
         if is_needed:
             await join(home, token)
+            _note(home, "mesh.joined", key_text(token.mesh))
     return {"mesh": key_text(token.mesh), "changed": is_needed}
 
 
@@ -277,4 +279,12 @@ async def leave_offline(home: Home) -> Mapping[str, Any]:
     if not home.mesh.exists():
         raise UserError("this node is in no mesh", ExitCode.FAILED)
     with home.locked():
-        return {"mesh": give_up(home)}
+        mesh = give_up(home)
+        _note(home, "mesh.left", mesh)
+    return {"mesh": mesh}
+
+
+def _note(home: Home, kind: str, mesh: str) -> None:
+    """Into the audit log, unless there is no key to sign it with: that is no reason to stay."""
+    with contextlib.suppress(UserError):
+        note_once(home, SodiumCrypto(node_seed(home)), kind, mesh=mesh)

@@ -47,7 +47,9 @@ class UpOptions:
     """HOST:PORT that others shall use; None: found out by the node."""
     gateway: str = GATEWAY_DEFAULT
     """HOST:PORT; port 0 picks a free one."""
-    join: str | None = None
+    passphrase: bytes | None = dataclasses.field(default=None, repr=False)
+    """Of the home's keys."""
+    join: str | None = dataclasses.field(default=None, repr=False)
     """An invite's token, unread."""
     new_identity: bool = False
     """Join as a new node, whoever this home was; with `join` only."""

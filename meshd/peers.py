@@ -82,6 +82,9 @@ class _Call:
             self.connection.cut()
 
 
+OnRefused = Callable[[str, NodeId | None, str, str], None]
+"""Hears the reason, the peer's key if it is proven, its address, and more of the reason."""
+
 Handler = Callable[[NodeId, FrameStream], Awaitable[None]]
 """Serves one exchange; raises StreamBroken when the connection is of no use any more."""
 
@@ -94,11 +97,15 @@ class Peers:
         contexts: tuple[ssl.SSLContext, ssl.SSLContext],
         own: NodeId,
         role_of: Callable[[NodeId], Role | None],
+        on_refused: OnRefused = lambda reason, peer, host, detail: None,
     ) -> None:
         """`contexts`: for dialing and for accepting. `role_of`: None for who is not admitted."""
         self._dialing, self._accepting = contexts
         self._own = own
         self._role_of = role_of
+        self._on_refused = on_refused
+        self._hosts: dict[NodeId, str] = {}
+        """From where members and guests ask something right now."""
         self._budget = FrameBudget()
         self._pool: dict[NodeId, list[Connection]] = {}
         self._calls: dict[NodeId, list[_Call]] = {}
@@ -304,7 +311,7 @@ class Peers:
         except StreamBroken as error:
             peer = visit.connection.peer if visit.connection is not None else None
             if error.fault:
-                self._refuse(error.fault, peer, detail=str(error))
+                self._refuse(error.fault, peer, visit.host, str(error))
             else:
                 log.debug("peer.stream_broken", reason=str(error))
         except Exception:  # the seam: no peer may end the daemon
@@ -331,34 +338,42 @@ class Peers:
             fields = unpack_fields(opening)
             version, kind = fields.take_int(0, 2**31), fields.take_int(0, 2**31)
         except Refused:
-            self._refuse("malformed", connection.peer)
+            self._refuse("malformed", connection.peer, visit.host)
             return False
         if version != STREAM_VERSION or kind not in handlers:
-            self._refuse("unknown_kind", connection.peer)
+            self._refuse("unknown_kind", connection.peer, visit.host)
             return False
         # Anew: it may have changed since the connection began to wait.
         if not self._may_stay(visit, connection):
             return False
         role = self._role_of(connection.peer)
         if kind != Kind.GOSSIP and (role is None or not role.may_ask):
-            self._refuse("not_admitted" if role is None else "role", connection.peer)
+            reason = "not_admitted" if role is None else "role"
+            self._refuse(reason, connection.peer, visit.host, Kind(kind).name.lower())
             return False
         visit.set_busy(True)
+        self._hosts[connection.peer] = visit.host
         try:
             await handlers[Kind(kind)](connection.peer, connection.frames)
         finally:
             visit.set_busy(False)
+            self._hosts.pop(connection.peer, None)
         return True
 
     def _may_stay(self, visit: Visit, connection: Connection) -> bool:
         """Whether the connection may go on, as the guest's or member's that the peer is now."""
         is_member = self._role_of(connection.peer) is not None
         if visit.is_member and not is_member:
-            self._refuse("not_admitted", connection.peer)
+            self._refuse("not_admitted", connection.peer, visit.host)
             return False
         return visit.is_member or not is_member or self._inbound.admit(visit)
 
-    def _refuse(self, reason: str, peer: NodeId | None, detail: str = "") -> None:
+    def host_of(self, peer: NodeId) -> str | None:
+        """The address from which `peer` asks something right now; None when it does not."""
+        return self._hosts.get(peer)
+
+    def _refuse(self, reason: str, peer: NodeId | None, host: str, detail: str = "") -> None:
+        self._on_refused(reason, peer, host, detail)
         self.refusals[reason] += 1
         count = self.refusals[reason]
         # Anybody can be refused as often as he likes; that must not fill a disk with lines.

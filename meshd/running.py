@@ -40,6 +40,8 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.audit import Audit
+from meshd.trust.audit_effects import note_effect
 from meshd.trust.commands import TrustCommands
 from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
@@ -88,6 +90,7 @@ class Running:
         sockets: NodeSockets,
         gateway_socket: socket.socket,
         peers: Peers,
+        audit: Audit,
         own_addresses: tuple[Address, ...],
         recording: Recording | None,
         local_models: LocalModels,
@@ -104,6 +107,7 @@ class Running:
         self._sockets = sockets
         self._gateway_socket = gateway_socket
         self._peers = peers
+        self.audit = audit
         self.view = View(node)
         self.gossip = Gossip(
             node,
@@ -155,6 +159,7 @@ class Running:
         }
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.audit.run)
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
@@ -248,6 +253,7 @@ class Running:
     def _on_effect(self, effect: Effect) -> None:
         self.view.note(effect)
         log_effect(effect, self.node.node_id)
+        note_effect(self.audit, effect, self.node.authority, self._peers.host_of)
         match effect:
             case MembersDirty():
                 self._is_dirty.set()

@@ -68,6 +68,12 @@ WAYS = {
     "meshd invite": Way(machine="alpha", shows="meshd1_"),
     "meshd invite --uses 5 --expires 1d": Way(machine="alpha", shows="meshd1_"),
     "meshd join": Way(machine="beta", more=("TOKEN",), shows="mesh"),
+    "meshd passphrase set": Way(
+        machine="beta", more=("--new-passphrase-file", "secret"), shows="node.key"
+    ),
+    "meshd passphrase remove": Way(
+        machine="beta", more=("--passphrase-file", "secret"), shows="node.key"
+    ),
     f"meshd up --upstream {SHOWN_UPSTREAM}": Way(machine="beta", shows="mesh"),
     "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
     "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
@@ -82,6 +88,17 @@ WAYS = {
         more=("endless",),
         first=("submit", "endless.json", "--detach"),
         shows="cancelled",
+    ),
+    "meshd audit verify": Way(machine="alpha", shows="signed"),
+    "meshd audit show": Way(machine="alpha", shows="member.admitted"),
+    "meshd root export": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="root.pem"
+    ),
+    "meshd root import": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
+    ),
+    "meshd root remove": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
     ),
     "meshd leave": Way(machine="beta"),
 }
@@ -99,6 +116,7 @@ UP_OPTIONS = {
     "--gateway": "127.0.0.1:GATEWAY",
     "--no-lan": "",
     "--record": "trace",
+    "--passphrase-file": "secret",
 }
 """All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
 DEMONSTRATION = "meshd demo"
@@ -170,6 +188,13 @@ def place_jobs(folder: pathlib.Path) -> None:
     ((_, job),) = blocks("json")
     (folder / "job.json").write_text(job)
     (folder / "endless.json").write_text(json.dumps(ENDLESS))
+    place_passphrase(folder)
+
+
+def place_passphrase(folder: pathlib.Path) -> None:
+    """A file with one, for its owner only."""
+    (folder / "secret").touch(mode=0o600)
+    (folder / "secret").write_text("correct horse\n")
 
 
 @pytest.mark.llama
@@ -267,6 +292,7 @@ def known(word: str, both: dict[str, Machine]) -> str:
 @pytest.mark.processes
 def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
     """All that the table of commands names, together, do what their names say."""
+    place_passphrase(tmp_path)
     with upstream() as url, machines(tmp_path, "alpha", "beta", "gamma") as three:
         three["alpha"].up(["up", "--model", "none"])
         three["gamma"].up(["up", "--model", "none"])  # it only finds free ports

@@ -12,7 +12,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, events, membership, show, sim, tasks, trust, up
+from meshd.cli import (
+    audit,
+    chat,
+    demo,
+    events,
+    membership,
+    passphrase,
+    root,
+    show,
+    sim,
+    tasks,
+    trust,
+    up,
+)
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -48,6 +61,9 @@ app.command()(tasks.submit)
 app.command()(tasks.jobs)
 app.command()(tasks.job)
 app.command()(tasks.cancel)
+app.add_typer(audit.audit, name="audit")
+app.add_typer(root.root, name="root")
+app.add_typer(passphrase.passphrase, name="passphrase")
 app.add_typer(sim.sim, name="sim")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshd.cli import terminal
+from meshd.cli import passphrase, terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
 from meshd.cli.up import checked_token
 from meshd.control_client import ask
@@ -72,7 +72,7 @@ def join(
         from meshd.joining import join_offline  # loads the network, and only here
 
         logs.configure()
-        return await join_offline(place, token)
+        return await join_offline(passphrase.opened(place, None), token)
 
     with terminal.progress("joining ..."):
         result, had_daemon = _either(
@@ -94,7 +94,7 @@ def leave(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
     async def without_daemon() -> Mapping[str, Any]:
         from meshd.joining import leave_offline  # loads the network, and only here
 
-        return await leave_offline(place)
+        return await leave_offline(passphrase.opened(place, None))
 
     with terminal.progress("leaving ..."):
         result, _ = _either(lambda: ask(place, "leave", timeout_s=JOIN_TIMEOUT_S), without_daemon)

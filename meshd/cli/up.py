@@ -1,5 +1,6 @@
 """The one place for `meshd up`: a node in the foreground."""
 
+import dataclasses
 import pathlib
 import signal
 from typing import Annotated
@@ -8,6 +9,8 @@ import typer
 
 from meshd.cli import terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.cli.passphrase import PassphraseFile, opened
+from meshd.home import Home
 from meshd.options import (
     GATEWAY_DEFAULT,
     LISTEN_DEFAULT,
@@ -69,6 +72,7 @@ def up(
     no_lan: Annotated[
         bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
     ] = False,
+    passphrase_file: PassphraseFile = None,
     record: Annotated[
         str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
     ] = None,
@@ -95,7 +99,8 @@ def up(
         record=None if record is None else _checked_record(record),
         json=as_json,
     )
-    _run(options)
+    keys = opened(Home(options.home), passphrase_file)
+    _run(dataclasses.replace(options, passphrase=keys.passphrase))
 
 
 def _run(options: UpOptions) -> None:

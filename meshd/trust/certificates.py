@@ -138,7 +138,8 @@ def make_contexts(home: Home) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the key is checked instead, see peers.py
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(home.tls, home.node_key)
+        # Without a password OpenSSL would ask on the terminal for one.
+        context.load_cert_chain(home.tls, home.node_key, password=home.passphrase or b"")
         context.load_verify_locations(cadata=issuer)
         contexts.append(context)
     contexts[1].num_tickets = 0

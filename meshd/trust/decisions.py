@@ -56,7 +56,7 @@ class Decisions:
         mesh = read_mesh(self._home)
         if mesh is None:
             raise UserError("this node is in no mesh")
-        root = read_key(self._home.root_key)
+        root = read_key(self._home.root_key, self._home.passphrase)
         if root is not None and public_key_of(root) == mesh.root:
             return Decider(root, mesh.root, mesh)
         own = node_seed(self._home)

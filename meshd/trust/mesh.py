@@ -5,7 +5,7 @@ from typing import Final
 
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.trust.keys import SEED_BYTES, new_seed, to_pem
+from meshd.trust.keys import SEED_BYTES, new_seed, read_private, write_key
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.errors import Refused
 from protocol.fields import pack, unpack_fields
@@ -39,13 +39,13 @@ class MeshFile:
 
 
 def read_mesh(home: Home) -> MeshFile | None:
-    """What mesh this home belongs to; None for none. Raises UserError for a damaged file."""
-    try:
-        data = home.mesh.read_bytes()
-    except FileNotFoundError:
+    """What mesh this home belongs to; None for none.
+
+    Raises UserError for a file that is damaged, or that others can read.
+    """
+    data = read_private(home.mesh, "the membership")
+    if data is None:
         return None
-    except OSError as error:
-        raise UserError(f"cannot read {home.mesh}: {error.strerror}") from error
     try:
         fields = unpack_fields(data)
         if fields.take_int(0, 2**31) != _VERSION:
@@ -77,7 +77,7 @@ def write_mesh(home: Home, mesh: MeshFile) -> None:
 def found_mesh(home: Home, node_seed: bytes, wall_s: int) -> MeshFile:
     """Make a new mesh whose first member and founder this node is."""
     root_seed = new_seed()
-    home.write(home.root_key, to_pem(root_seed), secret=True)
+    write_key(home, home.root_key, root_seed)
     root = public_key_of(root_seed)
     invite, admission = make_founding(
         root_seed,

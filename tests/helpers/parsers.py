@@ -52,6 +52,7 @@ from protocol.exchange import (
     encode_frame,
 )
 from protocol.identity import Address, NodeId
+from protocol.issuing import make_join_proof
 from protocol.messages import (
     Ack,
     Difference,
@@ -71,7 +72,7 @@ from protocol.messages import (
     StreamMessage,
     StreamProbe,
 )
-from protocol.records import Role, decode_record, make_join_proof
+from protocol.records import Role, decode_record
 from protocol.statements import decode_statement, make_accusation, make_alive, make_left, make_offer
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 from runtimes.functions.call import FunctionCall, Returned

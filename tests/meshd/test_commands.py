@@ -46,6 +46,7 @@ class Asked:
         for wire in self.founded.records:
             self.authority.add(wire)
         self.calls: list[str] = []
+        self.noted: list[Mapping[str, Any]] = []
         self.rows = [
             {"name": "a", "nodes": ["anna", "bert"]},
             {"name": "b", "nodes": ["bert"]},
@@ -62,6 +63,7 @@ class Asked:
             nodes=lambda include_all: [{"name": "n", "all": include_all}],
             status=lambda: {"ready": True},
             has_company=True,
+            audit=SimpleNamespace(note=self._note),
             memory=None,
             say_goodbye=self._say_goodbye,
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
@@ -76,6 +78,9 @@ class Asked:
     def _give(self, event: Event) -> bool:
         self.issued.append(event)
         return True
+
+    def _note(self, kind: str, **fields: object) -> None:
+        self.noted.append({"type": kind, **fields})
 
     async def _say_goodbye(self) -> None:
         await trio.lowlevel.checkpoint()

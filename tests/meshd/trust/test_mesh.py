@@ -65,14 +65,14 @@ def test_two_foundings_share_nothing(home: Home) -> None:
 @given(st.binary(max_size=300))
 def test_a_damaged_file_is_one_clear_line(home: Home, data: bytes) -> None:
     """Any bytes: a UserError that says what to do, never a guess."""
-    home.mesh.write_bytes(data)
+    home.write(home.mesh, data, secret=True)
     with pytest.raises(UserError, match=r"is damaged; restore it|another version"):
         read_mesh(home)
 
 
 def test_a_file_of_a_later_version_is_not_damaged(home: Home) -> None:
     """It says to update."""
-    home.write(home.mesh, pack((2, b"whatever")))
+    home.write(home.mesh, pack((2, b"whatever")), secret=True)
     with pytest.raises(UserError, match="another version of meshd; update"):
         read_mesh(home)
 
@@ -81,6 +81,16 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(home: Home) -> None:
     """Whatever the system says."""
     home.mesh.mkdir()
     with pytest.raises(UserError, match="cannot read"):
+        read_mesh(home)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_file_that_others_can_read_is_not_used(home: Home, mode: int) -> None:
+    """It holds the mesh secret; said with the command that mends it."""
+    found_mesh(home, SEED, WALL_S)
+    home.mesh.chmod(mode)
+    with pytest.raises(UserError, match=rf"chmod 600 {home.mesh}"):
         read_mesh(home)
 
 
