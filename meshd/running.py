@@ -29,6 +29,7 @@ from meshd.gossip import Gossip
 from meshd.home import Home
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
+from meshd.pairing_commands import PairingCommands
 from meshd.peers import Kind, Peers
 from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
@@ -119,6 +120,7 @@ class Running:
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
         self.commands = Commands(home, self)
+        self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
         self._is_dirty = trio.Event()
@@ -148,7 +150,8 @@ class Running:
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
                 await nursery.start(self._driver.run)
-                await nursery.start(serve_control, self.home, self.commands.handlers())
+                asked = {**self.commands.handlers(), **self._pairing.handlers()}
+                await nursery.start(serve_control, self.home, asked)
                 await nursery.start(
                     functools.partial(
                         serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, events, membership, show, sim, tasks, up
+from meshd.cli import chat, demo, events, membership, pair, show, sim, tasks, up
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -35,6 +35,7 @@ app.command()(up.up)
 app.command()(demo.demo)
 app.command()(membership.invite)
 app.command()(membership.join)
+app.command()(pair.pair)
 app.command()(membership.leave)
 app.command()(show.nodes)
 app.command()(show.models)

@@ -101,6 +101,17 @@ def found_mesh(home: Home, node_seed: bytes, wall_s: int) -> MeshFile:
     return mesh
 
 
+def check_may_invite(home: Home) -> tuple[MeshFile, bytes]:
+    """What signs invites: the membership, and the root key's seed. Raises UserError without one."""
+    mesh = read_mesh(home)
+    root_seed = read_key(home.root_key)
+    if mesh is None or root_seed is None or public_key_of(root_seed) != mesh.root:
+        raise UserError(
+            "only the machine that founded this mesh can invite; run meshd invite there"
+        )
+    return mesh, root_seed
+
+
 def issue_invite(
     home: Home,
     *,
@@ -114,12 +125,7 @@ def issue_invite(
 
     The act is counted on disk before anybody hears of it. Raises UserError without a root key.
     """
-    mesh = read_mesh(home)
-    root_seed = read_key(home.root_key)
-    if mesh is None or root_seed is None or public_key_of(root_seed) != mesh.root:
-        raise UserError(
-            "only the machine that founded this mesh can invite; run meshd invite there"
-        )
+    mesh, root_seed = check_may_invite(home)
     mesh = dataclasses.replace(mesh, acts=mesh.acts + 1)
     write_mesh(home, mesh)
     invite_seed = new_seed()
