@@ -62,6 +62,8 @@ class Offer:
         self._count = count
         self._connections = 0
         self._judging = trio.Lock()
+        self._unanswered = 0
+        """Proofs that came and whose answers have not left."""
         self._wrong = 0
         self._token: Token | None = None
         self._is_decided = trio.Event()
@@ -120,14 +122,15 @@ class Offer:
         if proof is None:
             raise StreamBroken("it left")
         since = trio.current_time()
-        answer = await self._judge(side, proof)
-        if answer is None:
-            return
+        self._unanswered += 1
         try:
-            await trio.sleep_until(since + ANSWER_S)
-            await frames.send(answer)
+            answer = await self._judge(side, proof)
+            if answer is not None:
+                await trio.sleep_until(since + ANSWER_S)
+                await frames.send(answer)
         finally:
-            if self._is_decided.is_set():
+            self._unanswered -= 1
+            if self._is_decided.is_set() and not self._unanswered:
                 self._is_answered.set()
 
     async def _judge(self, side: OfferSide, proof: bytes) -> bytes | None:

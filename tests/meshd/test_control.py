@@ -350,3 +350,37 @@ def test_an_asker_who_goes_away_stops_a_stream(
         assert stopped.wait(TIMEOUT_S)
         assert ask(home, "echo") == {"echo": {}}
     assert caplog.text == ""
+
+
+def test_what_ends_with_its_asker_is_cancelled_at_once(home: Home) -> None:
+    """Without a word in between; and while who asked is there, its failure is that of its nursery's
+    task, and its result comes out.
+    """
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def wait(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def fail(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_refuse, {})
+        return {}
+
+    handlers = {
+        "wait": Streaming(wait, timeout_s=3_600, ends_with_asker=True),
+        "fail": Streaming(fail, ends_with_asker=True),
+        "count": Streaming(_count, ends_with_asker=True),
+    }
+    with daemon_on(home, handlers):
+        with _connect(home) as connection:
+            connection.sendall(b'{"do":"wait"}\n')
+            assert begun.wait(TIMEOUT_S)
+            assert not cancelled.is_set()
+        assert cancelled.wait(TIMEOUT_S)
+        with pytest.raises(UserError, match="the token is expired"):
+            ask(home, "fail")
+        assert ask(home, "count", to=2) == {"done": True}
