@@ -17,7 +17,7 @@ from meshd.trust.pairing import TRIES_MAX, Code, Hello, JoinerSide, OfferSide, r
 from meshd.trust.token import Token, encode_token
 from protocol.fields import pack
 from protocol.identity import Address, MeshId, mesh_id_of
-from tests.helpers.nodes import Authorities, seed_of
+from tests.helpers.nodes import Authorities
 from tests.meshd.founder import INVITE_SEED
 from tests.meshd.members import SECRET, until
 

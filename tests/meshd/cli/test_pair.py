@@ -1,4 +1,4 @@
-"""`meshd pair` and `meshd join CODE`: what the daemon is asked, what is printed, what is refused."""
+"""`meshd pair` and `meshd join CODE`: what is asked, printed, and refused."""
 
 import json
 import pathlib

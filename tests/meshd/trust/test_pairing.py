@@ -1,6 +1,7 @@
 """The exchange that makes a token of a short code: who gets it, and who learns nothing."""
 
 import itertools
+import secrets
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spake2 import SPAKE2_B
 
-from meshd.trust import pairing
 from meshd.trust.pairing import (
     ANSWER_BYTES_MAX,
     HELLO_BYTES_MAX,
@@ -205,7 +205,7 @@ def test_codes_are_drawn_from_all_ten_digits(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(below)
         return 7_00_0008
 
-    monkeypatch.setattr(pairing.secrets, "randbelow", draw)
+    monkeypatch.setattr(secrets, "randbelow", draw)
     code = make_code()
     assert asked == [10**10]
     assert str(code) == "00-0700-0008"
