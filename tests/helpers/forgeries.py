@@ -47,28 +47,34 @@ class Forgery:
 class Forger:
     """Makes lies of one member about others."""
 
-    def __init__(self, seed: bytes, mesh: MeshId, victim: NodeId, third: NodeId) -> None:
-        """`seed`: the liar's own key. `victim`: in whose name it speaks. `third`: about whom."""
+    def __init__(
+        self, seed: bytes, mesh: MeshId, victim: NodeId, third: NodeId, incarnation: int
+    ) -> None:
+        """`seed`: the liar's own key. `victim`: in whose name it speaks. `third`: about whom, at
+        which `incarnation`.
+        """
         self._own = SodiumCrypto(seed)
         self._seed = seed
         self._mesh = mesh
         self._third = third
+        self._incarnation = incarnation
         self._as_victim = BorrowedName(seed, victim)
-        self.accomplice = SodiumCrypto(secrets.token_bytes(32))
+        self.accomplice_seed = secrets.token_bytes(32)
+        self.accomplice = SodiumCrypto(self.accomplice_seed)
         """A key that nobody has invited."""
 
     def statements(self) -> list[Forgery]:
         """In the victim's name: its life, its goodbye, its offers, its accusation of a third."""
         name, mesh = self._as_victim, self._mesh
-        card = ModelCard(name=STOLEN_MODEL)
+        card = ModelCard(name=STOLEN_MODEL, content_hash="00", runtime="test")
         here = (Address("127.0.0.1", 9),)
         wires = {
             "alive": make_alive(name, mesh, HIGH, STOLEN_NAME, here, "0").wire,
             "left": make_left(name, mesh, HIGH).wire,
-            "offer": make_offer(
-                name, mesh, HIGH, model_key(STOLEN_MODEL), encode_model(card)
+            "offer": make_offer(name, mesh, HIGH, model_key(STOLEN_MODEL), encode_model(card)).wire,
+            "accusation": make_accusation(
+                name, mesh, self._third, self._incarnation, is_dead=True
             ).wire,
-            "accusation": make_accusation(name, mesh, self._third, 1, is_dead=True).wire,
         }
         return [Forgery(what, wire, DropReason.BAD_SIGNATURE) for what, wire in wires.items()]
 
