@@ -76,7 +76,7 @@ class Talk:
             raise
 
     def _challenge(self) -> bytes:
-        """What a first datagram earns; it may have to be sent again, for challenges are rationed."""
+        """What a first datagram earns; sent again where challenges were rationed."""
         self._socket.settimeout(AGAIN_S)
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
