@@ -16,6 +16,7 @@ from meshd import posix
 from meshd.cli.children import command
 from meshd.trust.mesh import read_mesh
 from tests.helpers.daemons import Daemon, Daemons, environment, meshd, until, wait_state, wait_whole
+from tests.helpers.namespaces import needs_namespaces, two_namespaces
 
 pytestmark = pytest.mark.processes
 
@@ -27,10 +28,10 @@ class Offer:
 
     def __init__(self, daemon: Daemon, *options: str) -> None:
         self._said = daemon.home.path / f"pair{len(list(daemon.home.path.glob('pair*')))}.out"
-        place = ["--home", str(daemon.home.path), "--json"]
+        place = [*daemon.prefix, *command(), "pair", "--home", str(daemon.home.path), "--json"]
         with self._said.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command(), "pair", *place, *options],
+                [*place, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.PIPE,
@@ -99,6 +100,24 @@ def test_a_machine_joins_by_a_code_that_mdns_finds(daemons: Daemons) -> None:
     assert offer.said[-1]["node"] == bert.id
     wait_whole([anna, bert])
     assert bert.status()["owner"] == "Zoë"
+
+
+@pytest.mark.namespaces
+@needs_namespaces
+def test_two_machines_find_each_other(tmp_path: pathlib.Path) -> None:
+    """Across a cable, everything by default: the one waits on port 7702, the other finds it."""
+    with two_namespaces() as machines, Daemons(tmp_path) as daemons:
+        anna, bert = (
+            daemons.add(name, listen=None, gateway=None, lan=True, prefix=machine.prefix)
+            for name, machine in zip(("anna", "bert"), machines, strict=True)
+        )
+        anna.launch().ready()
+        with offering(anna) as offer:
+            code, address = offer.shown()
+            assert address == f"{machines[0].address}:7702"
+            joined = bert.cli("join", code)
+            assert joined.returncode == 0, joined.stderr
+            assert offer.outcome() == (0, "")
 
 
 def test_a_running_daemon_joins_by_a_code(daemons: Daemons) -> None:
