@@ -219,7 +219,11 @@ async def _while_asked(stream: trio.SocketStream, work: Awaitable[_T]) -> _T:
 
     async def watch() -> None:
         await trio.lowlevel.wait_readable(stream.socket)
-        if not await stream.socket.recv(1, trio.socket.MSG_PEEK):
+        try:
+            waiting = await stream.socket.recv(1, trio.socket.MSG_PEEK)
+        except OSError:  # reset
+            waiting = b""
+        if not waiting:
             raise _AskerGone
         # A request sent ahead hides the end behind it; then a report notices.
 

@@ -211,9 +211,11 @@ def test_a_code_that_nobody_offers_is_one_clear_line(tmp_path: pathlib.Path) -> 
 
 
 class Listener:
-    """Stands between a joiner and an offer, and keeps all that it passes on."""
+    """Stands between a joiner and an offer, and keeps all that it passes on, perhaps changed."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, change: tuple[str, int] | None = None) -> None:
+        """`change`: from whom (`offer` or `joiner`), and the place of a byte to change."""
+        self._change = change
         host, _, port = address.rpartition(":")
         self._there = (host, int(port))
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -239,14 +241,43 @@ class Listener:
             self._copy("offer", offer, joiner)
             back.join()
 
+    def _changed(self, name: str, data: bytes) -> bytes:
+        if self._change is None or self._change[0] != name:
+            return data
+        at = self._change[1] - len(self.heard[name])
+        if not 0 <= at < len(data):
+            return data
+        return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
     def _copy(self, name: str, source: socket.socket, to: socket.socket) -> None:
         try:
             while data := source.recv(4_096):
+                to.sendall(self._changed(name, data))
                 self.heard[name] += data
-                to.sendall(data)
             to.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # either end may close at once
+
+
+@pytest.mark.parametrize("change", [("offer", 20), ("offer", 80), ("joiner", 20), ("joiner", 60)])
+def test_who_stands_between_and_changes_a_bit_gets_nothing(
+    daemons: Daemons, change: tuple[str, int]
+) -> None:
+    """Of hello's mesh or message, of the joiner's message or proof: both refuse, no invite is made,
+    and without somebody between them they join by the same code.
+    """
+    anna, bert = daemons.add("anna"), daemons.add("bert")
+    anna.launch().ready()
+    with offering(anna) as offer:
+        code, address = offer.shown()
+        with Listener(address, change) as listener:
+            refused = bert.cli("join", code, "--at", listener.address)
+        assert refused.returncode == 1
+        assert not bert.home.mesh.exists()
+        joined = bert.cli("join", code, "--at", address)
+        assert joined.returncode == 0, joined.stderr
+        assert offer.outcome()[0] == 0
+    assert sum(anna.status()["refusals"].values()) == 1
 
 
 def test_an_eavesdropper_hears_neither_code_nor_token(daemons: Daemons) -> None:
