@@ -93,23 +93,9 @@ class Commands:
         """Issue an invite: `{"token", "invite"}`."""
         expires_s = argument(arguments, "expires_s", int)
         uses = argument(arguments, "uses", int)
-        owner = arguments.get("owner") or None
         if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
             raise UserError("the invite's expiry or number of uses is out of range")
-        role = arguments.get("role", "worker")
-        if not isinstance(role, str) or role.upper() not in Role.__members__:
-            raise UserError("the role is one of admin, worker, client, observer")
-        if owner is not None and not _may_be_owner(owner):
-            raise UserError(
-                f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
-            )
-        token = self.make_token(
-            expires_s=expires_s,
-            uses=uses,
-            is_trusted=bool(arguments.get("trusted")),
-            owner=owner,
-            role=Role[role.upper()],
-        )
+        token = self.make_token(expires_s=expires_s, uses=uses, **invited(arguments))
         return {"token": encode_token(token), "invite": key_text(token.invite.key)}
 
     def make_token(
@@ -212,6 +198,23 @@ async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:
             events = await log.after(seen)
             seen = events[-1]["id"]
         await report({"events": events})
+
+
+def invited(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What an invite says of whom it lets in, for `Commands.make_token`. Raises UserError."""
+    owner = arguments.get("owner") or None
+    role = arguments.get("role", "worker")
+    if not isinstance(role, str) or role.upper() not in Role.__members__:
+        raise UserError("the role is one of admin, worker, client, observer")
+    if owner is not None and not _may_be_owner(owner):
+        raise UserError(
+            f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
+        )
+    return {
+        "is_trusted": bool(arguments.get("trusted")),
+        "owner": owner,
+        "role": Role[role.upper()],
+    }
 
 
 def _may_be_owner(owner: object) -> TypeGuard[str]:

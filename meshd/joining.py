@@ -33,7 +33,7 @@ from protocol.codec import STREAM_BYTES_MAX, decode_stream, encode_stream
 from protocol.crypto import SodiumCrypto
 from protocol.errors import Refused
 from protocol.fields import pack
-from protocol.identity import Address, key_text
+from protocol.identity import Address, MeshId, key_text
 from protocol.issuing import make_join_proof
 from protocol.joining import JoinRefusal
 from protocol.messages import Join, JoinAnswer
@@ -76,6 +76,11 @@ def read_token(text: str) -> Token:
 
 
 def check_joinable(home: Home, token: Token, *, has_company: bool | None = None) -> bool:
+    """As `check_mesh_joinable`, for the mesh of a token."""
+    return check_mesh_joinable(home, token.mesh, has_company=has_company)
+
+
+def check_mesh_joinable(home: Home, mesh: MeshId, *, has_company: bool | None = None) -> bool:
     """Whether joining would change anything. Raises UserError for a member of another mesh.
 
     A mesh that this home founded and that never had a second member may simply be replaced; a
@@ -84,7 +89,7 @@ def check_joinable(home: Home, token: Token, *, has_company: bool | None = None)
     current = read_mesh(home)
     if current is None:
         return True
-    if current.mesh == token.mesh:
+    if current.mesh == mesh:
         return False
     if has_company is None:
         has_company = _had_company(home, current)

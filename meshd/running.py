@@ -31,6 +31,7 @@ from meshd.gossip import Gossip
 from meshd.home import Home
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
+from meshd.pairing_commands import PairingCommands
 from meshd.peers import Handler, Kind, Peers
 from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
@@ -132,6 +133,7 @@ class Running:
         self.decisions = Decisions(home, node.authority, self.gossip.give)
         self.trust_commands = TrustCommands(node.node_id, node.authority, self.view, self.decisions)
         self.commands = Commands(home, self)
+        self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
         self._is_dirty = trio.Event()
@@ -164,7 +166,8 @@ class Running:
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
                 await nursery.start(self._driver.run)
-                await nursery.start(serve_control, self.home, self.commands.handlers())
+                asked = {**self.commands.handlers(), **self._pairing.handlers()}
+                await nursery.start(serve_control, self.home, asked)
                 await nursery.start(
                     functools.partial(
                         serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end

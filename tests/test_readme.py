@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshd.cli.children import command
 from tests.helpers.daemons import REPOSITORY, environment, meshd
 from tests.helpers.readme import (
     COMMAND_S,
@@ -120,6 +121,7 @@ UP_OPTIONS = {
 }
 """All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
 DEMONSTRATION = "meshd demo"
+PAIRING = "meshd pair"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
 MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
 SUITE = "python -m pytest "
@@ -148,7 +150,14 @@ def prompts() -> list[tuple[str, str]]:
 def test_every_command_is_run_somewhere() -> None:
     """What is in backticks is in a table of this file, whose entries are all in README.md."""
     run = {*WAYS, *UP_OPTIONS, *EVERYWHERE, *suites()}
-    run |= {DEMONSTRATION, BENCHMARK, MEMBERSHIP_BENCHMARK, PLAIN_INSTALLATION, *SIMULATIONS}
+    run |= {
+        DEMONSTRATION,
+        PAIRING,
+        BENCHMARK,
+        MEMBERSHIP_BENCHMARK,
+        PLAIN_INSTALLATION,
+        *SIMULATIONS,
+    }
     assert set(inline_commands()) == run
 
 
@@ -342,6 +351,26 @@ def test_the_demonstration(tmp_path: pathlib.Path) -> None:
     """A question is answered, and nothing of its mesh stays."""
     with machines(tmp_path, "alpha") as one:
         assert one["alpha"].run(shlex.split(DEMONSTRATION)[1:]).strip()
+
+
+@pytest.mark.processes
+def test_pairing(tmp_path: pathlib.Path) -> None:
+    """One machine waits with a code while the other one joins by it."""
+    with machines(tmp_path, "alpha", "beta") as both:
+        alpha, beta = both["alpha"], both["beta"]
+        alpha.up(["up", "--model", "none"])
+        words = [*command(), *shlex.split(PAIRING)[1:], "--json"]
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, env=alpha.environment, text=True
+        ) as waiting:
+            try:
+                assert waiting.stdout is not None
+                shown = json.loads(waiting.stdout.readline())
+                said = beta.run(["join", shown["code"], "--at", shown["addresses"][0]])
+                assert "Joined mesh" in said
+                assert waiting.wait(COMMAND_S) == 0
+            finally:
+                waiting.kill()
 
 
 # ---- the promises, and what CI runs ----

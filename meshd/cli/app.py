@@ -18,6 +18,7 @@ from meshd.cli import (
     demo,
     events,
     membership,
+    pair,
     passphrase,
     root,
     show,
@@ -48,6 +49,7 @@ app.command()(up.up)
 app.command()(demo.demo)
 app.command()(membership.invite)
 app.command()(membership.join)
+app.command()(pair.pair)
 app.command()(membership.leave)
 app.command()(trust.grant)
 app.command()(trust.revoke)

@@ -1,4 +1,7 @@
-"""The one place for the commands that change who is in the mesh: invite, join, leave."""
+"""The one place for the commands that change who is in the mesh: invite, join, leave.
+
+`pair.py` invites by a short code instead of a token.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
@@ -7,6 +10,7 @@ import typer
 
 from meshd.cli import passphrase, terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.cli.pairing_code import is_code, token_by_code
 from meshd.cli.up import checked_token
 from meshd.control_client import ask
 from meshd.failures import ExitCode, UserError
@@ -34,12 +38,9 @@ def invite(
     as_json: JsonOption = False,
 ) -> None:
     """Print a token that lets another machine join this mesh."""
-    if role not in ROLES:
-        raise wrong_usage(f"--role {role!a}: choose from {', '.join(ROLES)}")
+    check_whom(role, owner)
     if not 1 <= uses <= USES_MAX:
         raise wrong_usage(f"--uses {uses}: choose from 1 to {USES_MAX}")
-    if owner is not None and not _is_good_owner(owner):
-        raise wrong_usage(f"--owner: use 1 to {OWNER_CHARACTERS_MAX} printable characters")
     result = ask(
         chosen_home(context, home),
         "invite",
@@ -59,13 +60,26 @@ def invite(
 
 def join(
     context: typer.Context,
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What meshd invite printed.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN", help="What meshd invite printed, or the code of meshd pair."
+        ),
+    ],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the code's offer waits, without mDNS."),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join a mesh, with or without a running daemon."""
-    token = checked_token(token)
     place = chosen_home(context, home)
+    if is_code(token):
+        token = token_by_code(place, token, at)
+    elif at is not None:
+        raise wrong_usage("--at goes with the code of meshd pair; a token says by itself where")
+    token = checked_token(token)
 
     async def without_daemon() -> Mapping[str, Any]:
         from meshd import logs
@@ -117,6 +131,14 @@ def _either(
     import trio  # slow to import, and only without a daemon
 
     return trio.run(without_daemon), False
+
+
+def check_whom(role: str, owner: str | None) -> None:
+    """Check what an invite says of whom it lets in. Raises UserError (wrong usage)."""
+    if role not in ROLES:
+        raise wrong_usage(f"--role {role!a}: choose from {', '.join(ROLES)}")
+    if owner is not None and not _is_good_owner(owner):
+        raise wrong_usage(f"--owner: use 1 to {OWNER_CHARACTERS_MAX} printable characters")
 
 
 def _is_good_owner(owner: str) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from meshd.cli import terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.cli.pairing_code import is_code
 from meshd.cli.passphrase import PassphraseFile, opened
 from meshd.home import Home
 from meshd.options import (
@@ -120,6 +121,8 @@ def _run(options: UpOptions) -> None:
 
 def checked_token(text: str) -> str:
     """An invite's token without the blanks of copying. Raises UserError (wrong usage)."""
+    if is_code(text):
+        raise wrong_usage("this is a pairing code: first run meshd join CODE, then meshd up")
     token = "".join(text.split())
     if not token or not token.isascii() or not token.isprintable():
         raise wrong_usage("this is no token: copy the whole line that meshd invite printed")

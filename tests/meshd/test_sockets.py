@@ -12,7 +12,7 @@ import trio
 from meshd import sockets as under_test
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.sockets import bind_gateway, bind_node
+from meshd.sockets import bind_gateway, bind_node, bind_pairing
 
 
 def _has_ipv6() -> bool:
@@ -220,3 +220,27 @@ def test_the_gateway_is_on_loopback_only() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         with pytest.raises(UserError, match="open to everybody"):
             bind_gateway(host, 0)
+
+
+def test_pairing_takes_its_port_or_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless one was chosen: then it is that one or a line that says why not."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(under_test, "PAIRING_PORT", port)
+        with bind_pairing("127.0.0.1", None) as other:
+            assert other.getsockname()[1] not in (0, port)
+        with pytest.raises(UserError, match=f"{port} is in use.*--port"):
+            bind_pairing("127.0.0.1", port)
+    with bind_pairing("127.0.0.1", None) as own:
+        assert own.getsockname()[1] == port
+
+
+@pytest.mark.skipif(not under_test._has_ipv6(), reason="needs IPv6")
+def test_pairing_is_reached_as_the_node_is() -> None:
+    """By both families where the node has bound both."""
+    with bind_pairing("::", 0) as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=5).close()

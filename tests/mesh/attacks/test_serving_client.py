@@ -1,0 +1,82 @@
+"""A member whose invite only lets it ask, and which offers a model and jobs all the same."""
+
+import pytest
+
+from meshd import clock
+from meshd.trust.keys import new_seed, read_key
+from meshd.trust.mesh import read_mesh
+from meshd.trust.token import decode_token, encode_token
+from protocol.crypto import public_key_of
+from protocol.issuing import Turn, make_invite
+from protocol.records import NO_ACT, Role
+from tests.helpers.daemons import Daemon, Daemons, until, wait_whole
+from tests.mesh.conftest import WORDS
+
+pytestmark = pytest.mark.processes
+
+OWN = "test:only-mine"
+ASKED = 12
+
+
+def client_token(founder: Daemon) -> str:
+    """An invite to the role client, which the command line does not give yet."""
+    mesh, root_seed, seed = read_mesh(founder.home), read_key(founder.home.root_key), new_seed()
+    assert mesh is not None
+    assert root_seed is not None
+    token = decode_token(founder.invite())
+    invite = make_invite(
+        root_seed,
+        mesh.mesh,
+        key=public_key_of(seed),
+        turn=Turn(mesh.acts + 1_000, NO_ACT),
+        role=Role.CLIENT,
+        expires_at_s=clock.wall_s() + 600,
+        uses=1,
+        is_trusted=False,
+        owner="guest",
+    )
+    return encode_token(
+        type(token)(
+            root=token.root,
+            mesh_secret=token.mesh_secret,
+            invite_seed=seed,
+            invite=invite,
+            seeds=token.seeds,
+        )
+    )
+
+
+def _row(viewer: Daemon, name: str) -> dict[str, object]:
+    rows = {row["name"]: row for row in viewer.get("/mesh/v1/nodes")["nodes"]}
+    row: dict[str, object] = rows[name]
+    return row
+
+
+def test_a_client_that_serves_is_asked_nothing(
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs a model of its own and one of the name that another node has: nobody lists either as
+    its, no request ever reaches it, its offers are refused and counted; and it may still ask.
+    """
+    monkeypatch.setenv("MESHD_LOG", "debug")  # then a node says whom it serves
+    anna, _ = nodes = daemons.mesh({"anna": WORDS, "bert": "none"})
+    carl = daemons.add("carl", "--model", OWN, model=WORDS)
+    carl.launch("--join", client_token(anna)).ready()
+    wait_whole([*nodes, carl])
+    until("carl's models are up", lambda: len(carl.status()["models"]) == 2, 20.0)
+    for daemon in nodes:
+        until("its offers are refused", lambda d=daemon: _refused(d), 30.0)  # type: ignore[misc]
+        assert _row(daemon, "carl")["role"] == "client"
+        assert _row(daemon, "carl")["models"] == []
+        assert daemon.models() == {"words": "anna"}
+        assert daemon.chat("only-mine").status == 404
+    for number in range(ASKED):
+        reply = nodes[number % 2].chat("words", f"question {number}", max_tokens=2)
+        assert (reply.status, reply.headers["x-meshd-node-id"]) == (200, anna.id)
+    assert carl.chat("words", max_tokens=2).status == 200
+    assert "request.serving" in anna.log_text()
+    assert "request.serving" not in carl.log_text()
+
+
+def _refused(daemon: Daemon) -> bool:
+    return int(daemon.status()["drops"].get("not_allowed", 0)) > 0
