@@ -24,9 +24,12 @@ from meshd.asking import Asking
 from meshd.commands import Commands
 from meshd.control import serve_control
 from meshd.forwarder import Forwarder
+from meshd.gateway.access import Access
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.server import serve as serve_gateway
 from meshd.gossip import Gossip
 from meshd.home import Home
+from meshd.key_commands import KeyCommands
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
 from meshd.peers import Kind, Peers
@@ -38,6 +41,7 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.api_keys import ApiKeys
 from meshd.trust.mesh import FOUNDER
 from meshd.view import View
 from protocol.effects import (
@@ -82,6 +86,8 @@ class Running:
         numbers: Numbers,
         sockets: NodeSockets,
         gateway_socket: socket.socket,
+        access: Access,
+        keys: ApiKeys,
         peers: Peers,
         own_addresses: tuple[Address, ...],
         recording: Recording | None,
@@ -98,6 +104,8 @@ class Running:
         self._numbers = numbers
         self._sockets = sockets
         self._gateway_socket = gateway_socket
+        self._access = access
+        self._keyring = Keyring(keys, is_required=access.is_key_required)
         self._peers = peers
         self.view = View(node)
         self.gossip = Gossip(
@@ -118,6 +126,7 @@ class Running:
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
+        self.key_commands = KeyCommands(keys)
         self.commands = Commands(home, self)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
@@ -151,7 +160,12 @@ class Running:
                 await nursery.start(serve_control, self.home, self.commands.handlers())
                 await nursery.start(
                     functools.partial(
-                        serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end
+                        serve_gateway,
+                        self,
+                        [self._gateway_socket],
+                        access=self._access,
+                        keyring=self._keyring,
+                        shutdown=self._gateway_end,
                     )
                 )
                 self._is_ready = True
@@ -333,7 +347,7 @@ class Running:
             "owner": self.owner,
             "listen": str(Address(self._sockets.host, self._sockets.port)),
             "addresses": [str(address) for address in self.own_addresses],
-            "gateway": gateway_url(self._gateway_socket),
+            "gateway": self._access.url(self._gateway_socket),
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
@@ -348,6 +362,10 @@ class Running:
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),
         }
+
+    def gateway_for_owner(self) -> Mapping[str, Any]:
+        """How commands on this machine reach the gateway."""
+        return self._access.for_owner(self._gateway_socket, self._keyring.owner_key)
 
     def nodes(self, *, include_all: bool = False) -> Sequence[Mapping[str, Any]]:
         """See `answer.Mesh`."""
@@ -366,9 +384,3 @@ class Running:
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
         return self._forwarder.generate(request, options)
-
-
-def gateway_url(gateway_socket: socket.socket) -> str:
-    """`http://HOST:PORT` as bound."""
-    host, port = gateway_socket.getsockname()[:2]
-    return f"http://{Address(host, port)}"

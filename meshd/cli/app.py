@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, events, membership, show, sim, tasks, up
+from meshd.cli import chat, demo, events, keys, membership, show, sim, tasks, up
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -45,6 +45,7 @@ app.command()(tasks.submit)
 app.command()(tasks.jobs)
 app.command()(tasks.job)
 app.command()(tasks.cancel)
+app.add_typer(keys.key, name="key")
 app.add_typer(sim.sim, name="sim")
 
 

@@ -11,13 +11,15 @@ from meshd.gateway.event_stream import EventStream, openai_last_words
 from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import DONE, ChatCompletion
+from meshd.trust.api_keys import KeyPolicy
 from runtimes.base import Chunk, Finished
 
 if TYPE_CHECKING:
     from meshd.gateway.openai_request import ChatCall
 
 _NODE_CHARS_MAX = 128
-_DEMANDS_TO_COME = ("x-meshd-trusted", "x-meshd-label", "x-meshd-policy")
+_DEMANDS_TO_COME = ("x-meshd-label", "x-meshd-policy")
+_YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 class ChatEndpoint:
@@ -35,6 +37,7 @@ class ChatEndpoint:
         options = request_options(exchange)
         call = parse_chat(await exchange.incoming.read())
         exchange.incoming.close()
+        check_model(exchange.policy, call.request.model)
         completion = ChatCompletion(
             request_id=exchange.request_id,
             created=int(time.time()),
@@ -84,7 +87,27 @@ def request_options(exchange: Exchange) -> RequestOptions:
         raise Refusal(
             "bad_request", "x-meshd-node must be a node's name or id.", param="x-meshd-node"
         )
-    return RequestOptions(request_id=exchange.request_id, node=node)
+    trusted = _YES_AND_NO.get(exchange.headers.get("x-meshd-trusted", "0").lower())
+    if trusted is None:
+        raise Refusal("bad_request", "x-meshd-trusted must be 1 or 0.", param="x-meshd-trusted")
+    policy = exchange.policy
+    return RequestOptions(
+        request_id=exchange.request_id,
+        node=node,
+        policy=policy,
+        is_trusted_only=trusted or (policy is not None and policy.is_trusted),
+    )
+
+
+def check_model(policy: KeyPolicy | None, model: str) -> None:
+    """Raises Refusal when the request's key is not for this model."""
+    if policy is not None and not policy.may_use(model):
+        raise Refusal(
+            "model_forbidden",
+            f"This API key is not for the model '{model[:200]}'; GET /v1/models lists those it is "
+            "for.",
+            param="model",
+        )
 
 
 def served_by(answer: Answer) -> HeaderList:

@@ -63,6 +63,7 @@ class Asked:
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
             view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
             job_commands=SimpleNamespace(handlers=dict),
+            key_commands=SimpleNamespace(handlers=dict),
         )
         self.running = running
         self.commands = Commands(self.home, cast("Running", running))

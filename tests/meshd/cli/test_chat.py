@@ -19,6 +19,11 @@ from tests.meshd.cli.running_daemon import answering, daemon_on
 TIMEOUT_S = 20.0
 
 
+def door(url: str) -> dict[str, str | None]:
+    """What a daemon says of a gateway that needs neither key nor certificate."""
+    return {"url": url, "key": None, "fingerprint": None}
+
+
 @pytest.fixture
 def home(tmp_path: pathlib.Path) -> Home:
     return Home(tmp_path)
@@ -29,7 +34,7 @@ def gateway(home: Home) -> Iterator[FakeGateway]:
     """A daemon on `home` with a gateway and two models."""
     with gateway_running() as gateway:
         handlers = {
-            "status": answering({"gateway": gateway.url}),
+            "gateway": answering(door(gateway.url)),
             "models": answering({"models": [{"name": "demo"}, {"name": "qwen"}]}),
         }
         with daemon_on(home, handlers):
@@ -234,7 +239,7 @@ def test_a_gateway_out_of_reach_is_one_line_and_1(
     url: str, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The daemon may be wrong about its gateway; the person reads which address failed."""
-    with daemon_on(home, {"status": answering({"gateway": url})}):
+    with daemon_on(home, {"gateway": answering(door(url))}):
         assert _chat(home, "Hi", "--model", "x") == 1
     assert url in capsys.readouterr().err
 
@@ -243,7 +248,7 @@ def test_a_mesh_without_models_says_what_to_do(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No model anywhere: the line has the command that offers one."""
-    handlers = {"status": answering({"gateway": "x"}), "models": answering({"models": []})}
+    handlers = {"gateway": answering(door("x")), "models": answering({"models": []})}
     with daemon_on(home, handlers):
         assert _chat(home, "Hi") == 1
     assert "meshd up --model demo" in capsys.readouterr().err
