@@ -29,7 +29,7 @@ _WRITE_BYTES = 64 * 1024
 # Also what may slip past `header_bytes_max` in one read.
 _READ_BYTES = 16 * 1024
 _LINGER_BYTES = 1024 * 1024
-_CANNOT_SEND = (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError)
+_CANNOT_USE = (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError)
 CLIENT: Final = "meshd.client"
 """Under this name a request's scope has the ClientStream that it came by, in its `state`."""
 
@@ -54,12 +54,18 @@ class ClientStream(trio.abc.HalfCloseableStream):
         try:
             for start in range(0, len(data), _WRITE_BYTES):
                 with trio.move_on_after(self.limits.write_stall_s) as stall:
-                    await self._stream.send_all(data[start : start + _WRITE_BYTES])
+                    await self._send_some(data[start : start + _WRITE_BYTES])
                 if stall.cancelled_caught:
                     self.abort()
                     raise trio.BrokenResourceError("the client does not take its answer")
         finally:
             self._is_writing = False
+
+    async def _send_some(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BusyResourceError:
+            raise trio.BrokenResourceError("the end of our data is being sent") from None
 
     async def wait_send_all_might_not_block(self) -> None:
         """Part of trio's interface."""
@@ -70,6 +76,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._is_reading = True
         try:
             data = await self._stream.receive_some(_READ_BYTES)
+        except trio.BusyResourceError:
+            raise trio.BrokenResourceError("it is being closed") from None
         finally:
             self._is_reading = False
         if not data and self._is_writing:
@@ -84,7 +92,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """Close. Unread data is taken for a while, or the client would lose our last words."""
         try:
             if not self._is_reading:
-                with contextlib.suppress(*_CANNOT_SEND):
+                with contextlib.suppress(*_CANNOT_USE):
                     await self._stream.send_eof()
                 await self._linger()
         finally:
@@ -101,7 +109,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
             while room > 0:
                 try:
                     data = await self._stream.receive_some(_READ_BYTES)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                except _CANNOT_USE:
                     return
                 if not data:
                     return

@@ -62,6 +62,7 @@ class Incoming:
         self._deadline = trio.current_time() + limits.body_s
         self._body = bytearray()
         self._taken = 0
+        self._pieces = 0
         self._refusal: Refusal | None = None
         self._settled = trio.Event()
         """The body is complete or will not be kept."""
@@ -129,8 +130,11 @@ class Incoming:
     def _keep(self, data: bytes) -> None:
         if self._refusal is not None or not data:
             return
+        self._pieces += 1
         if len(self._body) + len(data) > self._limits.body_bytes_max:
             self._refuse("body_too_large", self._too_large())
+        elif self._pieces > self._limits.body_pieces_max:
+            self._refuse("body_too_large", "The request's body comes in too many pieces.")
         elif not self._budget.take(len(data), self):
             self._refuse("overloaded", _NO_ROOM)
         else:

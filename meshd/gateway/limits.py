@@ -9,6 +9,8 @@ class Limits:
 
     body_bytes_max: int = 8 * 1024 * 1024
     """One request body; ten times the text of the longest contexts of today."""
+    body_pieces_max: int = 65_536
+    """In how many pieces one may come: each costs time, and a chunk can be one byte."""
     bodies_bytes_max: int = 64 * 1024 * 1024
     """All request bodies in memory at one time."""
     header_bytes_max: int = 32 * 1024
