@@ -22,7 +22,8 @@ class RequestOptions:
     node: str | None = None
     """From `x-meshd-node`: only this node, by name or id."""
     policy: KeyPolicy | None = None
-    """Of the API key that the request shows; None: it shows none and may do everything."""
+    """Of the API key that the request shows; None: it shows none, and may do everything. The mesh
+    checks which models it is for."""
     is_trusted_only: bool = False
     """Only nodes whose invite was marked trusted: by `x-meshd-trusted`, or by the key."""
     deadline_s: float = 600.0

@@ -83,6 +83,11 @@ class Forwarder:
             check_request(request)  # here, so that it fails alike wherever it would have run
         except RuntimeFailure as failure:
             raise RequestFailed(failure.code, failure.message) from failure
+        if options.policy is not None and not options.policy.may_use(request.model):
+            # Here, so that no dialect can forget it.
+            raise RequestFailed(
+                "model_forbidden", f"This API key is not for the model {request.model!r}."
+            )
         async with AsyncExitStack() as stack:
             attempt = await self._first_that_works(stack, request, options, deadline)
             events = self._relay(attempt, deadline)

@@ -11,7 +11,6 @@ from meshd.gateway.event_stream import EventStream, openai_last_words
 from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import DONE, ChatCompletion
-from meshd.trust.api_keys import KeyPolicy
 from runtimes.base import Chunk, Finished
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ class ChatEndpoint:
         options = request_options(exchange)
         call = parse_chat(await exchange.incoming.read())
         exchange.incoming.close()
-        check_model(exchange.policy, call.request.model)
         completion = ChatCompletion(
             request_id=exchange.request_id,
             created=int(time.time()),
@@ -97,17 +95,6 @@ def request_options(exchange: Exchange) -> RequestOptions:
         policy=policy,
         is_trusted_only=trusted or (policy is not None and policy.is_trusted),
     )
-
-
-def check_model(policy: KeyPolicy | None, model: str) -> None:
-    """Raises Refusal when the request's key is not for this model."""
-    if policy is not None and not policy.may_use(model):
-        raise Refusal(
-            "model_forbidden",
-            f"This API key is not for the model '{model[:200]}'; GET /v1/models lists those it is "
-            "for.",
-            param="model",
-        )
 
 
 def served_by(answer: Answer) -> HeaderList:

@@ -28,6 +28,7 @@ FAILURES: Mapping[str, Meaning] = {
     # Codes of RequestFailed: what the mesh says.
     "bad_request": Meaning(status=400, type=_INVALID),
     "context_too_long": Meaning(status=400, type=_INVALID, code="context_length_exceeded"),
+    "model_forbidden": Meaning(status=403, type=_INVALID, code="model_not_found"),
     "model_not_found": Meaning(status=404, type=_INVALID),
     "no_trusted_node": Meaning(status=404, type=_INVALID),
     "queue_full": Meaning(status=503, type=_SERVER, retry_after_s=1),
@@ -39,7 +40,6 @@ FAILURES: Mapping[str, Meaning] = {
     "invalid_json": Meaning(status=400, type=_INVALID),
     "unsupported": Meaning(status=400, type=_INVALID, code="unsupported_parameter"),
     "unauthorized": Meaning(status=401, type=_INVALID, code="invalid_api_key"),
-    "model_forbidden": Meaning(status=403, type=_INVALID, code="model_not_found"),
     "forbidden_host": Meaning(status=403, type="permission_error"),
     "forbidden_origin": Meaning(status=403, type="permission_error"),
     "not_found": Meaning(status=404, type=_INVALID, code="unknown_url"),

@@ -18,6 +18,7 @@ from meshd.gateway.errors import (
 MESH_CODES = {
     "bad_request": 400,
     "context_too_long": 400,
+    "model_forbidden": 403,
     "model_not_found": 404,
     "no_trusted_node": 404,
     "queue_full": 503,
