@@ -49,18 +49,25 @@ class Commands:
             "nodes": self.nodes,
             "models": self.models,
             "events": Streaming(self.events, timeout_s=math.inf),
+            "gateway": self.gateway,
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
             **self._running.trust_commands.handlers(),
             "root": self.root,
             **self._running.job_commands.handlers(),
+            **self._running.key_commands.handlers(),
         }
 
     async def status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """How this node is doing."""
         del arguments
         return self._running.status()
+
+    async def gateway(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How a command of the owner reaches the gateway."""
+        del arguments
+        return self._running.gateway_for_owner()
 
     async def nodes(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The members as this node sees them."""

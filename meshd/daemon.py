@@ -22,6 +22,7 @@ import trio
 from meshd import __version__, clock, posix
 from meshd.addresses import advertised
 from meshd.failures import UserError
+from meshd.gateway.access import Access, make_access, read_certificate
 from meshd.home import Home
 from meshd.joining import check_joinable, join, join_anew, read_token
 from meshd.local_models import LocalModels
@@ -29,8 +30,9 @@ from meshd.options import Ready, UpOptions, format_host_port, name_from_host, pa
 from meshd.peers import Peers
 from meshd.persistence import next_boot, read_snapshot
 from meshd.recording import Recording
-from meshd.running import Running, gateway_url
+from meshd.running import Running
 from meshd.sockets import NodeSockets, bind_gateway, bind_node
+from meshd.trust.api_keys import ApiKeys
 from meshd.trust.audit import Audit
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
@@ -140,6 +142,8 @@ class Starter:
         self._token = read_token(options.join) if options.join is not None else None
         self._sockets: NodeSockets | None = None
         self._gateway: socket.socket | None = None
+        self._keys = ApiKeys(home)
+        self._access = Access()
         self._recording: Recording | None = None
         self._founded = False
         self._audit = Audit(home)
@@ -156,7 +160,7 @@ class Starter:
         try:
             self._sockets = await bind_node(home, *parse_host_port(options.listen))
             if self._gateway is None:  # kept over a restart: apps wait, and find it where it was
-                self._gateway = bind_gateway(*parse_host_port(options.gateway))
+                self._gateway = self._open_gateway()
             sources = await self._make_sources()
             own_addresses = advertised(self._sockets, options.advertise)
             if self._recording is None and options.record is not None:
@@ -204,6 +208,8 @@ class Starter:
             numbers,
             self._sockets,
             self._gateway,
+            self._access,
+            self._keys,
             peers,
             self._audit,
             own_addresses,
@@ -212,6 +218,16 @@ class Starter:
             FunctionRunner(self._functions, home.scratch),
             name,
         )
+
+    def _open_gateway(self) -> socket.socket:
+        """Its socket, bound as the options and the home's keys allow. Raises UserError."""
+        options = self._options.access
+        certificate = read_certificate(options)
+        has_keys = self._keys.count(clock.wall_s()) > 0
+        host, port = parse_host_port(self._options.gateway)
+        gateway = bind_gateway(host, port, options, has_keys=has_keys)
+        self._access = make_access(options, certificate, gateway.getsockname()[0])
+        return gateway
 
     def close(self) -> None:
         """Close all sockets, and the files that grow."""
@@ -322,7 +338,7 @@ class Starter:
             name=running.name,
             mesh=key_text(running.node.mesh),
             listen=format_host_port(self._sockets.host, self._sockets.port),
-            gateway=gateway_url(self._gateway),
+            gateway=self._access.url(self._gateway),
             founded=self._founded,
             join_line=join_line,
             notices=tuple(self._notices),

@@ -32,7 +32,7 @@ from meshd.peers import Kind
 from meshd.view import View
 from protocol.exchange import Accept, Ask, Data, End
 from protocol.identity import NodeId, key_text
-from protocol.routing import Candidate, rank
+from protocol.routing import Candidate, rank, trusted
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
 from runtimes.limits import check_request
 
@@ -83,6 +83,11 @@ class Forwarder:
             check_request(request)  # here, so that it fails alike wherever it would have run
         except RuntimeFailure as failure:
             raise RequestFailed(failure.code, failure.message) from failure
+        if options.policy is not None and not options.policy.may_use(request.model):
+            # Here, so that no dialect can forget it.
+            raise RequestFailed(
+                "model_forbidden", f"This API key is not for the model {request.model!r}."
+            )
         async with AsyncExitStack() as stack:
             attempt = await self._first_that_works(stack, request, options, deadline)
             events = self._relay(attempt, deadline)
@@ -132,6 +137,14 @@ class Forwarder:
             if not candidates:
                 raise RequestFailed(
                     "model_not_found", f"The node {options.node!r} does not offer {model!r}."
+                )
+        if options.is_trusted_only:
+            candidates = trusted(candidates)
+            if not candidates:
+                raise RequestFailed(
+                    "no_trusted_node",
+                    f"No trusted node offers the model {model!r}, and this request may only go to "
+                    "one; a machine is trusted that joined by: meshd invite --trusted",
                 )
         ranked = rank(candidates, self._rng)
         if not ranked:

@@ -83,6 +83,11 @@ class Home:
         return self.path / "tls.pem"
 
     @property
+    def keys(self) -> pathlib.Path:
+        """The gateway's API keys, without their texts (JSON)."""
+        return self.path / "keys.json"
+
+    @property
     def jobs(self) -> pathlib.Path:
         """The folder of the jobs that were submitted here, a file each (JSON)."""
         return self.path / "jobs"

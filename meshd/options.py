@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from meshd.failures import ExitCode, UserError
+from meshd.gateway_options import GatewayOptions
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import read_url
 
@@ -49,6 +50,8 @@ class UpOptions:
     """HOST:PORT; port 0 picks a free one."""
     passphrase: bytes | None = dataclasses.field(default=None, repr=False)
     """Of the home's keys."""
+    access: GatewayOptions = dataclasses.field(default_factory=GatewayOptions)
+    """Who may use the gateway."""
     join: str | None = dataclasses.field(default=None, repr=False)
     """An invite's token, unread."""
     new_identity: bool = False
@@ -78,7 +81,7 @@ class Ready:
     listen: str
     """HOST:PORT as bound."""
     gateway: str
-    """`http://HOST:PORT` as bound."""
+    """`http://HOST:PORT` as bound, or `https://`."""
     founded: bool = False
     """This start made the mesh."""
     join_line: str | None = None

@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from meshd import __version__, clock, discovery, upstreams
+from meshd import __version__, clock, upstreams
 from meshd.addresses import advertised
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
@@ -26,9 +26,13 @@ from meshd.control import serve_control
 from meshd.effect_log import log_effect
 from meshd.forwarder import Forwarder
 from meshd.frames import FrameStream, StreamBroken
+from meshd.gateway.access import Access
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.server import serve as serve_gateway
 from meshd.gossip import Gossip
 from meshd.home import Home
+from meshd.key_commands import KeyCommands
+from meshd.lan_presence import LanPresence
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
 from meshd.pairing_commands import PairingCommands
@@ -41,6 +45,7 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.api_keys import ApiKeys
 from meshd.trust.audit import Audit
 from meshd.trust.audit_effects import note_effect
 from meshd.trust.commands import TrustCommands
@@ -57,8 +62,8 @@ from protocol.effects import (
     MembershipChanged,
     Persist,
 )
-from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
-from protocol.identity import Address, MeshId, NodeId, key_text
+from protocol.events import AddressesChanged, LeaveRequested, Started
+from protocol.identity import Address, NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
@@ -90,6 +95,8 @@ class Running:
         numbers: Numbers,
         sockets: NodeSockets,
         gateway_socket: socket.socket,
+        access: Access,
+        keys: ApiKeys,
         peers: Peers,
         audit: Audit,
         own_addresses: tuple[Address, ...],
@@ -107,6 +114,8 @@ class Running:
         self._numbers = numbers
         self._sockets = sockets
         self._gateway_socket = gateway_socket
+        self._access = access
+        self._keyring = Keyring(keys, is_required=access.is_key_required)
         self._peers = peers
         self.audit = audit
         self.view = View(node)
@@ -132,7 +141,9 @@ class Running:
         self.job_commands = JobCommands(self._driver, self._jobs)
         self.decisions = Decisions(home, node.authority, self.gossip.give)
         self.trust_commands = TrustCommands(node.node_id, node.authority, self.view, self.decisions)
+        self.key_commands = KeyCommands(keys)
         self.commands = Commands(home, self)
+        self._lan = LanPresence(node, name, sockets, lambda: self.own_addresses, self.gossip.give)
         self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
@@ -143,7 +154,6 @@ class Running:
         self._has_said_goodbye = False
         self._keeps_memory = True
         self._started_at = trio.current_time()
-        self._strangers: set[MeshId] = set()
         self.wants_restart = False
         self.is_revoked = False
         """This node was revoked, and ends because of it."""
@@ -170,7 +180,12 @@ class Running:
                 await nursery.start(serve_control, self.home, asked)
                 await nursery.start(
                     functools.partial(
-                        serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end
+                        serve_gateway,
+                        self,
+                        [self._gateway_socket],
+                        access=self._access,
+                        keyring=self._keyring,
+                        shutdown=self._gateway_end,
                     )
                 )
                 self._is_ready = True
@@ -181,7 +196,7 @@ class Running:
                 nursery.start_soon(self._watch_addresses)
                 nursery.start_soon(self._offer_upstreams)
                 if self._options.lan:
-                    nursery.start_soon(self._be_on_lan)
+                    nursery.start_soon(self._lan.run)
                 on_ready(self)
                 await self._end.wait()
                 with trio.move_on_after(STOP_S):
@@ -302,30 +317,6 @@ class Running:
         ports = (self._sockets.port, self._gateway_socket.getsockname()[1])
         await upstreams.offer(self._options.upstreams, ports)
 
-    async def _be_on_lan(self) -> None:
-        loopback = ["127.0.0.1"] if self._sockets.is_loopback else None
-        await discovery.announce_and_browse(
-            mesh=self.node.mesh,
-            node=self.node.node_id,
-            name=self.name,
-            addresses=self.own_addresses,
-            on_sighting=self._on_sighting,
-            interfaces=loopback,
-        )
-
-    def _on_sighting(self, sighting: discovery.Sighting) -> None:
-        if sighting.mesh == self.node.mesh:
-            for address in sighting.addresses:
-                self.gossip.give(AddressFound(sighting.node, address))
-        elif sighting.mesh not in self._strangers and len(self._strangers) < 16:
-            self._strangers.add(sighting.mesh)
-            log.warning(
-                "lan.other_mesh",
-                mesh=key_text(sighting.mesh),
-                node=sighting.name,
-                mend=f"to join it: run meshd invite on {sighting.name}, and here meshd join TOKEN",
-            )
-
     # ---- answer.Mesh ----
 
     def is_ready(self) -> bool:
@@ -357,7 +348,7 @@ class Running:
             "owner": self.owner,
             "listen": str(Address(self._sockets.host, self._sockets.port)),
             "addresses": [str(address) for address in self.own_addresses],
-            "gateway": gateway_url(self._gateway_socket),
+            "gateway": self._access.url(self._gateway_socket),
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
@@ -372,6 +363,10 @@ class Running:
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),
         }
+
+    def gateway_for_owner(self) -> Mapping[str, Any]:
+        """How commands on this machine reach the gateway."""
+        return self._access.for_owner(self._gateway_socket, self._keyring.owner_key)
 
     def nodes(self, *, include_all: bool = False) -> Sequence[Mapping[str, Any]]:
         """See `answer.Mesh`."""
@@ -390,9 +385,3 @@ class Running:
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
         return self._forwarder.generate(request, options)
-
-
-def gateway_url(gateway_socket: socket.socket) -> str:
-    """`http://HOST:PORT` as bound."""
-    host, port = gateway_socket.getsockname()[:2]
-    return f"http://{Address(host, port)}"

@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from meshd.failures import UserError
+from meshd.gateway_options import GatewayOptions, check_exposure
 from meshd.home import Home
 from meshd.options import format_host_port
 
@@ -79,16 +80,26 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
     raise UserError(f"no free port on {host}; choose one with --listen HOST:PORT")
 
 
-def bind_gateway(host: str, port: int) -> socket.socket:
-    """Bind the gateway's TCP socket, on loopback: it knows no keys yet. Raises UserError."""
+def bind_gateway(
+    host: str, port: int, access: GatewayOptions | None = None, *, has_keys: bool = False
+) -> socket.socket:
+    """Bind the gateway's TCP socket; beyond loopback only if `access` and keys allow it.
+
+    Raises UserError.
+    """
     family, literal = _look_up(host, "--gateway")
-    if not ipaddress.ip_address(literal).is_loopback:
-        raise UserError(
-            f"the gateway would be open to everybody on {format_host_port(host, port)}; this "
-            "version has no API keys, so choose a loopback address with --gateway 127.0.0.1:7701"
-        )
+    address = ipaddress.ip_address(literal.partition("%")[0])
+    check_exposure(
+        access or GatewayOptions(),
+        where=format_host_port(host, port),
+        is_loopback=address.is_loopback,
+        has_keys=has_keys,
+    )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        if family == socket.AF_INET6:
+            v6only = int(not address.is_unspecified)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         _reuse(sock)
         sock.bind((literal, port))
         sock.listen(128)

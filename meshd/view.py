@@ -229,10 +229,16 @@ class View:
                 load=self.load(node),
                 own_requests=own_requests.get(node, 0),
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
+                is_trusted=self.is_trusted(node),
             )
             for node in self._node.members.present()
             if offers(node)
         ]
+
+    def is_trusted(self, node: NodeId) -> bool:
+        """Whether the invite by which a member came was marked so."""
+        invite = self._node.authority.invite_of(node)
+        return invite is not None and invite.is_trusted
 
     def may_ask(self) -> bool:
         """Whether this node's role lets it send requests."""

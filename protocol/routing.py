@@ -29,6 +29,13 @@ class Candidate:
     """Requests that this very node has running there: newer than anything gossip tells."""
     round_trip_ns: int | None = None
     """0 for ourselves, None for the unknown."""
+    is_trusted: bool = False
+    """Its invite was marked so."""
+
+
+def trusted(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those to whom a request may go that demands trust."""
+    return [candidate for candidate in candidates if candidate.is_trusted]
 
 
 def rank(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:

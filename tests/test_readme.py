@@ -22,7 +22,9 @@ from collections.abc import Iterator
 import pytest
 
 from meshd.cli.children import command
+from tests.helpers.certificates import make_certificate
 from tests.helpers.daemons import REPOSITORY, environment, meshd
+from tests.helpers.gateway_client import request
 from tests.helpers.readme import (
     COMMAND_S,
     README,
@@ -101,6 +103,9 @@ WAYS = {
     "meshd root remove": Way(
         machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
     ),
+    "meshd key create": Way(machine="alpha", more=("phone",), shows="meshd-sk-"),
+    "meshd key list": Way(machine="alpha", shows="phone"),
+    "meshd key revoke": Way(machine="alpha", more=("phone",), shows="phone"),
     "meshd leave": Way(machine="beta"),
 }
 """In the order in which they are run; alpha founds the mesh."""
@@ -115,11 +120,17 @@ UP_OPTIONS = {
     "--listen": "127.0.0.1:PORT",
     "--advertise": "localhost:PORT",
     "--gateway": "127.0.0.1:GATEWAY",
+    "--require-key": "",
+    "--tls-cert": "CERTIFICATE",
+    "--tls-key": "PRIVATE",
+    "--insecure-http": "",
+    "--cors-origin": "https://chat.example.org",
+    "--gateway-host": "box.lan",
     "--no-lan": "",
     "--record": "trace",
     "--passphrase-file": "secret",
 }
-"""All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
+"""All of them, on one machine; URL, TOKEN, ports and files are known when the test runs."""
 DEMONSTRATION = "meshd demo"
 PAIRING = "meshd pair"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
@@ -310,6 +321,8 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
             three["gamma"].ready[key].rpartition(":")[2] for key in ("listen", "gateway")
         )
         values = {"URL": url, "TOKEN": known("TOKEN", three), "PORT": port, "GATEWAY": gateway}
+        certificate, private = make_certificate(tmp_path)
+        values |= {"CERTIFICATE": str(certificate), "PRIVATE": str(private)}
         words = ["up"]
         for option, value in UP_OPTIONS.items():
             filled = re.sub("[A-Z]+", lambda found: values[found[0]], value)
@@ -318,7 +331,9 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
         three["alpha"].wait_models("words", "m")
         said = three["beta"].ready
         assert said["listen"] == f"127.0.0.1:{port}"
-        assert said["gateway"] == f"http://127.0.0.1:{gateway}"
+        assert said["gateway"] == f"https://127.0.0.1:{gateway}"
+        reply = request(said["gateway"], "GET", "/v1/models", None, {"host": "box.lan"})
+        assert reply.status == 401
         status = json.loads(three["beta"].run(["status", "--json"]))
         assert status["addresses"] == [f"localhost:{port}"]
         rows = {row["name"]: row for row in three["alpha"].rows("nodes")}

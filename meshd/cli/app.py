@@ -17,6 +17,7 @@ from meshd.cli import (
     chat,
     demo,
     events,
+    keys,
     membership,
     pair,
     passphrase,
@@ -66,6 +67,7 @@ app.command()(tasks.cancel)
 app.add_typer(audit.audit, name="audit")
 app.add_typer(root.root, name="root")
 app.add_typer(passphrase.passphrase, name="passphrase")
+app.add_typer(keys.key, name="key")
 app.add_typer(sim.sim, name="sim")
 
 

@@ -89,7 +89,7 @@ def join(
         return await join_offline(passphrase.opened(place, None), token)
 
     with terminal.progress("joining ..."):
-        result, had_daemon = _either(
+        result, had_daemon = either(
             lambda: ask(place, "join", timeout_s=JOIN_TIMEOUT_S, token=token), without_daemon
         )
     if as_json:
@@ -111,14 +111,14 @@ def leave(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
         return await leave_offline(passphrase.opened(place, None))
 
     with terminal.progress("leaving ..."):
-        result, _ = _either(lambda: ask(place, "leave", timeout_s=JOIN_TIMEOUT_S), without_daemon)
+        result, _ = either(lambda: ask(place, "leave", timeout_s=JOIN_TIMEOUT_S), without_daemon)
     if as_json:
         terminal.print_json(result)
         return
     print(f"Left mesh {terminal.harmless(str(result['mesh']))}.")
 
 
-def _either(
+def either(
     by_daemon: Callable[[], Mapping[str, Any]],
     without_daemon: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> tuple[Mapping[str, Any], bool]:

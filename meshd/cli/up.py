@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 from meshd.cli import terminal
+from meshd.cli.gateway import (
+    CorsOriginOption,
+    GatewayHostOption,
+    InsecureHttpOption,
+    RequireKeyOption,
+    TlsCertOption,
+    TlsKeyOption,
+    checked_access,
+)
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
 from meshd.cli.pairing_code import is_code
 from meshd.cli.passphrase import PassphraseFile, opened
@@ -60,6 +69,12 @@ def up(
     gateway: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="For apps; port 0 picks a free one.")
     ] = GATEWAY_DEFAULT,
+    require_key: RequireKeyOption = False,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    insecure_http: InsecureHttpOption = False,
+    cors_origin: CorsOriginOption = None,
+    gateway_host: GatewayHostOption = None,
     join: Annotated[
         str | None, typer.Option(metavar="TOKEN", help="Join the mesh of this invite first.")
     ] = None,
@@ -91,6 +106,14 @@ def up(
         listen=_checked_address(listen, what="--listen"),
         advertise=None if advertise is None else _checked_advertised(advertise),
         gateway=_checked_address(gateway, what="--gateway"),
+        access=checked_access(
+            require_key=require_key,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure_http=insecure_http,
+            cors_origin=cors_origin,
+            gateway_host=gateway_host,
+        ),
         join=None if join is None else checked_token(join),
         new_identity=new_identity,
         models=parse_models(model or ()),

@@ -308,7 +308,7 @@ def _parse_incoming(data: bytes) -> object:
             body = bytes(await incoming.read())
         finally:
             incoming.close()
-            assert budget.take(2 * BODY_BYTES_MAX), "what was taken is given back"
+            assert budget.take(2 * BODY_BYTES_MAX, incoming), "what was taken is given back"
         assert len(body) <= BODY_BYTES_MAX
         assert b"".join(pieces).startswith(body)
         return body

@@ -17,6 +17,7 @@ from meshd.local_models import LocalModels
 from meshd.payloads import pack_chunk, pack_finished, pack_started
 from meshd.peers import Handler, Kind
 from meshd.serving import Serving
+from meshd.trust.api_keys import KeyPolicy
 from meshd.view import View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged
@@ -111,10 +112,22 @@ class House:
             self.members[0].peers.drop_idle(everything=True)
 
     async def ask(
-        self, request: GenerateRequest = REQUEST, *, node: str | None = None, deadline_s: float = 60
+        self,
+        request: GenerateRequest = REQUEST,
+        *,
+        node: str | None = None,
+        deadline_s: float = 60,
+        policy: KeyPolicy | None = None,
+        trusted: bool = False,
     ) -> tuple[str, list[GenerateEvent]]:
         """Who served, and all events."""
-        options = RequestOptions(request_id="ab", node=node, deadline_s=deadline_s)
+        options = RequestOptions(
+            request_id="ab",
+            node=node,
+            deadline_s=deadline_s,
+            policy=policy,
+            is_trusted_only=trusted,
+        )
         async with self.forwarder.generate(request, options) as answer:
             return answer.node_name, [event async for event in answer.events]
 

@@ -71,6 +71,7 @@ class Asked:
             job_commands=SimpleNamespace(handlers=dict),
             trust_commands=SimpleNamespace(handlers=dict),
             decisions=Decisions(self.home, self.authority, self._give),
+            key_commands=SimpleNamespace(handlers=dict),
         )
         self.running = running
         self.commands = Commands(self.home, cast("Running", running))

@@ -313,7 +313,7 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
         ("x-meshd-node", ""),
         ("x-meshd-node", "n" * 129),
         ("x-meshd-node", "\xfc"),
-        ("x-meshd-trusted", "1"),
+        ("x-meshd-trusted", "perhaps"),
         ("x-meshd-label", "gpu=big"),
         ("x-meshd-policy", "round_robin"),
     ],
