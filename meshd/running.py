@@ -51,6 +51,7 @@ from meshd.trust.audit_effects import note_effect
 from meshd.trust.commands import TrustCommands
 from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
+from meshd.trust.mesh_keys import MeshKeys
 from meshd.view import View
 from protocol.effects import (
     Admitted,
@@ -115,7 +116,6 @@ class Running:
         self._sockets = sockets
         self._gateway_socket = gateway_socket
         self._access = access
-        self._keyring = Keyring(keys, is_required=access.is_key_required)
         self._peers = peers
         self.audit = audit
         self.view = View(node)
@@ -140,8 +140,17 @@ class Running:
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
         self.decisions = Decisions(home, node.authority, self.gossip.give)
-        self.trust_commands = TrustCommands(node.node_id, node.authority, self.view, self.decisions)
-        self.key_commands = KeyCommands(keys)
+        mesh_keys = MeshKeys(node.authority, self.decisions)
+        self.key_commands = KeyCommands(keys, mesh_keys, audit.note)
+        self._keyring = Keyring(
+            keys,
+            is_required=access.is_key_required,
+            mesh_policy=lambda key_hash: mesh_keys.policy(key_hash, clock.wall_s()),
+            note=audit.note,
+        )
+        self.trust_commands = TrustCommands(
+            node.node_id, node.authority, self.view, self.decisions, audit.note
+        )
         self.commands = Commands(home, self)
         self._lan = LanPresence(node, name, sockets, lambda: self.own_addresses, self.gossip.give)
         self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
