@@ -105,12 +105,14 @@ def test_for_who_says_nothing_nothing_is_built(
 ) -> None:
     """Thousands of silent connections cost no TLS objects; the first byte costs one."""
     bert = Member(tmp_path, 1, {})
-    built: list[object] = []
+    built: list[trio.SocketStream] = []
     original = trio.SSLStream
 
-    def building(*arguments: object, **more: object) -> object:
-        built.append(arguments)
-        return original(*arguments, **more)  # type: ignore[type-var]  # passed on as they come
+    def building(
+        stream: trio.SocketStream, context: ssl.SSLContext, **more: bool
+    ) -> trio.SSLStream[trio.SocketStream]:
+        built.append(stream)
+        return original(stream, context, server_side=more["server_side"], https_compatible=True)
 
     monkeypatch.setattr(trio, "SSLStream", building)
 
