@@ -291,7 +291,7 @@ def test_what_anybody_can_bring_about_does_not_fill_the_log(tmp_path: pathlib.Pa
 
     with structlog.testing.capture_logs() as logged:
         for _ in range(1_000):
-            bert.peers._refuse("handshake", None)
+            bert.peers._refuse("handshake", None, "127.0.0.1")
     assert bert.peers.refusals == {"handshake": 1_000}
     told = [entry["count"] for entry in logged if entry["log_level"] == "info"]
     assert told == [*range(1, 17), 32, 64, 128, 256, 512]
