@@ -92,6 +92,8 @@ WAYS = {
         first=("submit", "endless.json", "--detach"),
         shows="cancelled",
     ),
+    "meshd invites": Way(machine="alpha", shows="worker"),
+    "meshd grant": Way(machine="alpha", more=("beta",), shows="beta"),
     "meshd audit verify": Way(machine="alpha", shows="signed"),
     "meshd audit show": Way(machine="alpha", shows="member.admitted"),
     "meshd root export": Way(
@@ -107,6 +109,7 @@ WAYS = {
     "meshd key list": Way(machine="alpha", shows="phone"),
     "meshd key revoke": Way(machine="alpha", more=("phone",), shows="phone"),
     "meshd leave": Way(machine="beta"),
+    "meshd revoke": Way(machine="alpha", more=("beta",), shows="beta"),
 }
 """In the order in which they are run; alpha founds the mesh."""
 EVERYWHERE = {"--home DIR", "--json"}
