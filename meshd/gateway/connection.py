@@ -64,8 +64,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
     async def _send_some(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
-        except trio.BusyResourceError:
-            raise trio.BrokenResourceError("the end of our data is being sent") from None
+        except (trio.BusyResourceError, trio.ClosedResourceError):
+            # TLS, whose last word this may be, takes it for an end and not for a mistake of ours.
+            raise trio.BrokenResourceError("the connection is being closed") from None
 
     async def wait_send_all_might_not_block(self) -> None:
         """Part of trio's interface."""

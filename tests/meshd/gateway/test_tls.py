@@ -164,6 +164,28 @@ def test_shutdown_by_tls(tmp_path: pathlib.Path) -> None:
     trio.run(main)
 
 
+def test_a_connection_that_makes_room_ends_without_a_word_in_the_log(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it was: in its handshake, between requests, in a body."""
+
+    async def main() -> None:
+        limits = Limits(connections_max=2, linger_s=0.1)
+        async with (
+            secure_gateway(tmp_path, FakeMesh(), limits) as (running, client),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            for sent in (b"", request_bytes("GET", "/healthz"), chat_bytes()[:-5]) * 5:
+                await stack.enter_async_context(await running.connect())
+                stream = await secured(running, client)
+                stack.push_async_callback(trio.aclose_forcefully, stream)
+                await stream.send_all(sent)
+
+    with caplog.at_level("WARNING"):
+        trio.run(main)
+    assert not caplog.records
+
+
 # ---- certificates ----
 
 
