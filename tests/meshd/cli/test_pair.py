@@ -88,7 +88,6 @@ def test_programs_read_a_line_for_each_thing_that_happens(
     ("command", "said"),
     [
         ("pair --role king", "choose from admin, worker"),
-        ("pair --role observer", "not in this version"),
         ("pair --owner=", "printable"),
         ("pair --port 65536", "65535"),
         ("join 47-3915-820", "ten digits"),
