@@ -21,11 +21,11 @@ from meshd.addresses import advertised
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
+from meshd.catching_up import CatchingUp
 from meshd.commands import Commands
 from meshd.control import serve_control
 from meshd.effect_log import log_effect
 from meshd.forwarder import Forwarder
-from meshd.frames import FrameStream, StreamBroken
 from meshd.gateway.access import Access
 from meshd.gateway.keyring import Keyring
 from meshd.gateway.server import serve as serve_gateway
@@ -36,7 +36,7 @@ from meshd.lan_presence import LanPresence
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
 from meshd.pairing_commands import PairingCommands
-from meshd.peers import Handler, Kind, Peers
+from meshd.peers import Kind, Peers
 from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
 from meshd.serving import Serving
@@ -51,6 +51,7 @@ from meshd.trust.audit_effects import note_effect
 from meshd.trust.commands import TrustCommands
 from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
+from meshd.trust.mesh_keys import MeshKeys
 from meshd.view import View
 from protocol.effects import (
     Admitted,
@@ -63,7 +64,7 @@ from protocol.effects import (
     Persist,
 )
 from protocol.events import AddressesChanged, LeaveRequested, Started
-from protocol.identity import Address, NodeId, key_text
+from protocol.identity import Address, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
@@ -77,8 +78,6 @@ GOODBYE_S: Final = 1.0
 """How long a leaving node goes on spreading that it left."""
 STOP_S: Final = 6.0
 """All of an orderly stop; then everything is cancelled."""
-CATCH_UP_S: Final = 10.0
-"""The node itself gives up waiting for others sooner (`protocol/catch_up.py`)."""
 SAVE_S: Final = 1.0
 SWEEP_S: Final = 5.0
 ADDRESSES_S: Final = 15.0
@@ -115,7 +114,6 @@ class Running:
         self._sockets = sockets
         self._gateway_socket = gateway_socket
         self._access = access
-        self._keyring = Keyring(keys, is_required=access.is_key_required)
         self._peers = peers
         self.audit = audit
         self.view = View(node)
@@ -131,17 +129,14 @@ class Running:
         self._advertiser = Advertiser(
             self.gossip.give, local_models, functions, self.view, options.labels
         )
-        self.caught_up = trio.Event()
-        """Set once this node knows what was decided while it was away."""
-        asking = Asking(self.view, peers, node.address_of, self.caught_up.wait)
+        self._catching_up = CatchingUp(lambda peer: node.authority.admission(peer) is not None)
+        asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
         rng = random.SystemRandom()
         self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, rng)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
-        self.decisions = Decisions(home, node.authority, self.gossip.give)
-        self.trust_commands = TrustCommands(node.node_id, node.authority, self.view, self.decisions)
-        self.key_commands = KeyCommands(keys)
+        self._take_up_trust(keys)
         self.commands = Commands(home, self)
         self._lan = LanPresence(node, name, sockets, lambda: self.own_addresses, self.gossip.give)
         self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
@@ -158,6 +153,22 @@ class Running:
         self.is_revoked = False
         """This node was revoked, and ends because of it."""
 
+    def _take_up_trust(self, keys: ApiKeys) -> None:
+        """Make what decides about members and keys."""
+        authority = self.node.authority
+        self.decisions = Decisions(self.home, authority, self.gossip.give)
+        mesh_keys = MeshKeys(authority, self.decisions)
+        self.key_commands = KeyCommands(keys, mesh_keys, self.audit.note)
+        self._keyring = Keyring(
+            keys,
+            is_required=self._access.is_key_required,
+            mesh_policy=lambda key_hash: mesh_keys.policy(key_hash, clock.wall_s()),
+            note=self.audit.note,
+        )
+        self.trust_commands = TrustCommands(
+            self.node.node_id, authority, self.view, self.decisions, self.audit.note
+        )
+
     # ---- its life ----
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
@@ -166,8 +177,8 @@ class Running:
         task_serving = TaskServing(self._functions, self._load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
-            Kind.REQUEST: self._once_caught_up(serving.serve_stream),
-            Kind.TASK: self._once_caught_up(task_serving.serve_stream),
+            Kind.REQUEST: self._catching_up.guard(serving.serve_stream),
+            Kind.TASK: self._catching_up.guard(task_serving.serve_stream),
         }
         try:
             async with trio.open_nursery() as nursery:
@@ -235,18 +246,6 @@ class Running:
 
     # ---- what it does beside ----
 
-    def _once_caught_up(self, handler: Handler) -> Handler:
-        """Who was away serves nobody before it knows whom the mesh has revoked meanwhile."""
-
-        async def serve(peer: NodeId, frames: FrameStream) -> None:
-            with trio.move_on_after(CATCH_UP_S) as waiting:
-                await self.caught_up.wait()
-            if waiting.cancelled_caught or self.node.authority.admission(peer) is None:
-                raise StreamBroken("it is no member (any more)")
-            await handler(peer, frames)
-
-        return serve
-
     def _load(self) -> Load:
         return self._advertiser.load
 
@@ -281,7 +280,7 @@ class Running:
             case Issued():
                 self.decisions.note(effect)
             case CaughtUp():
-                self.caught_up.set()
+                self._catching_up.end()
             case Evicted():
                 # From now on it neither reads nor speaks.
                 self._peers.shut_out(effect.node)

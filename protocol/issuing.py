@@ -103,7 +103,8 @@ def make_api_key(
     key_hash: bytes,
     turn: Turn,
     name: str,
-    requests_per_1000_s: int,
+    requests: int,
+    period_s: int,
     priority: Priority,
     models: str,
     is_trusted: bool,
@@ -111,14 +112,15 @@ def make_api_key(
 ) -> ApiKey:
     """Let every gateway of the mesh accept an API key, of which only the hash is told."""
     issuer = public_key_of(issuer_seed)
-    head = (RecordKind.API_KEY, key_hash, issuer, *turn, name, requests_per_1000_s, priority)
+    head = (RecordKind.API_KEY, key_hash, issuer, *turn, name, requests, period_s, priority)
     wire = _signed(issuer_seed, mesh, pack((*head, models, int(is_trusted), expires_at_s)))
     return ApiKey(
         key_hash,
         issuer,
         *turn,
         name=name,
-        requests_per_1000_s=requests_per_1000_s,
+        requests=requests,
+        period_s=period_s,
         priority=priority,
         models=models,
         is_trusted=is_trusted,

@@ -35,8 +35,9 @@ INVITE_USES_MAX: Final = 1_000_000
 LEVEL_MAX: Final = 65_535
 WALL_S_MAX: Final = 2**40
 API_KEY_NAME_CHARS_MAX: Final = 63
-API_KEY_MODELS_BYTES_MAX: Final = 64
-API_KEY_RATE_MAX: Final = 1_000_000_000
+API_KEY_MODELS_CHARS_MAX: Final = 128
+API_KEY_REQUESTS_MAX: Final = 1_000_000
+API_KEY_PERIOD_S_MAX: Final = 86_400
 NO_ACT: Final = bytes(RECORD_NAME_BYTES)
 """Stands for the act before the first, and before one whose writer did not know of names."""
 DOMAIN: Final = b"meshd record 1  "
@@ -189,11 +190,12 @@ class ApiKey:
     act: int
     previous: bytes
     name: str
-    requests_per_1000_s: int
-    """0: as many as it likes."""
+    requests: int
+    """At once, and on average in each period; 0: as many as it likes."""
+    period_s: int
     priority: Priority
     models: str
-    """A pattern with * and ?; empty: every model."""
+    """Patterns with * and ?, commas between them; empty: every model."""
     is_trusted: bool
     """Its requests go to trusted nodes only."""
     expires_at_s: int
@@ -333,15 +335,25 @@ def _decode_api_key(fields: Fields, wire: bytes) -> ApiKey:
     key_hash = fields.take_bytes(NODE_ID_BYTES)
     act = _take_act(fields)
     name = _take_shown(fields, API_KEY_NAME_CHARS_MAX)
-    requests_per_1000_s = fields.take_int(0, API_KEY_RATE_MAX)
+    requests = fields.take_int(0, API_KEY_REQUESTS_MAX)
+    period_s = fields.take_int(1, API_KEY_PERIOD_S_MAX)
     priority = Priority(fields.take_int(Priority.LOW, Priority.HIGH))
-    models = fields.take_text(API_KEY_MODELS_BYTES_MAX)
+    models = fields.take_text(API_KEY_MODELS_CHARS_MAX)
     if not models.isprintable():
         raise Refused(DropReason.MALFORMED, "models")
     is_trusted = fields.take_int(0, 1) == 1
     expires_at_s = fields.take_int(0, WALL_S_MAX)
     return ApiKey(
-        key_hash, *act, name, requests_per_1000_s, priority, models, is_trusted, expires_at_s, wire
+        key_hash,
+        *act,
+        name,
+        requests,
+        period_s,
+        priority,
+        models,
+        is_trusted,
+        expires_at_s,
+        wire,
     )
 
 

@@ -41,6 +41,9 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long it is good: 1h, 30d.")
     ] = None,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Every gateway of the mesh accepts it.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +57,8 @@ def create(
     }
     read_policy(policy)
     expires_s = None if expires is None else parse_duration_s(expires, what="--expires")
-    result = _ask(chosen_home(context, home), "key_create", {**policy, "expires_s": expires_s})
+    asked = {**policy, "expires_s": expires_s, "mesh": mesh}
+    result = _ask(chosen_home(context, home), "key_create", asked)
     if as_json:
         terminal.print_json(result)
         return
@@ -74,7 +78,7 @@ def list_keys(context: typer.Context, home: HomeOption = None, as_json: JsonOpti
         terminal.complain("no API keys yet; make one with: meshd key create NAME")
         return
     terminal.print_table(
-        ("name", "limit", "priority", "trusted", "created", "expires", "models"),
+        ("name", "of", "limit", "priority", "trusted", "created", "expires", "models"),
         [_cells(row) for row in result["keys"]],
     )
 
@@ -83,11 +87,14 @@ def list_keys(context: typer.Context, home: HomeOption = None, as_json: JsonOpti
 def revoke(
     context: typer.Context,
     name: NameArgument,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="One that every gateway of the mesh accepts.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Refuse an API key from its next request on."""
-    result = _ask(chosen_home(context, home), "key_revoke", {"name": name})
+    result = _ask(chosen_home(context, home), "key_revoke", {"name": name, "mesh": mesh})
     if as_json:
         terminal.print_json(result)
         return
@@ -111,10 +118,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     expires = "" if expires_at_s is None else _date(expires_at_s)
     return (
         row["name"],
+        "mesh" if row["mesh"] else "here",
         row["limit"] or "",
         row["priority"],
         "yes" if row["trusted"] else "",
-        _date(row["created_at_s"]),
+        "" if row["created_at_s"] is None else _date(row["created_at_s"]),
         f"{expires} (expired)" if row["expired"] else expires,
         ", ".join(row["models"]),
     )

@@ -53,12 +53,12 @@ _UpstreamOption = Annotated[
     ),
 ]
 
+_NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the host's name.")]
+
 
 def up(
     context: typer.Context,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: the host's name.")
-    ] = None,
+    name: _NameOption = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
     ] = LISTEN_DEFAULT,

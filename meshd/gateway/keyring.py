@@ -45,13 +45,17 @@ class Keyring:
         *,
         is_required: bool = False,
         mesh_policy: PolicySource = no_policies,
+        note: Callable[..., None] = lambda kind, **fields: None,
         now: Callable[[], float] = trio.current_time,
         wall_s: Callable[[], int] = clock.wall_s,
     ) -> None:
-        """`mesh_policy` is asked for what is not among `keys`, and judges expiry itself."""
+        """`mesh_policy` is asked for what is not among `keys`, and judges expiry itself; `note`
+        writes to the audit log.
+        """
         self._keys = keys
         self._is_required = is_required
         self._mesh_policy = mesh_policy
+        self._note = note
         self._now = now
         self._wall_s = wall_s
         self._used = TokenBuckets()
@@ -80,6 +84,7 @@ class Keyring:
         if policy is None:
             raise self._failure(source)
         self._count(key_hash, policy)
+        self._note("key.used", name=policy.name)
         return policy
 
     def _policy(self, key_hash: bytes) -> KeyPolicy | None:
@@ -103,6 +108,7 @@ class Keyring:
 
     def _failure(self, source: str | None) -> Refusal:
         """What to raise when there is no valid key."""
+        self._note("key.refused", address=_neighbourhood(source))
         wait_s = self._failures.take(
             _neighbourhood(source), self._now(), burst=FAILURES_BURST, per_s=FAILURES_PER_S
         )

@@ -55,7 +55,7 @@ class RateLimit:
     def __str__(self) -> str:
         """As it is typed: `10/s`."""
         units = {seconds: unit for unit, seconds in PERIODS_S.items()}
-        return f"{self.requests}/{units[self.period_s]}"
+        return f"{self.requests}/{units.get(self.period_s, f'{self.period_s}s')}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The one place for what the control socket may ask about trust: grant, revoke, list invites."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -24,7 +24,16 @@ SHOWN_MAX: Final = 100
 class TrustCommands:
     """Handlers by name, for `serve_control`."""
 
-    def __init__(self, own: NodeId, authority: Authority, view: View, decisions: Decisions) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        authority: Authority,
+        view: View,
+        decisions: Decisions,
+        note: Callable[..., None],
+    ) -> None:
+        """`note` writes to the audit log."""
+        self._note = note
         self._own = own
         self._authority = authority
         self._view = view
@@ -80,6 +89,7 @@ class TrustCommands:
             lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
         )
         await self._decisions.put(grant.wire)
+        self._note("admin.granted", node=key_text(node))
         return {"node": key_text(node), "name": self._view.name(node)}
 
     async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -161,6 +171,12 @@ class TrustCommands:
             )
         names = [self._view.name(node) for node in evicted]
         await self._decisions.put(self._decisions.sign(decider, make).wire)
+        self._note(
+            "revocation.made",
+            target=target.name.lower(),
+            subject=key_text(subject),
+            evicted=len(evicted),
+        )
         return names
 
     # ---- who is meant ----

@@ -3,7 +3,8 @@
 Each must give a value or raise its typed refusal. Prints for each parser the inputs tried, how many
 were taken, the slowest input (processor time; measured again three times, the least counts), the
 most memory that one input took (Python's own, of every 64th input and of the slowest), and whatever
-else left the parser, with an input that shows it. Exit status 1 when anything did.
+else left the parser, with an input that shows it. "at worst" is not chance: what is the most work
+that the parser's limits allow, as far as we know. Exit status 1 when anything else left a parser.
 
 Run: python -m tests.benchmarks.parsers [--seconds 60] [--target NAME ...] [--seed 1]
 """
@@ -18,6 +19,12 @@ import traceback
 import tracemalloc
 from typing import Final
 
+from meshd import payloads
+from protocol.codec import ENTRIES_MAX, STREAM_STATEMENTS_MAX, encode_stream
+from protocol.exchange import REQUEST_BYTES_MAX, Ask, encode_frame
+from protocol.messages import Difference, Entry
+from runtimes import limits
+from runtimes.base import ChatMessage, GenerateRequest
 from tests.helpers.mutations import mutated, random_bytes
 from tests.helpers.parsers import Parser, parsers
 
@@ -80,13 +87,45 @@ def fuzz(parser: Parser, seconds: float, rng: random.Random) -> Found:
         took_s = once(parser, data, found)
         if took_s > found.slowest_s:
             again = dataclasses.replace(found)
-            took_s = min(once(parser, data, again) for _ in range(3))
-            if took_s > found.slowest_s:
-                found.slowest_s, found.slowest = took_s, data
+            look_at(parser, data, again)
+            found.slowest_s, found.slowest = again.slowest_s, again.slowest
+            found.memory_bytes = again.memory_bytes
         if found.tried % LOOKED_AT == 0:
             found.memory_bytes = max(found.memory_bytes, memory_of(parser, data, found))
-    found.memory_bytes = max(found.memory_bytes, memory_of(parser, found.slowest, found))
     return found
+
+
+def look_at(parser: Parser, data: bytes, found: Found) -> None:
+    """Time one input, and watch its memory."""
+    took_s = min(once(parser, data, found) for _ in range(3))
+    if took_s > found.slowest_s:
+        found.slowest_s, found.slowest = took_s, data
+    found.memory_bytes = max(found.memory_bytes, memory_of(parser, data, found))
+
+
+def longest(name: str) -> tuple[bytes, ...]:
+    """The most work that its limits allow, as far as we know."""
+    array = b"\xdd" + STREAM_STATEMENTS_MAX.to_bytes(4, "big")
+    match name:
+        case "stream":
+            statements = array + b"\xc4\x01x" * STREAM_STATEMENTS_MAX
+            numbers = b"\x91" + array + b"\x01" * STREAM_STATEMENTS_MAX
+            full = encode_stream(Difference(0, (Entry(bytes(8), 0, 1, 2),) * ENTRIES_MAX, 0, ()))
+            return b"\x95\x01\x00\x90" + statements + b"\xc0", numbers, full
+        case "exchange":
+            return (encode_frame(Ask("f", 1, bytes(REQUEST_BYTES_MAX - 20))),)
+        case "body":
+            turns = (ChatMessage(role="user", content="x" * 800),) * limits.MESSAGES_MAX
+            tokens = b"\xdd" + (2**21).to_bytes(4, "big") + b"\x01" * 2**21
+            return payloads.pack_request(GenerateRequest(model="m", messages=turns)), tokens
+        case "chat":
+            turn = b'{"role":"user","content":"x"},'
+            many = b'{"model":"m","messages":[' + turn * 40_000 + b"0]}"
+            texts = b'{"model":"m","x":[' + b'"",' * 99_000 + b"0]}"
+            return many, texts, b'{"model":"' + b"[," * (4 * 2**20 - 20) + b'"}', b"[" * 200_000
+        case "token":
+            return (b"meshd1_" + b"A" * 4_089, b" " * 65_536)
+    return ()
 
 
 def line(name: str, found: Found) -> str:
@@ -118,6 +157,14 @@ def main() -> None:
             every[name], chosen.seconds / len(names), random.Random(f"{chosen.seed} {name}")
         )
         print(line(name, found), flush=True)
+        worst = Found()
+        for data in longest(name):
+            worst.tried += 1
+            worst.longest = max(worst.longest, len(data))
+            look_at(every[name], data, worst)
+        if worst.tried:
+            print(line("at worst", worst), flush=True)
+        found.bugs |= worst.bugs
         bugs |= {f"{name}: {what}": data for what, data in found.bugs.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"largest size of this process: {peak:.0f} MiB")

@@ -128,6 +128,7 @@ class PeerStream:
 
     def __init__(self, context: ssl.SSLContext, port: int) -> None:
         raw = socket.create_connection(("127.0.0.1", port), timeout=10)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as a member's daemon does
         try:
             self._tls = context.wrap_socket(raw)
         except BaseException:

@@ -144,6 +144,9 @@ def test_an_invite_admits_who_holds_its_token(asked: Asked) -> None:
     token = decode_token(answer["token"])
     assert answer["invite"] == key_text(token.invite.key)
     assert asked.issued == [RecordIssued(token.invite.wire)]
+    [noted] = asked.noted
+    assert (noted["type"], noted["invite"], noted["uses"]) == ("invite.made", answer["invite"], 2)
+    assert answer["token"] not in str(noted)
     assert (token.root, token.mesh_secret) == (asked.founded.root, asked.founded.mesh_secret)
     invite = token.invite
     assert (invite.role, invite.uses, invite.is_trusted) == (Role.WORKER, 2, True)
@@ -249,6 +252,20 @@ def test_joining_with_a_bad_token_is_one_clear_line(asked: Asked) -> None:
         with pytest.raises(UserError):
             asked("join", token=token)
     assert not asked.calls
+
+
+def test_the_root_key_goes_into_a_file_and_away(asked: Asked) -> None:
+    """Each act is noted, without the passphrase; a request that makes no sense changes nothing."""
+    file = str(asked.home.path.parent / "root.pem")
+    for act, noted in (("export", "exported"), ("remove", "removed"), ("import", "imported")):
+        answer = asked("root", act=act, file=file, passphrase="pw")
+        assert answer == {"mesh": key_text(asked.founded.mesh), "file": file}
+        assert asked.noted[-1] == {"type": f"root.{noted}", **answer}
+        assert asked.home.root_key.exists() is (act != "remove")
+    for wrong in ({"act": "burn"}, {"file": "root.pem"}, {"passphrase": ""}):
+        with pytest.raises(UserError, match="names no act"):
+            asked("root", **{"act": "export", "file": file, "passphrase": "pw", **wrong})
+    assert len(asked.noted) == 3
 
 
 def test_leaving_says_goodbye_while_it_is_still_a_member(asked: Asked) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 
 from meshd import connection as under_test
 from meshd.peers import Kind, PeerUnreachable
-from tests.meshd.asked_peers import Echo, ask, run
+from tests.meshd.asked_peers import OPENING, Echo, ask, run
 from tests.meshd.members import Member, until, workers
 
 
@@ -83,8 +84,9 @@ def test_no_session_is_resumed(tmp_path: pathlib.Path) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=5) as tcp,
             anna.peers._dialing.wrap_socket(tcp, session=session) as tls,
         ):
-            tls.sendall(b"\0\0\0\x02\x92\x01" + b"\0\0\0\0")
-            tls.recv(100)
+            for frame in (OPENING, b"hello"):
+                tls.sendall(len(frame).to_bytes(4, "big") + frame)
+            assert tls.recv(100).endswith(b"hello")
             return tls.session, bool(tls.session_reused)
 
     async def test() -> None:
@@ -94,6 +96,36 @@ def test_no_session_is_resumed(tmp_path: pathlib.Path) -> None:
             assert not session.has_ticket
             _, is_reused = await trio.to_thread.run_sync(exchange, address.port, session)
             assert not is_reused
+
+    run(test)
+
+
+def test_for_who_says_nothing_nothing_is_built(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of silent connections cost no TLS objects; the first byte costs one."""
+    bert = Member(tmp_path, 1, {})
+    built: list[trio.SocketStream] = []
+    original = trio.SSLStream
+
+    def building(
+        stream: trio.SocketStream, context: ssl.SSLContext, **more: bool
+    ) -> trio.SSLStream[trio.SocketStream]:
+        built.append(stream)
+        return original(stream, context, server_side=more["server_side"], https_compatible=True)
+
+    monkeypatch.setattr(trio, "SSLStream", building)
+
+    async def test() -> None:
+        async with bert.serving({Kind.GOSSIP: Echo()}) as address:
+            silent = [await trio.open_tcp_stream(*address) for _ in range(5)]
+            await until(lambda: bert.peers._inbound.guests == 5)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not built
+            await silent[0].send_all(b"\x16")
+            await until(lambda: len(built) == 1)
+            for stream in silent:
+                await stream.aclose()
 
     run(test)
 

@@ -16,6 +16,7 @@ from meshd.joining import (
     read_token,
 )
 from meshd.persistence import read_snapshot, write_snapshot
+from meshd.trust.audit_check import last_lines
 from meshd.trust.certificates import ensure_certificates
 from meshd.trust.keys import node_seed, read_key
 from meshd.trust.mesh import found_mesh, read_mesh
@@ -291,7 +292,9 @@ def test_a_bad_token_fails_before_anything_is_touched(home: Home) -> None:
 
 
 def test_leaving_keeps_the_nodes_own_key(home: Home) -> None:
-    """Mesh, members and certificate go; a founder's root key is put aside, not destroyed."""
+    """Mesh, members and certificate go; a founder's root key is put aside, not destroyed; that it
+    left is in the audit log.
+    """
     seed = node_seed(home)
     mesh = found_mesh(home, seed, WALL_S)
     root = home.root_key.read_bytes()
@@ -306,7 +309,9 @@ def test_leaving_keeps_the_nodes_own_key(home: Home) -> None:
 
     run(test)
     kept = f"root-{key_text(mesh.mesh)[:8]}.key"
-    assert set(_content(home)) == {"node.key", kept, "daemon.lock"}
+    log = {"audit.jsonl", "audit.head"}
+    assert set(_content(home)) == {"node.key", kept, "daemon.lock", *log}
+    assert [line["type"] for line in last_lines(home, 9)] == ["mesh.left"]
     assert (home.path / kept).read_bytes() == root
     assert node_seed(home) == seed
     with pytest.raises(UserError, match="in no mesh"):

@@ -69,6 +69,28 @@ def test_exchanges_at_the_same_time_have_their_own_connections(tmp_path: pathlib
     run(test)
 
 
+def test_only_so_many_are_kept_for_all_peers_together(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that speaks with everybody does not keep a connection to everybody."""
+    monkeypatch.setattr(under_test, "POOL_MAX", 1)
+    roles = workers(0, 1, 2)
+    anna, bert, carl = (Member(tmp_path, index, roles) for index in range(3))
+
+    async def test() -> None:
+        async with (
+            bert.serving({Kind.GOSSIP: Echo()}) as there,
+            carl.serving({Kind.GOSSIP: Echo()}) as elsewhere,
+        ):
+            assert await ask(anna, bert.id, there) is not None
+            assert await ask(anna, carl.id, elsewhere) is not None
+            assert [len(idle) for idle in anna.peers._pool.values() if idle] == [1]
+            assert await ask(anna, bert.id, there) is not None
+            anna.peers.drop_idle(everything=True)
+
+    run(test)
+
+
 def test_idle_connections_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After their time they are neither used nor kept."""
     roles = workers(0, 1)

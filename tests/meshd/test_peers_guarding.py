@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -264,6 +265,36 @@ def test_whoever_only_has_the_secret_is_a_guest(
             await until(lambda: not bert.peers._inbound.guests)
 
     run(test)
+
+
+def test_a_member_that_never_says_a_word_is_closed_sooner(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has dialed for something: until it says for what, it waits as a guest does."""
+    roles = workers(0, 1)
+    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+    monkeypatch.setattr(under_test, "GUEST_IDLE_S", 0.3)
+
+    async def test() -> None:
+        async with bert.serving({Kind.GOSSIP: Echo()}) as address:
+            dialed = await anna.peers.dial(bert.id, [address])
+            assert await dialed.frames.receive(100) is None
+            dialed.close()
+            await until(lambda: bert.peers.refusals == {"silent": 1})
+
+    run(test)
+
+
+def test_what_anybody_can_bring_about_does_not_fill_the_log(tmp_path: pathlib.Path) -> None:
+    """Each refusal is counted; of many of one kind a few are logged."""
+    bert = Member(tmp_path, 1, {})
+
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(1_000):
+            bert.peers._refuse("handshake", None, "127.0.0.1")
+    assert bert.peers.refusals == {"handshake": 1_000}
+    told = [entry["count"] for entry in logged if entry["log_level"] == "info"]
+    assert told == [*range(1, 17), 32, 64, 128, 256, 512]
 
 
 def test_idle_members_are_closed_in_the_end(

@@ -16,6 +16,7 @@ MADE = {"name": "anna", "key": "meshd-sk-abc", "expires_at_s": None}
 ROW = {
     "name": "anna", "priority": "high", "models": ["qwen*", "demo"], "trusted": True,
     "limit": "10/s", "created_at_s": 1_700_000_000, "expires_at_s": 1_700_086_400, "expired": True,
+    "mesh": False,
 }  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def test_a_key_has_plain_defaults(home: Home, capsys: pytest.CaptureFixture[str]
             "models": [],
             "trusted": False,
             "expires_s": None,
+            "mesh": False,
         }
     ]
     assert capsys.readouterr().out == "meshd-sk-abc\n"
@@ -52,7 +54,7 @@ def test_every_option_reaches_the_daemon(home: Home, capsys: pytest.CaptureFixtu
     asked = Recorder(MADE)
     options = "--limit 10/s --priority high --models qwen* --models demo --trusted --expires 30d"
     with daemon_on(home, {"key_create": asked}):
-        assert key(home, "create", "anna", *options.split(), "--json") == 0
+        assert key(home, "create", "anna", *options.split(), "--mesh", "--json") == 0
     assert asked.asked == [
         {
             "name": "anna",
@@ -61,6 +63,7 @@ def test_every_option_reaches_the_daemon(home: Home, capsys: pytest.CaptureFixtu
             "models": ["qwen*", "demo"],
             "trusted": True,
             "expires_s": 30 * 86_400,
+            "mesh": True,
         }
     ]
     assert json.loads(capsys.readouterr().out) == MADE
@@ -94,7 +97,7 @@ def test_keys_are_listed(home: Home, capsys: pytest.CaptureFixture[str]) -> None
     with daemon_on(home, {"key_list": Recorder({"keys": [ROW]})}):
         assert key(home, "list") == 0
         header, line = capsys.readouterr().out.splitlines()
-        assert header.split()[:3] == ["NAME", "LIMIT", "PRIORITY"]
+        assert header.split()[:3] == ["NAME", "OF", "LIMIT"]
         for word in ("anna", "10/s", "high", "yes", "(expired)", "qwen*, demo", "2023-11-14 22:13"):
             assert word in line
         assert key(home, "list", "--json") == 0
@@ -109,8 +112,8 @@ def test_the_daemon_revokes(home: Home, capsys: pytest.CaptureFixture[str]) -> N
     asked = Recorder({"name": "anna"})
     with daemon_on(home, {"key_revoke": asked}):
         assert key(home, "revoke", "anna") == 0
-        assert key(home, "revoke", "anna", "--json") == 0
-    assert asked.asked == [{"name": "anna"}] * 2
+        assert key(home, "revoke", "anna", "--mesh", "--json") == 0
+    assert asked.asked == [{"name": "anna", "mesh": mesh} for mesh in (False, True)]
     assert capsys.readouterr().out == 'Key anna is revoked.\n{"name": "anna"}\n'
 
 

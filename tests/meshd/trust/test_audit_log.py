@@ -1,6 +1,7 @@
 """The chain: what was changed is found, with its line; what crashed is gone on with, and said."""
 
 import contextlib
+import io
 import pathlib
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from meshd.trust.audit_lines import (
     hash_of,
     read_head,
     rotated_files,
+    texts_in,
 )
 from meshd.trust.audit_log import AuditLog
 from tests.meshd.trust.audit_homes import OTHER, OWN, entry, lines, made, put, write
@@ -243,6 +245,23 @@ def test_another_signer_is_said(home: Home) -> None:
     write(home, 1)
     assert _check(home).lines == 4
     assert _types(home)[2] == "audit.signer_changed"
+
+
+class _Growing(io.BytesIO):
+    """A file whose last line is completed while it is read."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        text = super().readline(size)
+        if not text.endswith(b"\n"):
+            place = self.tell()
+            self.write(b" and its rest\n")
+            self.seek(place)
+        return text
+
+
+def test_half_a_line_is_not_put_together_from_two_looks() -> None:
+    """What is written behind it meanwhile is no line."""
+    assert list(texts_in(_Growing(b"whole\nhalf"))) == [(b"whole", True), (b"half", False)]
 
 
 # ---- files ----
