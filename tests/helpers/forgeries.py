@@ -10,8 +10,16 @@ from meshd.trust.token import Token
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.errors import DropReason
 from protocol.identity import Address, MeshId, NodeId
-from protocol.issuing import Turn, make_admission, make_invite, make_join_proof
-from protocol.records import NO_ACT, JoinProof, Role
+from protocol.issuing import (
+    FIRST_TURN,
+    make_admission,
+    make_api_key,
+    make_grant,
+    make_invite,
+    make_join_proof,
+    make_revocation,
+)
+from protocol.records import JoinProof, Priority, Role, Target
 from protocol.statements import make_accusation, make_alive, make_left, make_offer
 from runtimes.base import ModelCard
 
@@ -51,6 +59,7 @@ class Forger:
         self._own = SodiumCrypto(seed)
         self._seed = seed
         self._mesh = mesh
+        self._victim = victim
         self._third = third
         self._incarnation = incarnation
         self._as_victim = BorrowedName(seed, victim)
@@ -80,9 +89,12 @@ class Forger:
         unsigned = JoinProof(
             self.accomplice.node_id, wish.invite_key, wish.invite_signature, bytes(64)
         )
+        acts: dict[str, tuple[bytes, DropReason]] = {}
+        for what, wire in self._acts().items():
+            acts[f"{what} by a worker"] = (wire, odd)
+            acts[f"{what} by the root key"] = (wire.replace(self._own.node_id, token.root), bad)
         made = {
-            "invite by the root key": (self._invite(token.root), bad),
-            "invite by a worker": (self._invite(None), odd),
+            **acts,
             "admission by the victim": (self._admission(self._as_victim, wish), bad),
             "admission by the root key": (
                 self._admission(BorrowedName(self._seed, NodeId(token.root)), wish),
@@ -97,21 +109,43 @@ class Forger:
         }
         return [Forgery(what, wire, why, True) for what, (wire, why) in made.items()]
 
-    def _invite(self, issuer: bytes | None) -> bytes:
-        """In the name of `issuer`, or in our own."""
+    def _acts(self) -> dict[str, bytes]:
+        """What only an admin may decide, decided by us: in our own favour, against others."""
+        seed, mesh = self._seed, self._mesh
         invite = make_invite(
-            self._seed,
-            self._mesh,
+            seed,
+            mesh,
             key=public_key_of(secrets.token_bytes(32)),
-            turn=Turn(2, NO_ACT),
+            turn=FIRST_TURN,
             role=Role.ADMIN,
             expires_at_s=2**33,
             uses=1_000,
             is_trusted=True,
             owner="nobody",
         )
-        own = public_key_of(self._seed)
-        return invite.wire if issuer is None else invite.wire.replace(own, issuer)
+        grant = make_grant(seed, mesh, subject=self._victim, turn=FIRST_TURN)
+        revocation = make_revocation(
+            seed, mesh, target=Target.NODE, subject=self._third, turn=FIRST_TURN, level=0
+        )
+        key = make_api_key(
+            seed,
+            mesh,
+            key_hash=secrets.token_bytes(32),
+            turn=FIRST_TURN,
+            name="stolen",
+            requests=1_000,
+            period_s=1,
+            priority=Priority.HIGH,
+            models="",
+            is_trusted=True,
+            expires_at_s=0,
+        )
+        return {
+            "invite": invite.wire,
+            "grant": grant.wire,
+            "revocation": revocation.wire,
+            "API key": key.wire,
+        }
 
     def _admission(
         self,

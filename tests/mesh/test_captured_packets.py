@@ -22,7 +22,8 @@ PIECE = 8
 
 
 def _pieces(secret: bytes) -> list[bytes]:
-    return [secret[at : at + PIECE] for at in range(0, len(secret) - PIECE + 1, PIECE)]
+    pieces = [secret[at : at + PIECE] for at in range(0, len(secret) - PIECE + 1, PIECE)]
+    return [piece for piece in pieces if len(set(piece)) > 2]  # zeros are everywhere
 
 
 def _ask(daemon: Daemon) -> str:

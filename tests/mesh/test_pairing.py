@@ -305,10 +305,10 @@ def test_an_eavesdropper_hears_neither_code_nor_token(daemons: Daemons) -> None:
             assert never not in heard
 
 
-def test_members_that_are_no_founders_cannot_pair(daemons: Daemons) -> None:
+def test_members_that_are_no_admins_cannot_pair(daemons: Daemons) -> None:
     """They say where it can be done, before they show a code."""
     _, bert = daemons.mesh({"anna": "none", "bert": "none"})
     done = bert.cli("pair")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "founded this mesh" in done.stderr
+    assert "only admins may do that" in done.stderr
     wait_state([bert], "anna", "alive", 5.0)

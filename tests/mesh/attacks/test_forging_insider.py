@@ -17,13 +17,15 @@ from protocol.messages import Gossip, PushPull
 from tests.helpers.daemons import Daemon, until
 from tests.helpers.forgeries import HIGH, STOLEN_MODEL, STOLEN_NAME, Forger, Forgery
 from tests.helpers.insider import Insider, PeerStream, is_served
+from tests.mesh.attacks.conftest import NAMES
 
 pytestmark = pytest.mark.processes
 
 STATEMENTS = ("alive", "left", "offer", "accusation")
+ACTS = ("invite", "grant", "revocation", "API key")
 RECORDS = (
-    "invite by the root key",
-    "invite by a worker",
+    *(f"{act} by the root key" for act in ACTS),
+    *(f"{act} by a worker" for act in ACTS),
     "admission by the victim",
     "admission by the root key",
     "admission of who does not want to",
@@ -126,4 +128,6 @@ def test_nobody_lets_in_beyond_its_authority(
     until("it is counted", lambda: _drops(anna, lie.reason) == before + 1, 5.0)
     for daemon in trio_of_nodes:
         assert not is_served(daemon.port, liar.accomplice())
+        rows = {row["name"]: row for row in daemon.get("/mesh/v1/nodes")["nodes"]}
+        assert [rows[name]["role"] for name in NAMES] == ["admin", "worker", "worker"]
     assert is_served(anna.port, liar.insider.dialing)  # so does who is a member

@@ -21,9 +21,9 @@ from protocol.codec import decode_stream, encode_stream
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.fields import pack
 from protocol.identity import Address, mesh_id_of
-from protocol.issuing import Turn, make_invite, make_join_proof
+from protocol.issuing import FIRST_TURN, make_invite, make_join_proof
 from protocol.messages import Join, JoinAnswer
-from protocol.records import NO_ACT, JoinProof, Role
+from protocol.records import JoinProof, Role
 from tests.helpers.daemons import Daemon, Daemons, until
 from tests.helpers.insider import Insider, PeerStream, is_served, outsider_context
 from tests.mesh.attacks.conftest import check_no_leak
@@ -66,7 +66,7 @@ def _own_invite(newcomer: Newcomer, issuer_seed: bytes, seed: bytes) -> bytes:
         issuer_seed,
         newcomer.token.mesh,
         key=public_key_of(seed),
-        turn=Turn(2, NO_ACT),
+        turn=FIRST_TURN,
         role=Role.ADMIN,
         expires_at_s=2**33,
         uses=9,
@@ -121,7 +121,7 @@ Attempt = Callable[[Newcomer], tuple[bytes, JoinProof]]
 @pytest.mark.parametrize(
     ("attempt", "refusal", "counted"),
     [
-        (_by_an_invite_of_its_own, "unknown_invite", "not_allowed"),
+        (_by_an_invite_of_its_own, "unknown_invite", "not_admitted"),
         (_by_an_invite_in_the_root_keys_name, "unknown_invite", "bad_signature"),
         (_by_a_longer_invite, "unknown_invite", "bad_signature"),
         (_without_the_invites_key, "bad_proof", None),

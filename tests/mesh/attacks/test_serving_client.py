@@ -2,13 +2,6 @@
 
 import pytest
 
-from meshd import clock
-from meshd.trust.keys import new_seed, read_key
-from meshd.trust.mesh import read_mesh
-from meshd.trust.token import decode_token, encode_token
-from protocol.crypto import public_key_of
-from protocol.issuing import Turn, make_invite
-from protocol.records import NO_ACT, Role
 from tests.helpers.daemons import Daemon, Daemons, until, wait_whole
 from tests.mesh.conftest import WORDS
 
@@ -16,34 +9,6 @@ pytestmark = pytest.mark.processes
 
 OWN = "test:only-mine"
 ASKED = 12
-
-
-def client_token(founder: Daemon) -> str:
-    """An invite to the role client, which the command line does not give yet."""
-    mesh, root_seed, seed = read_mesh(founder.home), read_key(founder.home.root_key), new_seed()
-    assert mesh is not None
-    assert root_seed is not None
-    token = decode_token(founder.invite())
-    invite = make_invite(
-        root_seed,
-        mesh.mesh,
-        key=public_key_of(seed),
-        turn=Turn(mesh.acts + 1_000, NO_ACT),
-        role=Role.CLIENT,
-        expires_at_s=clock.wall_s() + 600,
-        uses=1,
-        is_trusted=False,
-        owner="guest",
-    )
-    return encode_token(
-        type(token)(
-            root=token.root,
-            mesh_secret=token.mesh_secret,
-            invite_seed=seed,
-            invite=invite,
-            seeds=token.seeds,
-        )
-    )
 
 
 def _row(viewer: Daemon, name: str) -> dict[str, object]:
@@ -61,7 +26,7 @@ def test_a_client_that_serves_is_asked_nothing(
     monkeypatch.setenv("MESHD_LOG", "debug")  # then a node says whom it serves
     anna, _ = nodes = daemons.mesh({"anna": WORDS, "bert": "none"})
     carl = daemons.add("carl", "--model", OWN, model=WORDS)
-    carl.launch("--join", client_token(anna)).ready()
+    carl.launch("--join", str(anna.cli_json("invite", "--role", "client")["token"])).ready()
     wait_whole([*nodes, carl])
     until("carl's models are up", lambda: len(carl.status()["models"]) == 2, 20.0)
     for daemon in nodes:
