@@ -245,6 +245,11 @@ class View:
         role = self._node.authority.role_of(self._node.node_id)
         return role is not None and role is not Role.OBSERVER
 
+    def may_serve(self) -> bool:
+        """Whether this node's role lets it run others' requests."""
+        role = self._node.authority.role_of(self._node.node_id)
+        return role is not None and role.may_serve
+
 
 def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
     """A model as `/mesh/v1/models` shows it."""
