@@ -133,3 +133,24 @@ def test_roles_are_what_the_invite_says(tmp_path: pathlib.Path) -> None:
         assert anna.chat("other").status == 404
         roles = {row["name"]: row["role"] for row in _all_rows(anna)}
         assert roles == {"anna": "admin", "client": "client", "observer": "observer"}
+
+
+@pytest.mark.parametrize("revoked", ["bert", "cleo"])
+def test_what_a_revoked_node_has_under_way_ends(tmp_path: pathlib.Path, revoked: str) -> None:
+    """The stream that it serves, and the one that it asked for, are cut at once at both ends."""
+    with Daemons(tmp_path) as daemons:
+        slow = "test:words,delay_ms=100,slots=2"
+        anna, bert, cleo = daemons.mesh({"anna": "none", "bert": slow, "cleo": "none"})
+        with cleo.stream("words", max_tokens=1000) as stream:
+            stream.first_text()
+            assert bert.running_requests() == 1
+            assert anna.cli_json("revoke", revoked)["evicted"] == [revoked]
+            if revoked == "bert":
+                events = list(stream.events())
+                assert events[-1] == "[DONE]" or "error" in events[-1]
+                assert any("error" in event for event in events if isinstance(event, dict))
+        gone, stays = (bert, cleo) if revoked == "bert" else (cleo, bert)
+        assert gone.ended() == 1
+        assert stays.is_running
+        if revoked == "cleo":
+            until("bert has stopped working", lambda: bert.running_requests() == 0, WITHIN_S)
