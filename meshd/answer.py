@@ -19,6 +19,9 @@ class RequestOptions:
 
     request_id: str
     """Chosen by the gateway; lower-case hex, names the request in headers, logs and explain."""
+    ranking: str | None = None
+    """From `x-meshd-policy`: how the nodes that could run it are put in order; None: as this node
+    does."""
     node: str | None = None
     """From `x-meshd-node`: only this node, by name or id."""
     policy: KeyPolicy | None = None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from meshd.failures import ExitCode, UserError
 from meshd.gateway_options import GatewayOptions
+from protocol.policies import DEFAULT, POLICIES
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import read_url
 
@@ -61,6 +62,8 @@ class UpOptions:
     upstreams: tuple[str, ...] = ()
     """URLs of OpenAI-compatible servers whose models this node offers too."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    policy: str = DEFAULT
+    """How the nodes that could run a request are put in order, where it does not say."""
     lan: bool = True
     """Announce and look for nodes of the same mesh on the local network."""
     record: pathlib.Path | None = None
@@ -118,6 +121,13 @@ def parse_host_port(text: str, *, what: str = "address") -> tuple[str, int]:
 def format_host_port(host: str, port: int) -> str:
     """The inverse of `parse_host_port`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_policy(text: str) -> str:
+    """Check the name of a policy. Raises UserError (wrong usage)."""
+    if text not in POLICIES:
+        raise wrong_usage(f"--policy {_shown(text)}: choose from {', '.join(POLICIES)}")
+    return text
 
 
 def parse_name(text: str) -> str:

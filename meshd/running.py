@@ -22,6 +22,7 @@ from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
 from meshd.catching_up import CatchingUp
+from meshd.choosing import Choosing
 from meshd.commands import Commands
 from meshd.control import serve_control
 from meshd.effect_log import log_effect
@@ -132,7 +133,8 @@ class Running:
         self._catching_up = CatchingUp(lambda peer: node.authority.admission(peer) is not None)
         asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
         rng = random.SystemRandom()
-        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, rng)
+        choosing = Choosing(rng, trio.current_time, options.policy)
+        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, choosing)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)

@@ -16,7 +16,7 @@ from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Role
-from protocol.routing import Candidate
+from protocol.routing import LOWEST_TIER, Candidate
 from runtimes.base import ModelCard
 
 OLD_NS: Final = 600 * 10**9
@@ -133,7 +133,8 @@ class View:
             addresses = alive.addresses
         offers = self._node.offers.of(node)
         hardware = advertisement.decode_map(offers.get(advertisement.HARDWARE, b""))
-        tier = hardware.pop("tier", None)
+        tier = _tier_in(hardware)
+        hardware.pop("tier", None)
         role = self._node.authority.role_of(node)
         invite = self._node.authority.invite_of(node)
         round_trip = self._node.round_trip_ns(node)
@@ -148,7 +149,7 @@ class View:
             "role": role.name.lower() if role is not None else None,
             "owner": invite.owner if invite is not None else None,
             "labels": advertisement.decode_labels(offers.get(advertisement.LABELS, b"")),
-            "tier": tier if type(tier) is int and tier in (1, 2, 3) else 3,
+            "tier": tier,
             "hardware": hardware,
             "models": sorted(card.name for card in self.cards(node)),
             "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},
@@ -227,6 +228,8 @@ class View:
                 node=node,
                 is_alive=self._node.members.state(node) is State.ALIVE,
                 load=self.load(node),
+                load_age_ns=self._load_age_ns(node),
+                tier=self._tier(node),
                 own_requests=own_requests.get(node, 0),
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
                 is_trusted=self.is_trusted(node),
@@ -234,6 +237,14 @@ class View:
             for node in self._node.members.present()
             if offers(node)
         ]
+
+    def _load_age_ns(self, node: NodeId) -> int:
+        heard = self._loads.get(node)
+        return clock.now_ns() - heard.at_ns if heard is not None else 0
+
+    def _tier(self, node: NodeId) -> int:
+        hardware = self._node.offers.of(node).get(advertisement.HARDWARE, b"")
+        return _tier_in(advertisement.decode_map(hardware))
 
     def is_trusted(self, node: NodeId) -> bool:
         """Whether the invite by which a member came was marked so."""
@@ -249,6 +260,11 @@ class View:
         """Whether this node's role lets it run others' requests."""
         role = self._node.authority.role_of(self._node.node_id)
         return role is not None and role.may_serve
+
+
+def _tier_in(hardware: Mapping[str, Any]) -> int:
+    tier = hardware.get("tier")
+    return tier if type(tier) is int and tier in (1, 2, 3) else LOWEST_TIER
 
 
 def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:

@@ -129,6 +129,7 @@ UP_OPTIONS = {
     "--insecure-http": "",
     "--cors-origin": "https://chat.example.org",
     "--gateway-host": "box.lan",
+    "--policy": "fastest",
     "--no-lan": "",
     "--record": "trace",
     "--passphrase-file": "secret",

@@ -30,9 +30,11 @@ from meshd.options import (
     parse_labels,
     parse_models,
     parse_name,
+    parse_policy,
     parse_upstreams,
     wrong_usage,
 )
+from protocol.policies import DEFAULT, POLICIES
 
 _NewIdentityOption = Annotated[
     bool,
@@ -55,13 +57,18 @@ _UpstreamOption = Annotated[
 
 _NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the host's name.")]
 
+_ListenOption = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
+]
+_PolicyOption = Annotated[
+    str, typer.Option(metavar="NAME", help=f"Who is asked first: {', '.join(POLICIES)}.")
+]
+
 
 def up(
     context: typer.Context,
     name: _NameOption = None,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
-    ] = LISTEN_DEFAULT,
+    listen: _ListenOption = LISTEN_DEFAULT,
     advertise: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where others reach this node, if not there."),
@@ -85,6 +92,7 @@ def up(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
     ] = None,
+    policy: _PolicyOption = DEFAULT,
     no_lan: Annotated[
         bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
     ] = False,
@@ -119,6 +127,7 @@ def up(
         models=parse_models(model or ()),
         upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
+        policy=parse_policy(policy),
         lan=not no_lan,
         record=None if record is None else _checked_record(record),
         json=as_json,

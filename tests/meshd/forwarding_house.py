@@ -11,6 +11,7 @@ import trio
 from meshd import advertisement
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
+from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.forwarder import Forwarder
 from meshd.local_models import LocalModels
@@ -70,7 +71,8 @@ class House:
         self.asking = Asking(
             self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once
         )
-        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, random.Random(1))
+        self.choosing = Choosing(random.Random(1), trio.current_time, "least_loaded")
+        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, self.choosing)
 
     def _offer(self, index: int, name: str) -> None:
         card = PlayedRuntime(name=name).card
