@@ -101,9 +101,9 @@ def test_a_trace_says_it_all(tmp_path: pathlib.Path) -> None:
         (RATE + LENGTHS + "polcy = 'x'\n", MACHINE, "'polcy'; did you mean 'policy'?"),
         (RATE + LENGTHS + "policy = 'randm'\n", MACHINE, "did you mean 'random'?"),
         (
-            RATE + LENGTHS + "policy = 'fairest_share'\n",
+            RATE + LENGTHS + "policy = 'zzz'\n",
             MACHINE,
-            "policy = 'fairest_share'; there is:",
+            "policy = 'zzz'; there is:",
         ),
         (RATE + LENGTHS, "", "write [[inference.machine]] at least once"),
         (RATE + LENGTHS, MACHINE + "count = 1\n", "by one of: count, share"),
