@@ -1,5 +1,7 @@
 """A member whose invite only lets it ask, and which offers a model and jobs all the same."""
 
+import pathlib
+
 import pytest
 
 from tests.helpers.daemons import Daemon, Daemons, until, wait_whole
@@ -17,14 +19,24 @@ def _row(viewer: Daemon, name: str) -> dict[str, object]:
     return row
 
 
+MODIFIED = """
+import meshd.view
+
+meshd.view.View.may_serve = lambda view: True
+"""
+"""What somebody changes who wants to serve all the same."""
+
+
 def test_a_client_that_serves_is_asked_nothing(
-    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     """It runs a model of its own and one of the name that another node has: nobody lists either as
     its, no request ever reaches it, its offers are refused and counted; and it may still ask.
     """
     monkeypatch.setenv("MESHD_LOG", "debug")  # then a node says whom it serves
     anna, _ = nodes = daemons.mesh({"anna": WORDS, "bert": "none"})
+    (tmp_path / "sitecustomize.py").write_text(MODIFIED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     carl = daemons.add("carl", "--model", OWN, model=WORDS)
     carl.launch("--join", str(anna.cli_json("invite", "--role", "client")["token"])).ready()
     wait_whole([*nodes, carl])
