@@ -39,9 +39,12 @@ from meshd.trust.keys import node_seed
 from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
 from meshd.trust.token import encode_token
 from protocol.assembly import NodeConfig
+from protocol.authority import Authority
 from protocol.crypto import Crypto, SodiumCrypto
+from protocol.errors import Refused
 from protocol.identity import NodeId, key_text
 from protocol.node import Node
+from protocol.records import Revocation, decode_record
 from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
 from runtimes.functions.registry import known_functions
@@ -182,15 +185,12 @@ class Starter:
             boot_secret=secrets.token_bytes(32),
             incarnation=numbers.incarnation,
             offers_version=numbers.offers_version,
-            snapshot=_with_own_records(read_snapshot(home), mesh),
+            snapshot=_with_own_records(read_snapshot(home), mesh, crypto),
         )
         chance = secrets.randbits(64)
         if self._recording is not None:
             crypto = self._recording.begin(config, crypto, chance)
         node = Node(config, crypto, random.Random(chance))  # noqa: S311  # probe order, not keys
-        if node.authority.revocation_of(crypto.node_id) is not None:
-            self.close()
-            raise UserError(REVOKED)
         if node.authority.admission(crypto.node_id) is None:
             self.close()
             raise UserError(
@@ -345,7 +345,21 @@ class Starter:
         )
 
 
-def _with_own_records(snapshot: Snapshot, mesh: MeshFile) -> Snapshot:
-    """A snapshot whose records certainly hold our own admission, also when the file was lost."""
-    records = dict.fromkeys((*mesh.records, *snapshot.records))
-    return Snapshot(tuple(records), snapshot.lives, snapshot.goodbyes, snapshot.deaths)
+def _with_own_records(snapshot: Snapshot, mesh: MeshFile, crypto: Crypto) -> Snapshot:
+    """A snapshot whose records certainly hold our own admission, also when the file was lost; and
+    not what revoked us: that may have been undone, and the first member that is met will say.
+    """
+    known = tuple(dict.fromkeys((*mesh.records, *snapshot.records)))
+    others = tuple(wire for wire in known if not _is_revocation(wire))
+    if len(others) < len(known):
+        authority = Authority(crypto, mesh.root)
+        authority.load(known)
+        known = others if authority.is_revoked(crypto.node_id) else known
+    return Snapshot(known, snapshot.lives, snapshot.goodbyes, snapshot.deaths)
+
+
+def _is_revocation(wire: bytes) -> bool:
+    try:
+        return isinstance(decode_record(wire), Revocation)
+    except Refused:
+        return False

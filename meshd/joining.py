@@ -53,7 +53,6 @@ _REFUSALS: Final[Mapping[str, str]] = {
     JoinRefusal.BAD_PROOF: "the invite's key does not fit; copy the whole token again",
     JoinRefusal.EXPIRED: "this invite has expired; ask for a new one (meshd invite)",
     JoinRefusal.USED_UP: "this invite is used up; ask for a new one (meshd invite --uses N)",
-    JoinRefusal.CANNOT_ADMIT: "that member may not admit others; use a worker's address",
     JoinRefusal.FULL: "the mesh has no room for another member",
     JoinRefusal.NODE_REVOKED: "this node was revoked; an admin may invite it anew, then: "
     "meshd up --new-identity --join TOKEN",
@@ -63,6 +62,10 @@ _REFUSALS: Final[Mapping[str, str]] = {
 
 class JoinRefused(UserError):
     """The mesh answered, and the answer is no."""
+
+
+class CannotAdmit(Exception):
+    """That member may not let this one in; another one may."""
 
 
 def read_token(text: str) -> Token:
@@ -105,9 +108,7 @@ def _had_company(home: Home, mesh: MeshFile) -> bool:
     """By the records that count in this mesh: a join that crashed leaves another one's behind."""
     crypto = SodiumCrypto(node_seed(home))
     authority = Authority(crypto, mesh.root)
-    for wire in (*mesh.records, *read_snapshot(home).records):
-        with contextlib.suppress(Refused):
-            authority.add(wire)
+    authority.load((*mesh.records, *read_snapshot(home).records))
     admitted = [record.node for record in authority.records() if isinstance(record, Admission)]
     return any(node != crypto.node_id for node in admitted)
 
@@ -126,9 +127,7 @@ async def join(home: Home, token: Token, memory: trio.Lock | None = None) -> Non
     message = encode_stream(Join(token.invite.wire, proof))
     answer = await _ask_seeds(peers, token, message)
     authority = Authority(crypto, token.root)
-    for wire in answer.records:
-        with contextlib.suppress(Refused):
-            authority.add(wire)
+    authority.load(answer.records)
     if authority.admission(crypto.node_id) is None:
         raise UserError("that member's answer does not prove an admission; try another member")
     records = tuple(record.wire for record in authority.records())
@@ -216,7 +215,7 @@ async def _ask_seeds(peers: Peers, token: Token, message: bytes) -> JoinAnswer:
             for seed in token.seeds:
                 try:
                     return await _ask_seed(peers, seed, message)
-                except (PeerUnreachable, StreamBroken, Refused) as error:
+                except (PeerUnreachable, StreamBroken, Refused, CannotAdmit) as error:
                     reasons[seed] = str(error).removeprefix(f"{seed}: ")
             await trio.sleep(RETRY_S)
     tried = "; ".join(f"{seed}: {reasons.get(seed, 'no answer')}" for seed in token.seeds)
@@ -244,6 +243,8 @@ async def _ask_seed(peers: Peers, seed: Address, message: bytes) -> JoinAnswer:
         raise StreamBroken("it answered something else")
     if answer.refusal == JoinRefusal.CATCHING_UP:
         raise StreamBroken("it has just come back itself; trying again")
+    if answer.refusal == JoinRefusal.CANNOT_ADMIT:
+        raise CannotAdmit("it may not let this one in; trying the others")
     if answer.refusal:
         unknown = f"the mesh refused ({answer.refusal[:64]!a})"
         raise JoinRefused(_REFUSALS.get(answer.refusal, unknown))

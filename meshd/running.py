@@ -130,7 +130,7 @@ class Running:
         self._advertiser = Advertiser(
             self.gossip.give, local_models, functions, self.view, options.labels
         )
-        self._catching_up = CatchingUp(lambda peer: node.authority.admission(peer) is not None)
+        self._catching_up = CatchingUp(node)
         asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
         rng = random.SystemRandom()
         choosing = Choosing(rng, trio.current_time, options.policy)

@@ -83,17 +83,14 @@ def make_revocation(
     target: Target,
     subject: bytes,
     turn: Turn,
-    level: int,
     honoured_act: bytes = NO_ACT,
     honoured_slot: int = 0,
 ) -> Revocation:
-    """Take back a membership, an invite or an API key. What is not honoured goes with it. `level`:
-    how far the issuer is from the root key (`Authority.level_of`).
-    """
+    """Take back a membership, an invite or an API key. What is not honoured goes with it."""
     issuer = public_key_of(issuer_seed)
     head = (RecordKind.REVOCATION, target, subject, issuer, *turn)
-    wire = _signed(issuer_seed, mesh, pack((*head, honoured_act, honoured_slot, level)))
-    return Revocation(target, subject, issuer, *turn, honoured_act, honoured_slot, level, wire)
+    wire = _signed(issuer_seed, mesh, pack((*head, honoured_act, honoured_slot)))
+    return Revocation(target, subject, issuer, *turn, honoured_act, honoured_slot, wire)
 
 
 def make_api_key(

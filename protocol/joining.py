@@ -5,11 +5,10 @@ from typing import Final
 
 from protocol.authority import Authority
 from protocol.crypto import Crypto
-from protocol.errors import Refused
 from protocol.identity import NodeId
 from protocol.issuing import make_admission
 from protocol.messages import JoinAnswer
-from protocol.records import Admission, JoinProof, verify_join_proof
+from protocol.records import Admission, JoinProof, Role, verify_join_proof
 
 PROOFS_MAX: Final = 63
 """Records that say why somebody is no member."""
@@ -33,7 +32,7 @@ class JoinRefusal(enum.StrEnum):
 def admit(
     authority: Authority, crypto: Crypto, proof: JoinProof, wall_s: int
 ) -> Admission | JoinRefusal:
-    """Decide about a newcomer, as the admitting member; an admission is already stored.
+    """Decide about a newcomer, as the admitting member; a new admission is still to be taken in.
 
     A node that is a member gets its old admission again, whatever its proof says: the caller
     knows by TLS that it speaks with `proof.node`. `wall_s`: Unix time, for the invite's deadline.
@@ -49,6 +48,8 @@ def admit(
     invite = authority.invite(proof.invite_key)
     if invite is None:
         return JoinRefusal.UNKNOWN_INVITE
+    if invite.role is Role.ADMIN and own is not Role.ADMIN:
+        return JoinRefusal.CANNOT_ADMIT
     if not verify_join_proof(crypto, authority.mesh, proof):
         return JoinRefusal.BAD_PROOF
     if authority.revocation_of(invite.key) is not None:
@@ -58,14 +59,9 @@ def admit(
     slot = authority.free_slot(invite)
     if slot is None:
         return JoinRefusal.USED_UP
-    admission = make_admission(
+    return make_admission(
         crypto, authority.mesh, proof, role=invite.role, slot=slot, admitted_at_s=wall_s
     )
-    try:
-        authority.add_own(admission)
-    except Refused:
-        return JoinRefusal.FULL
-    return admission
 
 
 def turn_away(authority: Authority, peer: NodeId) -> JoinAnswer | None:
@@ -74,6 +70,11 @@ def turn_away(authority: Authority, peer: NodeId) -> JoinAnswer | None:
     """
     revocation = authority.revocation_of(peer)
     if revocation is not None:
+        premises = authority.premises(NodeId(revocation.issuer), PROOFS_MAX)
+        return JoinAnswer(JoinRefusal.NODE_REVOKED, (*premises, revocation.wire), ())
+    for signer in authority.revoked_ground_of(peer):
+        revocation = authority.revocation_of(signer)
+        assert revocation is not None
         premises = authority.premises(NodeId(revocation.issuer), PROOFS_MAX)
         return JoinAnswer(JoinRefusal.NODE_REVOKED, (*premises, revocation.wire), ())
     rival = authority.rival_of(peer)

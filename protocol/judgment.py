@@ -1,16 +1,14 @@
 """The one place that decides which records count: a function of the set of records, and nothing
 else, so that whoever holds the same records agrees, in whatever order they came.
 
-Standing grows from the root key in rounds. In each round the acts of those who became admins, and
-the admissions of those who may admit, come to stand; where two exclude each other (one slot, one
-node, one invite key) the earlier round stays, within a round the lower name. An admin's admission
-of a node in the slot that it has excludes nothing: it counts beside the first.
-Then revocations are applied one by one, and standing is found anew where one takes it away. Their
-order is their own, and does not depend on what else is known: by the distance from the root that
-they state (and that must not be less than it is), then by name. One that does not stand when it is
-its turn is not applied: so of two who revoke each other the one nearer to the root stays. One that
-a later one deprives of its ground is taken back, except by itself: so who revokes a thief undoes
-what the thief revoked.
+Power comes level by level. Level 0 is the root key. What the issuers of one level have done decides
+who issues acts on the next one, and what of that holds; nobody's act bears on his own level or one
+above it. So there is nothing to search and nothing to grind, and an admin is revoked only by those
+nearer to the root. Of several revocations of one subject those nearest to the root count, of these
+the issuer's with the lowest key, and of this one's the last.
+Memberships come after that: those that the root and admins gave out, nearest first, then those of
+members that may admit, round by round. Where two exclude each other (one slot, one node, one invite
+key) the earlier stays, of two at once the lower name. What does not count bears on nothing.
 """
 
 import dataclasses
@@ -18,8 +16,8 @@ from collections.abc import Iterable, Iterator
 
 from protocol.identity import NodeId
 from protocol.records import (
-    LEVEL_MAX,
     NO_ACT,
+    Act,
     Admission,
     ApiKey,
     Grant,
@@ -38,18 +36,20 @@ class Standing:
     """What follows from a set of records. Many simulated nodes of one mesh may share it."""
 
     counting: dict[bytes, Record] = dataclasses.field(default_factory=dict)
-    """By their wires, premises first, revocations last."""
+    """By their wires, premises first."""
     levels: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """Who may issue acts, and how far each is from the root (0)."""
     invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
     admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
     """Also of revoked members: what they did before may rest on theirs."""
+    rounds: dict[NodeId, int] = dataclasses.field(default_factory=dict)
+    """When each was let in: by whom has power 0, by these 1, and so on."""
     slots: dict[tuple[bytes, int], NodeId] = dataclasses.field(default_factory=dict)
     grants: dict[NodeId, Grant] = dataclasses.field(default_factory=dict)
     """The one nearest to the root of each subject."""
     api_keys: dict[bytes, ApiKey] = dataclasses.field(default_factory=dict)
     revocations: dict[bytes, Revocation] = dataclasses.field(default_factory=dict)
-    """By what is revoked; the first of several."""
+    """By what is revoked; the one that counts of several."""
     honoured: dict[bytes, dict[bytes, None]] = dataclasses.field(default_factory=dict)
     """Of revoked nodes: the names of their acts that hold."""
     slot_limits: dict[bytes, int] = dataclasses.field(default_factory=dict)
@@ -74,21 +74,44 @@ class Standing:
             return honoured is None and (limit is None or record.slot <= limit)
         return honoured is None or record_name(record) in honoured
 
+    def links(self, record: Record) -> bool:
+        """Whether it is an act, of one who is revoked, by which earlier ones of his hold."""
+        is_act = not isinstance(record, Admission)
+        return is_act and record_name(record) in self.honoured.get(signer_of(record), ())
+
     def supports(self, record: Record) -> bool:
         """Whether a record that contradicts nothing would count."""
-        if isinstance(record, Admission):
-            has_premises = record.proof.invite_key in self.invites
-            has_premises = has_premises and self.is_admitter(record.admitter)
-        else:
-            has_premises = record.issuer in self.levels
-        return has_premises and self.holds(record)
+        match record:
+            case Admission():
+                invite = self.invites.get(record.proof.invite_key)
+                if invite is None or not fits(record, invite):
+                    return False
+                return self.may_admit(record) and self.holds(record)
+            case Revocation():
+                return record.issuer in self.levels and self.permits(record) and self.holds(record)
+            case _:
+                return record.issuer in self.levels and self.holds(record)
 
-    def is_admitter(self, key: bytes) -> bool:
-        """Whether the admissions of this key stand (as far as no revocation speaks against it)."""
-        if key in self.levels:
+    def may_admit(self, admission: Admission) -> bool:
+        """Whether its admitter may let such a one in: admins are let in by admins only."""
+        if admission.admitter in self.levels:
             return True
-        admission = self.admissions.get(NodeId(key))
-        return admission is not None and admission.role.may_admit
+        held = self.admissions.get(NodeId(admission.admitter))
+        return held is not None and held.role.may_admit and admission.role is not Role.ADMIN
+
+    def permits(self, revocation: Revocation) -> bool:
+        """Whether its subject is farther from the root than its issuer; an invite may be as near
+        as the issuer's own, for it makes none nearer than the next level.
+        """
+        level = self.levels[revocation.issuer]
+        match revocation.target:
+            case Target.NODE:
+                return self.levels.get(revocation.subject, level + 1) > level
+            case Target.INVITE:
+                invite = self.invites.get(revocation.subject)
+                return invite is None or self.levels[invite.issuer] >= level
+            case _:
+                return True
 
     def count(self, record: Record) -> None:
         """Let a record count."""
@@ -100,20 +123,48 @@ class Standing:
         """Everybody who is admitted and not revoked."""
         return (node for node in self.admissions if node not in self.revocations)
 
+    def place_of(self, admission: Admission) -> tuple[int, int, bytes]:
+        """Of two admissions that exclude each other the one with the lower place stays."""
+        level = self.levels.get(admission.admitter)
+        if level is not None:
+            return 0, level, record_name(admission)
+        return 1, self.rounds[NodeId(admission.admitter)], record_name(admission)
+
+    def confirms(self, admission: Admission) -> bool:
+        """Whether somebody with power lets in again, in its own slot, who is in already: so that it
+        stays when its admitter is revoked.
+        """
+        held = self.admissions.get(admission.node)
+        if held is None or admission.admitter not in self.levels:
+            return False
+        return (held.proof.invite_key, held.slot) == (admission.proof.invite_key, admission.slot)
+
+    def is_free(self, admission: Admission) -> bool:
+        """Whether neither the node nor the slot has an admission that stands."""
+        slot = (admission.proof.invite_key, admission.slot)
+        return admission.node not in self.admissions and slot not in self.slots
+
+    def enter(self, admission: Admission) -> None:
+        """Let an admission count that has all its premises."""
+        self.count(admission)
+        self.admissions[admission.node] = admission
+        self.slots[admission.proof.invite_key, admission.slot] = admission.node
+        admitter = NodeId(admission.admitter)
+        self.rounds[admission.node] = (
+            0 if admission.admitter in self.levels else self.rounds[admitter] + 1
+        )
+
     def premises(self, node: NodeId, count_max: int) -> tuple[bytes, ...]:
         """The records that a membership rests on, premises first, its own last; at most so many,
         those nearest to it.
         """
-        found: dict[bytes, None] = {}
+        found: dict[bytes, Record] = {}
         wanted = self._of_key(node)
-        for record in wanted:  # grows while it is walked
-            if len(found) >= count_max:
-                break
-            # What was found before is needed by a later one too: it moves in front of it.
-            found.pop(record.wire, None)
-            found[record.wire] = None
-            wanted.extend(self._under(record))
-        return tuple(reversed(found))
+        for record in wanted:  # grows while it is walked; what was found is not walked again
+            if record.wire not in found and len(found) < count_max:
+                found[record.wire] = record
+                wanted.extend(self._under(record))
+        return tuple(wire for wire in self.counting if wire in found) if found else ()
 
     def _of_key(self, key: bytes) -> list[Record]:
         """What makes a key what it is."""
@@ -128,102 +179,75 @@ class Standing:
         return [self.invites[record.proof.invite_key], *signer]
 
 
+def fits(admission: Admission, invite: Invite) -> bool:
+    """Whether an admission is one that its invite allows."""
+    return admission.role is invite.role and admission.slot <= invite.uses
+
+
+def _precedence(revocation: Revocation) -> tuple[bytes, int, bytes]:
+    """An issuer's last word counts; of several issuers, the one with the lowest key has it."""
+    return revocation.issuer, -revocation.act, record_name(revocation)
+
+
 def judge(root: bytes, records: Iterable[Record]) -> Standing:
     """Everything that follows from these records, whose signatures hold."""
-    pool = _Pool(records)
-    pending = dict.fromkeys(sorted(pool.revocations, key=lambda r: (r.level, record_name(r))))
-    applied: list[Revocation] = []
-    standing = _stand(root, pool, applied)
-    while (found := next((r for r in pending if is_grounded(standing, r)), None)) is not None:
-        del pending[found]
-        after = standing.copy()
-        kept = [*applied, found]
-        if _apply(after, found, pool):
-            after, kept = _settle(root, pool, kept)
-        if found in kept:  # else it saws off the branch on which it sits
-            standing, applied = after, kept
-    return standing
+    return _Judge(records).judge(root)
 
 
-def _stand(root: bytes, pool: "_Pool", applied: Iterable[Revocation]) -> Standing:
-    """What stands when these are applied."""
-    standing = Standing()
-    for revocation in applied:
-        _apply(standing, revocation, pool)
-    revoking, standing.counting = standing.counting, {}
-    pool.let_stand(root, standing)
-    standing.counting.update(revoking)
-    return standing
-
-
-def _settle(
-    root: bytes, pool: "_Pool", applied: list[Revocation]
-) -> tuple[Standing, list[Revocation]]:
-    """What stands when these are applied, without those that thereby lose their own ground."""
-    while True:
-        standing = _stand(root, pool, applied)
-        kept = [revocation for revocation in applied if is_grounded(standing, revocation)]
-        if len(kept) == len(applied):
-            return standing, kept
-        applied = kept
-
-
-def is_grounded(standing: Standing, revocation: Revocation) -> bool:
-    """Whether it holds, and its issuer may issue acts and is as near to the root as it says."""
-    level = standing.levels.get(revocation.issuer, LEVEL_MAX + 1)
-    return level <= revocation.level and standing.holds(revocation)
-
-
-def _apply(standing: Standing, revocation: Revocation, pool: "_Pool") -> bool:
-    """Take its subject out; whether something that stood no longer does."""
-    standing.count(revocation)
-    standing.revocations.setdefault(revocation.subject, revocation)
-    subject = revocation.subject
-    match revocation.target:
-        case Target.NODE:
-            chain = pool.chain(revocation.honoured_act)
-            before = standing.honoured.get(subject)
-            standing.honoured[subject] = (
-                chain if before is None else {name: None for name in before if name in chain}
-            )
-            return any(
-                record.wire in standing.counting and not standing.holds(record)
-                for record in pool.signed_by(subject)
-            )
-        case Target.INVITE:
-            limit = min(revocation.honoured_slot, standing.slot_limits.get(subject, 2**63))
-            standing.slot_limits[subject] = limit
-            return any(key == subject and slot > limit for key, slot in standing.slots)
-        case _:
-            return False
-
-
-class _Pool:
-    """All records, by what they need."""
+class _Judge:
+    """All records, by what they need, and what follows from them."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._acts: dict[bytes, list[Invite | Grant | ApiKey]] = {}
+        self._acts: dict[bytes, list[Act]] = {}
         self._admissions: dict[bytes, list[Admission]] = {}
+        self._of_admins: list[Admission] = []
+        """Those that make admins."""
         self._previous: dict[bytes, bytes] = {}
         """Of each act by its name: the name of the one before."""
-        self.revocations: list[Revocation] = []
+        self._standing = Standing()
         for record in records:
-            if isinstance(record, Admission):
-                self._admissions.setdefault(record.admitter, []).append(record)
-                continue
-            self._previous[record_name(record)] = record.previous
-            if isinstance(record, Revocation):
-                self.revocations.append(record)
-            else:
+            if not isinstance(record, Admission):
                 self._acts.setdefault(record.issuer, []).append(record)
+                self._previous[record_name(record)] = record.previous
+            elif record.role is Role.ADMIN:
+                self._of_admins.append(record)
+            else:
+                self._admissions.setdefault(record.admitter, []).append(record)
+        self._of_admins.sort(key=record_name)
 
-    def signed_by(self, key: bytes) -> Iterator[Record]:
-        """Everything under one signature."""
-        yield from (revocation for revocation in self.revocations if revocation.issuer == key)
-        yield from self._acts.get(key, ())
-        yield from self._admissions.get(key, ())
+    def judge(self, root: bytes) -> Standing:
+        """Level by level, then round by round."""
+        standing = self._standing
+        standing.levels[root] = level = 0
+        issuers = [root]
+        while issuers:
+            signed = [act for issuer in issuers for act in self._acts.get(issuer, ())]
+            acts = sorted(filter(standing.holds, signed), key=record_name)
+            revocations = [act for act in acts if isinstance(act, Revocation)]
+            for revocation in sorted(revocations, key=_precedence):
+                self._revoke(revocation)
+            raised = [node for act in acts for node in self._do(act)]
+            raised += self._made_admins()
+            level += 1
+            issuers = list(dict.fromkeys(n for n in raised if n not in standing.levels))
+            standing.levels.update(dict.fromkeys(issuers, level))
+        self._admit_all()
+        return standing
 
-    def chain(self, name: bytes) -> dict[bytes, None]:
+    def _revoke(self, revocation: Revocation) -> None:
+        standing, subject = self._standing, revocation.subject
+        if not standing.permits(revocation):
+            return
+        standing.count(revocation)
+        if subject in standing.revocations:
+            return
+        standing.revocations[subject] = revocation
+        if revocation.target is Target.NODE:
+            standing.honoured[subject] = self._chain(revocation.honoured_act)
+        elif revocation.target is Target.INVITE:
+            standing.slot_limits[subject] = revocation.honoured_slot
+
+    def _chain(self, name: bytes) -> dict[bytes, None]:
         """An act and all before it, as far back as they are known."""
         names: dict[bytes, None] = {}
         while name != NO_ACT and name not in names:
@@ -231,82 +255,66 @@ class _Pool:
             name = self._previous.get(name, NO_ACT)
         return names
 
-    def let_stand(self, root: bytes, standing: Standing) -> None:
-        """Let grow what stands, round by round."""
-        standing.levels[root] = 0
-        issuers, admitters = [root], [root]
-        waiting: dict[bytes, list[Admission]] = {}
-        """Those whose admitter stands and whose invite does not yet."""
-        while issuers or admitters:
-            acts = [act for issuer in issuers for act in self._acts.get(issuer, ())]
-            ready = [a for admitter in admitters for a in self._admissions.get(admitter, ())]
-            issuers, admitters = [], []
-            for act in sorted(filter(standing.holds, acts), key=record_name):
-                standing.count(act)
-                match act:
-                    case Invite() if act.key not in standing.invites:
-                        standing.invites[act.key] = act
-                        ready += waiting.pop(act.key, ())
-                    case Grant() if act.subject not in standing.grants:
-                        standing.grants[act.subject] = act
-                        issuers += raise_up(standing, act.subject)
-                    case ApiKey():
-                        standing.api_keys.setdefault(act.key_hash, act)
-            for admission in sorted(filter(standing.holds, ready), key=record_name):
-                invite = standing.invites.get(admission.proof.invite_key)
-                if invite is None:
-                    waiting.setdefault(admission.proof.invite_key, []).append(admission)
-                elif fits(admission, invite) and is_free(standing, admission):
-                    enter(standing, admission)
-                    issuers += raise_up(standing, admission.node)
-                    if admission.role.may_admit:
-                        admitters.append(admission.node)
-                elif _confirms(standing, admission):
-                    standing.count(admission)
-            admitters = list(dict.fromkeys((*admitters, *issuers)))
+    def _do(self, act: Act) -> list[bytes]:
+        """Let an act count that holds; whom it raises."""
+        standing = self._standing
+        match act:
+            case Revocation():
+                return []
+            case Invite():
+                standing.invites.setdefault(act.key, act)
+            case Grant():
+                standing.grants.setdefault(act.subject, act)
+            case ApiKey():
+                standing.api_keys.setdefault(act.key_hash, act)
+        standing.count(act)
+        return [act.subject] if isinstance(act, Grant) else []
 
+    def _made_admins(self) -> list[bytes]:
+        """Let in, as far as powers go by now, who comes as an admin."""
+        standing = self._standing
+        made: list[bytes] = []
+        waiting: list[Admission] = []
+        for admission in self._of_admins:
+            if not standing.supports(admission):
+                waiting.append(admission)
+            elif standing.is_free(admission):
+                standing.enter(admission)
+                made.append(admission.node)
+            elif standing.confirms(admission):
+                standing.count(admission)
+        self._of_admins = waiting
+        return made
 
-def fits(admission: Admission, invite: Invite) -> bool:
-    """Whether an admission is one that its invite allows."""
-    return admission.role is invite.role and admission.slot <= invite.uses
+    def _admit_all(self) -> None:
+        standing = self._standing
+        for level_of_admitter in sorted(dict.fromkeys(standing.levels.values())):
+            given = [
+                admission
+                for key, level in standing.levels.items()
+                if level == level_of_admitter
+                for admission in self._admissions.get(key, ())
+            ]
+            self._admit(given)
+        admitters = list(standing.admissions)
+        while admitters:
+            before = len(standing.admissions)
+            self._admit(
+                [
+                    admission
+                    for node in admitters
+                    if node not in standing.levels
+                    for admission in self._admissions.get(node, ())
+                ]
+            )
+            admitters = list(standing.admissions)[before:]
 
-
-def is_free(standing: Standing, admission: Admission) -> bool:
-    """Whether neither the node nor the slot has an admission that stands."""
-    slot = (admission.proof.invite_key, admission.slot)
-    return admission.node not in standing.admissions and slot not in standing.slots
-
-
-def _confirms(standing: Standing, admission: Admission) -> bool:
-    """Whether an admin lets in again, in its own slot, who is in already: so that it stays when
-    its admitter is revoked.
-    """
-    held = standing.admissions.get(admission.node)
-    if held is None or admission.admitter not in standing.levels:
-        return False
-    return (held.proof.invite_key, held.slot) == (admission.proof.invite_key, admission.slot)
-
-
-def enter(standing: Standing, admission: Admission) -> None:
-    """Let an admission count that has all its premises."""
-    standing.count(admission)
-    standing.admissions[admission.node] = admission
-    standing.slots[admission.proof.invite_key, admission.slot] = admission.node
-
-
-def raise_up(standing: Standing, node: NodeId) -> list[bytes]:
-    """Note that a node may issue acts, if it may; returns it if it could not before."""
-    admission = standing.admissions.get(node)
-    if admission is None or node in standing.levels:
-        return []
-    levels: list[int] = []
-    grant = standing.grants.get(node)
-    if grant is not None:
-        levels.append(standing.levels[grant.issuer] + 1)
-    if admission.role is Role.ADMIN:
-        invite = standing.invites[admission.proof.invite_key]
-        levels.append(standing.levels[invite.issuer] + 1)
-    if not levels:
-        return []
-    standing.levels[node] = min(levels)
-    return [node]
+    def _admit(self, given: list[Admission]) -> None:
+        standing = self._standing
+        for admission in sorted(given, key=record_name):
+            if not standing.supports(admission):
+                continue
+            if standing.is_free(admission):
+                standing.enter(admission)
+            elif standing.confirms(admission):
+                standing.count(admission)

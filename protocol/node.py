@@ -240,7 +240,7 @@ class Node:
             self._outbox.send(node, Gossip(), left)
 
     def _is_revoked(self) -> bool:
-        return self._is_started and self.authority.revocation_of(self.node_id) is not None
+        return self._is_started and self.authority.is_revoked(self.node_id)
 
     def _fall_silent(self) -> None:
         """A newer run of this identity is the member, and two voices would only confuse the mesh;

@@ -19,7 +19,7 @@ from typing import Final
 from protocol.allowance import Allowance
 from protocol.authority import Authority
 from protocol.catch_up import CatchUp
-from protocol.codec import encode_stream
+from protocol.codec import PREMISES_MAX, encode_stream
 from protocol.comparison import answer
 from protocol.config import ProtocolConfig
 from protocol.crypto import Crypto
@@ -186,7 +186,7 @@ class PushPuller:
         before = self._knowledge.total
         if self._authority.admission(peer) is None:
             # A member that we do not know yet brings its own admission among the records.
-            taken = self._intake.take_all(message.records, peer, now)
+            taken = self._intake.take_all(message.records[:PREMISES_MAX], peer, now)
             if taken is Taken.BROKEN or self._authority.admission(peer) is None:
                 self._outbox.drop(DropReason.NOT_ADMITTED, peer, "push/pull")
                 reason = turn_away(self._authority, peer)
@@ -216,12 +216,15 @@ class PushPuller:
                 self._outbox.drop(refused.reason, peer, "invite")
         known = self._authority.admission(peer)
         verdict = self._judge(join, wall_s)
+        if known is None and isinstance(verdict, Admission):
+            try:
+                self._intake.take_record(verdict.wire)
+            except Refused:
+                verdict = JoinRefusal.FULL
         if isinstance(verdict, JoinRefusal):
             self._answer_join(stream, peer, verdict)
             return
         if known is None:
-            self._rumours.add_record(verdict.wire)
-            self._knowledge.add_record(verdict)
             self._outbox.add(Admitted(peer))
         admitted = JoinAnswer("", *self._knowledge.everything())
         self._outbox.add(AnswerStream(stream, encode_stream(admitted)))

@@ -14,6 +14,7 @@ all of it. Nothing here judges (`judgment.py` does) or signs (`issuing.py` does)
 
 import dataclasses
 import enum
+import functools
 import hashlib
 from typing import Final
 
@@ -32,7 +33,6 @@ RECORD_BYTES_MAX: Final = 400
 RECORD_NAME_BYTES: Final = 16
 OWNER_CHARS_MAX: Final = 63
 INVITE_USES_MAX: Final = 1_000_000
-LEVEL_MAX: Final = 65_535
 WALL_S_MAX: Final = 2**40
 API_KEY_NAME_CHARS_MAX: Final = 63
 API_KEY_MODELS_CHARS_MAX: Final = 128
@@ -175,8 +175,6 @@ class Revocation:
     """Of a node: the name of its last act that still holds (`NO_ACT`: none does)."""
     honoured_slot: int
     """Of an invite: who came by this slot or a lower one stays (0: nobody)."""
-    level: int
-    """How far its issuer is from the root key, which is 0. Who says less than that is not heard."""
     wire: bytes = dataclasses.field(compare=False, repr=False)
 
 
@@ -209,9 +207,12 @@ Record = Act | Admission
 
 def record_name(record: Record) -> bytes:
     """16 bytes that name a record."""
-    return hashlib.blake2b(
-        record.wire, digest_size=RECORD_NAME_BYTES, person=b"meshd record"
-    ).digest()
+    return _name_of(record.wire)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _name_of(wire: bytes) -> bytes:
+    return hashlib.blake2b(wire, digest_size=RECORD_NAME_BYTES, person=b"meshd record").digest()
 
 
 def signer_of(record: Record) -> bytes:
@@ -327,8 +328,7 @@ def _decode_revocation(fields: Fields, wire: bytes) -> Revocation:
     act = _take_act(fields)
     honoured_act = fields.take_bytes(RECORD_NAME_BYTES)
     honoured_slot = fields.take_int(0, INVITE_USES_MAX)
-    level = fields.take_int(0, LEVEL_MAX)
-    return Revocation(target, subject, *act, honoured_act, honoured_slot, level, wire)
+    return Revocation(target, subject, *act, honoured_act, honoured_slot, wire)
 
 
 def _decode_api_key(fields: Fields, wire: bytes) -> ApiKey:

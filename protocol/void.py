@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from protocol.identity import NodeId
-from protocol.records import Admission, Grant, Invite, Record, Revocation, Role, signer_of
+from protocol.records import Admission, Grant, Invite, Record, Role, signer_of
 
 VOID_MAX: Final = 2_048
 
@@ -42,10 +42,6 @@ class VoidRecords:
         other._records = dict(self._records)
         return other
 
-    def has_revocations(self) -> bool:
-        """Whether something here might take back what counts."""
-        return any(isinstance(record, Revocation) for record in self)
-
     def invite(self, key: bytes) -> Invite | None:
         """An invite that was one."""
         return next((r for r in self if isinstance(r, Invite) and r.key == key), None)
@@ -72,6 +68,11 @@ class VoidRecords:
             signer_of(r) == key or (isinstance(r, Admission) and r.proof.invite_key == key)
             for r in self
         )
+
+    def ground_of(self, node: NodeId) -> list[bytes]:
+        """Admitters and invites of a node's admissions."""
+        admissions = [r for r in self if isinstance(r, Admission) and r.node == node]
+        return [key for a in admissions for key in (a.admitter, a.proof.invite_key)]
 
     def slots_of(self, node: NodeId) -> list[tuple[bytes, int]]:
         """Which slots of which invites a node wanted."""

@@ -52,6 +52,9 @@ def revoke(
         return
     names = ", ".join(terminal.harmless(str(name)) for name in result["evicted"])
     out = f" Out of the mesh: {names}." if names else " Nobody had to go."
+    back = ", ".join(terminal.harmless(str(name)) for name in result["restored"])
+    if back:
+        out += f" Members again, for what had revoked them does not count any more: {back}."
     print(f"Revoked {result['kind']} {terminal.harmless(str(result['id']))}.{out}")
 
 

@@ -1,6 +1,6 @@
 """The one place for what the control socket may ask about trust: grant, revoke, list invites."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -10,7 +10,6 @@ from meshd.failures import ExitCode, UserError
 from meshd.trust.decisions import Decider, Decisions
 from meshd.view import View
 from protocol.authority import Authority
-from protocol.errors import Refused
 from protocol.identity import NodeId, key_text
 from protocol.issuing import Turn, make_grant, make_revocation
 from protocol.records import NO_ACT, Invite, Revocation, Role, Target
@@ -19,6 +18,11 @@ SPREAD_S: Final = 2.0
 """What must be known before a revocation gets so much time to go round."""
 ID_CHARS_MIN: Final = 8
 SHOWN_MAX: Final = 100
+
+_TOO_NEAR: Final = (
+    "{} is as near to the root key as the admin here, or nearer, and equals do not revoke each "
+    "other: do it where the root key is, or on the machine of whoever made that one an admin"
+)
 
 
 class TrustCommands:
@@ -65,8 +69,7 @@ class TrustCommands:
 
     def _name(self, key: bytes) -> str:
         """Who has a key, for people."""
-        is_node = self._authority.admission(NodeId(key)) is not None
-        return self._view.name(NodeId(key)) if is_node else "root"
+        return "root" if self._authority.level_of(key) == 0 else self._view.name(NodeId(key))
 
     async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make a member an admin: `{"node", "name"}`.
@@ -83,17 +86,18 @@ class TrustCommands:
             raise UserError(f"{self._view.name(node)} is an admin already")
         again = self._decisions.admit_again(decider, admission)
         if not self._authority.is_counting(again.wire):
-            await self._decisions.put(again.wire)
+            await self._decisions.put(again)
         grant = self._decisions.sign(
             decider,
             lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
         )
-        await self._decisions.put(grant.wire)
+        await self._decisions.put(grant)
         self._note("admin.granted", node=key_text(node))
         return {"node": key_text(node), "name": self._view.name(node)}
 
     async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Take back a membership or an invite: `{"kind", "id", "evicted": [names]}`.
+        """Take back a membership or an invite: `{"kind", "id", "evicted": [names],
+        "restored": [names]}`.
 
         Without `cascade` stay those who came by it, or were let in by it, before.
         """
@@ -109,75 +113,92 @@ class TrustCommands:
 
     async def _revoke_invite(self, invite: Invite, *, is_cascade: bool) -> Mapping[str, Any]:
         slot = 0 if is_cascade else self._authority.last_slot(invite.key)
-        evicted = await self._put(
-            self._decisions.decider(), Target.INVITE, invite.key, honoured_slot=slot
-        )
-        return {"kind": "invite", "id": key_text(invite.key), "evicted": evicted}
+        decider = self._decisions.decider()
+        if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
+            raise UserError(_TOO_NEAR.format("the issuer of that invite"))
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=Target.INVITE,
+                subject=invite.key,
+                turn=turn,
+                honoured_slot=slot,
+            )
+
+        return await self._put(decider, make, is_cascade=is_cascade)
 
     async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
         if node == self._own:
             raise UserError("a node does not revoke itself; meshd leave gives its membership up")
         decider = self._decisions.decider()
+        is_admin = self._authority.may_issue(node)
+        if is_admin and self._authority.level_of(node) <= self._authority.level_of(decider.key):
+            raise UserError(_TOO_NEAR.format(self._view.name(node)))
         if not is_cascade:
             await self._keep_guests(decider, node)
         honoured = NO_ACT if is_cascade else self._authority.last_act(node)
-        evicted = await self._put(decider, Target.NODE, node, honoured_act=honoured)
-        return {"kind": "node", "id": key_text(node), "evicted": evicted}
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=Target.NODE,
+                subject=node,
+                turn=turn,
+                honoured_act=honoured,
+            )
+
+        return await self._put(decider, make, is_cascade=is_cascade)
 
     async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
         """Let in again whom `node` let in, so that they stay; and give that time to go round."""
         guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
         again = [self._decisions.admit_again(decider, guest) for guest in guests]
-        unknown = [a.wire for a in again if not self._authority.is_counting(a.wire)]
-        for wire in unknown:
-            await self._decisions.put(wire)
+        unknown = [a for a in again if not self._authority.is_counting(a.wire)]
+        for admission in unknown:
+            await self._decisions.put(admission)
         if unknown:
             await trio.sleep(SPREAD_S)
 
     async def _put(
         self,
         decider: Decider,
-        target: Target,
-        subject: bytes,
+        make: Callable[[Turn], Revocation],
         *,
-        honoured_act: bytes = NO_ACT,
-        honoured_slot: int = 0,
-    ) -> Sequence[str]:
-        """Revoke; the names of all who are no members any more because of it."""
-
-        def make(turn: Turn) -> Revocation:
-            return make_revocation(
-                decider.seed,
-                self._authority.mesh,
-                target=target,
-                subject=subject,
-                turn=turn,
-                level=self._authority.level_of(decider.key),
-                honoured_act=honoured_act,
-                honoured_slot=honoured_slot,
-            )
-
-        trial = self._authority.fork()
-        members = trial.members()
-        try:
-            trial.add(make(trial.next_turn(decider.key)).wire)
-        except Refused as refused:
-            raise UserError(f"that would not count in this mesh ({refused})") from refused
+        is_cascade: bool,
+    ) -> Mapping[str, Any]:
+        """Revoke, unless that does to others what nobody asked for."""
+        members = self._authority.members()
+        revocation = make(self._authority.next_turn(decider.key))
+        trial = self._decisions.try_out(revocation)
         evicted = [node for node in members if trial.admission(node) is None]
         if self._own in evicted:
             raise UserError(
                 "that would take this very node out of the mesh, for its own membership rests on "
                 "that: decide on another admin's machine, or where the root key is"
             )
-        names = [self._view.name(node) for node in evicted]
-        await self._decisions.put(self._decisions.sign(decider, make).wire)
+        others = [self._view.name(node) for node in evicted if node != revocation.subject]
+        if others and not is_cascade:
+            raise UserError(
+                f"others would go with it: {', '.join(others[:8])}; if that is meant: --cascade"
+            )
+        restored = [node for node in trial.members() if self._authority.admission(node) is None]
+        answer = {
+            "kind": revocation.target.name.lower(),
+            "id": key_text(revocation.subject),
+            "evicted": [self._view.name(node) for node in evicted],
+            "restored": [self._view.name(node) for node in restored],
+        }
+        await self._decisions.put(self._decisions.sign(decider, make))
         self._note(
             "revocation.made",
-            target=target.name.lower(),
-            subject=key_text(subject),
+            target=revocation.target.name.lower(),
+            subject=key_text(revocation.subject),
             evicted=len(evicted),
         )
-        return names
+        return answer
 
     # ---- who is meant ----
 
@@ -190,7 +211,8 @@ class TrustCommands:
 
     def _nodes(self, text: str) -> list[NodeId]:
         members = self._authority.members()
-        return [n for n in members if self._view.name(n) == text or _means(text, n)]
+        exact = [n for n in members if key_text(n) == text.lower()]
+        return exact or [n for n in members if self._view.name(n) == text or _means(text, n)]
 
     def _not_one(self, text: str, nodes: list[NodeId], invites: list[Invite]) -> UserError:
         if not nodes and not invites:

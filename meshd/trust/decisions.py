@@ -5,7 +5,7 @@ admin. Every decision is one of that key's numbered acts (`protocol/records.py`)
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import trio
@@ -17,15 +17,23 @@ from meshd.trust.mesh import MeshFile, note_acts, read_mesh
 from protocol.authority import Authority
 from protocol.crypto import public_key_of
 from protocol.effects import Issued
+from protocol.errors import DropReason, Refused
 from protocol.events import Event, RecordIssued
 from protocol.issuing import Turn, make_keyed_admission, turn_after
-from protocol.records import Act, Admission
+from protocol.records import Act, Admission, ApiKey, Grant, Invite, Revocation, signer_of
 
 IN_FORCE_S: Final = 5.0
 """For a decision to be on disk and in force at this node."""
 AWAITED_MAX: Final = 32_768
 
 _Act = TypeVar("_Act", bound=Act)
+
+_KINDS: Final[Mapping[type, str]] = {
+    Invite: "invites",
+    Grant: "grants",
+    Revocation: "revocations",
+    ApiKey: "API keys",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,22 +76,44 @@ class Decisions:
         )
 
     def sign(self, decider: Decider, make: Callable[[Turn], _Act]) -> _Act:
-        """Sign the next act, which is counted on disk before anybody hears of it."""
+        """Sign the next act, which is counted on disk before anybody hears of it.
+
+        Raises UserError: it would not count. Such an act is never signed away: the next one would
+        name it as the one before, and nobody would have it.
+        """
         known = self._authority.next_turn(decider.key)
         turn = max(known, self._turns.get(decider.key, known), key=lambda turn: turn.act)
         turn = max(turn, Turn(decider.mesh.acts + 1, turn.previous), key=lambda turn: turn.act)
-        note_acts(self._home, turn.act)
         act = make(turn)
+        self.try_out(act)
+        note_acts(self._home, turn.act)
         self._turns[decider.key] = turn_after(act)
         return act
+
+    def try_out(self, act: Act) -> Authority:
+        """What this node would know with this act. Raises UserError: it would not count."""
+        trial = self._authority.fork()
+        try:
+            trial.add(act.wire)
+        except Refused as refused:
+            raise UserError(_why_not(act, refused)) from refused
+        return trial
 
     def issue(self, act: Act) -> None:
         """Put an act before the node, without waiting. Raises UserError: too busy."""
         if not self._give(RecordIssued(act.wire)):
+            self._turns.pop(act.issuer, None)
             raise UserError("this node is too busy; try again")
 
-    async def put(self, wire: bytes) -> None:
+    async def put(self, record: Act | Admission) -> None:
         """Put a record before the node and wait until it is in force. Raises UserError."""
+        try:
+            await self._put(record.wire)
+        except UserError:
+            self._turns.pop(signer_of(record), None)
+            raise
+
+    async def _put(self, wire: bytes) -> None:
         if len(self._awaited) >= AWAITED_MAX:
             raise UserError("this node is too busy; try again")
         done = self._awaited.setdefault(wire, trio.Event())
@@ -118,3 +148,13 @@ class Decisions:
             slot=admission.slot,
             admitted_at_s=admission.admitted_at_s,
         )
+
+
+def _why_not(act: Act, refused: Refused) -> str:
+    if refused.reason is DropReason.TABLE_FULL:
+        kind = _KINDS[type(act)]
+        return (
+            f"this mesh remembers no more {kind} of this admin, revoked and expired ones among "
+            "them; let another admin do it, or the holder of the root key"
+        )
+    return f"that would not count in this mesh ({refused})"

@@ -88,7 +88,7 @@ class MeshKeys:
                 expires_at_s=expires_at_s or 0,
             )
 
-        await self._decisions.put(self._decisions.sign(decider, make).wire)
+        await self._decisions.put(self._decisions.sign(decider, make))
         return text
 
     async def revoke(self, name: str, *, wall_s: int) -> None:
@@ -106,10 +106,9 @@ class MeshKeys:
                     target=Target.API_KEY,
                     subject=key_hash,
                     turn=turn,
-                    level=self._authority.level_of(decider.key),
                 )
 
-            await self._decisions.put(self._decisions.sign(decider, make).wire)
+            await self._decisions.put(self._decisions.sign(decider, make))
 
     def _named(self, name: str, wall_s: int) -> list[ApiKey]:
         keys = self._authority.api_keys()

@@ -125,7 +125,7 @@ class Forger:
         )
         grant = make_grant(seed, mesh, subject=self._victim, turn=FIRST_TURN)
         revocation = make_revocation(
-            seed, mesh, target=Target.NODE, subject=self._third, turn=FIRST_TURN, level=0
+            seed, mesh, target=Target.NODE, subject=self._third, turn=FIRST_TURN
         )
         key = make_api_key(
             seed,

@@ -139,7 +139,6 @@ class Authorities:
         issuer_seed: bytes | None = None,
         honoured_act: bytes = NO_ACT,
         honoured_slot: int = 0,
-        level: int | None = None,
     ) -> Revocation:
         """Take something back."""
         seed = issuer_seed or self.root_seed
@@ -149,7 +148,6 @@ class Authorities:
             target=target,
             subject=subject,
             turn=self.turn(seed),
-            level=level if level is not None else int(issuer_seed is not None),
             honoured_act=honoured_act,
             honoured_slot=honoured_slot,
         )

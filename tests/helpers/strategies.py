@@ -214,7 +214,6 @@ _revocations = st.builds(
     turn=_turns,
     honoured_act=_names,
     honoured_slot=st.integers(0, 1_000_000),
-    level=st.integers(0, 65_535),
 )
 _api_keys = st.builds(
     make_api_key,

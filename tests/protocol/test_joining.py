@@ -1,8 +1,6 @@
 """Who is let in, and who is turned away."""
 
-import pytest
-
-from protocol.authority import ADMISSIONS_MAX, Authority
+from protocol.authority import Authority
 from protocol.crypto import SodiumCrypto
 from protocol.issuing import make_join_proof
 from protocol.joining import JoinRefusal, admit
@@ -23,6 +21,14 @@ def authority_of(crypto: SodiumCrypto = FOUNDER) -> Authority:
     return authority
 
 
+def admitted(authority: Authority, number: int, wall_s: int = WALL_S) -> Admission | JoinRefusal:
+    """The decision about a newcomer with the token, and what follows from it."""
+    verdict = admit(authority, FOUNDER, make_join_proof(TOKEN, CRYPTOS[number], A.mesh), wall_s)
+    if isinstance(verdict, Admission) and not authority.is_counting(verdict.wire):
+        authority.add(verdict.wire)
+    return verdict
+
+
 class TestAdmitting:
     """The admitting member's decision."""
 
@@ -33,43 +39,32 @@ class TestAdmitting:
         authority.add(self.invite.wire)
         return authority
 
-    def _proof(self, number: int) -> Admission | JoinRefusal:
-        return admit(
-            self._ready(), FOUNDER, make_join_proof(TOKEN, CRYPTOS[number], A.mesh), WALL_S
-        )
-
     def test_a_good_one_gets_in(self) -> None:
-        """With the invite's role and the first free slot, at once for this node itself."""
-        authority = self._ready()
-        admission = admit(authority, FOUNDER, make_join_proof(TOKEN, CRYPTOS[0], A.mesh), WALL_S)
+        """With the invite's role and the first free slot."""
+        admission = admitted(self._ready(), 0)
         assert isinstance(admission, Admission)
         assert (admission.slot, admission.role, admission.admitter) == (
             1,
             Role.WORKER,
             FOUNDER.node_id,
         )
-        assert authority.admission(CRYPTOS[0].node_id) is admission
         elsewhere = self._ready()
         assert elsewhere.add(admission.wire) == [admission]
 
     def test_the_same_key_twice_takes_one_slot(self) -> None:
         """It gets its old admission again."""
         authority = self._ready()
-        proof = make_join_proof(TOKEN, CRYPTOS[0], A.mesh)
-        assert admit(authority, FOUNDER, proof, WALL_S) is admit(
-            authority, FOUNDER, proof, WALL_S + 10**6
-        )
-        second = admit(authority, FOUNDER, make_join_proof(TOKEN, CRYPTOS[1], A.mesh), WALL_S)
+        first, again = admitted(authority, 0), admitted(authority, 0, WALL_S + 10**6)
+        assert isinstance(first, Admission)
+        assert again == first
+        second = admitted(authority, 1)
         assert isinstance(second, Admission)
         assert second.slot == 2
 
     def test_used_up(self) -> None:
         """Two uses are two."""
         authority = self._ready()
-        verdicts = [
-            admit(authority, FOUNDER, make_join_proof(TOKEN, CRYPTOS[n], A.mesh), WALL_S)
-            for n in range(3)
-        ]
+        verdicts = [admitted(authority, n) for n in range(3)]
         assert verdicts[2] is JoinRefusal.USED_UP
 
     def test_expired(self) -> None:
@@ -89,11 +84,15 @@ class TestAdmitting:
         bad = make_join_proof(TOKEN, CRYPTOS[0], other.mesh)
         assert admit(self._ready(), FOUNDER, bad, WALL_S) is JoinRefusal.BAD_PROOF
 
-    def test_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A mesh has a limit, and says so."""
-        monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
-        assert self._proof(0) is JoinRefusal.FULL
-        assert ADMISSIONS_MAX == 16_384
+    def test_admins_are_let_in_by_admins(self) -> None:
+        """A worker lets workers in, and sends who would be an admin to another member."""
+        authority = self._ready()
+        worker = admitted(authority, 0)
+        assert isinstance(worker, Admission)
+        authority.add(A.issue(seed_of("admins"), uses=1, role=Role.ADMIN).wire)
+        proof = make_join_proof(seed_of("admins"), CRYPTOS[2], A.mesh)
+        assert admit(authority, CRYPTOS[0], proof, WALL_S) is JoinRefusal.CANNOT_ADMIT
+        assert isinstance(admit(authority, FOUNDER, proof, WALL_S), Admission)
 
     def test_not_a_member_itself(self) -> None:
         """Who is not in lets nobody in."""

@@ -194,7 +194,6 @@ def make_records() -> Json:
         turn=turn_after(grant),
         honoured_act=record_name(invite),
         honoured_slot=0,
-        level=0,
     )
     api_key = make_api_key(
         ROOT,
