@@ -15,6 +15,7 @@ tokens, and in a part of the cache of its own: no other request changes the roun
 """
 
 import secrets
+import time
 from collections.abc import Callable, Collection
 
 from runtimes.base import ChatMessage, RuntimeFailure
@@ -26,13 +27,10 @@ from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.frames import Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.model import LoadedModel
+from runtimes.llama.pace import BATCH_TOKENS_MAX, Pace
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
 
-BATCH_TOKENS_MAX = 512
-"""Tokens in one decode: many are faster, few let a cancel through sooner."""
-PROMPT_TOKENS_BESIDE_STREAMS = 256
-"""Prompt tokens in a decode that streams wait for."""
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
@@ -54,7 +52,12 @@ class EngineBroken(Exception):
 class Engine:
     """One model in one context. Not safe for threads."""
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        load: Load,
+        on_progress: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Load model and context. Raises RuntimeFailure with a code that `serve` knows."""
         self._llama = load_bindings()
         self._log = LogTail(self._llama)
@@ -95,6 +98,7 @@ class Engine:
             unit=1 if capacity.is_shared else REPRODUCIBLE_TOKENS,
         )
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
+        self._pace = Pace(clock)
         self._rows: dict[int, int] = {}
         """Of the last batch: the row of each request's last token."""
         self._sequences: dict[int, Sequence] = {}
@@ -187,7 +191,9 @@ class Engine:
         while ready:
             pieces = self._plan(ready)
             if self._has_cells(sum(pieces), allowed):
+                self._pace.start()
                 code = self._decode(list(zip(ready, pieces, strict=True)))
+                self._pace.end(sum(pieces))
                 if code == 0:
                     return self._outcome(ready, pieces)
                 if code != 1:
@@ -200,9 +206,7 @@ class Engine:
     def _plan(self, ready: list[Sequence]) -> list[int]:
         """How many tokens of each go into the next batch."""
         streams = sum(sequence.pending == 1 for sequence in ready)
-        room = BATCH_TOKENS_MAX - streams
-        if streams:
-            room = min(room, PROMPT_TOKENS_BESIDE_STREAMS)
+        room = self._pace.prompt_tokens(streams=streams)
         needs = [sequence.pending for sequence in ready if sequence.pending > 1]
         shares = iter(fair_shares(needs, room))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]

@@ -279,7 +279,8 @@ def _times(least: int, most: int | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    r"""`text` as a GBNF literal."""
+    r"""`text` as a GBNF literal. Raises UnicodeEncodeError for half a character."""
+    text.encode()
     inner = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in inner) + '"'
 
