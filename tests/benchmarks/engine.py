@@ -169,7 +169,10 @@ async def measure_engine(model: pathlib.Path, threads: int, runs: int) -> None:
 
 async def measure_server(name: str, command: list[str], port: int, runs: int) -> None:
     """A server that is started for this, and ended after it."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = await trio.to_thread.run_sync(
+        functools.partial(subprocess.Popen, command, stdout=quiet, stderr=quiet)
+    )
     try:
         with trio.fail_after(START_S):
             while not await trio.to_thread.run_sync(_answers, port):

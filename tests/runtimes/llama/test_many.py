@@ -55,7 +55,7 @@ def test_concurrent_requests_have_the_answers_that_they_have_alone(demo: LlamaSe
 
 
 def test_a_slow_consumer_pauses_only_itself(demo: LlamaSettings) -> None:
-    """One that takes nothing, without room for two: others are served, and it has all in the end."""
+    """One that takes nothing, and no room for two: others are served, it has all in the end."""
 
     async def main() -> None:
         runtime = make(demo, kv_tokens=2048, hang_timeout_s=20.0)
