@@ -20,6 +20,8 @@ class Held:
     """llama.cpp's sequence id."""
     reusable: int
     """Of the tokens from the front, how many another prompt may start from."""
+    expected: int = 0
+    """So many tokens it will have soon: this room is promised to it."""
     tokens: list[int] = dataclasses.field(default_factory=list)
     """The token ids in it; the place in the list is the position."""
     cells: list[int] = dataclasses.field(default_factory=list)
@@ -71,11 +73,16 @@ class KvMemory:
         room for them and `margin` more, even without all that is kept.
         """
         source, common = self._longest_beginning(tokens)
+        whole = min(len(tokens) + margin, self._cells)
         if self._is_shared:
-            needed = min(len(tokens) - common + margin, self._cells)
-            if not self.make_room(needed, spare=source):
+            promised = sum(max(0, held.expected - len(held.tokens)) for held in self._running)
+            running = {cell for held in self._running for cell in held.cells}
+            needed = whole + promised
+            if needed - (common if source in self._running else 0) > self._cells - len(running):
+                return None  # what is kept is not forgotten in vain
+            if not self.make_room(needed - common, spare=source):
                 source, common = None, 0
-                if not self.make_room(min(len(tokens) + margin, self._cells)):
+                if not self.make_room(needed):
                     return None
         if source is None:
             held = self._begin()
@@ -84,6 +91,7 @@ class KvMemory:
         else:
             held = self._share(source, common)
         held.reusable = prompt_tokens if self._unit > 1 else 2**31
+        held.expected = whole
         self._running.append(held)
         return held
 

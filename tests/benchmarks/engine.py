@@ -43,7 +43,9 @@ HISTORY_TOKENS = 2000
 HEAD_START_S = 0.2
 LETTERS = "bdgjkpqxz"
 """None of them is merged with another: each is a token."""
-END_TOKEN = len(build.vocabulary()) - 1
+TOKENS_KNOWN = len(build.vocabulary())
+END_TOKENS = range(TOKENS_KNOWN - len(build.SPECIALS), TOKENS_KNOWN)
+"""Forbidden, so that every answer has its full length."""
 START_S = 120.0
 
 Ask = Callable[[str, int], Awaitable[tuple[float, str]]]
@@ -86,7 +88,7 @@ def _ask_server(port: int, prompt: str, tokens: int) -> tuple[float, str]:
         "top_k": 40,
         "min_p": 0.05,
         "repeat_penalty": 1.0,
-        "logit_bias": {str(END_TOKEN): -100},
+        "logit_bias": {str(token): -100 for token in END_TOKENS},
     }
     started, first_s, text, reason = time.perf_counter(), 0.0, "", None
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)

@@ -151,6 +151,8 @@ def test_a_known_beginning_is_not_decoded_again(
     assert second.ended is not None
     assert again.ended is not None
     assert first.ended.cached_tokens == 0
+    if reproducible:  # pieces of the shapes that they have without a beginning
+        assert not any(tokens % REPRODUCIBLE_TOKENS for tokens in second.prefilled)
     known = first.ended.prompt_tokens
     least = known // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS if reproducible else known
     assert second.ended.cached_tokens >= least
@@ -236,15 +238,16 @@ def test_prompts_share_the_batch(random_model: pathlib.Path) -> None:
 
 
 def test_who_does_not_fit_waits_in_order(random_model: pathlib.Path) -> None:
-    """A budget of one context, and four that want most of it: all are served, first come first."""
+    """A budget of one context, and three that want most of it: a short one does not overtake."""
     engine = make_engine(random_model, kv_tokens=CONTEXT_TOKENS)
     outcomes = Outcomes(engine)
-    prompts = {number: f"{number}" + "xq" * 700 for number in range(1, 5)}
+    prompts = {number: f"{number}" + "xq" * 700 for number in range(1, 4)}
+    prompts[4] = "short enough to overtake"
     outcomes.open(*(generate(number, prompt=prompt) for number, prompt in prompts.items()))
     begun = []
     while outcomes.running:
         begun += [number for number in outcomes.step() if number not in begun]
-    assert begun == [1, 2, 3, 4]
+    assert begun[:2] == [1, 2]  # the last two fit together
     assert all(len(outcome.ids) == 20 for outcome in outcomes.of.values())
 
 
@@ -365,6 +368,14 @@ def test_prompt_and_continued_tokens_must_fit(random_model: pathlib.Path) -> Non
     with pytest.raises(RuntimeFailure) as failed:
         engine.open(generate(1, continued_ids=(97,) * 60))
     assert failed.value.code == "context_too_long"
+
+
+def test_each_position_draws_anew(random_model: pathlib.Path) -> None:
+    """With all tokens about equally likely, one answer has many of them."""
+    engine = make_engine(random_model)
+    hot = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    (outcome,) = run(engine, generate(1, max_tokens=50, **hot))
+    assert len(set(outcome.ids)) > 30
 
 
 def test_penalties_and_biases_act(random_model: pathlib.Path) -> None:

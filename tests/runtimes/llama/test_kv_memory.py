@@ -117,6 +117,27 @@ def test_what_was_used_least_recently_goes_first() -> None:
         memory.release(probe, keep=known > 0)
 
 
+def test_whose_beginning_is_shared_was_used() -> None:
+    """It is not the next to be forgotten."""
+    cache = FakeCache()
+    memory = KvMemory(cache, None, cells=30, sequences=8, is_shared=True)
+    for first in (1, 2, 3):
+        held = memory.take([first] * 9, prompt_tokens=9)
+        assert held is not None
+        cache.decode(held, 9)
+        memory.grow(held, [first] * 9)
+        memory.release(held, keep=True)
+    sharing = memory.take([1] * 8 + [5], prompt_tokens=9)
+    assert sharing is not None
+    assert len(sharing.tokens) == 8
+    memory.release(sharing, keep=False)
+    assert memory.make_room(4)
+    for first, known in ((2, 0), (1, 8)):
+        probe = memory.take([first] * 9, prompt_tokens=9)
+        assert probe is not None
+        assert len(probe.tokens) == known
+
+
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
 def test_the_common_beginning(left: list[int], right: list[int]) -> None:
     """As counted item by item."""
