@@ -37,7 +37,7 @@ from protocol.identity import Address, MeshId, key_text
 from protocol.issuing import make_join_proof
 from protocol.joining import JoinRefusal
 from protocol.messages import Join, JoinAnswer
-from protocol.records import Admission
+from protocol.records import Admission, decode_record
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, Left, decode_statement
 
@@ -185,8 +185,11 @@ def _is_for(home: Home, token: Token) -> bool:
 
 
 def _is_admitted_by(mesh: MeshFile, token: Token) -> bool:
-    """Premises come first: the own admission is the last record, its invite the one before."""
-    return mesh.root == token.root and mesh.records[-2:-1] == (token.invite.wire,)
+    """Premises come first: the own admission is the last record."""
+    if mesh.root != token.root or token.invite.wire not in mesh.records:
+        return False
+    own = decode_record(mesh.records[-1])
+    return isinstance(own, Admission) and own.proof.invite_key == token.invite.key
 
 
 def _snapshot(

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 
 from meshd.failures import ExitCode, UserError
 from meshd.gateway_options import GatewayOptions
-from protocol.policies import DEFAULT, POLICIES
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import read_url
 
@@ -62,7 +61,7 @@ class UpOptions:
     upstreams: tuple[str, ...] = ()
     """URLs of OpenAI-compatible servers whose models this node offers too."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    policy: str = DEFAULT
+    policy: str = "fastest"
     """How the nodes that could run a request are put in order, where it does not say."""
     lan: bool = True
     """Announce and look for nodes of the same mesh on the local network."""
@@ -125,6 +124,8 @@ def format_host_port(host: str, port: int) -> str:
 
 def parse_policy(text: str) -> str:
     """Check the name of a policy. Raises UserError (wrong usage)."""
+    from protocol.policies import POLICIES  # loads msgpack
+
     if text not in POLICIES:
         raise wrong_usage(f"--policy {_shown(text)}: choose from {', '.join(POLICIES)}")
     return text

@@ -93,6 +93,10 @@ class Registry:
         """The highest slot of an invite that is taken; 0: none."""
         return max((slot for key, slot in self._standing.slots if key == invite_key), default=0)
 
+    def slots_taken(self, invite_key: bytes) -> int:
+        """How many slots of an invite are taken; those of revoked members stay so."""
+        return sum(key == invite_key for key, _ in self._standing.slots)
+
     def rival_of(self, node: NodeId) -> NodeId | None:
         """Who has the slot that an admission of `node` wanted."""
         taken = self._standing.slots

@@ -86,8 +86,8 @@ def remove(
         terminal.print_json(result)
         return
     print(
-        f"The root key of mesh {terminal.harmless(result['mesh'])} is off this machine, which "
-        "cannot invite any more."
+        f"The root key of mesh {terminal.harmless(result['mesh'])} is off this machine. "
+        "What its node may decide as an admin, it still may."
     )
     terminal.remark(
         f"{file} is what is left of it: meshd root import brings it back. Backups of this home, "

@@ -82,4 +82,6 @@ def invites(context: typer.Context, home: HomeOption = None, as_json: JsonOption
 def _state(row: dict[str, object], now: float) -> str:
     if row["revoked"]:
         return "revoked"
+    if int(str(row["used"])) >= int(str(row["uses"])):
+        return "used up"
     return "good" if float(str(row["expires_at"])) > now else "expired"

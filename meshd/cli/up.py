@@ -34,7 +34,6 @@ from meshd.options import (
     parse_upstreams,
     wrong_usage,
 )
-from protocol.policies import DEFAULT, POLICIES
 
 _NewIdentityOption = Annotated[
     bool,
@@ -61,7 +60,8 @@ _ListenOption = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
 ]
 _PolicyOption = Annotated[
-    str, typer.Option(metavar="NAME", help=f"Who is asked first: {', '.join(POLICIES)}.")
+    str,
+    typer.Option(metavar="NAME", help="Who is asked first, such as least_loaded."),
 ]
 
 
@@ -92,7 +92,7 @@ def up(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
     ] = None,
-    policy: _PolicyOption = DEFAULT,
+    policy: _PolicyOption = "fastest",
     no_lan: Annotated[
         bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
     ] = False,

@@ -54,14 +54,13 @@ class TrustCommands:
         return {"invites": sorted(rows, key=lambda row: -int(row["expires_at"]))}
 
     def _row(self, invite: Invite) -> Mapping[str, Any]:
-        taken = [a for a in map(self._authority.admission, self._authority.members()) if a]
         return {
             "invite": key_text(invite.key),
             "role": invite.role.name.lower(),
             "owner": invite.owner,
             "trusted": invite.is_trusted,
             "uses": invite.uses,
-            "used": sum(a.proof.invite_key == invite.key for a in taken),
+            "used": self._authority.slots_taken(invite.key),
             "expires_at": invite.expires_at_s,
             "issuer": self._name(invite.issuer),
             "revoked": self._authority.revocation_of(invite.key) is not None,

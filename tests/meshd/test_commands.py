@@ -229,8 +229,8 @@ def test_a_full_table_of_invites_is_one_clear_line(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before anything is signed: the node would take one more for a bug of ours."""
-    monkeypatch.setattr("protocol.authority.INVITES_MAX", 3)
-    with pytest.raises(UserError):
+    monkeypatch.setattr("protocol.authority.INVITES_MAX", 0)
+    with pytest.raises(UserError, match="remembers no more invites"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued
     assert read_mesh(asked.home) == asked.founded

@@ -128,7 +128,9 @@ def _with_company(home: Home) -> None:
     authority.add(invite.wire)
     crypto, other = SodiumCrypto(node_seed(home)), SodiumCrypto(seed_of("company"))
     proof = make_join_proof(token, other, mesh.mesh)
-    assert not isinstance(admit(authority, crypto, proof, WALL_S), JoinRefusal)
+    admission = admit(authority, crypto, proof, WALL_S)
+    assert not isinstance(admission, JoinRefusal)
+    authority.add(admission.wire)
     write_snapshot(home, Snapshot(tuple(record.wire for record in authority.records())))
 
 

@@ -166,7 +166,8 @@ def test_an_answer_that_proves_no_admission_is_not_believed(
     run(test)
 
 
-FINAL = [refusal for refusal in JoinRefusal if refusal is not JoinRefusal.CATCHING_UP]
+PASSING = (JoinRefusal.CATCHING_UP, JoinRefusal.CANNOT_ADMIT)
+FINAL = [refusal for refusal in JoinRefusal if refusal not in PASSING]
 
 
 @pytest.mark.parametrize("refusal", FINAL)
@@ -183,8 +184,13 @@ def test_each_refusal_has_its_own_words(founder: Founder, home: Home, refusal: J
     run(test)
 
 
-def test_who_has_just_come_back_is_asked_again(founder: Founder, home: Home) -> None:
-    """It does not know yet what was decided meanwhile; a moment later it does."""
+@pytest.mark.parametrize("passing", PASSING)
+def test_who_cannot_admit_now_is_passed_over(
+    founder: Founder, home: Home, passing: JoinRefusal
+) -> None:
+    """It does not know yet what was decided meanwhile, or it may not let an admin in; another
+    member, or a moment later this one, does.
+    """
     asked: list[NodeId] = []
 
     async def answer(peer: NodeId, frames: FrameStream) -> None:
@@ -193,7 +199,7 @@ def test_who_has_just_come_back_is_asked_again(founder: Founder, home: Home) -> 
             await founder(peer, frames)
             return
         await frames.receive(10_000)
-        await frames.send(encode_stream(JoinAnswer(JoinRefusal.CATCHING_UP, (), ())))
+        await frames.send(encode_stream(JoinAnswer(passing, (), ())))
 
     async def test() -> None:
         async with founder.serving(answer) as token:

@@ -125,6 +125,7 @@ def test_who_joined_is_who_used_this_very_invite(
                     token.invite.expires_at_s - 1,
                 )
                 assert not isinstance(admitted, JoinRefusal)
+                authority.add(admitted.wire)
 
             nursery.start_soon(join)
             joined = await founder.pair(owner="Zoë", trusted=True)

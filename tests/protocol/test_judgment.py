@@ -393,3 +393,31 @@ def test_all_orders_of_a_small_case(case: Case) -> None:
     assert len(tail) == 6
     for order in itertools.permutations(tail):
         assert case.roles([*head, *order])[:2] == expected
+
+
+def test_who_made_each_other_admins_rest_on_no_circle(case: Case) -> None:
+    """A grant back to one's own admitter is one more record, and what a membership rests on is
+    found in an end.
+    """
+    case.join(0, Role.ADMIN)
+    case.join(1, issuer_seed=SEEDS[0], admitter=CRYPTOS[0])
+    case.add(case.book.grant(CRYPTOS[1].node_id, SEEDS[0]))
+    case.add(case.book.grant(CRYPTOS[0].node_id, SEEDS[1]))
+    assert case.agreed_roles()[:2] == [Role.ADMIN, Role.ADMIN]
+    authority = case.authority()
+    for crypto in CRYPTOS[:2]:
+        premises = authority.premises(crypto.node_id, 63)
+        assert len(dict.fromkeys(premises)) == len(premises) <= len(case.records)
+
+
+def test_an_issuers_last_word_counts(case: Case) -> None:
+    """An invite is revoked for newcomers, then also for whoever came by it; or the other way."""
+    case.join(0)
+    invite = case.records[-2]
+    assert isinstance(invite, Invite)
+    case.revoke(invite.key, Target.INVITE, honoured_slot=1)
+    assert case.agreed_roles()[0] is Role.WORKER
+    case.revoke(invite.key, Target.INVITE, honoured_slot=0)
+    assert case.agreed_roles()[0] is None
+    case.revoke(invite.key, Target.INVITE, honoured_slot=1)
+    assert case.agreed_roles()[0] is Role.WORKER
