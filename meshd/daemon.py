@@ -350,16 +350,20 @@ def _with_own_records(snapshot: Snapshot, mesh: MeshFile, crypto: Crypto) -> Sna
     not what revoked us: that may have been undone, and the first member that is met will say.
     """
     known = tuple(dict.fromkeys((*mesh.records, *snapshot.records)))
-    others = tuple(wire for wire in known if not _is_revocation(wire))
-    if len(others) < len(known):
+    revocations = [record for record in map(_revocation, known) if record is not None]
+    if revocations:
         authority = Authority(crypto, mesh.root)
         authority.load(known)
-        known = others if authority.is_revoked(crypto.node_id) else known
+        about = [crypto.node_id, *(r.subject for r in authority.revoked_ground_of(crypto.node_id))]
+        if authority.is_revoked(crypto.node_id):
+            against_us = [record.wire for record in revocations if record.subject in about]
+            known = tuple(wire for wire in known if wire not in against_us)
     return Snapshot(known, snapshot.lives, snapshot.goodbyes, snapshot.deaths)
 
 
-def _is_revocation(wire: bytes) -> bool:
+def _revocation(wire: bytes) -> Revocation | None:
     try:
-        return isinstance(decode_record(wire), Revocation)
+        record = decode_record(wire)
     except Refused:
-        return False
+        return None
+    return record if isinstance(record, Revocation) else None

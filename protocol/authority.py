@@ -216,6 +216,7 @@ class Authority(Registry):
         if self._adds_only(record):
             return self._count_it(record)
         self._fresh[record.wire] = record
+        self._tally(record)
         return []
 
     def _loses(self, record: Record) -> bool:
@@ -241,7 +242,7 @@ class Authority(Registry):
             return is_rival or self._counts[Admission] < ADMISSIONS_MAX
         kind = type(record)
         if record.issuer == self._root:
-            return self._counts[kind] < 2 * _tables()[kind]
+            return self._issued[self._root, kind] < _tables()[kind]
         own = self._issued[record.issuer, kind]
         return own < max(_tables()[kind] // SHARES, 1) and self._counts[kind] < _tables()[kind]
 
@@ -257,7 +258,7 @@ class Authority(Registry):
             case ApiKey():
                 standing.api_keys[record.key_hash] = record
             case Revocation():
-                standing.revocations[record.subject] = record
+                standing.revocations[record.target, record.subject] = record
                 names = (record.honoured_act,) if record.honoured_act != NO_ACT else ()
                 standing.honoured[record.subject] = dict.fromkeys(names)
                 self._enrolment.strike(NodeId(record.subject))
@@ -282,20 +283,20 @@ class Authority(Registry):
                 if record.role is Role.ADMIN or self._void.rests_on(record.node):
                     return False
                 if standing.is_free(record):
-                    return record.node not in standing.revocations
+                    return not standing.is_revoked(record.node)
                 held = standing.admissions.get(record.node)
                 is_kept = held is not None and held.admitter in standing.levels
                 return is_kept and standing.confirms(record)
             case Invite():
                 is_first = record.key not in standing.invites
-                is_named = record.key in standing.revocations or self._void.rests_on(record.key)
-                return is_first and not is_named
+                is_revoked = (Target.INVITE, record.key) in standing.revocations
+                return is_first and not is_revoked and not self._void.rests_on(record.key)
             case ApiKey():
                 return record.key_hash not in standing.api_keys
             case Revocation():
-                is_node = record.target is Target.NODE
-                is_first = record.subject not in standing.revocations
-                return is_node and is_first and not self._has_signed(record.subject)
+                is_first = (record.target, record.subject) not in standing.revocations
+                is_simple = record.target is Target.NODE and standing.permits(record)
+                return is_simple and is_first and not self._has_signed(record.subject)
             case _:
                 return False
 

@@ -118,6 +118,14 @@ class Intake:
 
         `sender` has proven its key, by seal or TLS. Refusals are reported as of `source`, if given.
         """
+        try:
+            return self._take_items(wires, sender, now, source)
+        finally:
+            self._settle()
+
+    def _take_items(
+        self, wires: Iterable[bytes], sender: NodeId, now: int, source: Address | None
+    ) -> Taken:
         blamed = source if source is not None else sender
         taken = Taken.WHOLE
         odd = unknown = 0
@@ -143,7 +151,6 @@ class Intake:
                     return Taken.BROKEN
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING
-        self._settle()
         return taken
 
     def _take_part(self, wire: bytes, sender: NodeId, now: int) -> None:
@@ -290,7 +297,10 @@ class Intake:
         """Forget who is no member any more, and what it said. What we ourselves are we still need
         to know: others may see it otherwise.
         """
-        self._outbox.add(Evicted(node, self._authority.is_revoked(node)))
+        is_own = node == self._crypto.node_id
+        is_revoked = self._authority.revocation_of(node) is not None
+        is_revoked = self._authority.is_revoked(node) if is_own else is_revoked
+        self._outbox.add(Evicted(node, is_revoked))
         if node == self._crypto.node_id:
             return
         self._membership.expel(node)

@@ -8,7 +8,7 @@ from protocol.crypto import Crypto
 from protocol.identity import NodeId
 from protocol.issuing import make_admission
 from protocol.messages import JoinAnswer
-from protocol.records import Admission, JoinProof, Role, verify_join_proof
+from protocol.records import Admission, JoinProof, Role, Target, verify_join_proof
 
 PROOFS_MAX: Final = 63
 """Records that say why somebody is no member."""
@@ -52,7 +52,7 @@ def admit(
         return JoinRefusal.CANNOT_ADMIT
     if not verify_join_proof(crypto, authority.mesh, proof):
         return JoinRefusal.BAD_PROOF
-    if authority.revocation_of(invite.key) is not None:
+    if authority.revocation_of(invite.key, Target.INVITE) is not None:
         return JoinRefusal.INVITE_REVOKED
     if wall_s >= invite.expires_at_s:
         return JoinRefusal.EXPIRED
@@ -72,9 +72,7 @@ def turn_away(authority: Authority, peer: NodeId) -> JoinAnswer | None:
     if revocation is not None:
         premises = authority.premises(NodeId(revocation.issuer), PROOFS_MAX)
         return JoinAnswer(JoinRefusal.NODE_REVOKED, (*premises, revocation.wire), ())
-    for signer in authority.revoked_ground_of(peer):
-        revocation = authority.revocation_of(signer)
-        assert revocation is not None
+    for revocation in authority.revoked_ground_of(peer):
         premises = authority.premises(NodeId(revocation.issuer), PROOFS_MAX)
         return JoinAnswer(JoinRefusal.NODE_REVOKED, (*premises, revocation.wire), ())
     rival = authority.rival_of(peer)

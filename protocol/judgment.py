@@ -13,6 +13,7 @@ key) the earlier stays, of two at once the lower name. What does not count bears
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from protocol.identity import NodeId
 from protocol.records import (
@@ -29,6 +30,11 @@ from protocol.records import (
     record_name,
     signer_of,
 )
+
+LEVELS_MAX: Final = 16
+"""So far from the root key nobody has power: each level is a walk over what waits for it."""
+ROUNDS_MAX: Final = 256
+"""Workers let in by workers, in a row."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,8 +54,10 @@ class Standing:
     grants: dict[NodeId, Grant] = dataclasses.field(default_factory=dict)
     """The one nearest to the root of each subject."""
     api_keys: dict[bytes, ApiKey] = dataclasses.field(default_factory=dict)
-    revocations: dict[bytes, Revocation] = dataclasses.field(default_factory=dict)
-    """By what is revoked; the one that counts of several."""
+    revocations: dict[tuple[Target, bytes], Revocation] = dataclasses.field(default_factory=dict)
+    """By what is revoked; the one that has effect of several. One that names an API key, or an
+    invite, does nothing to a node whose key has the same bytes.
+    """
     honoured: dict[bytes, dict[bytes, None]] = dataclasses.field(default_factory=dict)
     """Of revoked nodes: the names of their acts that hold."""
     slot_limits: dict[bytes, int] = dataclasses.field(default_factory=dict)
@@ -88,7 +96,7 @@ class Standing:
                     return False
                 return self.may_admit(record) and self.holds(record)
             case Revocation():
-                return record.issuer in self.levels and self.permits(record) and self.holds(record)
+                return record.issuer in self.levels and self.holds(record)
             case _:
                 return record.issuer in self.levels and self.holds(record)
 
@@ -96,8 +104,11 @@ class Standing:
         """Whether its admitter may let such a one in: admins are let in by admins only."""
         if admission.admitter in self.levels:
             return True
-        held = self.admissions.get(NodeId(admission.admitter))
-        return held is not None and held.role.may_admit and admission.role is not Role.ADMIN
+        admitter = NodeId(admission.admitter)
+        held = self.admissions.get(admitter)
+        if held is None or not held.role.may_admit or admission.role is Role.ADMIN:
+            return False
+        return self.rounds[admitter] < ROUNDS_MAX
 
     def permits(self, revocation: Revocation) -> bool:
         """Whether its subject is farther from the root than its issuer; an invite may be as near
@@ -119,9 +130,13 @@ class Standing:
         if not isinstance(record, Revocation):
             self.signers[signer_of(record)] = None
 
+    def is_revoked(self, node: bytes) -> bool:
+        """Whether a node's membership was taken back."""
+        return (Target.NODE, node) in self.revocations
+
     def members(self) -> Iterator[NodeId]:
         """Everybody who is admitted and not revoked."""
-        return (node for node in self.admissions if node not in self.revocations)
+        return (node for node in self.admissions if not self.is_revoked(node))
 
     def place_of(self, admission: Admission) -> tuple[int, int, bytes]:
         """Of two admissions that exclude each other the one with the lower place stays."""
@@ -202,13 +217,13 @@ class _Judge:
         self._admissions: dict[bytes, list[Admission]] = {}
         self._of_admins: list[Admission] = []
         """Those that make admins."""
-        self._previous: dict[bytes, bytes] = {}
-        """Of each act by its name: the name of the one before."""
+        self._previous: dict[tuple[bytes, bytes], bytes] = {}
+        """Of each act by its issuer and name: the name of the one before."""
         self._standing = Standing()
         for record in records:
             if not isinstance(record, Admission):
                 self._acts.setdefault(record.issuer, []).append(record)
-                self._previous[record_name(record)] = record.previous
+                self._previous[record.issuer, record_name(record)] = record.previous
             elif record.role is Role.ADMIN:
                 self._of_admins.append(record)
             else:
@@ -230,29 +245,32 @@ class _Judge:
             raised += self._made_admins()
             level += 1
             issuers = list(dict.fromkeys(n for n in raised if n not in standing.levels))
+            issuers = issuers if level < LEVELS_MAX else []
             standing.levels.update(dict.fromkeys(issuers, level))
         self._admit_all()
         return standing
 
     def _revoke(self, revocation: Revocation) -> None:
+        """It counts in any case, for its issuer's later acts name it; and if it is one that its
+        issuer may make, it has its effect.
+        """
         standing, subject = self._standing, revocation.subject
-        if not standing.permits(revocation):
-            return
         standing.count(revocation)
-        if subject in standing.revocations:
+        about = revocation.target, subject
+        if about in standing.revocations or not standing.permits(revocation):
             return
-        standing.revocations[subject] = revocation
+        standing.revocations[about] = revocation
         if revocation.target is Target.NODE:
-            standing.honoured[subject] = self._chain(revocation.honoured_act)
+            standing.honoured[subject] = self._chain(subject, revocation.honoured_act)
         elif revocation.target is Target.INVITE:
             standing.slot_limits[subject] = revocation.honoured_slot
 
-    def _chain(self, name: bytes) -> dict[bytes, None]:
+    def _chain(self, issuer: bytes, name: bytes) -> dict[bytes, None]:
         """An act and all before it, as far back as they are known."""
         names: dict[bytes, None] = {}
         while name != NO_ACT and name not in names:
             names[name] = None
-            name = self._previous.get(name, NO_ACT)
+            name = self._previous.get((issuer, name), NO_ACT)
         return names
 
     def _do(self, act: Act) -> list[bytes]:

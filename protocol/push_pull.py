@@ -36,7 +36,7 @@ from protocol.membership import Membership
 from protocol.messages import Gossip, Join, JoinAnswer, PushPull
 from protocol.outbox import Outbox
 from protocol.reconciliation import Reconciler
-from protocol.records import Admission
+from protocol.records import Admission, Invite, decode_record
 
 START_FIRST: Final = 2
 """Remembered members tried at the start: one that lives tells of all others ..."""
@@ -210,7 +210,8 @@ class PushPuller:
             self._answer_join(stream, peer, JoinRefusal.BAD_PROOF)
             return
         try:
-            self._intake.take_record(join.invite)
+            if isinstance(decode_record(join.invite), Invite):
+                self._intake.take_record(join.invite)
         except Refused as refused:
             if refused.reason is not DropReason.STALE:
                 self._outbox.drop(refused.reason, peer, "invite")

@@ -20,10 +20,13 @@ from protocol.records import (
     Record,
     Revocation,
     Role,
+    Target,
     record_name,
 )
 from protocol.void import VoidRecords
 
+GROUND_MAX: Final = 64
+"""Steps back from a lost membership to the revocation that took it."""
 LEVEL_NONE: Final = 2**31
 """Of who may not issue acts."""
 
@@ -71,15 +74,15 @@ class Registry:
 
     def may_issue(self, key: bytes) -> bool:
         """Whether this key may sign acts now: the root's, or an admin's."""
-        return key in self._standing.levels and key not in self._standing.revocations
+        return key in self._standing.levels and not self._standing.is_revoked(key)
 
     def level_of(self, key: bytes) -> int:
         """How far from the root key this one is; above all levels if it may not issue acts."""
         return self._standing.levels.get(key, LEVEL_NONE)
 
-    def revocation_of(self, subject: bytes) -> Revocation | None:
+    def revocation_of(self, subject: bytes, target: Target = Target.NODE) -> Revocation | None:
         """What took back a node, an invite or an API key (by key, or hash)."""
-        return self._standing.revocations.get(subject)
+        return self._standing.revocations.get((target, subject))
 
     def invite(self, key: bytes) -> Invite | None:
         """The invite with this key, also when it was revoked."""
@@ -109,14 +112,36 @@ class Registry:
             return False
         return self.revocation_of(node) is not None or bool(self.revoked_ground_of(node))
 
-    def revoked_ground_of(self, node: NodeId) -> list[bytes]:
-        """Of the admissions that a node had and that do not count: whose revocation did that."""
-        keys = self._void.ground_of(node)
-        return [key for key in keys if key in self._standing.revocations]
+    def revoked_ground_of(self, node: NodeId) -> list[Revocation]:
+        """Of the admissions that a node had and that do not count: which revocations did that, of
+        what they rest on, however far.
+        """
+        keys = dict.fromkeys(self._void.ground_of(node))
+        walked = list(keys)
+        for key in walked:  # grows while it is walked
+            if len(walked) < GROUND_MAX:
+                walked += [k for k in self._under(key) if k not in keys]
+                keys.update(dict.fromkeys(walked))
+        found = [
+            self._standing.revocations.get((target, key))
+            for key in walked
+            for target in (Target.NODE, Target.INVITE)
+        ]
+        return [revocation for revocation in found if revocation is not None]
+
+    def _under(self, key: bytes) -> list[bytes]:
+        """What an invite, or a member, rests on; whether that counts or did once."""
+        invite = self._standing.invites.get(key) or self._void.invite(key)
+        if invite is not None:
+            return [invite.issuer]
+        held = self._standing.admissions.get(NodeId(key))
+        if held is not None:
+            return [held.admitter, held.proof.invite_key]
+        return self._void.ground_of(NodeId(key))
 
     def api_key(self, key_hash: bytes) -> ApiKey | None:
         """The API key with this hash, unless it was revoked."""
-        revoked = key_hash in self._standing.revocations
+        revoked = (Target.API_KEY, key_hash) in self._standing.revocations
         return None if revoked else self._standing.api_keys.get(key_hash)
 
     def api_keys(self) -> Sequence[ApiKey]:

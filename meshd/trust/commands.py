@@ -63,7 +63,7 @@ class TrustCommands:
             "used": self._authority.slots_taken(invite.key),
             "expires_at": invite.expires_at_s,
             "issuer": self._name(invite.issuer),
-            "revoked": self._authority.revocation_of(invite.key) is not None,
+            "revoked": self._authority.revocation_of(invite.key, Target.INVITE) is not None,
         }
 
     def _name(self, key: bytes) -> str:

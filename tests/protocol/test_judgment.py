@@ -12,7 +12,7 @@ from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason
 from protocol.identity import NodeId
 from protocol.issuing import Turn, make_api_key, make_grant, make_invite, turn_after
-from protocol.judgment import judge
+from protocol.judgment import LEVELS_MAX, judge
 from protocol.records import (
     NO_ACT,
     Admission,
@@ -421,3 +421,52 @@ def test_an_issuers_last_word_counts(case: Case) -> None:
     assert case.agreed_roles()[0] is None
     case.revoke(invite.key, Target.INVITE, honoured_slot=1)
     assert case.agreed_roles()[0] is Role.WORKER
+
+
+def test_what_an_act_revokes_is_of_its_kind(case: Case) -> None:
+    """A revocation of "an API key", or of "an invite", whose bytes are a node's key does nothing to
+    the node.
+    """
+    case.join(0, Role.ADMIN)
+    case.join(1, Role.ADMIN, issuer_seed=SEEDS[0], admitter=CRYPTOS[0])
+    case.join(2)
+    before = case.agreed_roles()
+    for target in (Target.API_KEY, Target.INVITE):
+        for index in (0, 2):
+            case.revoke(CRYPTOS[index].node_id, target, issuer_seed=SEEDS[1])
+    assert case.agreed_roles() == before
+
+
+def test_an_act_without_effect_still_links_the_others(case: Case) -> None:
+    """What an admin may not revoke is in its chain all the same: whom it let in before stays where
+    that is honoured, for those who have seen it and for those who hear of it later.
+    """
+    case.join(0, Role.ADMIN)
+    case.join(1, Role.ADMIN)
+    case.join(2, issuer_seed=SEEDS[0])
+    case.revoke(CRYPTOS[1].node_id, issuer_seed=SEEDS[0])  # an equal: without effect
+    case.join(3, issuer_seed=SEEDS[0])
+    case.revoke(CRYPTOS[0].node_id, honoured_act=record_name(case.records[-2]))
+    roles = case.agreed_roles()
+    assert roles[:4] == [None, Role.ADMIN, Role.WORKER, Role.WORKER]
+
+
+def test_power_ends_so_many_levels_from_the_root(case: Case) -> None:
+    """However long a chain of admins is, judging it is a bounded walk."""
+    seeds = [seed_of("chained admin", n) for n in range(LEVELS_MAX + 4)]
+    cryptos = [SodiumCrypto(seed) for seed in seeds]
+    issuer: bytes | None = None
+    admitter: SodiumCrypto | None = None
+    for number, crypto in enumerate(cryptos):
+        key_seed = seed_of("chained invite", number)
+        invite = case.book.issue(key_seed, role=Role.ADMIN, issuer_seed=issuer)
+        _, admission = case.book.admit(
+            crypto, role=Role.ADMIN, invite=invite, key_seed=key_seed, admitter=admitter
+        )
+        case.records += [invite, admission]
+        issuer, admitter = seeds[number], crypto
+    case.agreed_roles()
+    authority = case.authority()
+    powers = [authority.may_issue(crypto.node_id) for crypto in cryptos]
+    first = 2  # the founder, at level 1, has let the first one in
+    assert powers == [True] * (LEVELS_MAX - first) + [False] * (4 + first)
