@@ -41,6 +41,7 @@ class Advertiser:
         self._view = view
         self._labels = labels
         self._offered: dict[str, bytes] = {}
+        self._may_serve = False
 
     async def run(self) -> None:
         """Advertise until cancelled."""
@@ -51,13 +52,16 @@ class Advertiser:
         self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
         while True:
             self._tell_load(self.load)
+            if self._view.may_serve() is not self._may_serve:  # it was granted more
+                self.models_changed()
             await trio.sleep(LOAD_S)
 
     def models_changed(self) -> None:
-        """Offer exactly the models that can be served now."""
+        """Offer exactly the models that can be served now; a client serves none."""
+        self._may_serve = self._view.may_serve()
         wanted = {
             advertisement.model_key(card.name): advertisement.encode_model(card)
-            for card in self._models.cards()
+            for card in (self._models.cards() if self._may_serve else ())
         }
         for key in list(self._offered):
             if key.startswith(advertisement.MODEL_PREFIX) and key not in wanted:

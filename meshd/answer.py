@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from meshd.trust.api_keys import KeyPolicy
 from runtimes.base import GenerateEvent, GenerateRequest
 
 
@@ -18,8 +19,16 @@ class RequestOptions:
 
     request_id: str
     """Chosen by the gateway; lower-case hex, names the request in headers, logs and explain."""
+    ranking: str | None = None
+    """From `x-meshd-policy`: how the nodes that could run it are put in order; None: as this node
+    does."""
     node: str | None = None
     """From `x-meshd-node`: only this node, by name or id."""
+    policy: KeyPolicy | None = None
+    """Of the API key that the request shows; None: it shows none, and may do everything. The mesh
+    checks which models it is for."""
+    is_trusted_only: bool = False
+    """Only nodes whose invite was marked trusted: by `x-meshd-trusted`, or by the key."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
 

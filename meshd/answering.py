@@ -50,9 +50,9 @@ async def receive_ask(frames: FrameStream) -> Ask:
     try:
         ask = decode_frame(data)
     except Refused as refused:
-        raise StreamBroken(str(refused)) from refused
+        raise StreamBroken(str(refused), "malformed") from refused
     if not isinstance(ask, Ask):
-        raise StreamBroken("no request came first")
+        raise StreamBroken("no request came first", "malformed")
     return ask
 
 
@@ -76,11 +76,12 @@ class Answering:
         Raises StreamBroken when the stream cannot be used any more.
         """
         is_wanted = True
+        fault = ""
         last: bytes | None = None
 
-        def give_up(why: str) -> None:
-            nonlocal is_wanted
-            is_wanted = False
+        def give_up(why: str, what: str = "") -> None:
+            nonlocal is_wanted, fault
+            is_wanted, fault = False, what
             log.debug("request.unwanted", by=why)
             nursery.cancel_scope.cancel()
 
@@ -89,15 +90,17 @@ class Answering:
                 data = await self._frames.receive(1_024)
                 is_cancel = data is not None and isinstance(decode_frame(data), Cancel)
                 give_up("cancel" if is_cancel else "close")
-            except (StreamBroken, Refused) as error:
-                give_up(str(error))
+            except Refused as refused:
+                give_up(str(refused), "malformed")
+            except StreamBroken as error:
+                give_up(str(error), error.fault)
 
         async def send(frame: Accept | Data) -> None:
             self._has_accepted = True
             try:
                 await self._frames.send(self._server.send(frame), UNREAD_S)
             except StreamBroken as error:
-                give_up(str(error))
+                give_up(str(error), error.fault)
                 await trio.lowlevel.checkpoint()  # ends the work as any cancellation does
 
         async with trio.open_nursery() as nursery:
@@ -106,7 +109,7 @@ class Answering:
                 last = await self._last(work, send)
             nursery.cancel_scope.cancel()
         if last is None or not is_wanted:
-            raise StreamBroken("the asker went away or the deadline passed")
+            raise StreamBroken("the asker went away or the deadline passed", fault)
         # As soon as the asker has this, its next exchange may begin: the watch must be over.
         await self._frames.send(last, UNREAD_S)
 

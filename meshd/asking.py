@@ -6,7 +6,14 @@ up as soon as it is gone or the time is over. What the bodies mean is the caller
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+)
 from typing import Final, TypeVar
 
 import trio
@@ -49,11 +56,17 @@ class Asking:
     """Asks one member at a time, for any number of requests."""
 
     def __init__(
-        self, view: View, peers: Peers, addresses_of: Callable[[NodeId], tuple[Address, ...]]
+        self,
+        view: View,
+        peers: Peers,
+        addresses_of: Callable[[NodeId], tuple[Address, ...]],
+        caught_up: Callable[[], Awaitable[None]],
     ) -> None:
+        """`caught_up` waits until this node knows who is no member any more (a few seconds)."""
         self._view = view
         self._peers = peers
         self._addresses_of = addresses_of
+        self._caught_up = caught_up
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -76,6 +89,7 @@ class Asking:
         `codes` are those that a peer may fail with; anything else counts as `unavailable`. Raises
         AttemptFailed.
         """
+        await self._caught_up()
         try:
             async with self._peers.exchange(node, self._addresses_of(node), kind) as frames:
                 await frames.send(encode_frame(ask), SEND_S)

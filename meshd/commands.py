@@ -1,6 +1,7 @@
 """The one place for what the control socket may ask of a running daemon."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
@@ -12,12 +13,14 @@ from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
-from meshd.trust.mesh import issue_invite
+from meshd.trust.keys import new_seed
+from meshd.trust.root_key import ACTS
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
 from meshd.view import model_row
-from protocol.events import RecordIssued
+from protocol.crypto import public_key_of
 from protocol.identity import Address, key_text
-from protocol.records import OWNER_CHARS_MAX, Role
+from protocol.issuing import Turn, make_invite
+from protocol.records import OWNER_CHARS_MAX, Invite, Role
 
 if TYPE_CHECKING:
     from meshd.running import Running
@@ -46,16 +49,25 @@ class Commands:
             "nodes": self.nodes,
             "models": self.models,
             "events": Streaming(self.events, timeout_s=math.inf),
+            "gateway": self.gateway,
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
+            **self._running.trust_commands.handlers(),
+            "root": self.root,
             **self._running.job_commands.handlers(),
+            **self._running.key_commands.handlers(),
         }
 
     async def status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """How this node is doing."""
         del arguments
         return self._running.status()
+
+    async def gateway(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How a command of the owner reaches the gateway."""
+        del arguments
+        return self._running.gateway_for_owner()
 
     async def nodes(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The members as this node sees them."""
@@ -88,41 +100,52 @@ class Commands:
         """Issue an invite: `{"token", "invite"}`."""
         expires_s = argument(arguments, "expires_s", int)
         uses = argument(arguments, "uses", int)
-        owner = arguments.get("owner") or None
         if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
             raise UserError("the invite's expiry or number of uses is out of range")
-        if arguments.get("role", "worker") != "worker":
-            raise UserError("this version invites workers only")
-        if owner is not None and not _may_be_owner(owner):
-            raise UserError(
-                f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
-            )
-        token = self.make_token(
-            expires_s=expires_s,
-            uses=uses,
-            is_trusted=bool(arguments.get("trusted")),
-            owner=owner,
-        )
+        token = self.make_token(expires_s=expires_s, uses=uses, **invited(arguments))
         return {"token": encode_token(token), "invite": key_text(token.invite.key)}
 
     def make_token(
-        self, *, expires_s: int, uses: int, is_trusted: bool = False, owner: str | None = None
+        self,
+        *,
+        expires_s: int,
+        uses: int,
+        is_trusted: bool = False,
+        owner: str | None = None,
+        role: Role = Role.WORKER,
     ) -> Token:
-        """Issue an invite and let gossip carry its record. Raises UserError: not the founder."""
-        if not self._running.node.authority.has_room_for_invite:
-            raise UserError("this mesh has all the invites that it can remember")
-        mesh, invite_seed, invite = issue_invite(
-            self._home,
-            role=Role.WORKER,
-            expires_at_s=clock.wall_s() + expires_s,
-            uses=uses,
-            is_trusted=is_trusted,
-            owner=owner or self._running.owner,
+        """Issue an invite and let gossip carry its record. Raises UserError: no admin."""
+        decisions = self._running.decisions
+        decider = decisions.decider()
+        invite_seed = new_seed()
+
+        def make(turn: Turn) -> Invite:
+            return make_invite(
+                decider.seed,
+                decider.mesh.mesh,
+                key=public_key_of(invite_seed),
+                turn=turn,
+                role=role,
+                expires_at_s=clock.wall_s() + expires_s,
+                uses=uses,
+                is_trusted=is_trusted,
+                owner=owner or self._running.owner,
+            )
+
+        invite = decisions.sign(decider, make)
+        decisions.issue(invite)
+        self._running.audit.note(
+            "invite.made",
+            invite=key_text(invite.key),
+            role=invite.role.name.lower(),
+            uses=invite.uses,
+            expires_at=invite.expires_at_s,
+            trusted=invite.is_trusted,
+            owner=invite.owner,
         )
-        self._running.gossip.give(RecordIssued(invite.wire))
         return Token(
-            root=mesh.root,
-            mesh_secret=mesh.mesh_secret,
+            root=decider.mesh.root,
+            mesh_secret=decider.mesh.mesh_secret,
             invite_seed=invite_seed,
             invite=invite,
             seeds=self._seeds(),
@@ -145,6 +168,7 @@ class Commands:
         is_needed = check_joinable(self._home, token, has_company=has_company)
         if is_needed:
             await join(self._home, token, self._running.memory)
+            self._running.audit.note("mesh.joined", mesh=key_text(token.mesh))
             self._running.end(restart=True)
         return {"mesh": key_text(token.mesh), "changed": is_needed}
 
@@ -154,8 +178,21 @@ class Commands:
         await self._running.say_goodbye()
         async with self._running.memory:
             mesh = give_up(self._home)
+            self._running.audit.note("mesh.left", mesh=mesh)
             self._running.end(restart=False, keep_memory=False)
         return {"mesh": mesh}
+
+    async def root(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Export, import or remove the mesh's root key: `{"mesh", "file"}`."""
+        act, file = argument(arguments, "act", str), argument(arguments, "file", str)
+        passphrase = argument(arguments, "passphrase", str).encode(errors="surrogateescape")
+        path = pathlib.Path(file)
+        if act not in ACTS or not path.is_absolute() or not passphrase:
+            raise UserError("the request names no act, file or passphrase", ExitCode.WRONG_USAGE)
+        async with self._running.memory:
+            mesh = await trio.to_thread.run_sync(ACTS[act].do, self._home, path, passphrase)
+        self._running.audit.note(ACTS[act].noted, mesh=mesh, file=file)
+        return {"mesh": mesh, "file": file}
 
 
 async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:
@@ -166,6 +203,23 @@ async def _follow(log: EventLog, seen: int, report: Report) -> NoReturn:
             events = await log.after(seen)
             seen = events[-1]["id"]
         await report({"events": events})
+
+
+def invited(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What an invite says of whom it lets in, for `Commands.make_token`. Raises UserError."""
+    owner = arguments.get("owner") or None
+    role = arguments.get("role", "worker")
+    if not isinstance(role, str) or role.upper() not in Role.__members__:
+        raise UserError("the role is one of admin, worker, client, observer")
+    if owner is not None and not _may_be_owner(owner):
+        raise UserError(
+            f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
+        )
+    return {
+        "is_trusted": bool(arguments.get("trusted")),
+        "owner": owner,
+        "role": Role[role.upper()],
+    }
 
 
 def _may_be_owner(owner: object) -> TypeGuard[str]:

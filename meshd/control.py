@@ -55,6 +55,8 @@ class Streaming:
     timeout_s: float | None = None
     """None: HANDLER_TIMEOUT_S. Without limit (math.inf) only for what reports again and again: a
     report is where it is noticed that who asked has gone."""
+    ends_with_asker: bool = False
+    """It is cancelled at once when who asked goes away."""
 
 
 def argument(arguments: Arguments, name: str, kind: type[_T]) -> _T:
@@ -181,18 +183,15 @@ class _Door:
         answer = _failure(f"gave up after {timeout_s:.0f} s")
         with trio.move_on_after(timeout_s):
             try:
-                if isinstance(handler, Streaming):
-                    result = await handler.run(arguments, report)
-                else:
+                if not isinstance(handler, Streaming):
                     result = await handler(arguments)
+                elif handler.ends_with_asker:
+                    result = await _while_asked(stream, handler.run(arguments, report))
+                else:
+                    result = await handler.run(arguments, report)
                 answer = _encode({"ok": True, "result": result})
-            except UserError as error:
-                answer = _failure(error.message, error.exit_code)
-            except _AskerGone:
-                raise
-            except Exception:  # noqa: BLE001 - one bad command must not end the daemon (rule 3)
-                _log.exception("control.handler_failed do=%s", name)
-                answer = _failure(f"internal error in {name!r}; the daemon's log has it")
+            except Exception as error:  # noqa: BLE001 - none may end the daemon (rule 3)
+                answer = _explained(name, error)
         return answer
 
     def _read(self, line: bytes) -> tuple[str, Handler | Streaming, Arguments]:
@@ -213,6 +212,47 @@ class _Door:
         if not isinstance(name, str) or name not in self._handlers:
             raise _Refused("the daemon knows no such command; is it an older meshd? restart it")
         return name, self._handlers[name], request
+
+
+async def _while_asked(stream: trio.SocketStream, work: Awaitable[_T]) -> _T:
+    """The result of `work`. Raises _AskerGone as soon as the other end has closed."""
+
+    async def watch() -> None:
+        await trio.lowlevel.wait_readable(stream.socket)
+        try:
+            waiting = await stream.socket.recv(1, trio.socket.MSG_PEEK)
+        except OSError:  # reset
+            waiting = b""
+        if not waiting:
+            raise _AskerGone
+        # A request sent ahead hides the end behind it; then a report notices.
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        result = await work
+        nursery.cancel_scope.cancel()
+    return result
+
+
+def _explained(name: str, error: Exception) -> bytes:
+    """The answer to a request that failed. Raises _AskerGone."""
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, _AskerGone):
+            raise leaf
+    if isinstance(leaves[0], UserError):
+        return _failure(leaves[0].message, leaves[0].exit_code)
+    _log.error("control.handler_failed do=%s", name, exc_info=error)
+    return _failure(f"internal error in {name!r}; the daemon's log has it")
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    """What was raised: a handler's own nursery puts it into a group."""
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class _Lines:

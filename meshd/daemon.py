@@ -19,9 +19,10 @@ from typing import Final
 import structlog
 import trio
 
-from meshd import __version__, clock
+from meshd import __version__, clock, posix
 from meshd.addresses import advertised
 from meshd.failures import UserError
+from meshd.gateway.access import Access, make_access, read_certificate
 from meshd.home import Home
 from meshd.joining import check_joinable, join, join_anew, read_token
 from meshd.local_models import LocalModels
@@ -29,16 +30,21 @@ from meshd.options import Ready, UpOptions, format_host_port, name_from_host, pa
 from meshd.peers import Peers
 from meshd.persistence import next_boot, read_snapshot
 from meshd.recording import Recording
-from meshd.running import Running, gateway_url
+from meshd.running import Running
 from meshd.sockets import NodeSockets, bind_gateway, bind_node
+from meshd.trust.api_keys import ApiKeys
+from meshd.trust.audit import Audit
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import MeshFile, found_mesh, read_mesh
 from meshd.trust.token import encode_token
 from protocol.assembly import NodeConfig
+from protocol.authority import Authority
 from protocol.crypto import Crypto, SodiumCrypto
-from protocol.identity import key_text
+from protocol.errors import Refused
+from protocol.identity import NodeId, key_text
 from protocol.node import Node
+from protocol.records import Revocation, decode_record
 from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
 from runtimes.functions.registry import known_functions
@@ -54,12 +60,21 @@ FIRST_INVITE_S: Final = 3_600
 DISK_TIMEOUT_S: Final = 5.0
 """For a look at the disk, which ends by itself after two unless a file system hangs."""
 
+REVOKED: Final = (
+    "this node was revoked: an admin took its membership back; with a new invite: meshd up "
+    "--new-identity --join TOKEN, or give the mesh up with: meshd leave"
+)
+
+OPEN_FILES: Final = 4_096
+"""Two thousand connections of peers and apps at their limits, and as much for all else."""
+
 Announce = Callable[[Ready], None]
 
 
 async def run(options: UpOptions, announce: Announce) -> None:
     """`meshd up`: run a node until SIGINT or SIGTERM. Raises UserError for what people can mend."""
-    home = Home(options.home)
+    home = Home(options.home, options.passphrase)
+    posix.allow_open_files(OPEN_FILES)
     with home.locked():
         try:
             await _run_until_signal(home, options, announce)
@@ -104,6 +119,8 @@ async def _run_until_signal(home: Home, options: UpOptions, announce: Announce) 
                         await running.run(tell)
                     finally:
                         starter.close_node()
+                    if running.is_revoked:
+                        raise UserError(REVOKED)
                     if not running.wants_restart:
                         break
                     log.info("daemon.restarting")
@@ -128,10 +145,14 @@ class Starter:
         self._token = read_token(options.join) if options.join is not None else None
         self._sockets: NodeSockets | None = None
         self._gateway: socket.socket | None = None
+        self._keys = ApiKeys(home)
+        self._access = Access()
         self._recording: Recording | None = None
         self._founded = False
+        self._audit = Audit(home)
         self._notices: list[str] = []
         self._functions = known_functions()  # looks at every installed package: once is enough
+        self._has_noted_start = False
         self.has_announced = False
 
     async def start(self) -> Running:
@@ -142,7 +163,7 @@ class Starter:
         try:
             self._sockets = await bind_node(home, *parse_host_port(options.listen))
             if self._gateway is None:  # kept over a restart: apps wait, and find it where it was
-                self._gateway = bind_gateway(*parse_host_port(options.gateway))
+                self._gateway = self._open_gateway()
             sources = await self._make_sources()
             own_addresses = advertised(self._sockets, options.advertise)
             if self._recording is None and options.record is not None:
@@ -164,7 +185,7 @@ class Starter:
             boot_secret=secrets.token_bytes(32),
             incarnation=numbers.incarnation,
             offers_version=numbers.offers_version,
-            snapshot=_with_own_records(read_snapshot(home), mesh),
+            snapshot=_with_own_records(read_snapshot(home), mesh, crypto),
         )
         chance = secrets.randbits(64)
         if self._recording is not None:
@@ -176,7 +197,10 @@ class Starter:
                 f"the admission in {home.mesh} does not fit the key in {home.node_key}; restore "
                 "both from one backup, or move them away and join again with a new invite"
             )
-        peers = Peers(make_contexts(home), crypto.node_id, node.authority.role_of)
+        peers = Peers(
+            make_contexts(home), crypto.node_id, node.authority.role_of, self._note_refused
+        )
+        self._note_start(mesh, SodiumCrypto(seed))
         return Running(
             home,
             options,
@@ -184,7 +208,10 @@ class Starter:
             numbers,
             self._sockets,
             self._gateway,
+            self._access,
+            self._keys,
             peers,
+            self._audit,
             own_addresses,
             self._recording,
             LocalModels(sources),
@@ -192,9 +219,23 @@ class Starter:
             name,
         )
 
+    def _open_gateway(self) -> socket.socket:
+        """Its socket, bound as the options and the home's keys allow. Raises UserError."""
+        options = self._options.access
+        certificate = read_certificate(options)
+        has_keys = self._keys.count(clock.wall_s()) > 0
+        host, port = parse_host_port(self._options.gateway)
+        gateway = bind_gateway(host, port, options, has_keys=has_keys)
+        self._access = make_access(options, certificate, gateway.getsockname()[0])
+        return gateway
+
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets, and the files that grow."""
         self.close_node()
+        if self._has_noted_start:
+            self._has_noted_start = False
+            self._audit.note("node.stopped")
+        self._audit.close()
         if self._recording is not None:
             self._recording.close()
             self._recording = None
@@ -212,15 +253,41 @@ class Starter:
         """The mesh of this home: joined by the token, as on disk, or founded now."""
         home, token = self._home, self._token
         if token is not None and self._options.new_identity:
-            self._note_old_identity(await join_anew(home, token))
+            kept = await join_anew(home, token)
+            self._note_old_identity(kept)
+            if kept is not None:
+                self._audit.note("mesh.joined", mesh=key_text(token.mesh), identity="new")
         elif token is not None and check_joinable(home, token):
             await join(home, token)
+            self._audit.note("mesh.joined", mesh=key_text(token.mesh))
         self._token = None  # a restart into another mesh, by command, is not to be undone
         mesh = read_mesh(home)
         if mesh is not None:
             return mesh
         self._founded = True
-        return found_mesh(home, node_seed(home), clock.wall_s())
+        mesh = found_mesh(home, node_seed(home), clock.wall_s())
+        self._audit.note("mesh.founded", mesh=key_text(mesh.mesh))
+        return mesh
+
+    def _note_start(self, mesh: MeshFile, crypto: Crypto) -> None:
+        """On disk before anything runs. What is noted by now, happened on the way here."""
+        assert self._sockets is not None
+        self._audit.open(crypto)
+        self._audit.note(
+            "node.started",
+            node=key_text(crypto.node_id),
+            mesh=key_text(mesh.mesh),
+            meshd=__version__,
+            listen=format_host_port(self._sockets.host, self._sockets.port),
+        )
+        self._has_noted_start = True
+        self._audit.flush()
+
+    def _note_refused(self, reason: str, peer: NodeId | None, host: str, detail: str) -> None:
+        who = key_text(peer) if peer is not None else None
+        self._audit.note(
+            "peer.refused", reason=reason, peer=who, address=host or None, detail=detail or None
+        )
 
     def _note_old_identity(self, kept: pathlib.Path | None) -> None:
         if kept is not None:
@@ -271,14 +338,32 @@ class Starter:
             name=running.name,
             mesh=key_text(running.node.mesh),
             listen=format_host_port(self._sockets.host, self._sockets.port),
-            gateway=gateway_url(self._gateway),
+            gateway=self._access.url(self._gateway),
             founded=self._founded,
             join_line=join_line,
             notices=tuple(self._notices),
         )
 
 
-def _with_own_records(snapshot: Snapshot, mesh: MeshFile) -> Snapshot:
-    """A snapshot whose records certainly hold our own admission, also when the file was lost."""
-    records = dict.fromkeys((*mesh.records, *snapshot.records))
-    return Snapshot(tuple(records), snapshot.lives, snapshot.goodbyes, snapshot.deaths)
+def _with_own_records(snapshot: Snapshot, mesh: MeshFile, crypto: Crypto) -> Snapshot:
+    """A snapshot whose records certainly hold our own admission, also when the file was lost; and
+    not what revoked us: that may have been undone, and the first member that is met will say.
+    """
+    known = tuple(dict.fromkeys((*mesh.records, *snapshot.records)))
+    revocations = [record for record in map(_revocation, known) if record is not None]
+    if revocations:
+        authority = Authority(crypto, mesh.root)
+        authority.load(known)
+        about = [crypto.node_id, *(r.subject for r in authority.revoked_ground_of(crypto.node_id))]
+        if authority.is_revoked(crypto.node_id):
+            against_us = [record.wire for record in revocations if record.subject in about]
+            known = tuple(wire for wire in known if wire not in against_us)
+    return Snapshot(known, snapshot.lives, snapshot.goodbyes, snapshot.deaths)
+
+
+def _revocation(wire: bytes) -> Revocation | None:
+    try:
+        record = decode_record(wire)
+    except Refused:
+        return None
+    return record if isinstance(record, Revocation) else None

@@ -7,8 +7,9 @@ beginning of the node id; TXT: `mesh` and `node` (ids), `name`.
 zeroconf runs its own thread; this file is the seam between it and trio.
 """
 
+import contextlib
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -37,6 +38,10 @@ LOOKUP_MS: Final = 3_000
 STOP_S: Final = 2.0
 
 
+class LanUnavailable(Exception):
+    """mDNS cannot run on this machine: no multicast, no permission."""
+
+
 class Sighting:
     """A node that somebody announces on the local network."""
 
@@ -62,6 +67,43 @@ async def announce_and_browse(
     """
     import zeroconf  # heavy, and not needed with --no-lan
 
+    info = _service_info(mesh, node, name, addresses)
+    try:
+        async with on_lan(interfaces) as zero:
+            await trio.to_thread.run_sync(
+                lambda: zero.register_service(info, allow_name_change=True)
+            )
+            found = browse(zero, SERVICE)
+            log.debug("lan.announced", addresses=[str(address) for address in addresses])
+            async for service in found:
+                sighting = await trio.to_thread.run_sync(_look_up, zero, service)
+                if sighting is not None and sighting.node != node:
+                    on_sighting(sighting)
+    except LanUnavailable as failure:
+        log.warning("lan.unavailable", reason=str(failure))
+    except (OSError, zeroconf.Error) as error:
+        log.warning("lan.failed", reason=str(error) or type(error).__name__)
+
+
+@contextlib.asynccontextmanager
+async def on_lan(interfaces: Sequence[str] | None) -> AsyncIterator["Zeroconf"]:
+    """mDNS on these interfaces; leaving takes back what was announced. Raises LanUnavailable."""
+    try:
+        zero = await trio.to_thread.run_sync(lambda: _open(interfaces))
+    except OSError as error:
+        raise LanUnavailable(error.strerror or str(error)) from error
+    try:
+        yield zero
+    finally:
+        with trio.move_on_after(STOP_S) as scope:
+            scope.shield = True  # saying goodbye is worth a moment even when we are cancelled
+            await trio.to_thread.run_sync(zero.close, abandon_on_cancel=True)
+
+
+def browse(zero: "Zeroconf", kind: str) -> trio.MemoryReceiveChannel[str]:
+    """Names of services of this kind, as they are announced, until `zero` is closed."""
+    import zeroconf
+
     give, found = trio.open_memory_channel[str](FOUND_MAX)
     token = trio.lowlevel.current_trio_token()
 
@@ -76,27 +118,8 @@ async def announce_and_browse(
         except trio.RunFinishedError:
             return
 
-    info = _service_info(mesh, node, name, addresses)
-    try:
-        zero = await trio.to_thread.run_sync(lambda: _open(interfaces))
-    except OSError as error:
-        log.warning("lan.unavailable", reason=error.strerror or str(error))
-        return
-    try:
-        await trio.to_thread.run_sync(lambda: zero.register_service(info, allow_name_change=True))
-        browser = zeroconf.ServiceBrowser(zero, SERVICE, handlers=[on_change])
-        log.debug("lan.announced", addresses=[str(address) for address in addresses])
-        async for service in found:
-            sighting = await trio.to_thread.run_sync(_look_up, zero, service)
-            if sighting is not None and sighting.node != node:
-                on_sighting(sighting)
-        browser.cancel()
-    except (OSError, zeroconf.Error) as error:
-        log.warning("lan.failed", reason=str(error) or type(error).__name__)
-    finally:
-        with trio.move_on_after(STOP_S) as scope:
-            scope.shield = True  # saying goodbye is worth a moment even when we are cancelled
-            await trio.to_thread.run_sync(zero.close, abandon_on_cancel=True)
+    zeroconf.ServiceBrowser(zero, kind, handlers=[on_change])
+    return found
 
 
 def _offer(give: trio.MemorySendChannel[str], name: str) -> None:
@@ -119,19 +142,20 @@ def _service_info(
 ) -> "ServiceInfo":
     import zeroconf
 
-    packed: list[bytes] = []
-    for address in addresses:
-        literal = ipaddress.ip_address(address.host) if is_literal(address.host) else None
-        if literal is not None:
-            packed.append(literal.packed)
     return zeroconf.ServiceInfo(
         SERVICE,
         f"{key_text(node)[:16]}.{SERVICE}",
-        addresses=packed,
+        addresses=packed(addresses),
         port=addresses[0].port,
         properties={"mesh": key_text(mesh), "node": key_text(node), "name": name},
         server=f"meshd-{key_text(node)[:16]}.local.",
     )
+
+
+def packed(addresses: Sequence[Address]) -> list[bytes]:
+    """The hosts that mDNS can carry: literals, in network order."""
+    hosts = [address.host for address in addresses if is_literal(address.host)]
+    return [ipaddress.ip_address(host).packed for host in hosts]
 
 
 def _look_up(zero: "Zeroconf", service: str) -> Sighting | None:

@@ -22,6 +22,7 @@ import trio
 from protocol.effects import (
     Effect,
     Equivocated,
+    Evicted,
     MembershipChanged,
     OffersChanged,
     Partitioned,
@@ -125,6 +126,8 @@ def event_of(effect: Effect, own: NodeId, name: Callable[[NodeId], str]) -> Even
             kind, more = "reunited", {"present": effect.present}
         case Superseded():
             kind, more = "superseded", {"incarnation": effect.incarnation}
+        case Evicted():
+            about, kind, more = effect.node, "evicted", {"revoked": effect.is_revoked}
         case Equivocated():
             about, kind, more = effect.node, "equivocation", {}
         case _:

@@ -24,8 +24,9 @@ class UserError(Exception):
 class RequestFailed(Exception):
     """An inference request ended without (all of) its answer.
 
-    `code` is one of: `bad_request`, `context_too_long`, `model_not_found`, `queue_full`,
-    `unavailable`, `interrupted` (the stream broke after its first token), `timeout`, `internal`.
+    `code` is one of: `bad_request`, `context_too_long`, `model_forbidden` (the key is not for it),
+    `model_not_found`, `no_trusted_node`, `queue_full`, `unavailable`, `interrupted` (the stream
+    broke after its first token), `timeout`, `internal`.
     `gateway/errors.py` maps codes to HTTP, and is the only place that does.
     """
 

@@ -1,6 +1,6 @@
 """The one place for a request's whole story: who is asked, in what order, and what comes back.
 
-    candidates (view) -> rank (protocol.routing) -> local runtime, or one peer over mutual TLS
+    candidates (view) -> choosing (protocol.policies) -> local runtime, or one peer over mutual TLS
 
 Until the first token has come, the next candidate is tried when one cannot be reached, refuses for
 reasons of its own, or breaks. After it the stream is what the app has seen: if it breaks then, the
@@ -9,7 +9,6 @@ serving node, or with the app going away.
 """
 
 import dataclasses
-import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final
@@ -19,6 +18,7 @@ import trio
 
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking, AttemptFailed, nonsense
+from meshd.choosing import Choosing, Timing
 from meshd.failures import RequestFailed
 from meshd.local_models import LocalModels
 from meshd.payloads import (
@@ -32,7 +32,7 @@ from meshd.peers import Kind
 from meshd.view import View
 from protocol.exchange import Accept, Ask, Data, End
 from protocol.identity import NodeId, key_text
-from protocol.routing import Candidate, rank
+from protocol.routing import Candidate, trusted
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
 from runtimes.limits import check_request
 
@@ -54,6 +54,9 @@ class Attempt:
     first: list[GenerateEvent]
     """What has come already: up to the first token."""
     rest: AsyncIterator[GenerateEvent]
+    asked_at: float
+    first_at: float
+    """When it was asked, and when its first token had come."""
 
 
 class Forwarder:
@@ -65,13 +68,13 @@ class Forwarder:
         view: View,
         models: LocalModels,
         asking: Asking,
-        rng: random.Random,
+        choosing: Choosing,
     ) -> None:
         self._own = own
         self._view = view
         self._models = models
         self._asking = asking
-        self._rng = rng
+        self._choosing = choosing
 
     @asynccontextmanager
     async def generate(
@@ -83,9 +86,14 @@ class Forwarder:
             check_request(request)  # here, so that it fails alike wherever it would have run
         except RuntimeFailure as failure:
             raise RequestFailed(failure.code, failure.message) from failure
+        if options.policy is not None and not options.policy.may_use(request.model):
+            # Here, so that no dialect can forget it.
+            raise RequestFailed(
+                "model_forbidden", f"This API key is not for the model {request.model!r}."
+            )
         async with AsyncExitStack() as stack:
             attempt = await self._first_that_works(stack, request, options, deadline)
-            events = self._relay(attempt, deadline)
+            events = self._relay(attempt, request, deadline)
             await stack.enter_async_context(aclosing(events))
             yield Answer(
                 request_id=options.request_id,
@@ -103,7 +111,7 @@ class Forwarder:
     ) -> Attempt:
         """Try candidates in order; the winner's clean-up is pushed on `stack`."""
         failures: list[tuple[NodeId, AttemptFailed]] = []
-        for candidate in self._candidates(request.model, options):
+        for candidate in self._candidates(request, options):
             async with AsyncExitStack() as trial:
                 try:
                     attempt = await self._attempt(trial, candidate.node, request, options, deadline)
@@ -111,14 +119,16 @@ class Forwarder:
                     self._note_failure(candidate.node, options, failure)
                     if failure.code in (*_FINAL_CODES, "timeout"):
                         raise RequestFailed(failure.code, failure.message) from failure
+                    self._choosing.failed(candidate.node)
                     failures.append((candidate.node, failure))
                     continue
                 stack.push_async_exit(trial.pop_all())
                 return attempt
         raise self._nobody(failures)
 
-    def _candidates(self, model: str, options: RequestOptions) -> list[Candidate]:
+    def _candidates(self, request: GenerateRequest, options: RequestOptions) -> list[Candidate]:
         """Who may be tried, best first. Raises RequestFailed when there is nobody."""
+        model = request.model
         if not self._view.may_ask():
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
         candidates = self._view.candidates(model, self._asking.running)
@@ -133,7 +143,15 @@ class Forwarder:
                 raise RequestFailed(
                     "model_not_found", f"The node {options.node!r} does not offer {model!r}."
                 )
-        ranked = rank(candidates, self._rng)
+        if options.is_trusted_only:
+            candidates = trusted(candidates)
+            if not candidates:
+                raise RequestFailed(
+                    "no_trusted_node",
+                    f"No trusted node offers the model {model!r}, and this request may only go to "
+                    "one; a machine is trusted that joined by: meshd invite --trusted",
+                )
+        ranked = self._choosing.rank(candidates, request, options)
         if not ranked:
             raise RequestFailed(
                 "unavailable",
@@ -171,6 +189,7 @@ class Forwarder:
         deadline: float,
     ) -> Attempt:
         """Ask one candidate and wait for its first token. Raises AttemptFailed."""
+        asked_at = trio.current_time()
         stack.enter_context(self._asking.counted(node))
         if node == self._own:
             source = self._run_here(request)
@@ -186,26 +205,40 @@ class Forwarder:
             if event is None:
                 raise AttemptFailed("unavailable", "it ended without an answer")
             first.append(event)
-        return Attempt(node, first, source)
+        return Attempt(node, first, source, asked_at, trio.current_time())
 
     async def _relay(
-        self, attempt: Attempt, deadline: float
+        self, attempt: Attempt, request: GenerateRequest, deadline: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         """What the app gets. Raises RequestFailed."""
         for event in attempt.first:
             yield event
+        if isinstance(event, Finished):
+            self._learn(attempt, request, event)
         while True:
             try:
                 following = await self._asking.next(attempt.node, attempt.rest, deadline)
             except AttemptFailed as failure:
                 if isinstance(event, Finished):
                     return  # the answer is whole; what ends the stream now does not matter
+                self._choosing.failed(attempt.node)
                 raise self._broken_off(attempt.node, failure.code, failure.message) from failure
             if following is None:
                 break
+            if isinstance(following, Finished):
+                self._learn(attempt, request, following)
             yield (event := following)
         if not isinstance(event, Finished):
             raise self._broken_off(attempt.node, "unavailable", "it ended without an end")
+
+    def _learn(self, attempt: Attempt, request: GenerateRequest, finished: Finished) -> None:
+        timing = Timing(
+            prompt_tokens=finished.prompt_tokens,
+            first_s=attempt.first_at - attempt.asked_at,
+            output_tokens=finished.completion_tokens,
+            rest_s=trio.current_time() - attempt.first_at,
+        )
+        self._choosing.answered(attempt.node, request, timing)
 
     def _broken_off(self, node: NodeId, code: str, reason: str) -> RequestFailed:
         message = f"The answer broke off on node {self._view.name(node)}: {reason}."

@@ -27,6 +27,7 @@ from protocol.effects import (
     AnswerStream,
     DatagramDropped,
     Effect,
+    Issued,
     OpenStream,
     Persist,
     SendDatagram,
@@ -53,9 +54,12 @@ BATCH_EVENTS: Final = 16
 """Handled at once; others get their turn in between."""
 STREAMS_MAX: Final = 64
 EXCHANGE_S: Final = 10.0
+PEER_ANSWERS_MAX: Final = 8
+"""Of one peer's messages at a time: an answer may be long, and whoever asked may take its time to
+read it."""
 GUEST_BYTES_MAX: Final = 2**20
 """A message of a key that is not admitted: decoded, one at a time, hostile bytes take many times
-their size. `peers.py` bounds how many guests there are."""
+their size. `inbound.py` bounds how many guests there are."""
 GAP_NS: Final = 2_000_000_000
 """Woken later than this: the process was stopped or the machine slept."""
 LAG_NS: Final = 300_000_000
@@ -77,7 +81,7 @@ class Gossip:
         udp: trio.socket.SocketType,
         peers: Peers,
         *,
-        persist: Callable[[Persist | Admitted], Awaitable[None]],
+        persist: Callable[[Persist | Admitted | Issued], Awaitable[None]],
         on_effect: Callable[[Effect], None],
         recording: Recording | None = None,
     ) -> None:
@@ -94,6 +98,7 @@ class Gossip:
         self._resolver = Resolver(udp.family)
         self._give, self._inbox = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._answers: dict[int, trio.MemorySendChannel[bytes]] = {}
+        self._answering: Counter[NodeId] = Counter()
         self._stream_number = 0
         self._open_streams = 0
         self._lag_told_ns = 0
@@ -122,10 +127,13 @@ class Gossip:
         data = await frames.receive(limit, EXCHANGE_S)
         if data is None:
             raise StreamBroken("closed before its message")
+        if self._answering[peer] >= PEER_ANSWERS_MAX:
+            raise StreamBroken("too many at one time", "too_many_of_one")
         self._stream_number += 1
         number = self._stream_number
         send, receive = trio.open_memory_channel[bytes](1)
         self._answers[number] = send
+        self._answering[peer] += 1
         try:
             if not self.give(StreamReceived(number, peer, data, clock.wall_s())):
                 raise StreamBroken("too busy")
@@ -137,6 +145,9 @@ class Gossip:
             raise StreamBroken("there is nothing to answer") from error
         finally:
             del self._answers[number]
+            self._answering[peer] -= 1
+            if not self._answering[peer]:
+                del self._answering[peer]
 
     # ---- the tasks ----
 
@@ -216,7 +227,7 @@ class Gossip:
         effects: list[Effect] = []
         for event in events:
             effects += self._handle(event, clock.now_ns())
-        for kind in (Persist, Admitted):
+        for kind in (Persist, Admitted, Issued):
             durable = [effect for effect in effects if isinstance(effect, kind)]
             if durable:
                 await self._persist(durable[-1])

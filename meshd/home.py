@@ -32,8 +32,10 @@ def default_home() -> pathlib.Path:
 class Home:
     """Paths in one home folder, and atomic writes to them."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, passphrase: bytes | None = None) -> None:
+        """`passphrase`: under which the private keys in it lie, or shall lie when they are made."""
         self.path = path.absolute()
+        self.passphrase = passphrase
 
     @property
     def node_key(self) -> pathlib.Path:
@@ -61,6 +63,16 @@ class Home:
         return self.path / "numbers.msgpack"
 
     @property
+    def audit(self) -> pathlib.Path:
+        """The newest lines of the log of security-relevant acts (JSON lines)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit_head(self) -> pathlib.Path:
+        """How many lines that log has, the hash of the last, the node's signature (JSON)."""
+        return self.path / "audit.head"
+
+    @property
     def last_port(self) -> pathlib.Path:
         """The port that `--listen HOST:0` got last time (decimal text)."""
         return self.path / "port"
@@ -69,6 +81,11 @@ class Home:
     def tls(self) -> pathlib.Path:
         """The certificate that carries the node key into TLS, and its issuer (PEM)."""
         return self.path / "tls.pem"
+
+    @property
+    def keys(self) -> pathlib.Path:
+        """The gateway's API keys, without their texts (JSON)."""
+        return self.path / "keys.json"
 
     @property
     def jobs(self) -> pathlib.Path:
@@ -91,7 +108,10 @@ class Home:
         return self.path / "daemon.lock"
 
     def create(self) -> None:
-        """Make the folder, for the owner only. Raises UserError when that is impossible."""
+        """Make the folder, for the owner only.
+
+        Raises UserError when that is impossible, or when every user may exchange its files.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -103,6 +123,11 @@ class Home:
                 f"cannot use the home folder {self.path}: {reason}; "
                 "mend its permissions or choose another with --home"
             ) from error
+        if posix.replaceable_by_all(self.path):
+            raise UserError(
+                f"every user can exchange the files in the home folder {self.path}; "
+                f"mend that with chmod o-w {self.path}, or choose a folder in it with --home"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,7 +158,7 @@ class Home:
 
     def next_identity(self) -> "Home":
         """A home inside this one, in which a new identity becomes ready. Raises UserError."""
-        inner = Home(self.path / replacement.PREPARED)
+        inner = Home(self.path / replacement.PREPARED, self.passphrase)
         inner.create()
         return inner
 

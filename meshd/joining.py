@@ -23,18 +23,21 @@ from meshd.frames import StreamBroken
 from meshd.home import Home
 from meshd.peers import STREAM_VERSION, Kind, Peers, PeerUnreachable
 from meshd.persistence import read_snapshot, write_snapshot
+from meshd.trust.audit import note_once
 from meshd.trust.certificates import ensure_certificates, make_contexts
 from meshd.trust.keys import node_seed
-from meshd.trust.mesh import MeshFile, admission_chain, read_mesh, write_mesh
+from meshd.trust.mesh import OWN_RECORDS_MAX, MeshFile, read_mesh, write_mesh
 from meshd.trust.token import BadToken, Token, decode_token
-from protocol.authority import Authority, JoinRefusal
+from protocol.authority import Authority
 from protocol.codec import STREAM_BYTES_MAX, decode_stream, encode_stream
 from protocol.crypto import SodiumCrypto
 from protocol.errors import Refused
 from protocol.fields import pack
-from protocol.identity import Address, key_text
+from protocol.identity import Address, MeshId, key_text
+from protocol.issuing import make_join_proof
+from protocol.joining import JoinRefusal
 from protocol.messages import Join, JoinAnswer
-from protocol.records import Admission, make_join_proof
+from protocol.records import Admission, decode_record
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, Left, decode_statement
 
@@ -46,17 +49,23 @@ RETRY_S: Final = 0.5
 ANSWER_S: Final = 10.0
 
 _REFUSALS: Final[Mapping[str, str]] = {
-    JoinRefusal.UNKNOWN_INVITE: "this invite was not issued by the mesh's founder; ask for another",
+    JoinRefusal.UNKNOWN_INVITE: "this invite was not issued by an admin; ask for another",
     JoinRefusal.BAD_PROOF: "the invite's key does not fit; copy the whole token again",
     JoinRefusal.EXPIRED: "this invite has expired; ask for a new one (meshd invite)",
     JoinRefusal.USED_UP: "this invite is used up; ask for a new one (meshd invite --uses N)",
-    JoinRefusal.CANNOT_ADMIT: "that member may not admit others; use a worker's address",
     JoinRefusal.FULL: "the mesh has no room for another member",
+    JoinRefusal.NODE_REVOKED: "this node was revoked; an admin may invite it anew, then: "
+    "meshd up --new-identity --join TOKEN",
+    JoinRefusal.INVITE_REVOKED: "this invite was revoked; ask for a new one (meshd invite)",
 }
 
 
 class JoinRefused(UserError):
     """The mesh answered, and the answer is no."""
+
+
+class CannotAdmit(Exception):
+    """That member may not let this one in; another one may."""
 
 
 def read_token(text: str) -> Token:
@@ -70,6 +79,11 @@ def read_token(text: str) -> Token:
 
 
 def check_joinable(home: Home, token: Token, *, has_company: bool | None = None) -> bool:
+    """As `check_mesh_joinable`, for the mesh of a token."""
+    return check_mesh_joinable(home, token.mesh, has_company=has_company)
+
+
+def check_mesh_joinable(home: Home, mesh: MeshId, *, has_company: bool | None = None) -> bool:
     """Whether joining would change anything. Raises UserError for a member of another mesh.
 
     A mesh that this home founded and that never had a second member may simply be replaced; a
@@ -78,7 +92,7 @@ def check_joinable(home: Home, token: Token, *, has_company: bool | None = None)
     current = read_mesh(home)
     if current is None:
         return True
-    if current.mesh == token.mesh:
+    if current.mesh == mesh:
         return False
     if has_company is None:
         has_company = _had_company(home, current)
@@ -94,9 +108,7 @@ def _had_company(home: Home, mesh: MeshFile) -> bool:
     """By the records that count in this mesh: a join that crashed leaves another one's behind."""
     crypto = SodiumCrypto(node_seed(home))
     authority = Authority(crypto, mesh.root)
-    for wire in (*mesh.records, *read_snapshot(home).records):
-        with contextlib.suppress(Refused):
-            authority.add(wire)
+    authority.load((*mesh.records, *read_snapshot(home).records))
     admitted = [record.node for record in authority.records() if isinstance(record, Admission)]
     return any(node != crypto.node_id for node in admitted)
 
@@ -115,15 +127,13 @@ async def join(home: Home, token: Token, memory: trio.Lock | None = None) -> Non
     message = encode_stream(Join(token.invite.wire, proof))
     answer = await _ask_seeds(peers, token, message)
     authority = Authority(crypto, token.root)
-    for wire in answer.records:
-        with contextlib.suppress(Refused):
-            authority.add(wire)
+    authority.load(answer.records)
     if authority.admission(crypto.node_id) is None:
         raise UserError("that member's answer does not prove an admission; try another member")
     records = tuple(record.wire for record in authority.records())
     async with memory or contextlib.nullcontext():
         write_snapshot(home, _snapshot(records, answer.statements, crypto))
-        chain = admission_chain(records, crypto.node_id, token.root)
+        chain = authority.premises(crypto.node_id, OWN_RECORDS_MAX)
         old_root = home.root_key.exists()
         write_mesh(home, MeshFile(root=token.root, mesh_secret=token.mesh_secret, records=chain))
         if old_root:
@@ -175,8 +185,11 @@ def _is_for(home: Home, token: Token) -> bool:
 
 
 def _is_admitted_by(mesh: MeshFile, token: Token) -> bool:
-    """Premises come first: the own admission is the last record, its invite the one before."""
-    return mesh.root == token.root and mesh.records[-2:-1] == (token.invite.wire,)
+    """Premises come first: the own admission is the last record."""
+    if mesh.root != token.root or token.invite.wire not in mesh.records:
+        return False
+    own = decode_record(mesh.records[-1])
+    return isinstance(own, Admission) and own.proof.invite_key == token.invite.key
 
 
 def _snapshot(
@@ -205,7 +218,7 @@ async def _ask_seeds(peers: Peers, token: Token, message: bytes) -> JoinAnswer:
             for seed in token.seeds:
                 try:
                     return await _ask_seed(peers, seed, message)
-                except (PeerUnreachable, StreamBroken, Refused) as error:
+                except (PeerUnreachable, StreamBroken, Refused, CannotAdmit) as error:
                     reasons[seed] = str(error).removeprefix(f"{seed}: ")
             await trio.sleep(RETRY_S)
     tried = "; ".join(f"{seed}: {reasons.get(seed, 'no answer')}" for seed in token.seeds)
@@ -231,6 +244,10 @@ async def _ask_seed(peers: Peers, seed: Address, message: bytes) -> JoinAnswer:
     answer = decode_stream(data)
     if not isinstance(answer, JoinAnswer):
         raise StreamBroken("it answered something else")
+    if answer.refusal == JoinRefusal.CATCHING_UP:
+        raise StreamBroken("it has just come back itself; trying again")
+    if answer.refusal == JoinRefusal.CANNOT_ADMIT:
+        raise CannotAdmit("it may not let this one in; trying the others")
     if answer.refusal:
         unknown = f"the mesh refused ({answer.refusal[:64]!a})"
         raise JoinRefused(_REFUSALS.get(answer.refusal, unknown))
@@ -261,6 +278,7 @@ async def join_offline(home: Home, text: str) -> Mapping[str, Any]:
         is_needed = check_joinable(home, token)
         if is_needed:
             await join(home, token)
+            _note(home, "mesh.joined", key_text(token.mesh))
     return {"mesh": key_text(token.mesh), "changed": is_needed}
 
 
@@ -270,4 +288,12 @@ async def leave_offline(home: Home) -> Mapping[str, Any]:
     if not home.mesh.exists():
         raise UserError("this node is in no mesh", ExitCode.FAILED)
     with home.locked():
-        return {"mesh": give_up(home)}
+        mesh = give_up(home)
+        _note(home, "mesh.left", mesh)
+    return {"mesh": mesh}
+
+
+def _note(home: Home, kind: str, mesh: str) -> None:
+    """Into the audit log, unless there is no key to sign it with: that is no reason to stay."""
+    with contextlib.suppress(UserError):
+        note_once(home, SodiumCrypto(node_seed(home)), kind, mesh=mesh)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from meshd.failures import ExitCode, UserError
+from meshd.gateway_options import GatewayOptions
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import read_url
 
@@ -47,7 +48,11 @@ class UpOptions:
     """HOST:PORT that others shall use; None: found out by the node."""
     gateway: str = GATEWAY_DEFAULT
     """HOST:PORT; port 0 picks a free one."""
-    join: str | None = None
+    passphrase: bytes | None = dataclasses.field(default=None, repr=False)
+    """Of the home's keys."""
+    access: GatewayOptions = dataclasses.field(default_factory=GatewayOptions)
+    """Who may use the gateway."""
+    join: str | None = dataclasses.field(default=None, repr=False)
     """An invite's token, unread."""
     new_identity: bool = False
     """Join as a new node, whoever this home was; with `join` only."""
@@ -56,6 +61,8 @@ class UpOptions:
     upstreams: tuple[str, ...] = ()
     """URLs of OpenAI-compatible servers whose models this node offers too."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    policy: str = "fastest"
+    """How the nodes that could run a request are put in order, where it does not say."""
     lan: bool = True
     """Announce and look for nodes of the same mesh on the local network."""
     record: pathlib.Path | None = None
@@ -76,7 +83,7 @@ class Ready:
     listen: str
     """HOST:PORT as bound."""
     gateway: str
-    """`http://HOST:PORT` as bound."""
+    """`http://HOST:PORT` as bound, or `https://`."""
     founded: bool = False
     """This start made the mesh."""
     join_line: str | None = None
@@ -113,6 +120,15 @@ def parse_host_port(text: str, *, what: str = "address") -> tuple[str, int]:
 def format_host_port(host: str, port: int) -> str:
     """The inverse of `parse_host_port`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_policy(text: str) -> str:
+    """Check the name of a policy. Raises UserError (wrong usage)."""
+    from protocol.policies import POLICIES  # loads msgpack
+
+    if text not in POLICIES:
+        raise wrong_usage(f"--policy {_shown(text)}: choose from {', '.join(POLICIES)}")
+    return text
 
 
 def parse_name(text: str) -> str:

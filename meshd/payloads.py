@@ -3,10 +3,11 @@
 Bodies from peers are hostile: reading one gives a value or raises BadPayload.
 """
 
+import dataclasses
 from typing import Final
 
 from protocol.errors import DropReason, Refused
-from protocol.fields import Fields, pack, unpack, unpack_fields
+from protocol.fields import Fields, pack, unpack_array, unpack_fields
 from runtimes import limits
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 
@@ -14,6 +15,12 @@ _TEXT_CHARS_MAX: Final = 16 * 2**20
 """Here only what keeps memory bounded; what a request may ask for, runtimes/limits.py judges."""
 _MESSAGES_MAX: Final = limits.MESSAGES_MAX
 _STOPS_MAX: Final = 64
+_CONTINUED_MAX: Final = limits.CONTINUED_TOKENS_MAX
+_ARRAYS_MAX: Final = _MESSAGES_MAX + 64
+"""Each message is one; a later version may add some."""
+_PROMPT_TOKENS_MAX: Final = 2**21
+"""As many as `limits.PROMPT_BYTES_MAX` can become."""
+_CHUNK_TOKENS_MAX: Final = 65_536
 _TOKENS_MAX: Final = limits.TOKENS_MAX
 _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
@@ -42,19 +49,28 @@ def pack_request(request: GenerateRequest) -> bytes:
             request.seed,
             request.stop,
             int(request.ignore_eos),
+            request.typical_p,
+            request.repeat_penalty,
+            request.presence_penalty,
+            request.frequency_penalty,
+            tuple(token for token, _ in request.logit_bias),
+            tuple(bias for _, bias in request.logit_bias),
+            request.grammar,
+            request.json_schema,
+            request.continued_ids,
         )
     )
 
 
 def unpack_request(body: bytes) -> GenerateRequest:
-    """The inverse. Raises BadPayload."""
+    """The inverse; what earlier versions did not have may be missing. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, _ARRAYS_MAX, _CONTINUED_MAX)
         if fields.take_int(0, 2**31) != _VERSION:
             raise BadPayload("a request of another version")
         model = fields.take_text(1_000)
         messages = _take_messages(fields)
-        return GenerateRequest(
+        request = GenerateRequest(
             model=model,
             messages=messages,
             prompt=_take_optional_text(fields),
@@ -67,8 +83,35 @@ def unpack_request(body: bytes) -> GenerateRequest:
             stop=tuple(_text(item) for item in fields.take_array(_STOPS_MAX)),
             ignore_eos=fields.take_int(0, 1) == 1,
         )
+        return _with_later_fields(request, fields) if fields.has_more else request
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
+
+
+def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequest:
+    penalty_max = limits.PENALTY_MAX
+    return dataclasses.replace(
+        request,
+        typical_p=_take_float(fields, 0.0, 1.0),
+        repeat_penalty=_take_float(fields, 0.0, limits.REPEAT_PENALTY_MAX),
+        presence_penalty=_take_float(fields, -penalty_max, penalty_max),
+        frequency_penalty=_take_float(fields, -penalty_max, penalty_max),
+        logit_bias=_take_biases(fields),
+        grammar=_take_optional_text(fields),
+        json_schema=_take_optional_text(fields),
+        continued_ids=_token_ids(fields.take()),
+    )
+
+
+def _take_biases(fields: Fields) -> tuple[tuple[int, float], ...]:
+    tokens = _token_ids(fields.take())
+    biases = Fields(fields.take())
+    read = tuple(
+        (token, _take_float(biases, -limits.BIAS_MAX, limits.BIAS_MAX)) for token in tokens
+    )
+    if len(read) > limits.BIASES_MAX or biases.has_more:
+        raise Refused(DropReason.MALFORMED, "logit_bias")
+    return read
 
 
 def _take_messages(fields: Fields) -> tuple[ChatMessage, ...] | None:
@@ -121,7 +164,10 @@ def pack_started(started: Started) -> bytes:
 
 def unpack_started(body: bytes) -> Started:
     """The inverse. Raises BadPayload."""
-    return Started(_token_ids(_unpack(body)))
+    try:
+        return Started(_token_ids(unpack_array(body, 1, _PROMPT_TOKENS_MAX)))
+    except Refused as refused:
+        raise BadPayload(str(refused)) from refused
 
 
 def pack_chunk(chunk: Chunk) -> bytes:
@@ -132,7 +178,7 @@ def pack_chunk(chunk: Chunk) -> bytes:
 def unpack_chunk(body: bytes) -> Chunk:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, 16, _CHUNK_TOKENS_MAX)
         token_ids = _token_ids(fields.take())
         return Chunk(token_ids, fields.take_text(_TEXT_CHARS_MAX))
     except Refused as refused:
@@ -141,22 +187,26 @@ def unpack_chunk(body: bytes) -> Chunk:
 
 def pack_finished(finished: Finished) -> bytes:
     """The body of an End."""
-    return pack((finished.finish_reason, finished.prompt_tokens, finished.completion_tokens))
+    return pack(
+        (
+            finished.finish_reason,
+            finished.prompt_tokens,
+            finished.completion_tokens,
+            finished.cached_tokens,
+        )
+    )
 
 
 def unpack_finished(body: bytes) -> Finished:
-    """The inverse. Raises BadPayload."""
+    """The inverse; an earlier version says nothing of cached tokens. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
-        reason = fields.take_text(32)
-        return Finished(reason, fields.take_int(0, _TOKENS_MAX), fields.take_int(0, _TOKENS_MAX))
-    except Refused as refused:
-        raise BadPayload(str(refused)) from refused
-
-
-def _unpack(body: bytes) -> object:
-    try:
-        return unpack(body)
+        fields = unpack_fields(body, 16, 64)
+        return Finished(
+            fields.take_text(32),
+            fields.take_int(0, _TOKENS_MAX),
+            fields.take_int(0, _TOKENS_MAX),
+            fields.take_int(0, _TOKENS_MAX) if fields.has_more else 0,
+        )
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
 
@@ -164,7 +214,9 @@ def _unpack(body: bytes) -> object:
 def _token_ids(items: object) -> tuple[int, ...]:
     if not isinstance(items, tuple):
         raise BadPayload("no token ids")
-    for item in items:
-        if type(item) is not int or not 0 <= item < _TOKEN_ID_MAX:
-            raise BadPayload("no token id")
+    # Without a loop of our own: a prompt has up to two million.
+    if not set(map(type, items)) <= {int}:
+        raise BadPayload("no token id")
+    if items and not 0 <= min(items) <= max(items) < _TOKEN_ID_MAX:
+        raise BadPayload("no token id")
     return items

@@ -13,17 +13,18 @@ does not pay for a handshake.
 import contextlib
 import enum
 import os
-import selectors
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import structlog
 import trio
 
+from meshd.connection import HANDSHAKE_S, Connection, secured
+from meshd.frame_budget import FrameBudget
 from meshd.frames import FrameStream, StreamBroken
-from meshd.trust.certificates import peer_key
+from meshd.inbound import Inbound, Visit, host_of
 from protocol.errors import Refused
 from protocol.fields import pack, unpack_fields
 from protocol.identity import Address, NodeId, key_text
@@ -32,18 +33,19 @@ from protocol.records import Role
 log = structlog.get_logger()
 
 STREAM_VERSION: Final = 1
-HANDSHAKE_S: Final = 5.0
+OPENING_BYTES_MAX: Final = 64
 CONNECT_S: Final = 3.0
 STAGGER_S: Final = 0.3
 """A second address is tried this long after the first (RFC 8305 in small)."""
 SERVER_IDLE_S: Final = 60.0
 POOL_IDLE_S: Final = 20.0
 POOL_PER_PEER: Final = 8
-INBOUND_MAX: Final = 512
-GUESTS_MAX: Final = 64
-"""Inbound connections whose key is not proven yet, or not admitted: anybody can open those. Of too
-many the oldest is closed, so that they can neither keep a newcomer out for long nor a member."""
+LOGGED_EACH_MAX: Final = 16
+"""Refusals of one kind that are logged one by one; then only the 32nd, 64th, and so on."""
+POOL_MAX: Final = 256
+"""Idle connections to all peers together."""
 GUEST_IDLE_S: Final = 10.0
+"""For a key that is not admitted; for a member too until its first exchange has begun."""
 _REFUSED: Final = "connection refused"
 
 
@@ -66,28 +68,22 @@ class PeerUnreachable(Exception):
         """Every host that was tried answered that nobody listens there: the process is gone."""
 
 
-class Connection:
-    """One TLS connection to or from a peer whose key is proven."""
+class _Call:
+    """One exchange that this node began, from before there is a connection."""
 
-    def __init__(self, peer: NodeId, tls: trio.SSLStream[trio.SocketStream]) -> None:
-        self.peer = peer
-        self.frames = FrameStream(tls)
-        self.idle_since = 0.0
-        self._socket = tls.transport_stream.socket
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.is_cut = False
 
-    def is_usable(self) -> bool:
-        """Whether nothing has arrived on an idle connection: neither a farewell nor junk."""
-        with selectors.DefaultSelector() as selector:
-            try:
-                selector.register(self._socket.fileno(), selectors.EVENT_READ)
-            except (ValueError, OSError):
-                return False
-            return not selector.select(0) and self.frames.is_quiet
+    def cut(self) -> None:
+        """End it at once."""
+        self.is_cut = True
+        if self.connection is not None:
+            self.connection.cut()
 
-    def close(self) -> None:
-        """Close at once, also from code that cannot wait."""
-        self._socket.close()
 
+OnRefused = Callable[[str, NodeId | None, str, str], None]
+"""Hears the reason, the peer's key if it is proven, its address, and more of the reason."""
 
 Handler = Callable[[NodeId, FrameStream], Awaitable[None]]
 """Serves one exchange; raises StreamBroken when the connection is of no use any more."""
@@ -101,15 +97,19 @@ class Peers:
         contexts: tuple[ssl.SSLContext, ssl.SSLContext],
         own: NodeId,
         role_of: Callable[[NodeId], Role | None],
+        on_refused: OnRefused = lambda reason, peer, host, detail: None,
     ) -> None:
         """`contexts`: for dialing and for accepting. `role_of`: None for who is not admitted."""
         self._dialing, self._accepting = contexts
         self._own = own
         self._role_of = role_of
+        self._on_refused = on_refused
+        self._hosts: dict[NodeId, str] = {}
+        """From where members and guests ask something right now."""
+        self._budget = FrameBudget()
         self._pool: dict[NodeId, list[Connection]] = {}
-        self._inbound = 0
-        self._guests: dict[trio.CancelScope, None] = {}
-        """Each guest's life, the oldest first."""
+        self._calls: dict[NodeId, list[_Call]] = {}
+        self._inbound = Inbound(self._refuse)
         self.refusals: Counter[str] = Counter()
         """Inbound connections and exchanges turned away, by reason."""
 
@@ -120,26 +120,52 @@ class Peers:
         self, peer: NodeId, addresses: Sequence[Address], kind: Kind
     ) -> AsyncIterator[FrameStream]:
         """A stream for one exchange. Leaving normally keeps it for the next one; an exception
-        closes it. Raises PeerUnreachable.
+        closes it. Raises PeerUnreachable, also for a peer that may not be asked.
         """
-        connection = self._take_idle(peer)
-        if connection is not None:
+        role = self._role_of(peer)
+        if kind != Kind.GOSSIP and (role is None or not role.may_serve):
+            raise PeerUnreachable("it is no member" if role is None else "its role is not to serve")
+        with self._calling(peer) as call:
+            connection = await self._open(call, peer, addresses, kind)
             try:
-                await self._begin(connection, kind)
-            except StreamBroken:
-                connection = None
-        if connection is None:
-            connection = await self.dial(peer, addresses)
-            try:
-                await self._begin(connection, kind)
-            except StreamBroken as error:
-                raise PeerUnreachable(f"it closed the stream ({error})") from error
+                yield connection.frames
+            except BaseException:
+                await connection.frames.aclose()
+                raise
+            self._give_back(connection)
+
+    @contextlib.contextmanager
+    def _calling(self, peer: NodeId) -> Iterator[_Call]:
+        call = _Call()
+        calls = self._calls.setdefault(peer, [])
+        calls.append(call)
         try:
-            yield connection.frames
-        except BaseException:
-            await connection.frames.aclose()
-            raise
-        self._give_back(connection)
+            yield call
+        finally:
+            calls.remove(call)
+            if not calls:
+                self._calls.pop(peer, None)
+
+    async def _open(
+        self, call: _Call, peer: NodeId, addresses: Sequence[Address], kind: Kind
+    ) -> Connection:
+        """A connection on which an exchange of that kind has begun. Raises PeerUnreachable."""
+        call.connection = self._take_idle(peer)
+        if call.connection is not None:
+            with contextlib.suppress(StreamBroken):
+                await self._begin(call.connection, kind)
+                return call.connection
+        connection = None if call.is_cut else await self.dial(peer, addresses)
+        if connection is None or call.is_cut:  # while we waited
+            if connection is not None:
+                connection.close()
+            raise PeerUnreachable("its membership has ended")
+        call.connection = connection
+        try:
+            await self._begin(connection, kind)
+        except StreamBroken as error:
+            raise PeerUnreachable(f"it closed the stream ({error})") from error
+        return connection
 
     async def dial(self, peer: NodeId | None, addresses: Sequence[Address]) -> Connection:
         """A fresh connection to `peer` (None: whoever it is) at the first address that answers.
@@ -191,7 +217,9 @@ class Peers:
             raise PeerUnreachable(reason, is_refused=reason == _REFUSED) from error
         connection: Connection | None = None
         try:
-            connection = await self._handshake(socket_stream, self._dialing, is_server=False)
+            connection = await secured(
+                socket_stream, self._dialing, self._own, self._budget, is_server=False
+            )
         except StreamBroken as error:
             raise PeerUnreachable(str(error)) from error
         finally:
@@ -222,7 +250,8 @@ class Peers:
 
     def _give_back(self, connection: Connection) -> None:
         idle = self._pool.setdefault(connection.peer, [])
-        if len(idle) >= POOL_PER_PEER or not connection.is_usable():
+        is_full = len(idle) >= POOL_PER_PEER or sum(map(len, self._pool.values())) >= POOL_MAX
+        if is_full or not connection.is_usable():
             connection.close()
             return
         connection.idle_since = trio.current_time()
@@ -245,6 +274,16 @@ class Peers:
         for connection in self._pool.pop(peer, ()):
             connection.close()
 
+    def shut_out(self, node: NodeId) -> None:
+        """Close every connection to and from a node at once: its membership has ended.
+
+        Exchanges in progress end with StreamBroken at both ends, whatever has arrived of them.
+        """
+        self.forget(node)
+        for call in self._calls.get(node, ()):
+            call.cut()
+        self._inbound.shut_out(node)
+
     # ---- serving ----
 
     async def serve(
@@ -260,89 +299,88 @@ class Peers:
     async def _serve_connection(
         self, stream: trio.SocketStream, handlers: Mapping[Kind, Handler]
     ) -> None:
-        if self._inbound >= INBOUND_MAX:
-            self._refuse("too_many_connections", None)
-            await trio.aclose_forcefully(stream)
-            return
-        self._inbound += 1
-        life = trio.CancelScope()
-        self._receive_guest(life)
+        visit = self._inbound.receive(host_of(stream))
         try:
-            with life:
-                connection = await self._handshake(stream, self._accepting, is_server=True)
-                while await self._serve_exchange(connection, handlers, life):
-                    pass
+            with visit.life:
+                visit.connection = await secured(
+                    stream, self._accepting, self._own, self._budget, is_server=True
+                )
+                idle_s = GUEST_IDLE_S
+                while await self._serve_exchange(visit, visit.connection, handlers, idle_s):
+                    idle_s = SERVER_IDLE_S if visit.is_member else GUEST_IDLE_S
         except StreamBroken as error:
-            log.debug("peer.stream_broken", reason=str(error))
+            peer = visit.connection.peer if visit.connection is not None else None
+            if error.fault:
+                self._refuse(error.fault, peer, visit.host, str(error))
+            else:
+                log.debug("peer.stream_broken", reason=str(error))
         except Exception:  # the seam: no peer may end the daemon
             self.refusals["internal_error"] += 1
             log.exception("peer.connection_failed")
         finally:
-            self._inbound -= 1
-            self._guests.pop(life, None)
+            self._inbound.leave(visit)
             await trio.aclose_forcefully(stream)
 
-    def _receive_guest(self, life: trio.CancelScope) -> None:
-        if len(self._guests) >= GUESTS_MAX:
-            oldest = next(iter(self._guests))
-            del self._guests[oldest]
-            oldest.cancel()
-            self._refuse("too_many_guests", None)
-        self._guests[life] = None
-
     async def _serve_exchange(
-        self, connection: Connection, handlers: Mapping[Kind, Handler], life: trio.CancelScope
+        self,
+        visit: Visit,
+        connection: Connection,
+        handlers: Mapping[Kind, Handler],
+        idle_s: float,
     ) -> bool:
-        is_member = self._role_of(connection.peer) is not None
-        if is_member:
-            self._guests.pop(life, None)
-        idle_s = SERVER_IDLE_S if is_member else GUEST_IDLE_S
-        opening = await connection.frames.receive(64, idle_s)
+        """One exchange; False when the connection has to end."""
+        if not self._may_stay(visit, connection):
+            return False
+        opening = await connection.frames.receive(OPENING_BYTES_MAX, idle_s)
         if opening is None:
             return False
         try:
             fields = unpack_fields(opening)
             version, kind = fields.take_int(0, 2**31), fields.take_int(0, 2**31)
         except Refused:
-            self._refuse("malformed", connection.peer)
+            self._refuse("malformed", connection.peer, visit.host)
             return False
         if version != STREAM_VERSION or kind not in handlers:
-            self._refuse("unknown_kind", connection.peer)
+            self._refuse("unknown_kind", connection.peer, visit.host)
+            return False
+        # Anew: it may have changed since the connection began to wait.
+        if not self._may_stay(visit, connection):
             return False
         role = self._role_of(connection.peer)
         if kind != Kind.GOSSIP and (role is None or not role.may_ask):
-            self._refuse("not_admitted" if role is None else "role", connection.peer)
+            reason = "not_admitted" if role is None else "role"
+            self._refuse(reason, connection.peer, visit.host, Kind(kind).name.lower())
             return False
-        await handlers[Kind(kind)](connection.peer, connection.frames)
+        visit.set_busy(True)
+        self._hosts[connection.peer] = visit.host
+        try:
+            await handlers[Kind(kind)](connection.peer, connection.frames)
+        finally:
+            visit.set_busy(False)
+            self._hosts.pop(connection.peer, None)
         return True
 
-    async def _handshake(
-        self, stream: trio.SocketStream, context: ssl.SSLContext, *, is_server: bool
-    ) -> Connection:
-        """Prove both keys. Raises StreamBroken."""
-        with contextlib.suppress(OSError):
-            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-        tls = trio.SSLStream(stream, context, server_side=is_server, https_compatible=True)
-        try:
-            with trio.fail_after(HANDSHAKE_S):
-                await tls.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
-            reason = _tls_reason(error)
-            if is_server:
-                self._refuse("handshake", None, detail=reason)
-            raise StreamBroken(reason) from error
-        der = tls.getpeercert(binary_form=True)
-        peer = peer_key(der) if der else None
-        if peer is None or peer == self._own:
-            if is_server:
-                self._refuse("bad_certificate", peer)
-            raise StreamBroken("it is this very node" if peer else "its certificate has no key")
-        return Connection(peer, tls)
+    def _may_stay(self, visit: Visit, connection: Connection) -> bool:
+        """Whether the connection may go on, as the guest's or member's that the peer is now."""
+        is_member = self._role_of(connection.peer) is not None
+        if visit.is_member and not is_member:
+            self._refuse("not_admitted", connection.peer, visit.host)
+            return False
+        return visit.is_member or not is_member or self._inbound.admit(visit)
 
-    def _refuse(self, reason: str, peer: NodeId | None, detail: str = "") -> None:
+    def host_of(self, peer: NodeId) -> str | None:
+        """The address from which `peer` asks something right now; None when it does not."""
+        return self._hosts.get(peer)
+
+    def _refuse(self, reason: str, peer: NodeId | None, host: str, detail: str = "") -> None:
+        self._on_refused(reason, peer, host, detail)
         self.refusals[reason] += 1
+        count = self.refusals[reason]
+        # Anybody can be refused as often as he likes; that must not fill a disk with lines.
+        is_told = count <= LOGGED_EACH_MAX or count.bit_count() == 1
         who = key_text(peer)[:8] if peer is not None else "unknown"
-        log.info("peer.refused", reason=reason, peer=who, detail=detail)
+        tell = log.info if is_told else log.debug
+        tell("peer.refused", reason=reason, peer=who, detail=detail, count=count)
 
 
 def _why(error: Exception) -> str:
@@ -357,17 +395,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _tls_reason(error: BaseException) -> str:
-    """One plain phrase for a failed handshake."""
-    if isinstance(error, trio.TooSlowError):
-        return "no TLS answer"
-    cause = error if isinstance(error, ssl.SSLError) else error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return "it belongs to another mesh"
-    if isinstance(cause, ssl.SSLError):
-        if "UNKNOWN_CA" in (cause.reason or "") or "DECRYPT_ERROR" in (cause.reason or ""):
-            return "it takes us for another mesh's"
-        return f"TLS failed ({(cause.reason or 'error').lower().replace('_', ' ')})"
-    return "the connection was closed"

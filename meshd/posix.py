@@ -14,8 +14,10 @@ from typing import IO
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # checked before each use
+    resource = None  # type: ignore[assignment]
 
 UNIX_PATH_BYTES_MAX = 100
 """sun_path is 104 bytes on macOS and 108 on Linux; some room stays for the proc detour below."""
@@ -43,11 +45,34 @@ def lock_exclusively(file: IO[bytes]) -> bool:
     return True
 
 
-def readable_by_others(path: pathlib.Path) -> bool:
-    """Whether group or others may read or write `path`; never on systems without such modes."""
-    if os.name != "posix":
-        return False
-    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+def readable_by_others(file: pathlib.Path | int) -> bool:
+    """Whether group or others may read or write a file, or an open one by its descriptor; never on
+    systems without such modes, nor what is no file on a disk (a pipe).
+    """
+    mode = os.stat(file).st_mode
+    is_file = os.name == "posix" and stat.S_ISREG(mode)
+    return is_file and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def replaceable_by_all(folder: pathlib.Path) -> bool:
+    """Whether every user may exchange the files in `folder`; never on systems without modes."""
+    mode = folder.stat().st_mode
+    return os.name == "posix" and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have `count` files and sockets open, as far as the system permits.
+
+    Many systems begin with 1,024, for programs that use select(); nothing here does.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def fsync_directory(path: pathlib.Path) -> None:

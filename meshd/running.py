@@ -16,19 +16,27 @@ from typing import Any, Final
 import structlog
 import trio
 
-from meshd import __version__, clock, discovery, upstreams
+from meshd import __version__, clock, upstreams
 from meshd.addresses import advertised
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
+from meshd.catching_up import CatchingUp
+from meshd.choosing import Choosing
 from meshd.commands import Commands
 from meshd.control import serve_control
+from meshd.effect_log import log_effect
 from meshd.forwarder import Forwarder
+from meshd.gateway.access import Access
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.server import serve as serve_gateway
 from meshd.gossip import Gossip
 from meshd.home import Home
+from meshd.key_commands import KeyCommands
+from meshd.lan_presence import LanPresence
 from meshd.local_models import LocalModels
 from meshd.options import UpOptions
+from meshd.pairing_commands import PairingCommands
 from meshd.peers import Kind, Peers
 from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
@@ -38,21 +46,26 @@ from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
 from meshd.tasks.serving import TaskServing
+from meshd.trust.api_keys import ApiKeys
+from meshd.trust.audit import Audit
+from meshd.trust.audit_effects import note_effect
+from meshd.trust.commands import TrustCommands
+from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
+from meshd.trust.mesh_keys import MeshKeys
 from meshd.view import View
 from protocol.effects import (
     Admitted,
+    CaughtUp,
     Effect,
-    JoinRefused,
+    Evicted,
+    Issued,
     MembersDirty,
     MembershipChanged,
-    Partitioned,
     Persist,
-    Reunited,
-    Superseded,
 )
-from protocol.events import AddressesChanged, AddressFound, LeaveRequested, Started
-from protocol.identity import Address, MeshId, key_text
+from protocol.events import AddressesChanged, LeaveRequested, Started
+from protocol.identity import Address, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
@@ -82,7 +95,10 @@ class Running:
         numbers: Numbers,
         sockets: NodeSockets,
         gateway_socket: socket.socket,
+        access: Access,
+        keys: ApiKeys,
         peers: Peers,
+        audit: Audit,
         own_addresses: tuple[Address, ...],
         recording: Recording | None,
         local_models: LocalModels,
@@ -98,7 +114,9 @@ class Running:
         self._numbers = numbers
         self._sockets = sockets
         self._gateway_socket = gateway_socket
+        self._access = access
         self._peers = peers
+        self.audit = audit
         self.view = View(node)
         self.gossip = Gossip(
             node,
@@ -112,13 +130,18 @@ class Running:
         self._advertiser = Advertiser(
             self.gossip.give, local_models, functions, self.view, options.labels
         )
-        asking = Asking(self.view, peers, node.address_of)
+        self._catching_up = CatchingUp(node)
+        asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
         rng = random.SystemRandom()
-        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, rng)
+        choosing = Choosing(rng, trio.current_time, options.policy)
+        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, choosing)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
+        self._take_up_trust(keys)
         self.commands = Commands(home, self)
+        self._lan = LanPresence(node, name, sockets, lambda: self.own_addresses, self.gossip.give)
+        self._pairing = PairingCommands(self, sockets, peers.refusals, is_on_lan=options.lan)
         self.memory = trio.Lock()
         """Held by whoever changes what the home remembers of the mesh."""
         self._is_dirty = trio.Event()
@@ -128,8 +151,25 @@ class Running:
         self._has_said_goodbye = False
         self._keeps_memory = True
         self._started_at = trio.current_time()
-        self._strangers: set[MeshId] = set()
         self.wants_restart = False
+        self.is_revoked = False
+        """This node was revoked, and ends because of it."""
+
+    def _take_up_trust(self, keys: ApiKeys) -> None:
+        """Make what decides about members and keys."""
+        authority = self.node.authority
+        self.decisions = Decisions(self.home, authority, self.gossip.give)
+        mesh_keys = MeshKeys(authority, self.decisions)
+        self.key_commands = KeyCommands(keys, mesh_keys, self.audit.note)
+        self._keyring = Keyring(
+            keys,
+            is_required=self._access.is_key_required,
+            mesh_policy=lambda key_hash: mesh_keys.policy(key_hash, clock.wall_s()),
+            note=self.audit.note,
+        )
+        self.trust_commands = TrustCommands(
+            self.node.node_id, authority, self.view, self.decisions, self.audit.note
+        )
 
     # ---- its life ----
 
@@ -139,19 +179,26 @@ class Running:
         task_serving = TaskServing(self._functions, self._load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
-            Kind.REQUEST: serving.serve_stream,
-            Kind.TASK: task_serving.serve_stream,
+            Kind.REQUEST: self._catching_up.guard(serving.serve_stream),
+            Kind.TASK: self._catching_up.guard(task_serving.serve_stream),
         }
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.audit.run)
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._peers.serve, [self._sockets.tcp], handlers)
                 self.gossip.give(Started(self.own_addresses))
                 await nursery.start(self._driver.run)
-                await nursery.start(serve_control, self.home, self.commands.handlers())
+                asked = {**self.commands.handlers(), **self._pairing.handlers()}
+                await nursery.start(serve_control, self.home, asked)
                 await nursery.start(
                     functools.partial(
-                        serve_gateway, self, [self._gateway_socket], shutdown=self._gateway_end
+                        serve_gateway,
+                        self,
+                        [self._gateway_socket],
+                        access=self._access,
+                        keyring=self._keyring,
+                        shutdown=self._gateway_end,
                     )
                 )
                 self._is_ready = True
@@ -162,7 +209,7 @@ class Running:
                 nursery.start_soon(self._watch_addresses)
                 nursery.start_soon(self._offer_upstreams)
                 if self._options.lan:
-                    nursery.start_soon(self._be_on_lan)
+                    nursery.start_soon(self._lan.run)
                 on_ready(self)
                 await self._end.wait()
                 with trio.move_on_after(STOP_S):
@@ -204,12 +251,13 @@ class Running:
     def _load(self) -> Load:
         return self._advertiser.load
 
-    async def _persist(self, effect: Persist | Admitted) -> None:
+    async def _persist(self, effect: Persist | Admitted | Issued) -> None:
         """Make something durable; the next effect waits for it.
 
-        An admission is on disk before the newcomer hears of it, so that no crash orphans it.
+        An admission is on disk before the newcomer hears of it, so that no crash orphans it; so is
+        what the owner decides.
         """
-        if isinstance(effect, Admitted):
+        if not isinstance(effect, Persist):
             await self._save()
             return
         self._numbers = Numbers(effect.incarnation, effect.offers_version, self._numbers.boot)
@@ -223,32 +271,24 @@ class Running:
 
     def _on_effect(self, effect: Effect) -> None:
         self.view.note(effect)
+        log_effect(effect, self.node.node_id)
+        note_effect(self.audit, effect, self.node.authority, self._peers.host_of)
         match effect:
             case MembersDirty():
                 self._is_dirty.set()
             case MembershipChanged() if effect.previous != effect.state:
                 if {effect.state, effect.previous} & {State.DEAD, State.LEFT}:
                     self._peers.forget(effect.node)
-                log.info(
-                    "member.changed",
-                    name=effect.name,
-                    node=key_text(effect.node)[:8],
-                    state=str(effect.state),
-                    previous=str(effect.previous) if effect.previous else "unknown",
-                )
-            case Partitioned():
-                log.warning("mesh.partitioned", lost=effect.lost, present=effect.present)
-            case Reunited():
-                log.info("mesh.reunited", present=effect.present)
-            case Superseded():
-                log.error(
-                    "identity.superseded",
-                    reason="a newer node with this home's identity is in the mesh; this one is"
-                    " silent",
-                    mend="on the copy run meshd up --new-identity --join TOKEN",
-                )
-            case JoinRefused():
-                log.warning("join.refused", node=key_text(effect.node)[:8], reason=effect.refusal)
+            case Issued():
+                self.decisions.note(effect)
+            case CaughtUp():
+                self._catching_up.end()
+            case Evicted():
+                # From now on it neither reads nor speaks.
+                self._peers.shut_out(effect.node)
+                if effect.node == self.node.node_id and effect.is_revoked:
+                    self.is_revoked = True
+                    self.end(restart=False)
 
     async def _save_often(self) -> None:
         while True:
@@ -277,30 +317,6 @@ class Running:
         """Say once which OpenAI-compatible servers of this machine could join in."""
         ports = (self._sockets.port, self._gateway_socket.getsockname()[1])
         await upstreams.offer(self._options.upstreams, ports)
-
-    async def _be_on_lan(self) -> None:
-        loopback = ["127.0.0.1"] if self._sockets.is_loopback else None
-        await discovery.announce_and_browse(
-            mesh=self.node.mesh,
-            node=self.node.node_id,
-            name=self.name,
-            addresses=self.own_addresses,
-            on_sighting=self._on_sighting,
-            interfaces=loopback,
-        )
-
-    def _on_sighting(self, sighting: discovery.Sighting) -> None:
-        if sighting.mesh == self.node.mesh:
-            for address in sighting.addresses:
-                self.gossip.give(AddressFound(sighting.node, address))
-        elif sighting.mesh not in self._strangers and len(self._strangers) < 16:
-            self._strangers.add(sighting.mesh)
-            log.warning(
-                "lan.other_mesh",
-                mesh=key_text(sighting.mesh),
-                node=sighting.name,
-                mend=f"to join it: run meshd invite on {sighting.name}, and here meshd join TOKEN",
-            )
 
     # ---- answer.Mesh ----
 
@@ -333,7 +349,7 @@ class Running:
             "owner": self.owner,
             "listen": str(Address(self._sockets.host, self._sockets.port)),
             "addresses": [str(address) for address in self.own_addresses],
-            "gateway": gateway_url(self._gateway_socket),
+            "gateway": self._access.url(self._gateway_socket),
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
@@ -348,6 +364,10 @@ class Running:
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),
         }
+
+    def gateway_for_owner(self) -> Mapping[str, Any]:
+        """How commands on this machine reach the gateway."""
+        return self._access.for_owner(self._gateway_socket, self._keyring.owner_key)
 
     def nodes(self, *, include_all: bool = False) -> Sequence[Mapping[str, Any]]:
         """See `answer.Mesh`."""
@@ -366,9 +386,3 @@ class Running:
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
         return self._forwarder.generate(request, options)
-
-
-def gateway_url(gateway_socket: socket.socket) -> str:
-    """`http://HOST:PORT` as bound."""
-    host, port = gateway_socket.getsockname()[:2]
-    return f"http://{Address(host, port)}"

@@ -4,15 +4,19 @@ import contextlib
 import errno
 import ipaddress
 import socket
+from typing import Final
 
 import trio
 
 from meshd.failures import UserError
+from meshd.gateway_options import GatewayOptions, check_exposure
 from meshd.home import Home
 from meshd.options import format_host_port
 
 _TRIES = 16
 """A free TCP port may be taken for UDP; then another one is picked."""
+PAIRING_PORT: Final = 7702
+"""Beside the node's and the gateway's, so that a firewall can be told."""
 
 
 class NodeSockets:
@@ -76,16 +80,26 @@ async def bind_node(home: Home, host: str, port: int) -> NodeSockets:
     raise UserError(f"no free port on {host}; choose one with --listen HOST:PORT")
 
 
-def bind_gateway(host: str, port: int) -> socket.socket:
-    """Bind the gateway's TCP socket, on loopback: it knows no keys yet. Raises UserError."""
+def bind_gateway(
+    host: str, port: int, access: GatewayOptions | None = None, *, has_keys: bool = False
+) -> socket.socket:
+    """Bind the gateway's TCP socket; beyond loopback only if `access` and keys allow it.
+
+    Raises UserError.
+    """
     family, literal = _look_up(host, "--gateway")
-    if not ipaddress.ip_address(literal).is_loopback:
-        raise UserError(
-            f"the gateway would be open to everybody on {format_host_port(host, port)}; this "
-            "version has no API keys, so choose a loopback address with --gateway 127.0.0.1:7701"
-        )
+    address = ipaddress.ip_address(literal.partition("%")[0])
+    check_exposure(
+        access or GatewayOptions(),
+        where=format_host_port(host, port),
+        is_loopback=address.is_loopback,
+        has_keys=has_keys,
+    )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        if family == socket.AF_INET6:
+            v6only = int(not address.is_unspecified)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         _reuse(sock)
         sock.bind((literal, port))
         sock.listen(128)
@@ -95,14 +109,38 @@ def bind_gateway(host: str, port: int) -> socket.socket:
     return sock
 
 
+def bind_pairing(host: str, port: int | None) -> socket.socket:
+    """Listen for whoever types a pairing code, at an address that the node has bound.
+
+    None: PAIRING_PORT if it is free, else any. Raises UserError.
+    """
+    if port is not None:
+        return _listen(host, port, "--port")
+    try:
+        return _listen(host, PAIRING_PORT, "--port")
+    except UserError:
+        return _listen(host, 0, "--port")
+
+
+def _listen(literal: str, port: int, option: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in literal else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        _only_v6_unless_dual(sock, literal)
+        _reuse(sock)
+        sock.bind((literal, port))
+        sock.listen(16)
+    except OSError as error:
+        sock.close()
+        raise _cannot_bind(option, literal, port, error) from error
+    return sock
+
+
 def _bind_both(family: int, literal: str, port: int) -> tuple[socket.socket, socket.socket]:
     tcp = socket.socket(family, socket.SOCK_STREAM)
     udp = socket.socket(family, socket.SOCK_DGRAM)
     try:
         for sock in (tcp, udp):
-            if family == socket.AF_INET6:
-                dual = ipaddress.ip_address(literal).is_unspecified
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+            _only_v6_unless_dual(sock, literal)
         _reuse(tcp)
         tcp.bind((literal, port))
         udp.bind((literal, tcp.getsockname()[1]))
@@ -112,6 +150,12 @@ def _bind_both(family: int, literal: str, port: int) -> tuple[socket.socket, soc
         udp.close()
         raise _cannot_bind("--listen", literal, port, error) from error
     return udp, tcp
+
+
+def _only_v6_unless_dual(sock: socket.socket, literal: str) -> None:
+    if sock.family == socket.AF_INET6:
+        dual = ipaddress.ip_address(literal).is_unspecified
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
 
 
 def _reuse(sock: socket.socket) -> None:

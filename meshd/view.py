@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from meshd import advertisement, clock
 from meshd.event_log import EventLog
-from protocol.effects import Effect, LoadLearned, MembershipChanged, OffersChanged
+from protocol.effects import Effect, Evicted, LoadLearned, MembershipChanged, OffersChanged
 from protocol.identity import NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Role
-from protocol.routing import Candidate
+from protocol.routing import LOWEST_TIER, Candidate
 from runtimes.base import ModelCard
 
 OLD_NS: Final = 600 * 10**9
@@ -53,9 +53,17 @@ class View:
             case MembershipChanged():
                 if effect.state in (State.DEAD, State.LEFT):
                     self._loads.pop(effect.node, None)
-                    for tell in list(self._watchers.get(effect.node, ())):
-                        tell()
+                    self._tell_gone(effect.node)
+            case Evicted():
+                self._loads.pop(effect.node, None)
+                self._cards.pop(effect.node, None)
+                self._functions.pop(effect.node, None)
+                self._tell_gone(effect.node)
         self.events.note(effect)
+
+    def _tell_gone(self, node: NodeId) -> None:
+        for tell in list(self._watchers.get(node, ())):
+            tell()
 
     def _note_offer(self, effect: OffersChanged) -> None:
         key = effect.offer.key
@@ -125,7 +133,8 @@ class View:
             addresses = alive.addresses
         offers = self._node.offers.of(node)
         hardware = advertisement.decode_map(offers.get(advertisement.HARDWARE, b""))
-        tier = hardware.pop("tier", None)
+        tier = _tier_in(hardware)
+        hardware.pop("tier", None)
         role = self._node.authority.role_of(node)
         invite = self._node.authority.invite_of(node)
         round_trip = self._node.round_trip_ns(node)
@@ -140,7 +149,7 @@ class View:
             "role": role.name.lower() if role is not None else None,
             "owner": invite.owner if invite is not None else None,
             "labels": advertisement.decode_labels(offers.get(advertisement.LABELS, b"")),
-            "tier": tier if type(tier) is int and tier in (1, 2, 3) else 3,
+            "tier": tier,
             "hardware": hardware,
             "models": sorted(card.name for card in self.cards(node)),
             "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},
@@ -219,17 +228,43 @@ class View:
                 node=node,
                 is_alive=self._node.members.state(node) is State.ALIVE,
                 load=self.load(node),
+                load_age_ns=self._load_age_ns(node),
+                tier=self._tier(node),
                 own_requests=own_requests.get(node, 0),
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
+                is_trusted=self.is_trusted(node),
             )
             for node in self._node.members.present()
             if offers(node)
         ]
 
+    def _load_age_ns(self, node: NodeId) -> int:
+        heard = self._loads.get(node)
+        return clock.now_ns() - heard.at_ns if heard is not None else 0
+
+    def _tier(self, node: NodeId) -> int:
+        hardware = self._node.offers.of(node).get(advertisement.HARDWARE, b"")
+        return _tier_in(advertisement.decode_map(hardware))
+
+    def is_trusted(self, node: NodeId) -> bool:
+        """Whether the invite by which a member came was marked so."""
+        invite = self._node.authority.invite_of(node)
+        return invite is not None and invite.is_trusted
+
     def may_ask(self) -> bool:
         """Whether this node's role lets it send requests."""
         role = self._node.authority.role_of(self._node.node_id)
         return role is not None and role is not Role.OBSERVER
+
+    def may_serve(self) -> bool:
+        """Whether this node's role lets it run others' requests."""
+        role = self._node.authority.role_of(self._node.node_id)
+        return role is not None and role.may_serve
+
+
+def _tier_in(hardware: Mapping[str, Any]) -> int:
+    tier = hardware.get("tier")
+    return tier if type(tier) is int and tier in (1, 2, 3) else LOWEST_TIER
 
 
 def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 from protocol.authority import Authority
 from protocol.awareness import Awareness
+from protocol.catch_up import CatchUp
 from protocol.config import ProtocolConfig
 from protocol.coordinates import Coordinates
 from protocol.crypto import Crypto
 from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
+from protocol.effects import CaughtUp
 from protocol.envelope import Envelope
 from protocol.helper import Helper
 from protocol.identity import NodeId
@@ -38,6 +40,7 @@ from protocol.records import Records
 from protocol.round_trips import RoundTrips
 from protocol.snapshot import Snapshot
 from protocol.statements import Statement, Statements
+from protocol.stream_traffic import StreamTraffic
 from protocol.versions import VERSIONS
 
 _PROBES = b"meshd probes"
@@ -110,6 +113,7 @@ class Parts:
             config.versions,
         )
         self.partition = PartitionWatch(self._knobs, self.members, self.outbox)
+        self.catch_up = CatchUp(lambda: self.outbox.add(CaughtUp()))
         self.own_life = self._make_own_life()
         self.membership = self._make_membership(call_last)
         self.offers = self._make_offers()
@@ -127,6 +131,16 @@ class Parts:
         self.prober = self._make_prober(judge)
         self.helper = self._make_helper()
         self.traffic = self._make_traffic()
+        self.streams = StreamTraffic(
+            crypto.node_id,
+            self.authority,
+            self.members,
+            self.intake,
+            self.push_puller,
+            self.reconciler,
+            self.traffic,
+            self.outbox,
+        )
 
     def _ping(self, number: int) -> Ping:
         return Ping(number, self._own_load(), None, self._digest())
@@ -136,6 +150,10 @@ class Parts:
 
     def _buddy_word(self, node: NodeId) -> Statement | None:
         return self.membership.accusation_of(node) if self._knobs.buddy else None
+
+    def _note_met(self) -> None:
+        self.own_life.note_met()
+        self.catch_up.end()
 
     def _make_own_life(self) -> OwnLife:
         own = self._crypto.node_id
@@ -208,13 +226,13 @@ class Parts:
             self.intake,
             self.outbox,
             check=lambda node: self.outbox.send(node, self._ping(UNPROBED)),
-            on_met=self.own_life.note_met,
+            on_met=self._note_met,
         )
 
     def _make_push_puller(self) -> PushPuller:
         return PushPuller(
             self._knobs,
-            self._crypto.node_id,
+            self._crypto,
             self._rng,
             self.authority,
             self.members,
@@ -224,6 +242,7 @@ class Parts:
             self.intake,
             self.rumours,
             self.outbox,
+            self.catch_up,
         )
 
     def _make_prober(self, judge: Callable[[Verdict, int], None]) -> Prober:

@@ -1,279 +1,344 @@
-"""The one place that judges who is a member: the set of authority records and what follows.
+"""The one place that holds the authority records of one node, and answers who is a member.
 
-Rule 1: an invite counts when the root key issued it. (Admins' invites wait for grants.)
+Rule 1: an act counts when its issuer is the root key or an admin: a member whose invite or a grant
+        says so.
 Rule 2: an admission counts when its invite counts, its role is the invite's, its slot is within
         the uses, and its admitter is the root key or a member whose role may admit.
-Rule 3: one admission per slot; of two, the one with the lower hash stays, everywhere alike.
-Rule 4: one admission per node; the first stays ("a second admission changes nothing").
-Rule 5: records whose premise is not here yet wait, unchecked, in a small bounded buffer.
+Rule 3: one admission per slot and per node. Which of two stays, and what revocations take back, is
+        a function of all records (`judgment.py`): everybody who holds them agrees.
+Rule 4: records whose premise is not here yet wait, unchecked, in a small bounded buffer. Those that
+        counted once and do not any more are kept for a while, for what took that from them may
+        turn out to be void.
 """
 
-import dataclasses
-import enum
-import hashlib
-from collections.abc import Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
-from protocol.identity import MeshId, NodeId, mesh_id_of, short_id
+from protocol.identity import NodeId
+from protocol.judgment import Standing, fits, judge
 from protocol.records import (
+    NO_ACT,
     Admission,
+    ApiKey,
+    Grant,
     Invite,
-    JoinProof,
     Record,
     Records,
+    Revocation,
     Role,
+    Target,
     decode_record,
-    make_admission,
-    verify_join_proof,
+    signer_of,
     verify_record,
 )
+from protocol.registry import Registry
+from protocol.waiting import Waiting
 
 INVITES_MAX: Final = 4_096
 ADMISSIONS_MAX: Final = 16_384
-WAITING_MAX: Final = 256
+GRANTS_MAX: Final = 1_024
+REVOCATIONS_MAX: Final = 8_192
+API_KEYS_MAX: Final = 1_024
+SHARES: Final = 8
+"""No admin fills more than one part in so many of a table."""
 
 
-class JoinRefusal(enum.StrEnum):
-    """Why a newcomer is not let in; each has its own words for the person who tries."""
-
-    UNKNOWN_INVITE = "unknown_invite"
-    BAD_PROOF = "bad_proof"
-    EXPIRED = "expired"
-    USED_UP = "used_up"
-    CANNOT_ADMIT = "cannot_admit"
-    FULL = "full"
-
-
-def record_hash(record: Record) -> bytes:
-    """16 bytes that name a record."""
-    return hashlib.blake2b(record.wire, digest_size=16, person=b"meshd record").digest()
-
-
-@dataclasses.dataclass(slots=True)
-class _Tables:
-    """What counts. Many simulated nodes of one mesh share it until one of them learns more."""
-
-    invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
-    admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
-    slots: dict[tuple[bytes, int], NodeId] = dataclasses.field(default_factory=dict)
-    short_ids: dict[bytes, NodeId] = dataclasses.field(default_factory=dict)
-    counting: dict[bytes, None] = dataclasses.field(default_factory=dict)
-    """The wires of all records that count: most of what comes is known."""
-    is_shared: bool = False
-
-    def copy(self) -> "_Tables":
-        return _Tables(
-            dict(self.invites),
-            dict(self.admissions),
-            dict(self.slots),
-            dict(self.short_ids),
-            dict(self.counting),
-        )
-
-
-class Authority:
-    """All authority records that one node knows, and the judgments over them."""
+class Authority(Registry):
+    """All authority records that one node knows, and what follows from them."""
 
     def __init__(self, crypto: Crypto, root: bytes, records: Records | None = None) -> None:
         """`records`: a cache of verified records to share (simulations), else its own."""
+        super().__init__(root)
         self._crypto = crypto
-        self._root = root
-        self.mesh: MeshId = mesh_id_of(root)
         self._records = records or Records()
-        self._tables = _Tables()
-        self._waiting: dict[bytes, bytes] = {}
-        """Unchecked records, each with the key of the premise that it lacks."""
-        self._evicted: list[NodeId] = []
+        self._waiting = Waiting()
+        self._fresh: dict[bytes, Record] = {}
+        """Checked, and still to be judged."""
+        self._lost: list[Record] = []
+        self._issued: Counter[tuple[bytes, type]] = Counter()
 
-    def admission(self, node: NodeId) -> Admission | None:
-        """The admission that makes `node` a member, if there is one."""
-        return self._tables.admissions.get(node)
+    def add(self, wire: bytes, *, is_part: bool = False) -> list[Record]:
+        """Take in a record; returns what counts newly because of it (waiting ones may follow it).
+        With `is_part` all that must be judged anew waits for `settle`.
 
-    def invite_of(self, node: NodeId) -> Invite | None:
-        """The invite by which `node` came."""
-        admission = self._tables.admissions.get(node)
-        return self._tables.invites[admission.proof.invite_key] if admission is not None else None
-
-    def is_counting(self, wire: bytes) -> bool:
-        """Whether exactly this record is among those that count."""
-        return wire in self._tables.counting
-
-    def resolve(self, short: bytes) -> NodeId | None:
-        """The member whose id begins with these eight bytes."""
-        return self._tables.short_ids.get(short)
-
-    @property
-    def has_room_for_invite(self) -> bool:
-        """Whether one more invite can be issued."""
-        return len(self._tables.invites) < INVITES_MAX
-
-    def records(self) -> Sequence[Record]:
-        """Everything that counts, premises before conclusions."""
-        return (*self._tables.invites.values(), *self._tables.admissions.values())
-
-    def add(self, wire: bytes) -> list[Record]:
-        """Take in a record; returns what is new because of it (waiting ones may follow it).
-
-        Raises Refused: MALFORMED, BAD_SIGNATURE, NOT_ADMITTED (it waits), NOT_ALLOWED (it never
-        can count), STALE (known), TABLE_FULL. Signatures are checked last: inventing a thousand
-        records must not cost us three thousand checks.
+        Raises Refused: MALFORMED, BAD_SIGNATURE, NOT_ADMITTED (it waits), NOT_ALLOWED (it does not
+        count), STALE (known), TABLE_FULL. Signatures are checked last: inventing a thousand records
+        must not cost us three thousand checks.
         """
-        if wire in self._tables.counting:
+        if wire in self._standing.counting or wire in self._void or wire in self._fresh:
             raise Refused(DropReason.STALE)
         if wire in self._waiting:
             raise Refused(DropReason.NOT_ADMITTED, "still waiting")
         record = self._records.find(wire) or decode_record(wire)
-        premise = self._judge(record)
+        premise = self._missing(record)
         if premise is not None:
-            self._wait(record, premise)
+            self._waiting.add(wire, premise)
             raise Refused(DropReason.NOT_ADMITTED, "its premise is unknown")
-        self._take(record)
-        accepted: list[Record] = [record]
-        for known in accepted:  # grows while it is walked
-            accepted.extend(self._release(known))
-        return accepted
+        gained = self._take(record)
+        for known in gained:  # grows while it is walked
+            gained.extend(self._release(known))
+        if not is_part:
+            gained += self.settle()
+            if not gained:
+                raise Refused(DropReason.NOT_ALLOWED, "something else stands against it")
+        return gained
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was taken in is judged."""
+        return not self._fresh
+
+    def settle(self) -> list[Record]:
+        """Judge what was left to be judged; returns what counts newly."""
+        gained: list[Record] = []
+        while self._fresh:
+            found = self._judge_anew()
+            for known in found:  # grows while it is walked
+                found.extend(self._release(known))
+            gained += found
+        return gained
+
+    def load(self, wires: Iterable[bytes]) -> None:
+        """Take in what was kept, or came as a whole: all that is good of it, judged once."""
+        records: dict[bytes, Record] = {}
+        for wire in wires:
+            with contextlib.suppress(Refused):
+                record = self._records.find(wire) or decode_record(wire)
+                if verify_record(self._crypto, self.mesh, record):
+                    self._records.trust(record)
+                    records[wire] = record
+        self._fresh.update(records)
+        self.settle()
+        self.take_evicted()
+        self.take_lost()
+
+    def fork(self) -> "Authority":
+        """Another one that knows the same, to try something out."""
+        other = Authority(self._crypto, self._root, self._records)
+        other.share(self)
+        other._void = self._void.copy()
+        return other
 
     def share(self, other: "Authority") -> None:
         """Know what another member knows: a simulation that begins in the middle."""
-        other._tables.is_shared = True
-        self._tables = other._tables
-
-    def _own_tables(self) -> _Tables:
-        """To be written to."""
-        if self._tables.is_shared:
-            self._tables = self._tables.copy()
-        return self._tables
+        other._standing.is_shared = True
+        self._standing = other._standing
+        self._enrolment = other._enrolment
+        self._counts, self._issued = Counter(other._counts), Counter(other._issued)
 
     def take_evicted(self) -> list[NodeId]:
-        """Who lost its membership since the last call, to a lower hash in the same slot."""
-        evicted, self._evicted = self._evicted, []
-        return evicted
+        """Who lost its membership since the last call: its slot, or by a revocation."""
+        return self._enrolment.take_evicted()
 
-    def _wait(self, record: Record, premise: bytes) -> None:
-        """Keep a record, unchecked; of too many the oldest goes, push/pull brings it again."""
-        self._waiting[record.wire] = premise
-        if len(self._waiting) > WAITING_MAX:
-            del self._waiting[next(iter(self._waiting))]
+    def take_lost(self) -> list[Record]:
+        """What counted and does not any more, since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    # ---- taking in ----
 
     def _release(self, known: Record) -> list[Record]:
         """Take in what waited for `known`."""
-        premise = known.key if isinstance(known, Invite) else known.node
+        match known:
+            case Invite():
+                premise = known.key
+            case Admission():
+                premise = known.node
+            case Grant():
+                premise = known.subject
+            case _:
+                return []
         released: list[Record] = []
-        for wire in [wire for wire, lacks in self._waiting.items() if lacks == premise]:
-            del self._waiting[wire]
+        for wire in self._waiting.take(premise):
             record = self._records.find(wire) or decode_record(wire)
             try:
-                lacks = self._judge(record)
+                lacks = self._missing(record)
                 if lacks is not None:
-                    self._wait(record, lacks)
+                    self._waiting.add(wire, lacks)
                     continue
-                self._take(record)
+                released += self._take(record)
             except Refused:
                 continue
-            released.append(record)
         return released
 
-    def _judge(self, record: Record) -> bytes | None:
+    def _missing(self, record: Record) -> bytes | None:
         """The key of the premise that `record` lacks, None if it has all. Raises Refused."""
-        if isinstance(record, Invite):
-            if record.key in self._tables.invites:
-                raise Refused(DropReason.STALE)
-            if record.issuer != self._root:
-                raise Refused(DropReason.NOT_ALLOWED, "only the root key issues invites")
+        if isinstance(record, Admission):
+            return self._missing_to_admit(record)
+        if isinstance(record, Revocation) and record.subject == self._root:
+            raise Refused(DropReason.NOT_ALLOWED, "the root key cannot be revoked")
+        is_granted = NodeId(record.issuer) in self._standing.grants
+        if record.issuer in self._standing.levels:
             return None
-        if record.node in self._tables.admissions:
-            raise Refused(DropReason.STALE)
-        invite = self._tables.invites.get(record.proof.invite_key)
+        if self._void.might_issue(record.issuer, is_granted=is_granted):
+            return None
+        if NodeId(record.issuer) not in self._standing.admissions:
+            return record.issuer
+        raise Refused(DropReason.NOT_ALLOWED, "its issuer is no admin")
+
+    def _missing_to_admit(self, admission: Admission) -> bytes | None:
+        key, admitter = admission.proof.invite_key, admission.admitter
+        invite = self._standing.invites.get(key) or self._void.invite(key)
         if invite is None:
-            return record.proof.invite_key
-        if record.role is not invite.role or record.slot > invite.uses:
+            return key
+        if not fits(admission, invite):
             raise Refused(DropReason.NOT_ALLOWED, "not what the invite allows")
-        if record.admitter != self._root:
-            sponsor = self._tables.admissions.get(NodeId(record.admitter))
-            if sponsor is None:
-                return record.admitter
-            if not sponsor.role.may_admit:
-                raise Refused(DropReason.NOT_ALLOWED, "admitter's role")
+        if admitter in self._standing.levels or self._void.might_admit(admitter):
+            return None
+        held = self._standing.admissions.get(NodeId(admitter))
+        if held is None:
+            return admitter
+        if not held.role.may_admit or admission.role is Role.ADMIN:
+            raise Refused(DropReason.NOT_ALLOWED, "admitter's role")
         return None
 
-    def _take(self, record: Record) -> None:
-        """Check the signatures of a record that has its premises, and store it."""
+    def _take(self, record: Record) -> list[Record]:
+        """Check the signatures of a record that has its premises, and let it count, or leave it to
+        be judged; returns what counts newly. Raises Refused.
+        """
         if self._records.find(record.wire) is not record:
             if not verify_record(self._crypto, self.mesh, record):
                 raise Refused(DropReason.BAD_SIGNATURE)
             self._records.trust(record)
-        if isinstance(record, Admission):
-            self._store(record)
-        elif len(self._tables.invites) >= INVITES_MAX:
+        if not self._has_room(record):
             raise Refused(DropReason.TABLE_FULL)
-        else:
-            tables = self._own_tables()
-            tables.invites[record.key] = record
-            tables.counting[record.wire] = None
+        is_vain = not self._standing.supports(record) or self._loses(record)
+        if is_vain and not self._standing.links(record):
+            self._void.keep(record)
+            gained = self._release(record)
+            if not gained:
+                raise Refused(DropReason.NOT_ALLOWED, "something else stands against it")
+            return gained
+        if self._adds_only(record):
+            return self._count_it(record)
+        self._fresh[record.wire] = record
+        self._tally(record)
+        return []
 
-    def _store(self, admission: Admission) -> None:
-        slot = (admission.proof.invite_key, admission.slot)
-        holder = self._tables.slots.get(slot)
-        if holder is not None:
-            if record_hash(self._tables.admissions[holder]) <= record_hash(admission):
-                raise Refused(DropReason.NOT_ALLOWED, "slot taken")
-            self._evict(holder)
-        elif len(self._tables.admissions) >= ADMISSIONS_MAX:
-            raise Refused(DropReason.TABLE_FULL)
-        tables = self._own_tables()
-        tables.slots[slot] = admission.node
-        tables.admissions[admission.node] = admission
-        tables.counting[admission.wire] = None
-        tables.short_ids.setdefault(short_id(admission.node), admission.node)
+    def _loses(self, record: Record) -> bool:
+        """Whether an admission has its slot, or its node, taken by one that stays in any case."""
+        standing = self._standing
+        if not isinstance(record, Admission) or record.role is Role.ADMIN:
+            return False
+        if standing.confirms(record):
+            return False
+        place, slot = standing.place_of(record), (record.proof.invite_key, record.slot)
+        rivals = [standing.admissions.get(record.node)]
+        holder = standing.slots.get(slot)
+        rivals.append(standing.admissions[holder] if holder is not None else None)
+        return any(r is not None and standing.place_of(r) < place for r in rivals)
 
-    def _evict(self, node: NodeId) -> None:
-        tables = self._own_tables()
-        del tables.counting[tables.admissions.pop(node).wire]
-        if tables.short_ids.get(short_id(node)) == node:
-            del tables.short_ids[short_id(node)]
-        self._evicted.append(node)
-
-    def admit(self, proof: JoinProof, wall_s: int) -> Admission | JoinRefusal:
-        """Decide about a newcomer, as the admitting member; an admission is already stored.
-
-        A node that is a member gets its old admission again, whatever its proof says: the caller
-        knows by TLS that it speaks with `proof.node`.
+    def _has_room(self, record: Record) -> bool:
+        """Where a table is full, what was there stays; a rival of what is there takes its place.
+        An admin has its own share of a table, so that it cannot keep others from deciding.
         """
-        own = self._tables.admissions.get(self._crypto.node_id)
-        if own is None or not own.role.may_admit:
-            return JoinRefusal.CANNOT_ADMIT
-        known = self._tables.admissions.get(proof.node)
-        if known is not None:
-            return known
-        invite = self._tables.invites.get(proof.invite_key)
-        if invite is None:
-            return JoinRefusal.UNKNOWN_INVITE
-        if not verify_join_proof(self._crypto, self.mesh, proof):
-            return JoinRefusal.BAD_PROOF
-        if wall_s >= invite.expires_at_s:
-            return JoinRefusal.EXPIRED
-        slot = self._free_slot(invite)
-        if slot is None:
-            return JoinRefusal.USED_UP
-        admission = make_admission(
-            self._crypto, self.mesh, proof, role=invite.role, slot=slot, admitted_at_s=wall_s
-        )
-        try:
-            self._store(admission)
-        except Refused:
-            return JoinRefusal.FULL
-        return admission
+        standing = self._standing
+        if isinstance(record, Admission):
+            is_rival = not standing.is_free(record) and not standing.confirms(record)
+            return is_rival or self._counts[Admission] < ADMISSIONS_MAX
+        kind = type(record)
+        if record.issuer == self._root:
+            return self._issued[self._root, kind] < _tables()[kind]
+        own = self._issued[record.issuer, kind]
+        return own < max(_tables()[kind] // SHARES, 1) and self._counts[kind] < _tables()[kind]
 
-    def _free_slot(self, invite: Invite) -> int | None:
-        # Slots fill from the front, so this ends after one more than the admissions it counts.
-        for slot in range(1, invite.uses + 1):
-            if (invite.key, slot) not in self._tables.slots:
-                return slot
-        return None
+    def _count_it(self, record: Record) -> list[Record]:
+        """Let a record count that changes nothing else."""
+        standing = self._own_standing()
+        match record:
+            case Admission() if standing.is_free(record):
+                standing.enter(record)
+                self._enrolment.enlist(record)
+            case Invite():
+                standing.invites[record.key] = record
+            case ApiKey():
+                standing.api_keys[record.key_hash] = record
+            case Revocation():
+                standing.revocations[record.target, record.subject] = record
+                names = (record.honoured_act,) if record.honoured_act != NO_ACT else ()
+                standing.honoured[record.subject] = dict.fromkeys(names)
+                self._enrolment.strike(NodeId(record.subject))
+        standing.count(record)
+        self._tally(record)
+        return [record]
 
-    def role_of(self, node: NodeId) -> Role | None:
-        """The role of a member, None for everybody else."""
-        admission = self._tables.admissions.get(node)
-        return admission.role if admission is not None else None
+    def _tally(self, record: Record) -> None:
+        self._counts[type(record)] += 1
+        if not isinstance(record, Admission):
+            self._issued[record.issuer, type(record)] += 1
+
+    def _adds_only(self, record: Record) -> bool:
+        """Whether a record that is supported only adds to what stands, so that nothing else need be
+        judged anew.
+        """
+        standing = self._standing
+        if signer_of(record) in standing.honoured:
+            return False
+        match record:
+            case Admission():
+                if record.role is Role.ADMIN or self._void.rests_on(record.node):
+                    return False
+                if standing.is_free(record):
+                    return not standing.is_revoked(record.node)
+                held = standing.admissions.get(record.node)
+                is_kept = held is not None and held.admitter in standing.levels
+                return is_kept and standing.confirms(record)
+            case Invite():
+                is_first = record.key not in standing.invites
+                is_revoked = (Target.INVITE, record.key) in standing.revocations
+                return is_first and not is_revoked and not self._void.rests_on(record.key)
+            case ApiKey():
+                return record.key_hash not in standing.api_keys
+            case Revocation():
+                is_first = (record.target, record.subject) not in standing.revocations
+                is_simple = record.target is Target.NODE and standing.permits(record)
+                return is_simple and is_first and not self._has_signed(record.subject)
+            case _:
+                return False
+
+    def _has_signed(self, key: bytes) -> bool:
+        standing = self._standing
+        return key in standing.levels or key in standing.signers or self._void.rests_on(key)
+
+    def _judge_anew(self) -> list[Record]:
+        """Judge all records together with the fresh ones; returns what counts newly."""
+        before = self._own_standing()
+        fresh, self._fresh = self._fresh, {}
+        held = [*before.counting.values(), *self._void, *fresh.values()]
+        standing = judge(self._root, held)
+        self._standing = standing
+        self._counts.clear()
+        self._issued.clear()
+        for record in standing.counting.values():
+            self._tally(record)
+        gained = [r for wire, r in standing.counting.items() if wire not in before.counting]
+        lost = [r for wire, r in before.counting.items() if wire not in standing.counting]
+        self._lost += lost
+        for known in gained:
+            self._void.drop(known)
+        for known in (*lost, *(r for w, r in fresh.items() if w not in standing.counting)):
+            self._void.keep(known)
+        self._enrolment.update(standing.members(), standing.admissions)
+        return gained
+
+    def _own_standing(self) -> Standing:
+        """To be written to."""
+        if self._standing.is_shared:
+            self._standing = self._standing.copy()
+            self._enrolment = self._enrolment.copy()
+        return self._standing
+
+
+def _tables() -> dict[type, int]:
+    """How many records of each kind may count."""
+    return {
+        Invite: INVITES_MAX,
+        Admission: ADMISSIONS_MAX,
+        Grant: GRANTS_MAX,
+        Revocation: REVOCATIONS_MAX,
+        ApiKey: API_KEYS_MAX,
+    }

@@ -15,10 +15,11 @@ _AUTHORS_MAX: Final = 16_384
 class Budgets:
     """A token bucket per author, by integers."""
 
-    __slots__ = ("_levels", "_per_second")
+    __slots__ = ("_levels", "_price")
 
     def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
+        self._price = SECOND // per_second
+        """Of one change, in nanoseconds of saving."""
         self._levels: dict[NodeId, tuple[int, int]] = {}
         """What was spent (in nanoseconds of saving) at what time, of those who spent lately."""
 
@@ -43,11 +44,9 @@ class Budgets:
                 break
             del self._levels[first]
 
-    @property
-    def _price(self) -> int:
-        """Of one change, in nanoseconds of saving."""
-        return SECOND // self._per_second
-
     def _spent(self, author: NodeId, now: int) -> int:
-        spent, since = self._levels.get(author, (0, now))
-        return max(0, spent - (now - since))
+        level = self._levels.get(author)
+        if level is None:
+            return 0
+        left = level[0] - (now - level[1])
+        return left if left > 0 else 0

@@ -48,6 +48,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.records import RECORD_BYTES_MAX, JoinProof
+from protocol.sessions import TOKEN_BYTES
 from protocol.statements import STATEMENT_BYTES_MAX
 
 RIDERS_MAX: Final = 32
@@ -95,15 +96,14 @@ def encode_datagram(message: DatagramMessage) -> bytes:
     match message:
         case Ping():
             origin = message.origin
-            return pack_short(
-                (
-                    _Datagram.PING,
-                    message.sequence,
-                    _load_fields(message.load),
-                    None if origin is None else (origin.prober, origin.sequence),
-                    message.digest,
-                )
+            fields = (
+                _Datagram.PING,
+                message.sequence,
+                _load_fields(message.load),
+                None if origin is None else (origin.prober, origin.sequence),
+                message.digest,
             )
+            return pack_short(fields if message.token is None else (*fields, message.token))
         case Ack():
             return pack_short(
                 (
@@ -184,7 +184,7 @@ def _decode_message(fields: Fields) -> DatagramMessage:
             load = _take_load(fields)
             value = fields.take()
             origin = None if value is None else _origin(Fields(value))
-            return Ping(sequence, load, origin, _take_sum(fields))
+            return Ping(sequence, load, origin, _take_sum(fields), _take_token(fields))
         case _Datagram.ACK:
             sequence = fields.take_int(0, _SEQUENCE_MAX)
             load, proof = _take_load(fields), fields.take_blob(SIGNATURE_BYTES)
@@ -216,6 +216,13 @@ def _take_sum(fields: Fields) -> int | None:
         return None
     if type(value) is not int or value < 0:  # none of msgpack's is above 64 bits
         raise Refused(DropReason.MALFORMED, "sum")
+    return value
+
+
+def _take_token(fields: Fields) -> bytes | None:
+    value = fields.take() if fields.has_more else None
+    if value is not None and not (isinstance(value, bytes) and len(value) == TOKEN_BYTES):
+        raise Refused(DropReason.MALFORMED, "token")
     return value
 
 
@@ -300,7 +307,7 @@ def decode_stream(data: bytes) -> StreamMessage:
     """The inverse of `encode_stream`. Raises Refused: MALFORMED, TOO_LONG."""
     if len(data) > STREAM_BYTES_MAX:
         raise Refused(DropReason.TOO_LONG)
-    fields = unpack_fields(data, STREAM_ARRAYS_MAX)
+    fields = unpack_fields(data, STREAM_ARRAYS_MAX, STREAM_STATEMENTS_MAX)
     match fields.take_int(0, 255):
         case _Stream.PUSH_PULL:
             is_reply = fields.take_int(0, 1) == 1

@@ -21,7 +21,7 @@ from protocol.identity import NodeId, short_id
 from protocol.members import Members, State
 from protocol.messages import Entry
 from protocol.offers import Offers
-from protocol.records import Admission, Record
+from protocol.records import Record, Revocation
 from protocol.statements import Accusation
 
 PRESENT: Final = 0
@@ -70,11 +70,10 @@ class _Index:
         default_factory=lambda: [{} for _ in range(BUCKETS)]
     )
     """Of each bucket."""
-    admission_ids: dict[NodeId, bytes] = dataclasses.field(default_factory=dict)
     is_shared: bool = False
 
     def copy(self) -> "_Index":
-        return _Index(dict(self.records), list(map(dict, self.ids)), dict(self.admission_ids))
+        return _Index(dict(self.records), list(map(dict, self.ids)))
 
 
 class Knowledge:
@@ -95,6 +94,8 @@ class Knowledge:
         self._member_sums = [0] * BUCKETS
         self._contents: list[dict[NodeId, int]] = [{} for _ in range(BUCKETS)]
         """Per bucket everybody in the view, with what each one counts."""
+        self._shared_contents = 0
+        """Bit i: another view holds the table of bucket i; then it is copied before it changes."""
         self._record_sums = [0] * BUCKETS
         self._index = _Index()
         self._settled = 0
@@ -121,7 +122,7 @@ class Knowledge:
     def touch(self, node: NodeId) -> None:
         """Something about a member has changed: its life, how we see it, or its offers."""
         bucket = bucket_of(node)
-        contents = self._contents[bucket]
+        contents = self._own_contents(bucket)
         before = contents.pop(node, 0)
         state = self._members.state(node)
         after = self._content(node, state)
@@ -129,6 +130,13 @@ class Knowledge:
             contents[node] = after
         self._member_sums[bucket] = (self._member_sums[bucket] + after - before) % _MODULUS
         self.total = (self.total + after - before) % _MODULUS
+
+    def _own_contents(self, bucket: int) -> dict[NodeId, int]:
+        """To be written to."""
+        if self._shared_contents >> bucket & 1:
+            self._shared_contents ^= 1 << bucket
+            self._contents[bucket] = dict(self._contents[bucket])
+        return self._contents[bucket]
 
     def _content(self, node: NodeId, state: State | None) -> int:
         match state:
@@ -146,34 +154,23 @@ class Knowledge:
 
     def add_record(self, record: Record) -> None:
         """A record counts from now on; once, however often this is called."""
-        if isinstance(record, Admission):
-            admission = self._authority.admission(record.node)
-            if admission is None or admission.wire != record.wire:
-                return  # evicted by what came with it
-            self._forget_admission(record.node)
         name = self._name(record.wire)
-        if name in self._index.records:
+        if name in self._index.records or not self._authority.is_counting(record.wire):
             return
         index = self._own_index()
         index.records[name] = record
         index.ids[bucket_of(name)][name] = None
         self._count_record(name, 1)
-        if isinstance(record, Admission):
-            index.admission_ids[record.node] = name
 
-    def drop_admission(self, node: NodeId) -> None:
-        """The admission that a member had has lost its slot."""
-        if self._authority.admission(node) is None:
-            self._forget_admission(node)
-
-    def _forget_admission(self, node: NodeId) -> None:
-        name = self._index.admission_ids.get(node)
-        if name is not None:
-            index = self._own_index()
-            del index.admission_ids[node]
-            del index.records[name]
-            del index.ids[bucket_of(name)][name]
-            self._count_record(name, -1)
+    def drop_record(self, record: Record) -> None:
+        """A record counts no more."""
+        name = self._name(record.wire)
+        if name not in self._index.records:
+            return
+        index = self._own_index()
+        del index.records[name]
+        del index.ids[bucket_of(name)][name]
+        self._count_record(name, -1)
 
     def _own_index(self) -> _Index:
         """To be written to."""
@@ -187,7 +184,8 @@ class Knowledge:
         """
         other._index.is_shared = True
         self._index = other._index
-        self._contents = [dict(contents) for contents in other._contents]
+        self._contents = list(other._contents)
+        self._shared_contents = other._shared_contents = (1 << BUCKETS) - 1
         self._member_sums = list(other._member_sums)
         self._record_sums = list(other._record_sums)
         self.total = self._settled = other.total
@@ -297,20 +295,14 @@ class Knowledge:
         wanted = dict.fromkeys(names)
         if not wanted:
             return ()
-        wires = [record.wire for name, record in self._index.records.items() if name in wanted]
-        return tuple(wire for wire in wires if room.take((wire,)))
+        found = [record for name, record in self._index.records.items() if name in wanted]
+        # Revocations last: who has them first takes the acts that they honour one at a time.
+        found.sort(key=lambda record: isinstance(record, Revocation))
+        return tuple(record.wire for record in found if room.take((record.wire,)))
 
     def premises(self, node: NodeId) -> tuple[bytes, ...]:
         """The records that a member's admission rests on, premises first, and itself."""
-        wires: list[bytes] = []
-        while (admission := self._authority.admission(node)) is not None:
-            invite = self._authority.invite_of(node)
-            assert invite is not None  # an admission counts only while its invite does
-            if len(wires) + 2 > PREMISES_MAX or admission.wire in wires:
-                break
-            wires = [invite.wire, admission.wire, *wires]
-            node = NodeId(admission.admitter)
-        return tuple(dict.fromkeys(wires))
+        return self._authority.premises(node, PREMISES_MAX)
 
 
 def bucket_of(name: bytes) -> int:

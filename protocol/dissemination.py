@@ -9,10 +9,12 @@ the least sent goes first, then the newest.
 import dataclasses
 import enum
 import heapq
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.codec import RIDERS_MAX, encode_rider
 from protocol.config import ProtocolConfig
+from protocol.identity import NodeId
 from protocol.statements import Accusation, Alive, Left, Statement
 
 RUMOURS_MAX: Final = 32_768
@@ -75,24 +77,53 @@ class _Queue:
         heapq.heappush(self._heap, (rumour.sent, -rumour.sequence, rumour))
         if len(self._heap) > 64 + 4 * len(self.rumours):
             # Not made anew from `rumours`: some of those are taken out just now.
-            self._heap = [entry for entry in self._heap if self._is_current(entry[2])]
+            current = self.rumours
+            self._heap = [one for one in self._heap if current.get(one[2].key) is one[2]]
             heapq.heapify(self._heap)
 
     def pop(self) -> _Rumour | None:
         """Take out the most urgent; it stays in `rumours`, and comes up again when pushed."""
-        while self._heap:
-            rumour = heapq.heappop(self._heap)[2]
-            if self._is_current(rumour):
+        heap, rumours = self._heap, self.rumours
+        while heap:
+            rumour = heapq.heappop(heap)[2]
+            if rumours.get(rumour.key) is rumour:
                 return rumour
         return None
-
-    def _is_current(self, rumour: _Rumour) -> bool:
-        return self.rumours.get(rumour.key) is rumour
 
     def clear(self) -> None:
         """Forget all."""
         self.rumours.clear()
         self._heap.clear()
+
+
+class _Accused:
+    """Under which keys somebody is accused, with some that are over: a life that nobody doubts
+    must not cost a look at all that is said of others.
+    """
+
+    __slots__ = ("_count", "_keys")
+
+    def __init__(self) -> None:
+        self._keys: dict[NodeId, dict[bytes, None]] = {}
+        self._count = 0
+
+    def add(self, subject: NodeId, key: bytes, deaths: Mapping[bytes, object]) -> None:
+        """One more; `deaths` has those that are not over."""
+        self._count += 1
+        if self._count > 64 + 4 * len(deaths):
+            self._forget_old(deaths)
+        self._keys.setdefault(subject, {})[key] = None
+
+    def _forget_old(self, deaths: Mapping[bytes, object]) -> None:
+        kept = {s: {k: None for k in keys if k in deaths} for s, keys in self._keys.items()}
+        self._keys = {subject: keys for subject, keys in kept.items() if keys}
+        self._count = sum(map(len, self._keys.values()))
+
+    def take(self, subject: bytes) -> Iterable[bytes]:
+        """Take out all of one."""
+        keys = self._keys.pop(NodeId(subject), {})
+        self._count -= len(keys)
+        return keys
 
 
 def retransmit_limit(config: ProtocolConfig, members: int) -> int:
@@ -122,6 +153,7 @@ class Dissemination:
         self._queues = {kind: _Queue() for kind in RumourClass}
         self._rumours = tuple(queue.rumours for queue in self._queues.values())
         self._sequence = 0
+        self._accused = _Accused()
 
     def __len__(self) -> int:
         return sum(len(queue.rumours) for queue in self._queues.values())
@@ -133,7 +165,9 @@ class Dissemination:
     def add(self, statement: Statement) -> None:
         """Spread a statement from now on."""
         kind, key = rumour_key(statement)
-        if kind is RumourClass.DEATH:
+        if isinstance(statement, Accusation):
+            self._accused.add(statement.subject, key, self._queues[kind].rumours)
+        elif kind is RumourClass.DEATH:
             self._queues[RumourClass.LIFE].rumours.pop(key, None)
         elif kind is RumourClass.LIFE:
             self._queues[RumourClass.DEATH].rumours.pop(key, None)
@@ -143,9 +177,15 @@ class Dissemination:
         """Spread an authority record from now on."""
         self._put(RumourClass.RECORD, wire, wire)
 
+    def drop_record(self, wire: bytes) -> None:
+        """A record counts no more: nobody need hear of it."""
+        self._queues[RumourClass.RECORD].rumours.pop(wire, None)
+
     def drop_member(self, node: bytes) -> None:
-        """Whoever is no member any more is neither spoken of nor heard."""
-        for queue in self._queues.values():
+        """Whoever is no member any more is neither spoken of nor heard; why it is none goes on."""
+        for kind, queue in self._queues.items():
+            if kind is RumourClass.RECORD:
+                continue
             for key in [key for key in queue.rumours if node in key]:
                 del queue.rumours[key]
 
@@ -153,13 +193,13 @@ class Dissemination:
         """There is nobody to tell: whoever comes later gets everything by push/pull."""
         for queue in self._queues.values():
             queue.clear()
+        self._accused = _Accused()
 
     def drop_accusations(self, subject: bytes) -> None:
         """The subject has refuted, or is gone: nobody needs to hear the accusations any more."""
-        prefix = b"accuse" + subject
         deaths = self._queues[RumourClass.DEATH].rumours
-        for key in [key for key in deaths if key.startswith(prefix)]:
-            del deaths[key]
+        for key in self._accused.take(subject):
+            deaths.pop(key, None)
 
     def _put(self, kind: RumourClass, key: bytes, wire: bytes) -> None:
         self._sequence += 1

@@ -118,11 +118,36 @@ class Admitted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Issued:
+    """What this machine's owner decided counts and must be on disk before others hear of it; or,
+    with a `refusal`, it does not count.
+    """
+
+    wire: bytes
+    refusal: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JoinRefused:
     """This node turned a newcomer away."""
 
     node: NodeId
     refusal: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evicted:
+    """A node is no member any more: close its streams. It may be this very node."""
+
+    node: NodeId
+    is_revoked: bool
+    """Else another has its slot."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """This node has heard what was decided while it was away, or nobody is there to tell: it may
+    admit, serve and ask."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +173,9 @@ Effect = (
     | Equivocated
     | LoadLearned
     | Admitted
+    | Issued
     | JoinRefused
+    | Evicted
+    | CaughtUp
     | DatagramDropped
 )

@@ -19,6 +19,9 @@ that). It tells the token to use. Its code is keyed with the pair's secret, so o
 can tell; a receiver that does not know the sender answers with a code of zeros, which only says
 "introduce yourself on a stream". Who merely knows a member's short id provokes nothing.
 
+Who was told a token tells its own in its next ping (`token_due`), so that the peer need not be
+challenged in turn: what that ping says is authentic, fresh and for this boot.
+
 Replays: per sender boot a 64-entry window of counters. A boot below the one that counts is a
 recording, or the true peer with an older disk or a clock that was wrong. It is challenged too, with
 a token of the next epoch, which no recording can hold; whoever answers with it lives, its boot
@@ -67,6 +70,8 @@ class Opened:
 
     sender: NodeId
     payload: bytes
+    is_newest: bool = True
+    """Whether nothing that the sender said later has come before it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Told:
 
     sender: NodeId
     unread: bytes | None
-    """The payload to send again."""
+    """The payload to send again, if any that its sender does not say again by itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,6 +135,11 @@ class Envelope:
         """The session with a member, made on first use; None when its key is unusable."""
         return self._sessions.find(peer) or self._begin(peer)
 
+    def _known(self, peer: NodeId) -> Session | None:
+        """The session with a member that was met already."""
+        session = self._sessions.find(peer)
+        return self._begin(peer) if session is None and self._meet is not None else session
+
     def _begin(self, peer: NodeId) -> Session | None:
         pair_key = self._crypto.pair_key(peer)
         if pair_key is None:
@@ -150,22 +160,41 @@ class Envelope:
         session = self._sessions.find(peer)
         return self._token(peer, source, session.epoch if session else self._sessions.first_epoch)
 
+    def token_due(self, peer: NodeId, to: Address) -> bytes | None:
+        """What `peer`, which may not know it, has to show in datagrams from `to`; for what is
+        sealed and sent there. None when it has been heard since it told its own.
+        """
+        session = self._known(peer)
+        if session is None or not session.is_unheard:
+            return None
+        return self._mint(session, peer, to, session.epoch)
+
+    def take_token(self, peer: NodeId, token: bytes) -> None:
+        """The newest authentic datagram of `peer` says what it wants to see."""
+        session = self._sessions.find(peer)
+        if session is not None:
+            session.token_theirs = token
+
     def is_read_at(self, peer: NodeId, address: Address) -> bool:
         """Whether `peer` has proven to be there, and told the token that it wants to see."""
-        session = self._sessions.find(peer)
+        session = self._known(peer)
         if session is None or session.token_theirs == NO_TOKEN:
             return False
         return session.address == address
 
+    def forget(self, peer: NodeId) -> None:
+        """Who is no member any more has no session either."""
+        self._sessions.forget(peer)
+
     def forget_address(self, peer: NodeId) -> None:
         """Trust no longer that `peer` is where it last proved to be."""
-        session = self._sessions.find(peer)
+        session = self._known(peer)
         if session is not None:
             session.address = None
 
     def proven_address(self, peer: NodeId) -> Address | None:
         """Where `peer` last proved to be."""
-        session = self._sessions.find(peer)
+        session = self._known(peer)
         return session.address if session is not None else None
 
     def seal(
@@ -175,11 +204,13 @@ class Envelope:
         version: int = VERSIONS[0],
         *,
         to: Address | None = None,
+        is_repeated: bool = False,
     ) -> bytes | None:
         """A datagram to `peer`, at the address `to`, in a version that both speak; None when its
         key is unusable.
 
-        Without a token the peer will not read it but tell one; the payload is safe all the same.
+        Without a token the peer will not read it but tell one; the payload is safe all the same,
+        and kept for `Told`, unless `is_repeated`: then who wants it sent says it again.
         """
         session = self.session(peer)
         if session is None:
@@ -188,7 +219,7 @@ class Envelope:
         if session.sealing[1] != token or session.sealing[0] != version:
             key = self._key(session, version, self._crypto.node_id, peer, self._boot, token)
             session.sealing = (version, token, key)
-        if token == NO_TOKEN:
+        if token == NO_TOKEN and not is_repeated:
             session.unread = payload
         session.counter += 1
         if to is not None and to != session.address:
@@ -243,9 +274,11 @@ class Envelope:
             session.opening = (version, boot, wanted, key)
         session.note(boot, counter)
         session.heard_at = session.counter
-        if counter == session.window_top:
+        session.is_unheard = False
+        is_newest = counter == session.window_top
+        if is_newest:
             session.address = source  # a late one from an earlier address moves nothing back
-        return Opened(sender, payload)
+        return Opened(sender, payload, is_newest)
 
     def refuse_unknown(self, data: bytes, source: Address) -> Unproven:
         """The answer to a sealed datagram whose short id is no member's. Raises Refused."""
@@ -290,6 +323,7 @@ class Envelope:
         if token == session.token_theirs:
             raise Refused(DropReason.BAD_CHALLENGE)
         session.token_theirs = token
+        session.is_unheard = True
         if session.tried is not None and session.tried.get(echoed_counter) == source:
             session.address = source  # it echoes what only who receives there has seen
         unread, session.unread = session.unread, None

@@ -109,6 +109,14 @@ class AddressFound:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SeedFound:
+    """A member is there of which nothing else may be known: exchange everything with it."""
+
+    node: NodeId
+    address: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RecordIssued:
     """This machine's owner issued an authority record: an invite."""
 
@@ -139,6 +147,7 @@ Event = (
     | LoadChanged
     | AddressesChanged
     | AddressFound
+    | SeedFound
     | RecordIssued
     | Resumed
     | LeaveRequested

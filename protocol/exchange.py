@@ -23,6 +23,9 @@ REQUEST_BYTES_MAX: Final = 16 * 2**20
 """An Ask with its body."""
 ANSWER_BYTES_MAX: Final = 4 * 2**20
 """Any single frame of the server."""
+FRAME_ARRAYS_MAX: Final = 16
+FRAME_ITEMS_MAX: Final = 64
+"""A frame is one short array, and a load in it; a later version may add some."""
 DEADLINE_MS_MAX: Final = 24 * 3600 * 1000
 _TEXT_CHARS_MAX: Final = 1_000
 _COUNT_MAX: Final = 2**31
@@ -116,7 +119,7 @@ def encode_frame(frame: Frame) -> bytes:
 
 def decode_frame(data: bytes) -> Frame:
     """The inverse of `encode_frame`. Raises Refused(MALFORMED)."""
-    fields = unpack_fields(data)
+    fields = unpack_fields(data, FRAME_ARRAYS_MAX, FRAME_ITEMS_MAX)
     match fields.take_int(0, 255):
         case _Type.ASK:
             request_id = fields.take_text(64)

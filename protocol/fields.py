@@ -33,20 +33,37 @@ def unpack(data: bytes) -> Any:  # noqa: ANN401  # the caller reads it through F
     Small values take up to 80 times their encoded size, so the caller bounds the memory by
     bounding `data`.
     """
-    return _unpack(data, None, None)
+    return _unpack(data, None, None, None)
 
 
-def unpack_fields(data: bytes, arrays_max: int | None = None) -> "Fields":
-    """Decode one msgpack array without maps, and with at most so many arrays, in it. Raises
-    Refused(MALFORMED) for anything else.
+def unpack_array(
+    data: bytes, arrays_max: int | None = None, items_max: int | None = None
+) -> tuple[object, ...]:
+    """Decode one msgpack array without maps, with at most so many arrays in it, itself included,
+    and at most so many items in any of them. Raises Refused(MALFORMED) for anything else.
+
+    What may be longer than a few kilobytes and comes from a peer needs both bounds: nothing else
+    keeps a few megabytes of tiny values from taking seconds.
     """
-    return Fields(_unpack(data, refuse_map, None if arrays_max is None else _Counted(arrays_max)))
+    counted = None if arrays_max is None else _Counted(arrays_max)
+    value = _unpack(data, refuse_map, counted, items_max)
+    if not isinstance(value, tuple):
+        raise Refused(DropReason.MALFORMED, "not an array")
+    return value
+
+
+def unpack_fields(
+    data: bytes, arrays_max: int | None = None, items_max: int | None = None
+) -> "Fields":
+    """The same, to be read field by field."""
+    return Fields(unpack_array(data, arrays_max, items_max))
 
 
 def _unpack(
     data: bytes,
     object_pairs_hook: Callable[[object], object] | None,
     list_hook: Callable[[object], object] | None,
+    items_max: int | None,
 ) -> object:
     try:
         return msgpack.unpackb(
@@ -57,6 +74,7 @@ def _unpack(
             object_pairs_hook=object_pairs_hook,
             list_hook=list_hook,
             ext_hook=refuse_extension,
+            max_array_len=-1 if items_max is None else items_max,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise Refused(DropReason.MALFORMED, type(error).__name__) from error

@@ -6,7 +6,7 @@ signature is not listened to for a while; it checked nothing itself.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from protocol.authority import Authority
@@ -15,7 +15,7 @@ from protocol.config import SECOND
 from protocol.crypto import Crypto
 from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
-from protocol.effects import MembersDirty
+from protocol.effects import Evicted, MembersDirty
 from protocol.errors import DropReason, Refused
 from protocol.identity import Address, NodeId
 from protocol.members import Members
@@ -23,7 +23,7 @@ from protocol.membership import Membership
 from protocol.messages import Gossip
 from protocol.offers import Offers
 from protocol.outbox import Outbox
-from protocol.records import is_record
+from protocol.records import Record, is_record
 from protocol.statements import (
     Accusation,
     Alive,
@@ -57,6 +57,10 @@ ACCUSATIONS_BURST: Final = 128
 ACCUSATIONS_PER_S: Final = 4
 """... and then so many per second."""
 
+JUDGMENTS_BURST: Final = 64
+"""Frames with records over which all must be judged anew: so many of one sender at once ..."""
+JUDGMENTS_PER_S: Final = 1
+"""... and then so many per second."""
 CORRECTIONS_BURST: Final = 32
 """Answers to one member's outdated accusations ..."""
 CORRECTIONS_PER_S: Final = 8
@@ -99,6 +103,7 @@ class Intake:
         self._changes = Budgets(CHANGES_PER_S)
         self._accusations = Budgets(ACCUSATIONS_PER_S)
         self._corrections = Budgets(CORRECTIONS_PER_S)
+        self._judgments = Budgets(JUDGMENTS_PER_S)
         self._muted: dict[NodeId, int] = {}
         """Until when, of those that passed on a bad signature lately."""
 
@@ -113,6 +118,14 @@ class Intake:
 
         `sender` has proven its key, by seal or TLS. Refusals are reported as of `source`, if given.
         """
+        try:
+            return self._take_items(wires, sender, now, source)
+        finally:
+            self._settle()
+
+    def _take_items(
+        self, wires: Iterable[bytes], sender: NodeId, now: int, source: Address | None
+    ) -> Taken:
         blamed = source if source is not None else sender
         taken = Taken.WHOLE
         odd = unknown = 0
@@ -123,7 +136,7 @@ class Intake:
                 self._outbox.drop(DropReason.MUTED, blamed)
                 return Taken.BROKEN
             try:
-                self.take(wire, now)
+                self._take_part(wire, sender, now)
             except Refused as refused:
                 if refused.reason is DropReason.STALE:
                     self._correct(wire, sender, now)
@@ -139,6 +152,20 @@ class Intake:
                 if refused.reason is DropReason.NOT_ADMITTED:
                     taken = Taken.LACKING
         return taken
+
+    def _take_part(self, wire: bytes, sender: NodeId, now: int) -> None:
+        """One item of a frame. What needs a judgment of all records waits for the frame's end, and
+        costs its sender: judging is work. Raises Refused.
+        """
+        if not is_record(wire):
+            self.take(wire, now)
+            return
+        if not self._judgments.has_room(sender, JUDGMENTS_BURST, now):
+            raise Refused(DropReason.RATE_LIMITED, "records to be judged")
+        was_settled = self._authority.is_settled
+        self._spread(self._authority.add(wire, is_part=True))
+        if was_settled and not self._authority.is_settled:
+            self._judgments.spend(sender, now)
 
     def _is_known(self, wire: bytes) -> bool:
         """Whether this very item is in force here already, as most of what gossip brings is.
@@ -246,14 +273,40 @@ class Intake:
 
     def take_record(self, wire: bytes) -> None:
         """Take in an authority record and spread what is new because of it. Raises Refused."""
-        for record in self._authority.add(wire):
+        self._spread(self._authority.add(wire))
+
+    def _settle(self) -> None:
+        """Judge what a frame has brought."""
+        if not self._authority.is_settled:
+            self._spread(self._authority.settle())
+
+    def _spread(self, gained: Sequence[Record]) -> None:
+        """What counts newly goes round; what does not any more is forgotten."""
+        for record in self._authority.take_lost():
+            self._knowledge.drop_record(record)
+            self._rumours.drop_record(record.wire)
+        for record in gained:
             self._rumours.add_record(record.wire)
             self._knowledge.add_record(record)
             self._outbox.add(MembersDirty())
         for node in self._authority.take_evicted():
-            self._membership.expel(node)
-            self._offers.forget(node)
-            self._knowledge.drop_admission(node)
+            if self._authority.admission(node) is None:
+                self._expel(node)
+
+    def _expel(self, node: NodeId) -> None:
+        """Forget who is no member any more, and what it said. What we ourselves are we still need
+        to know: others may see it otherwise.
+        """
+        is_own = node == self._crypto.node_id
+        is_revoked = self._authority.revocation_of(node) is not None
+        is_revoked = self._authority.is_revoked(node) if is_own else is_revoked
+        self._outbox.add(Evicted(node, is_revoked))
+        if node == self._crypto.node_id:
+            return
+        self._membership.expel(node)
+        self._offers.forget(node)
+        self._knowledge.touch(node)
+        self._outbox.forget(node)
 
     def _refuse_stale(self, statement: Statement) -> None:
         """Refuse before the signature is checked what could change nothing anyway."""

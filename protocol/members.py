@@ -16,7 +16,7 @@ An accusation needs the incarnation whose signed Alive we hold, hence i = j and 
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from protocol.identity import NodeId
 from protocol.statements import Alive, Left
@@ -64,9 +64,12 @@ class Members:
 
     def __init__(self) -> None:
         self._alive: dict[NodeId, Alive] = {}
+        self._is_shared = False
+        """Whether another view holds the same table: then it is copied before it changes."""
         self.suspicions: dict[NodeId, Suspicion] = {}
         self._gone: dict[NodeId, Gone] = {}
         self._present: list[NodeId] | None = None
+        self._present_table: dict[NodeId, None] | None = None
         self.revision = 0
         """Rises with every change of who is present, or of what versions somebody speaks."""
         self.acquaintances: dict[NodeId, Alive] = {}
@@ -121,6 +124,12 @@ class Members:
             self._present = [node for node in self._alive if node not in self._gone]
         return self._present
 
+    def present_table(self) -> Mapping[NodeId, None]:
+        """The same as keys; never changed afterwards."""
+        if self._present_table is None:
+            self._present_table = dict.fromkeys(self.present())
+        return self._present_table
+
     def missing(self) -> list[NodeId]:
         """All dead and left members, in order of their going, and the acquaintances."""
         return [*self._gone, *self.acquaintances]
@@ -134,25 +143,33 @@ class Members:
         known = self._alive.get(alive.author)
         if known is None or known.versions != alive.versions or alive.author in self._gone:
             self._note_change()
-        self._alive[alive.author] = alive
+        self._own_alive()[alive.author] = alive
         self._gone.pop(alive.author, None)
         self.suspicions.pop(alive.author, None)
         self.acquaintances.pop(alive.author, None)
 
     def share(self, other: "Members") -> None:
         """See whom another sees, all of them alive: a simulation that begins in the middle."""
-        self._alive = dict(other._alive)
-        self._present = other._present
+        self._alive, self._is_shared = other._alive, True
+        other._is_shared = True
+        other.present_table()
+        self._present, self._present_table = other._present, other._present_table
         self.revision += 1
 
+    def _own_alive(self) -> dict[NodeId, Alive]:
+        """To be written to."""
+        if self._is_shared:
+            self._alive, self._is_shared = dict(self._alive), False
+        return self._alive
+
     def _note_change(self) -> None:
-        self._present = None
+        self._present = self._present_table = None
         self.revision += 1
 
     def put_past(self, alive: Alive) -> None:
         """An Alive of a member that is gone: only its addresses and name are of use."""
         self._note_change()
-        self._alive[alive.author] = alive
+        self._own_alive()[alive.author] = alive
 
     def put_gone(self, node: NodeId, gone: Gone) -> None:
         """A superseding death or goodbye."""
@@ -165,7 +182,7 @@ class Members:
     def remove(self, node: NodeId) -> None:
         """Forget a member whose admission no longer counts."""
         self._note_change()
-        self._alive.pop(node, None)
+        self._own_alive().pop(node, None)
         self._gone.pop(node, None)
         self.suspicions.pop(node, None)
         self.acquaintances.pop(node, None)

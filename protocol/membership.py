@@ -52,8 +52,8 @@ class Membership:
         on_last_call: Callable[[NodeId, Statement], None],
     ) -> None:
         """`on_present` hears of every other member that comes or comes back, `on_changed` of
-        everybody whose life is seen differently now, `on_last_call` of who is soon declared dead,
-        with our accusation.
+        everybody whose life counts differently now (no suspicion does that), `on_last_call` of who
+        is soon declared dead, with our accusation.
         """
         self._config = config
         self._crypto = crypto
@@ -327,10 +327,11 @@ class Membership:
 
     def note_changed(self, node: NodeId, previous: State | None) -> None:
         """Report a change, of our own life too."""
-        self._on_changed(node)
         alive = self._members.alive_record(node)
         state = self._members.state(node)
         assert state is not None  # whatever changed is in the view now
+        if state is not State.SUSPECT or previous is not State.ALIVE:
+            self._on_changed(node)  # a suspect counts as alive: its content is the same
         name = alive.name if alive is not None else ""
         incarnation = self._members.incarnation(node)
         self._outbox.add(MembershipChanged(node, name, state, incarnation, previous))

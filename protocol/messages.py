@@ -52,6 +52,9 @@ class Ping:
     origin: Origin | None = None
     digest: int | None = None
     """Of all that the sender knows (`digest.py`), 64 bits; None: it does not say."""
+    token: bytes | None = None
+    """What the sender wants to see in the receiver's datagrams (`envelope.py`), 8 bytes; None: it
+    has told it, or does not say."""
 
 
 @dataclasses.dataclass(slots=True)  # frozen, it would take four times as long

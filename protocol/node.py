@@ -11,11 +11,11 @@ import random
 
 from protocol.assembly import NodeConfig, Parts
 from protocol.challenges import Challenges
-from protocol.codec import decode_datagram, decode_stream
+from protocol.codec import decode_datagram
 from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
-from protocol.effects import Effect, SendDatagram
-from protocol.envelope import Meet, Opened, Received, Told, Unproven
+from protocol.effects import Effect, Issued, SendDatagram
+from protocol.envelope import Envelope, Opened, Received, Told, Unproven
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
@@ -28,6 +28,7 @@ from protocol.events import (
     OfferChanged,
     RecordIssued,
     Resumed,
+    SeedFound,
     SendFailed,
     Started,
     StreamFailed,
@@ -35,18 +36,9 @@ from protocol.events import (
 )
 from protocol.identity import Address, NodeId, is_valid_name
 from protocol.intake import Taken
-from protocol.messages import (
-    Difference,
-    Digest,
-    Gossip,
-    Join,
-    Load,
-    PushPull,
-    StreamAck,
-    StreamProbe,
-)
+from protocol.messages import Gossip, Load, Ping
 from protocol.prober import Verdict
-from protocol.records import Records
+from protocol.records import Records, Revocation, decode_record
 from protocol.snapshot import Snapshot, recall, take_snapshot
 from protocol.statements import Statement, Statements, is_valid_software
 
@@ -99,6 +91,8 @@ class Node:
         self._push_puller = parts.push_puller
         self._knowledge = parts.knowledge
         self._reconciler = parts.reconciler
+        self._catch_up = parts.catch_up
+        self._streams = parts.streams
         self._load: Load | None = None
         self._gossip_ns = NEVER
         self._held_until_ns = 0
@@ -121,7 +115,7 @@ class Node:
             case DeadlineReached():
                 self._advance(now)
             case StreamReceived():
-                self._on_stream(event, now)
+                self._streams.on_stream(event, now, is_started=self._is_started)
             case StreamFailed():
                 self._traffic.on_stream_failed(event.peer, event.reason)
                 self._reconciler.give_up(event.peer, now)
@@ -140,13 +134,16 @@ class Node:
                     self._own_life.publish(event.addresses)
             case AddressFound():
                 self._on_address(event.node, event.address, now)
+            case SeedFound():
+                self._outbox.hint(event.node, event.address)
+                self._reconciler.begin_whole(event.node, now)
             case RecordIssued():
                 self._issue(event.wire)
             case Resumed():
                 self._hold(event.gap_ns, now)
             case _:
                 self._leave(now)
-        if self._own_life.is_superseded:
+        if self._own_life.is_superseded or self._is_revoked():
             self._fall_silent()
         self._knowledge.settle(now)
         if self._gossip_ns == NEVER and self._is_started and self._rumours:
@@ -157,6 +154,7 @@ class Node:
             self._membership.deadline_ns,
             self._push_puller.deadline_ns,
             self._reconciler.deadline_ns,
+            self._catch_up.deadline_ns,
             self._gossip_ns,
         )
         # A suspicion may be over by an accuser who came just now. That was due at no earlier time:
@@ -179,6 +177,13 @@ class Node:
     def lost_count(self, now: int) -> int:
         """Members that vanished at once and are still missing (`partition.py`); 0: no partition."""
         return self._partition.lost_count(now)
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether this node knows what was decided while it was away (`catch_up.py`); only then
+        may it serve and ask. Its `join` answers say so by themselves.
+        """
+        return self._catch_up.is_over
 
     @property
     def is_superseded(self) -> bool:
@@ -207,13 +212,10 @@ class Node:
             self._knowledge.share(other._knowledge)
         self._rumours.clear()
 
-    def begin_acquainted(self, meet: Meet) -> None:
-        """Have met everybody, too: see `Envelope.begin_acquainted`."""
-        self._envelope.begin_acquainted(meet)
-
-    def token_for(self, peer: NodeId, source: Address) -> bytes:
-        """What `peer` has to show in datagrams from `source`: for such a simulation."""
-        return self._envelope.token_for(peer, source)
+    @property
+    def envelope(self) -> Envelope:
+        """For simulations: of those who have met already, and of members that mean ill."""
+        return self._envelope
 
     # ---- its life ----
 
@@ -224,6 +226,7 @@ class Node:
         self._own_life.publish(addresses)
         self._prober.start(now)
         self._push_puller.start(now)
+        self._begin_to_catch_up(now)
 
     def _leave(self, now: int) -> None:
         if self._own_life.is_over or not self._is_started:
@@ -236,8 +239,13 @@ class Node:
         for node in self._rng.sample(others, min(self._config.leave_fanout, len(others))):
             self._outbox.send(node, Gossip(), left)
 
+    def _is_revoked(self) -> bool:
+        return self._is_started and self.authority.is_revoked(self.node_id)
+
     def _fall_silent(self) -> None:
-        """A newer run of this identity is the member: two voices would only confuse the mesh."""
+        """A newer run of this identity is the member, and two voices would only confuse the mesh;
+        or this node was revoked, and nobody listens.
+        """
         self._prober.stop()
         self._push_puller.stop()
         self._reconciler.stop()
@@ -251,6 +259,11 @@ class Node:
         self._prober.hold(now)
         if self._is_started:
             self._reconciler.resync(now)
+            self._begin_to_catch_up(now)
+
+    def _begin_to_catch_up(self, now: int) -> None:
+        has_others = self.members.present_count > 1 or bool(self.members.missing())
+        self._catch_up.begin(now, has_others=has_others)
 
     def _call_last(self, subject: NodeId, accusation: Statement) -> None:
         """A death is about to be declared: whoever knows better, and the subject, may object."""
@@ -272,25 +285,36 @@ class Node:
 
     def _issue(self, wire: bytes) -> None:
         try:
+            record = decode_record(wire)
+            if isinstance(record, Revocation) and self.members.is_present(NodeId(record.subject)):
+                # The last that it hears of the mesh: why nobody answers any more.
+                self._outbox.send(NodeId(record.subject), Gossip(), record)
             self._intake.take_record(wire)
         except Refused as refused:
-            raise LocalProtocolError(f"this record does not count: {refused}") from refused
+            self._outbox.add(Issued(wire, str(refused)))
+            return
+        self._outbox.add(Issued(wire))
 
     def _advance(self, now: int) -> None:
         self._traffic.advance(now)
         self._push_puller.advance(now)
         self._reconciler.advance(now)
+        self._catch_up.advance(now)
         if self._is_held(now):
             self._membership.postpone(now, self._config.probe_interval_ns)
         self._membership.advance(now)  # last: a verdict just now may have shortened a suspicion
         if now >= self._gossip_ns:
             self._gossip_ns = NEVER
-            others = self._outbox.reachable()
-            for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
-                if self._rumours:
-                    self._outbox.send(node, Gossip())
-            if not others:
-                self._rumours.clear()
+            if self._rumours:  # else they were spent beside other messages
+                self._gossip()
+
+    def _gossip(self) -> None:
+        others = self._outbox.reachable()
+        for node in self._rng.sample(others, min(self._config.gossip_nodes, len(others))):
+            if self._rumours:
+                self._outbox.send(node, Gossip())
+        if not others:
+            self._rumours.clear()
 
     def _on_address(self, node: NodeId, address: Address, now: int) -> None:
         """A hint where a member is: of use only while it is not here."""
@@ -314,7 +338,7 @@ class Node:
             case Unproven():
                 self._challenge(received, source, now)
             case Told():
-                # The unread may be an ack that its prober waits for, so it goes beside our ping.
+                # An ack that its prober waits for, say; our own ping of it is said anew.
                 if received.unread is not None:
                     self._outbox.resend(received.sender, received.unread)
                 self._prober.on_told(received.sender, now)
@@ -353,44 +377,11 @@ class Node:
         taken = Taken.WHOLE
         if riders:
             taken = self._intake.take_all(riders, sender, now, source)
-        if not self._is_started:
+        if not self._is_started or self.authority.admission(sender) is None:
             return
         if self.members.alive_record(sender) is None or taken is Taken.LACKING:
             self._push_puller.introduce(sender, now)
+        if isinstance(message, Ping) and message.token is not None and opened.is_newest:
+            self._envelope.take_token(sender, message.token)
         if not isinstance(message, Gossip):
             self._traffic.on_message(sender, message, source, now)
-
-    # ---- streams ----
-
-    def _on_stream(self, event: StreamReceived, now: int) -> None:
-        try:
-            message = decode_stream(event.data)
-        except Refused as refused:
-            self._outbox.drop(refused.reason, event.peer, refused.detail)
-            return
-        match message:
-            case PushPull():
-                self._push_puller.on_push_pull(event.stream, event.peer, message, now)
-            case Join():
-                self._push_puller.on_join(event.stream, event.peer, message, event.wall_s)
-            case Digest():
-                self._reconciler.on_digest_message(event.stream, event.peer, message, now)
-            case Difference():
-                self._reconciler.on_difference(event.peer, message, now)
-            case StreamProbe():
-                self._on_stream_probe(event.stream, event.peer, message, now)
-            case StreamAck():
-                if message.alive:
-                    self._intake.take_all((message.alive,), event.peer, now)
-                self._traffic.on_stream_ack(event.peer, message)
-            case _:
-                self._outbox.drop(DropReason.UNEXPECTED, event.peer, "JoinAnswer")
-
-    def _on_stream_probe(self, stream: int, peer: NodeId, probe: StreamProbe, now: int) -> None:
-        if self.authority.admission(peer) is None or not self._is_started:
-            self._outbox.drop(DropReason.NOT_ADMITTED, peer, "stream probe")
-            return
-        if probe.accusation:
-            self._intake.take_all((probe.accusation,), peer, now)
-        alive = self.members.alive_record(self.node_id)
-        self._traffic.on_stream_probe(stream, probe, alive.wire if alive is not None else b"")

@@ -25,6 +25,7 @@ from protocol.messages import (
     RelayedAck,
     StreamMessage,
 )
+from protocol.records import Record
 from protocol.statements import ADDRESSES_MAX, Statement
 from protocol.versions import VERSIONS, common_version
 
@@ -115,38 +116,73 @@ class Outbox:
             self._reachable = (self._members.revision, found)
         return found
 
-    def send(self, to: NodeId, message: DatagramMessage, first: Statement | None = None) -> None:
+    def send(
+        self,
+        to: NodeId,
+        message: DatagramMessage,
+        first: Statement | Record | None = None,
+        *,
+        is_repeated: bool = False,
+    ) -> None:
         """A datagram to a member, filled up with rumours; `first` rides before them.
 
         Before the peer has told its token it reads nothing: then no rumour is wasted on it. To an
         address that it has stated and not proven only bare messages go: it may be a stranger's.
+        When it has told its token, a ping tells it ours, so that it need not ask in turn.
+
+        `is_repeated`: the caller says it again itself when the peer has told its token.
         """
+        way = self._way(to)
+        if way is None:
+            return
+        version, address = way
+        if isinstance(message, Ping):
+            message.token = self._envelope.token_due(to, address)
         payload = encode_datagram(message)
         if first is not None:
             payload += encode_rider(first.wire)
-        self._seal(to, payload, KINDS[type(message)])
+        self._seal(to, payload, KINDS[type(message)], version, address, is_repeated=is_repeated)
 
     def resend(self, to: NodeId, unread: bytes) -> None:
         """What a peer could not read before it told its token, now with rumours."""
-        self._seal(to, unread, "resend")
+        way = self._way(to)
+        if way is not None:
+            self._seal(to, unread, "resend", *way)
 
     def forget_address(self, node: NodeId) -> None:
         """A member states new addresses: the one that it proved may be an old one."""
         self._envelope.forget_address(node)
 
-    def _seal(self, to: NodeId, payload: bytes, kind: str) -> None:
-        version = self.version_for(to)
-        if version is None:
-            return
-        address = self._pick(to)
-        if address is None:
-            return
+    def forget(self, node: NodeId) -> None:
+        """It is no member any more: nothing that it said or was told is of use."""
+        self._envelope.forget(node)
+        self._hints.pop(node, None)
+        self._attempts.pop(node, None)
+
+    def _seal(
+        self,
+        to: NodeId,
+        payload: bytes,
+        kind: str,
+        version: int,
+        address: Address,
+        *,
+        is_repeated: bool = False,
+    ) -> None:
         if self._rumours and self._envelope.is_read_at(to, address):
             room = PAYLOAD_BYTES_MAX - len(payload)
             payload += self._rumours.fill(room, self._members.present_count)
-        data = self._envelope.seal(to, payload, version, to=address)
+        data = self._envelope.seal(to, payload, version, to=address, is_repeated=is_repeated)
         if data is not None:
             self._effects.append(SendDatagram(data, address, kind))
+
+    def _way(self, to: NodeId) -> tuple[int, Address] | None:
+        """In which version, and where."""
+        version = self.version_for(to)
+        if version is None:
+            return None
+        address = self._pick(to)
+        return None if address is None else (version, address)
 
     def _pick(self, to: NodeId) -> Address | None:
         proven = self._envelope.proven_address(to)

@@ -9,12 +9,12 @@ Interval and time-out are stretched by our own health (`awareness.py`). Nothing 
 interval raises a suspicion. The signed nacks of helpers then count as their accusations.
 
 A target that answers with a challenge (it does not hold our boot, or we not its) was reached:
-the ping goes out again and the probe starts over, once.
+the ping goes out again, with our token, and the probe starts over, once.
 """
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
@@ -90,8 +90,12 @@ class Prober:
         self._accusation_of = accusation_of
         self._judge = judge
         self._order: list[NodeId] = []
-        self._listed: dict[NodeId, None] = {}
+        self._listed: Mapping[NodeId, None] = {}
+        """Who was present when this pass began ..."""
+        self._newcomers: dict[NodeId, None] = {}
+        """... and who has come since."""
         self._position = 0
+        """So many of this pass have been drawn."""
         self._probe: Probe | None = None
         self._next_probe_ns = NEVER
 
@@ -121,10 +125,9 @@ class Prober:
 
     def add_member(self, node: NodeId) -> None:
         """A newcomer enters this pass at a random place that is still to come."""
-        if node not in self._listed:
-            place = self._rng.randrange(self._position, len(self._order) + 1)
-            self._order.insert(place, node)
-            self._listed[node] = None
+        if node not in self._listed and node not in self._newcomers:
+            self._order.append(node)  # what is to come has no order yet
+            self._newcomers[node] = None
 
     def advance(self, now: int) -> None:
         """Do what is due: ask helpers, pass the verdict, start the next probe."""
@@ -174,20 +177,30 @@ class Prober:
 
     def _ping(self, probe: Probe) -> None:
         ping = self._make_ping(probe.sequence)
-        self._outbox.send(probe.target, ping, self._accusation_of(probe.target))
+        first = self._accusation_of(probe.target)
+        self._outbox.send(probe.target, ping, first, is_repeated=True)  # by `on_told`
 
     def _next_target(self) -> NodeId | None:
         for _ in range(2):
             while self._position < len(self._order):
-                target = self._order[self._position]
-                self._position += 1
+                target = self._draw()
                 if self._is_probed(target):
                     return target
-            self._order = [n for n in self._members.present() if n != self._own]
-            self._listed = dict.fromkeys(self._order)
-            self._rng.shuffle(self._order)
+            self._order = list(self._members.present())
+            self._listed = self._members.present_table()
+            self._newcomers.clear()
             self._position = 0
         return None
+
+    def _draw(self) -> NodeId:
+        """The next of this pass, at random of those that are to come: a shuffle step by step, so
+        that no probe waits for the shuffling of ten thousand.
+        """
+        order, place = self._order, self._position
+        drawn = self._rng.randrange(place, len(order))
+        order[place], order[drawn] = order[drawn], order[place]
+        self._position += 1
+        return order[place]
 
     def _is_probed(self, node: NodeId) -> bool:
         if node == self._own or not self._members.is_present(node):

@@ -17,10 +17,12 @@ import random
 from typing import Final
 
 from protocol.allowance import Allowance
-from protocol.authority import Authority, JoinRefusal
-from protocol.codec import encode_stream
+from protocol.authority import Authority
+from protocol.catch_up import CatchUp
+from protocol.codec import PREMISES_MAX, encode_stream
 from protocol.comparison import answer
 from protocol.config import ProtocolConfig
+from protocol.crypto import Crypto
 from protocol.deadlines import NEVER
 from protocol.digest import Knowledge
 from protocol.dissemination import Dissemination
@@ -28,11 +30,13 @@ from protocol.effects import Admitted, AnswerStream, JoinRefused
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
 from protocol.intake import Intake, Taken
+from protocol.joining import JoinRefusal, admit, turn_away
 from protocol.members import Members, State
 from protocol.membership import Membership
 from protocol.messages import Gossip, Join, JoinAnswer, PushPull
 from protocol.outbox import Outbox
 from protocol.reconciliation import Reconciler
+from protocol.records import Admission, Invite, decode_record
 
 START_FIRST: Final = 2
 """Remembered members tried at the start: one that lives tells of all others ..."""
@@ -58,7 +62,7 @@ class PushPuller:
     def __init__(
         self,
         config: ProtocolConfig,
-        own: NodeId,
+        crypto: Crypto,
         rng: random.Random,
         authority: Authority,
         members: Members,
@@ -68,9 +72,11 @@ class PushPuller:
         intake: Intake,
         rumours: Dissemination,
         outbox: Outbox,
+        catch_up: CatchUp,
     ) -> None:
         self._config = config
-        self._own = own
+        self._crypto = crypto
+        self._own = crypto.node_id
         self._rng = rng
         self._authority = authority
         self._members = members
@@ -80,6 +86,7 @@ class PushPuller:
         self._intake = intake
         self._rumours = rumours
         self._outbox = outbox
+        self._catch_up = catch_up
         self._periodic_ns = NEVER
         self._reconnect_ns = NEVER
         self._first_tries: list[NodeId] = []
@@ -173,12 +180,18 @@ class PushPuller:
         if self._intake.is_muted(peer, now):
             self._outbox.drop(DropReason.MUTED, peer, "push/pull")
             return
+        if message.is_reply and not self._reconciler.awaits_reply(peer):
+            self._outbox.drop(DropReason.UNEXPECTED, peer, "reply")
+            return
         before = self._knowledge.total
         if self._authority.admission(peer) is None:
             # A member that we do not know yet brings its own admission among the records.
-            taken = self._intake.take_all(message.records, peer, now)
+            taken = self._intake.take_all(message.records[:PREMISES_MAX], peer, now)
             if taken is Taken.BROKEN or self._authority.admission(peer) is None:
                 self._outbox.drop(DropReason.NOT_ADMITTED, peer, "push/pull")
+                reason = turn_away(self._authority, peer)
+                if reason is not None:
+                    self._outbox.add(AnswerStream(stream, encode_stream(reason)))
                 return
         if self._intake.take_all(message.records, peer, now) is not Taken.BROKEN:
             self._intake.take_all(message.statements, peer, now)
@@ -197,21 +210,30 @@ class PushPuller:
             self._answer_join(stream, peer, JoinRefusal.BAD_PROOF)
             return
         try:
-            self._intake.take_record(join.invite)
+            if isinstance(decode_record(join.invite), Invite):
+                self._intake.take_record(join.invite)
         except Refused as refused:
             if refused.reason is not DropReason.STALE:
                 self._outbox.drop(refused.reason, peer, "invite")
         known = self._authority.admission(peer)
-        verdict = self._authority.admit(join.proof, wall_s)
+        verdict = self._judge(join, wall_s)
+        if known is None and isinstance(verdict, Admission):
+            try:
+                self._intake.take_record(verdict.wire)
+            except Refused:
+                verdict = JoinRefusal.FULL
         if isinstance(verdict, JoinRefusal):
             self._answer_join(stream, peer, verdict)
             return
         if known is None:
-            self._rumours.add_record(verdict.wire)
-            self._knowledge.add_record(verdict)
             self._outbox.add(Admitted(peer))
         admitted = JoinAnswer("", *self._knowledge.everything())
         self._outbox.add(AnswerStream(stream, encode_stream(admitted)))
+
+    def _judge(self, join: Join, wall_s: int) -> Admission | JoinRefusal:
+        if not self._catch_up.is_over:
+            return JoinRefusal.CATCHING_UP
+        return admit(self._authority, self._crypto, join.proof, wall_s)
 
     def _answer_join(self, stream: int, peer: NodeId, refusal: JoinRefusal) -> None:
         self._outbox.add(JoinRefused(peer, refusal))

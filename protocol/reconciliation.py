@@ -30,9 +30,10 @@ from protocol.effects import AnswerStream
 from protocol.errors import DropReason
 from protocol.identity import NodeId
 from protocol.intake import Intake, Taken
+from protocol.joining import turn_away
 from protocol.members import Members
 from protocol.membership import Membership
-from protocol.messages import Difference, Digest
+from protocol.messages import Difference, Digest, PushPull
 from protocol.outbox import Outbox
 
 QUIET_NS: Final = SECOND
@@ -246,6 +247,22 @@ class Reconciler:
         else:
             self.give_up(peer, now)
 
+    def begin_whole(self, peer: NodeId, now: int) -> None:
+        """Tell a member everything and ask it for everything: nothing of it is known yet but where
+        it is.
+        """
+        if self._outbox.open_stream(peer, PushPull(False, *self._knowledge.everything())):
+            self._answered[peer] = None
+            self._exchanges.set(peer, now + EXCHANGE_NS)
+
+    def is_running(self, peer: NodeId) -> bool:
+        """Whether an exchange that we began with this member is not over."""
+        return self._exchanges.get(peer) is not None
+
+    def awaits_reply(self, peer: NodeId) -> bool:
+        """Whether something was asked of this member, and not answered yet."""
+        return peer in self._answered
+
     def on_reply(self, peer: NodeId, now: int, *, is_news: bool) -> None:
         """What was asked of a member has come and is taken in; `is_news`: it changed something."""
         if peer in self._answered:
@@ -288,6 +305,9 @@ class Reconciler:
             self._intake.take_all(digest.premises, peer, now)
         if self._authority.admission(peer) is None:
             self._outbox.drop(DropReason.NOT_ADMITTED, peer, "Digest")
+            reason = turn_away(self._authority, peer)
+            if reason is not None:
+                self._outbox.add(AnswerStream(stream, encode_stream(reason)))
             return
         if digest.alive and self._intake.take_all((digest.alive,), peer, now) is Taken.BROKEN:
             return

@@ -1,22 +1,26 @@
-"""The one place for the formats of authority: who invited, and who was admitted by whom.
+"""The one place for the formats of authority: who invited, granted, revoked, and admitted whom.
 
-    wire   = msgpack array (kind, ...) followed by the issuer's 64-byte Ed25519 signature
+    wire   = msgpack array (kind, ...) followed by the signer's 64-byte Ed25519 signature
     signed = "meshd record 1  " + mesh id + that array
 
-An `Invite` is signed by who issues it: the mesh's root key, or an admin. It names an invite key
-whose private half is in the token; whoever holds that may ask to be admitted.
-An `Admission` carries three signatures: of the invite key and of the node over (node, invite), so
-that neither can be admitted without wanting to, and of the admitting member over all of it.
-Nothing here judges; `authority.py` does.
+Invites, grants, revocations and API keys are *acts* of the root key or of an admin: each carries
+its issuer, its number among that issuer's acts, and the name of the act before it. Who names one
+act thereby names all before it: so a revocation can say which acts of its subject still hold, and
+nobody can slip another one in afterwards.
+An `Admission` is no act: it carries three signatures, of the invite key and of the node over
+(node, invite), so that neither can be admitted without wanting to, and of the admitting member over
+all of it. Nothing here judges (`judgment.py` does) or signs (`issuing.py` does).
 """
 
 import dataclasses
 import enum
+import functools
+import hashlib
 from typing import Final
 
-from protocol.crypto import Crypto, public_key_of, sign_with
+from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
-from protocol.fields import pack, unpack_fields
+from protocol.fields import Fields, unpack_fields
 from protocol.identity import (
     INCARNATION_MAX,
     NODE_ID_BYTES,
@@ -26,23 +30,28 @@ from protocol.identity import (
 )
 
 RECORD_BYTES_MAX: Final = 400
+RECORD_NAME_BYTES: Final = 16
 OWNER_CHARS_MAX: Final = 63
 INVITE_USES_MAX: Final = 1_000_000
 WALL_S_MAX: Final = 2**40
-_DOMAIN: Final = b"meshd record 1  "
-_JOIN_DOMAIN: Final = b"meshd join 1    "
+API_KEY_NAME_CHARS_MAX: Final = 63
+API_KEY_MODELS_CHARS_MAX: Final = 128
+API_KEY_REQUESTS_MAX: Final = 1_000_000
+API_KEY_PERIOD_S_MAX: Final = 86_400
+NO_ACT: Final = bytes(RECORD_NAME_BYTES)
+"""Stands for the act before the first, and before one whose writer did not know of names."""
+DOMAIN: Final = b"meshd record 1  "
+JOIN_DOMAIN: Final = b"meshd join 1    "
 
 
 class RecordKind(enum.IntEnum):
-    """The first item of a record's array, apart from the kinds of statements.
-
-    Grants and revocations have their numbers reserved.
-    """
+    """The first item of a record's array, apart from the kinds of statements."""
 
     INVITE = 16
     ADMISSION = 17
     GRANT = 18
     REVOCATION = 19
+    API_KEY = 20
 
 
 class Role(enum.IntEnum):
@@ -73,6 +82,22 @@ class Role(enum.IntEnum):
         return self is not Role.OBSERVER
 
 
+class Target(enum.IntEnum):
+    """What a revocation takes back."""
+
+    NODE = 1
+    INVITE = 2
+    API_KEY = 3
+
+
+class Priority(enum.IntEnum):
+    """How urgent the requests of an API key are."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Invite:
     """Leave to join, `uses` times until `expires_at_s`."""
@@ -82,7 +107,7 @@ class Invite:
     issuer: bytes
     """The root key, or an admin's node key."""
     act: int
-    """The issuer's own count of its acts, without gaps."""
+    """The issuer's own count of its acts, from 1 without gaps."""
     role: Role
     expires_at_s: int
     """Unix time; judged once, by the admitting member's clock."""
@@ -91,6 +116,8 @@ class Invite:
     """A mark that requests may demand."""
     owner: str
     wire: bytes = dataclasses.field(compare=False, repr=False)
+    previous: bytes = NO_ACT
+    """`record_name` of the issuer's act before this one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +150,74 @@ class Admission:
         return self.proof.node
 
 
-Record = Invite | Admission
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grant:
+    """The member `subject` is an admin, whatever its invite said."""
+
+    subject: NodeId
+    issuer: bytes
+    act: int
+    previous: bytes
+    wire: bytes = dataclasses.field(compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Revocation:
+    """A node, an invite or an API key counts no more."""
+
+    target: Target
+    subject: bytes
+    """The node's key, the invite's key, or the hash of the API key."""
+    issuer: bytes
+    act: int
+    previous: bytes
+    honoured_act: bytes
+    """Of a node: the name of its last act that still holds (`NO_ACT`: none does)."""
+    honoured_slot: int
+    """Of an invite: who came by this slot or a lower one stays (0: nobody)."""
+    wire: bytes = dataclasses.field(compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ApiKey:
+    """Whoever shows the key with this hash to any gateway of the mesh may ask."""
+
+    key_hash: bytes
+    """32 bytes; the key itself has too many bits to be guessed."""
+    issuer: bytes
+    act: int
+    previous: bytes
+    name: str
+    requests: int
+    """At once, and on average in each period; 0: as many as it likes."""
+    period_s: int
+    priority: Priority
+    models: str
+    """Patterns with * and ?, commas between them; empty: every model."""
+    is_trusted: bool
+    """Its requests go to trusted nodes only."""
+    expires_at_s: int
+    """Unix time; 0: never."""
+    wire: bytes = dataclasses.field(compare=False, repr=False)
+
+
+Act = Invite | Grant | Revocation | ApiKey
+Record = Act | Admission
+
+
+def record_name(record: Record) -> bytes:
+    """16 bytes that name a record."""
+    return _name_of(record.wire)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _name_of(wire: bytes) -> bytes:
+    return hashlib.blake2b(wire, digest_size=RECORD_NAME_BYTES, person=b"meshd record").digest()
+
+
+def signer_of(record: Record) -> bytes:
+    """The key under whose authority a record stands: an act's issuer, an admission's admitter."""
+    return record.admitter if isinstance(record, Admission) else record.issuer
 
 
 class Records:
@@ -151,132 +245,121 @@ def is_record(wire: bytes) -> bool:
     return len(wire) > 1 and wire[1] >= RecordKind.INVITE
 
 
-def make_invite(
-    issuer_seed: bytes,
-    mesh: MeshId,
-    *,
-    key: bytes,
-    act: int,
-    role: Role,
-    expires_at_s: int,
-    uses: int,
-    is_trusted: bool,
-    owner: str,
-) -> Invite:
-    """Issue an invite under the private key whose seed is given (root's or an admin's)."""
-    issuer = public_key_of(issuer_seed)
-    body = pack(
-        (RecordKind.INVITE, key, issuer, act, role, expires_at_s, uses, int(is_trusted), owner)
-    )
-    wire = body + sign_with(issuer_seed, _DOMAIN + mesh + body)
-    return Invite(key, issuer, act, role, expires_at_s, uses, is_trusted, owner, wire)
-
-
-def make_join_proof(invite_seed: bytes, crypto: Crypto, mesh: MeshId) -> JoinProof:
-    """Ask to be admitted: signed with the token's invite key and with the node's own."""
-    invite_key = public_key_of(invite_seed)
-    wish = _JOIN_DOMAIN + mesh + crypto.node_id + invite_key
-    return JoinProof(crypto.node_id, invite_key, sign_with(invite_seed, wish), crypto.sign(wish))
+def join_text(mesh: MeshId, node: bytes, invite_key: bytes) -> bytes:
+    """What a node and an invite's key sign to join."""
+    return JOIN_DOMAIN + mesh + node + invite_key
 
 
 def verify_join_proof(crypto: Crypto, mesh: MeshId, proof: JoinProof) -> bool:
     """Whether both the invite key and the node signed this wish."""
-    wish = _JOIN_DOMAIN + mesh + proof.node + proof.invite_key
+    wish = join_text(mesh, proof.node, proof.invite_key)
     return crypto.verify(proof.invite_key, proof.invite_signature, wish) and crypto.verify(
         proof.node, proof.node_signature, wish
     )
 
 
-def _admission_body(
-    proof: JoinProof, role: Role, slot: int, admitter: bytes, admitted_at_s: int
-) -> bytes:
-    return pack(
-        (
-            RecordKind.ADMISSION,
-            proof.node,
-            proof.invite_key,
-            role,
-            slot,
-            admitter,
-            admitted_at_s,
-            proof.invite_signature,
-            proof.node_signature,
-        )
-    )
-
-
-def make_admission(
-    crypto: Crypto, mesh: MeshId, proof: JoinProof, *, role: Role, slot: int, admitted_at_s: int
-) -> Admission:
-    """Let `proof.node` in, as an admitting member."""
-    body = _admission_body(proof, role, slot, crypto.node_id, admitted_at_s)
-    wire = body + crypto.sign(_DOMAIN + mesh + body)
-    return Admission(proof, role, slot, crypto.node_id, admitted_at_s, wire)
-
-
-def make_founding(
-    root_seed: bytes, crypto: Crypto, mesh: MeshId, *, invite_seed: bytes, owner: str, now_s: int
-) -> tuple[Invite, Admission]:
-    """The first invite, used up by the founder itself and admitted by the root key."""
-    invite = make_invite(
-        root_seed,
-        mesh,
-        key=public_key_of(invite_seed),
-        act=1,
-        role=Role.ADMIN,
-        expires_at_s=now_s,
-        uses=1,
-        is_trusted=True,
-        owner=owner,
-    )
-    proof = make_join_proof(invite_seed, crypto, mesh)
-    root = public_key_of(root_seed)
-    body = _admission_body(proof, Role.ADMIN, 1, root, now_s)
-    wire = body + sign_with(root_seed, _DOMAIN + mesh + body)
-    return invite, Admission(proof, Role.ADMIN, 1, root, now_s, wire)
-
-
-def decode_record(wire: bytes) -> Record:
-    """Read a record's form; its signatures are still unchecked. Raises Refused(MALFORMED)."""
-    if not SIGNATURE_BYTES < len(wire) <= RECORD_BYTES_MAX:
-        raise Refused(DropReason.MALFORMED, "record size")
-    fields = unpack_fields(wire[:-SIGNATURE_BYTES])
-    kind = fields.take_int(0, 255)
-    if kind == RecordKind.INVITE:
-        return Invite(
-            key=fields.take_bytes(NODE_ID_BYTES),
-            issuer=fields.take_bytes(NODE_ID_BYTES),
-            act=fields.take_int(1, INCARNATION_MAX),
-            role=Role(fields.take_int(Role.ADMIN, Role.OBSERVER)),
-            expires_at_s=fields.take_int(0, WALL_S_MAX),
-            uses=fields.take_int(1, INVITE_USES_MAX),
-            is_trusted=fields.take_int(0, 1) == 1,
-            owner=_take_owner(fields.take_text(OWNER_CHARS_MAX)),
-            wire=wire,
-        )
-    if kind == RecordKind.ADMISSION:
-        node = NodeId(fields.take_bytes(NODE_ID_BYTES))
-        invite_key = fields.take_bytes(NODE_ID_BYTES)
-        role = Role(fields.take_int(Role.ADMIN, Role.OBSERVER))
-        slot = fields.take_int(1, INVITE_USES_MAX)
-        admitter = fields.take_bytes(NODE_ID_BYTES)
-        admitted_at_s = fields.take_int(0, WALL_S_MAX)
-        signatures = fields.take_bytes(SIGNATURE_BYTES), fields.take_bytes(SIGNATURE_BYTES)
-        proof = JoinProof(node, invite_key, *signatures)
-        return Admission(proof, role, slot, admitter, admitted_at_s, wire)
-    raise Refused(DropReason.UNKNOWN_KIND)
-
-
-def _take_owner(owner: str) -> str:
-    if not owner or not owner.isprintable():
-        raise Refused(DropReason.MALFORMED, "owner")
-    return owner
-
-
 def verify_record(crypto: Crypto, mesh: MeshId, record: Record) -> bool:
     """Whether the signatures inside `record` are those of the keys that it names."""
     body, signature = record.wire[:-SIGNATURE_BYTES], record.wire[-SIGNATURE_BYTES:]
-    signer = record.issuer if isinstance(record, Invite) else record.admitter
-    if not crypto.verify(signer, signature, _DOMAIN + mesh + body):
+    if not crypto.verify(signer_of(record), signature, DOMAIN + mesh + body):
         return False
-    return isinstance(record, Invite) or verify_join_proof(crypto, mesh, record.proof)
+    return not isinstance(record, Admission) or verify_join_proof(crypto, mesh, record.proof)
+
+
+def decode_record(wire: bytes) -> Record:
+    """Read a record's form; its signatures are still unchecked. Raises Refused: MALFORMED,
+    UNKNOWN_KIND.
+    """
+    if not SIGNATURE_BYTES < len(wire) <= RECORD_BYTES_MAX:
+        raise Refused(DropReason.MALFORMED, "record size")
+    fields = unpack_fields(wire[:-SIGNATURE_BYTES])
+    match fields.take_int(0, 255):
+        case RecordKind.INVITE:
+            return _decode_invite(fields, wire)
+        case RecordKind.ADMISSION:
+            return _decode_admission(fields, wire)
+        case RecordKind.GRANT:
+            subject = NodeId(fields.take_bytes(NODE_ID_BYTES))
+            return Grant(subject, *_take_act(fields), wire)
+        case RecordKind.REVOCATION:
+            return _decode_revocation(fields, wire)
+        case RecordKind.API_KEY:
+            return _decode_api_key(fields, wire)
+        case _:
+            raise Refused(DropReason.UNKNOWN_KIND)
+
+
+def _take_act(fields: Fields) -> tuple[bytes, int, bytes]:
+    """Issuer, number and the name of the act before."""
+    issuer = fields.take_bytes(NODE_ID_BYTES)
+    return issuer, fields.take_int(1, INCARNATION_MAX), fields.take_bytes(RECORD_NAME_BYTES)
+
+
+def _decode_invite(fields: Fields, wire: bytes) -> Invite:
+    return Invite(
+        key=fields.take_bytes(NODE_ID_BYTES),
+        issuer=fields.take_bytes(NODE_ID_BYTES),
+        act=fields.take_int(1, INCARNATION_MAX),
+        role=Role(fields.take_int(Role.ADMIN, Role.OBSERVER)),
+        expires_at_s=fields.take_int(0, WALL_S_MAX),
+        uses=fields.take_int(1, INVITE_USES_MAX),
+        is_trusted=fields.take_int(0, 1) == 1,
+        owner=_take_shown(fields, OWNER_CHARS_MAX),
+        previous=fields.take_bytes(RECORD_NAME_BYTES) if fields.has_more else NO_ACT,
+        wire=wire,
+    )
+
+
+def _decode_admission(fields: Fields, wire: bytes) -> Admission:
+    node = NodeId(fields.take_bytes(NODE_ID_BYTES))
+    invite_key = fields.take_bytes(NODE_ID_BYTES)
+    role = Role(fields.take_int(Role.ADMIN, Role.OBSERVER))
+    slot = fields.take_int(1, INVITE_USES_MAX)
+    admitter = fields.take_bytes(NODE_ID_BYTES)
+    admitted_at_s = fields.take_int(0, WALL_S_MAX)
+    signatures = fields.take_bytes(SIGNATURE_BYTES), fields.take_bytes(SIGNATURE_BYTES)
+    proof = JoinProof(node, invite_key, *signatures)
+    return Admission(proof, role, slot, admitter, admitted_at_s, wire)
+
+
+def _decode_revocation(fields: Fields, wire: bytes) -> Revocation:
+    target = Target(fields.take_int(Target.NODE, Target.API_KEY))
+    subject = fields.take_bytes(NODE_ID_BYTES)
+    act = _take_act(fields)
+    honoured_act = fields.take_bytes(RECORD_NAME_BYTES)
+    honoured_slot = fields.take_int(0, INVITE_USES_MAX)
+    return Revocation(target, subject, *act, honoured_act, honoured_slot, wire)
+
+
+def _decode_api_key(fields: Fields, wire: bytes) -> ApiKey:
+    key_hash = fields.take_bytes(NODE_ID_BYTES)
+    act = _take_act(fields)
+    name = _take_shown(fields, API_KEY_NAME_CHARS_MAX)
+    requests = fields.take_int(0, API_KEY_REQUESTS_MAX)
+    period_s = fields.take_int(1, API_KEY_PERIOD_S_MAX)
+    priority = Priority(fields.take_int(Priority.LOW, Priority.HIGH))
+    models = fields.take_text(API_KEY_MODELS_CHARS_MAX)
+    if not models.isprintable():
+        raise Refused(DropReason.MALFORMED, "models")
+    is_trusted = fields.take_int(0, 1) == 1
+    expires_at_s = fields.take_int(0, WALL_S_MAX)
+    return ApiKey(
+        key_hash,
+        *act,
+        name,
+        requests,
+        period_s,
+        priority,
+        models,
+        is_trusted,
+        expires_at_s,
+        wire,
+    )
+
+
+def _take_shown(fields: Fields, chars_max: int) -> str:
+    """A name that is shown to people."""
+    text = fields.take_text(chars_max)
+    if not text or not text.isprintable():
+        raise Refused(DropReason.MALFORMED, "a name that cannot be shown")
+    return text

@@ -1,7 +1,6 @@
-"""The one place for choosing who runs a request; pure.
+"""The one place for who may run a request: candidates, and the filters that come before any choice.
 
-Least busy first: by requests running or waiting per slot, then by round trip; ties by chance, so
-that many gateways with one view do not herd on one node. Hard filters come first.
+`policies.py` puts them in order. Pure.
 """
 
 import dataclasses
@@ -11,9 +10,11 @@ from typing import Final
 
 from protocol.identity import NodeId
 from protocol.messages import Load
+from protocol.speeds import Speed
 
 UNKNOWN_ROUND_TRIP_NS: Final = 100_000_000
 """What is assumed of a member that was not measured yet: far, so that it never ties with us."""
+LOWEST_TIER: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,27 +26,52 @@ class Candidate:
     """Not under suspicion."""
     load: Load | None
     """As it last told; None when it has not."""
+    load_age_ns: int = 0
+    """How long ago that was."""
     own_requests: int = 0
     """Requests that this very node has running there: newer than anything gossip tells."""
     round_trip_ns: int | None = None
     """0 for ourselves, None for the unknown."""
+    is_trusted: bool = False
+    """Its invite was marked so."""
+    speed: Speed | None = None
+    """Of the model, as it was learned; None: nothing was."""
+    tier: int = LOWEST_TIER
+    """1 to 3, by its hardware."""
+    failed_ago_ns: int | None = None
+    """How long ago it failed a request of ours; None: it has not, or has answered since."""
+    had_before: bool = False
+    """It answered the turn of this conversation before: much of the prompt may lie there."""
+    served_tokens: int = 0
+    """What we had from it lately, for sharing evenly."""
+
+    @property
+    def busy_milli(self) -> int:
+        """Thousandths of a slot's worth of work that stand before a new request, as told."""
+        load = self.load or Load(0, 0, 1)
+        known = max(load.queued + load.running, self.own_requests)
+        return known * 1000 // max(1, load.slots)
+
+    @property
+    def distance_ns(self) -> int:
+        """The round trip, or what is assumed for it."""
+        return UNKNOWN_ROUND_TRIP_NS if self.round_trip_ns is None else self.round_trip_ns
+
+
+def trusted(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those to whom a request may go that demands trust."""
+    return [candidate for candidate in candidates if candidate.is_trusted]
+
+
+def alive(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are not under suspicion; the others are not tried at all."""
+    return [candidate for candidate in candidates if candidate.is_alive]
 
 
 def rank(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:
-    """Whom to try, best first. Members under suspicion are not tried at all."""
-    alive = [candidate for candidate in candidates if candidate.is_alive]
-    keyed = [(_busyness_milli(c), _distance_ns(c), rng.getrandbits(32), c) for c in alive]
+    """Least busy first: by requests running or waiting per slot, then by round trip; ties by
+    chance, so that many gateways with one view do not herd on one node.
+    """
+    keyed = [(c.busy_milli, c.distance_ns, rng.getrandbits(32), c) for c in alive(candidates)]
     keyed.sort(key=lambda entry: entry[:3])
     return [candidate for *_, candidate in keyed]
-
-
-def _busyness_milli(candidate: Candidate) -> int:
-    """Thousandths of a slot's worth of work that stand before a new request."""
-    load = candidate.load or Load(0, 0, 1)
-    known = max(load.queued + load.running, candidate.own_requests)
-    return known * 1000 // max(1, load.slots)
-
-
-def _distance_ns(candidate: Candidate) -> int:
-    known = candidate.round_trip_ns
-    return UNKNOWN_ROUND_TRIP_NS if known is None else known

@@ -2,7 +2,7 @@
 
 The table is bounded: the least recently used session is forgotten. A new one with that peer begins
 with counters and an epoch above those of all that were forgotten. So no nonce is used twice and no
-recording is read, at the price of one challenge each way.
+recording is read, at the price of meeting anew.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from protocol.identity import Address, NodeId
 
 SESSIONS_MAX: Final = 4_096
 WINDOW_BITS: Final = 64
-NO_TOKEN: Final = bytes(8)
+TOKEN_BYTES: Final = 8
+NO_TOKEN: Final = bytes(TOKEN_BYTES)
 TRIED_MAX: Final = 8
 """Datagrams to unproven addresses that are remembered for one peer."""
 
@@ -28,6 +29,8 @@ class Session:
     """What the peer wants to see in our datagrams; zeros: not told yet."""
     boot_theirs: int = 0
     """The boot whose datagrams count; 0: none yet."""
+    is_unheard: bool = False
+    """It has told its token, and nothing authentic has come since: it may lack ours."""
     heard_at: int = 0
     """Our own counter when the peer last proved its boot."""
     epoch: int = 0
@@ -45,7 +48,8 @@ class Session:
     minted: tuple[Address, int, bytes] | None = None
     """(source, epoch, token) as last wanted of the peer, to derive each token once."""
     unread: bytes | None = None
-    """The last payload that was sealed without a token: the peer will not have read it."""
+    """The last payload that was sealed without a token and that nobody says again by itself: the
+    peer will not have read it."""
 
     def is_replay(self, boot: int, counter: int) -> bool:
         """Whether this counter was seen, or is too old to tell."""
@@ -97,7 +101,7 @@ class Sessions:
     def make(self, peer: NodeId, pair_key: bytes) -> Session:
         """Begin with a peer that is not remembered."""
         if len(self._by_peer) >= self._max:
-            self._forget_one()
+            self.forget(next(iter(self._by_peer)))
         session = Session(pair_key, counter=self._first_counter, epoch=self.first_epoch)
         self._by_peer[peer] = session
         return session
@@ -106,10 +110,12 @@ class Sessions:
         """Something was sealed for a peer, or an authentic datagram of it was read."""
         self._by_peer[peer] = self._by_peer.pop(peer)
 
-    def _forget_one(self) -> None:
-        """What is said to that peer later goes under counters that were never used and that no
-        old challenge echoes; what it said before lacks the token of the new epoch.
+    def forget(self, peer: NodeId) -> None:
+        """Forget a peer. What is said to it later goes under counters that were never used and that
+        no old challenge echoes; what it said before lacks the token of the new epoch.
         """
-        session = self._by_peer.pop(next(iter(self._by_peer)))
+        session = self._by_peer.pop(peer, None)
+        if session is None:
+            return
         self._first_counter = max(self._first_counter, session.counter + WINDOW_BITS)
         self.first_epoch = max(self.first_epoch, session.epoch + 1)

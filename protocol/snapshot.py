@@ -101,9 +101,7 @@ def recall(
     statements: Statements,
 ) -> None:
     """Take a snapshot into empty tables; what is damaged or no longer counts is left out."""
-    for wire in snapshot.records:
-        with contextlib.suppress(Refused):
-            authority.add(wire)
+    authority.load(snapshot.records)
     lives: dict[NodeId, Alive] = {}
     for statement in _verified(snapshot.lives, crypto, authority, statements):
         if isinstance(statement, Alive):

@@ -50,6 +50,23 @@ class GenerateRequest:
     """Text that ends the completion; it is not part of the output."""
     ignore_eos: bool = False
     """Go on past the model's end-of-turn until `max_tokens`."""
+    typical_p: float = 1.0
+    """1 switches the filter off."""
+    repeat_penalty: float = 1.0
+    """What logits of recent tokens are divided by; 1 is none."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that came recently."""
+    frequency_penalty: float = 0.0
+    """The same, for each time that it came."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits."""
+    grammar: str | None = None
+    """GBNF with a rule `root`, which the completion keeps. Not together with `json_schema`."""
+    json_schema: str | None = None
+    """A JSON schema as JSON text, which the completion keeps."""
+    continued_ids: tuple[int, ...] = ()
+    """Completion tokens that another run has emitted already: this one goes on behind them, as
+    that one would have, and emits and counts only what is new. `max_tokens` is of the new ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +94,8 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     """Every sampled token, the one that ended the turn included."""
+    cached_tokens: int = 0
+    """Of the prompt's tokens, those that were still known from earlier requests."""
 
 
 GenerateEvent = Started | Chunk | Finished

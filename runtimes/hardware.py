@@ -138,6 +138,11 @@ def _nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
+def available_memory_bytes() -> int:
+    """Memory that programs could take now without swapping; 0: unknown. Fast."""
+    return _memory()[1]
+
+
 def _memory() -> tuple[int, int]:
     with contextlib.suppress(OSError, psutil.Error):
         memory = psutil.virtual_memory()

@@ -17,6 +17,14 @@ TEMPERATURE_MAX = 100.0
 TOKENS_MAX = 2**31 - 1
 """llama.cpp counts tokens in 32-bit integers."""
 SEED_MAX = 2**63 - 1
+PENALTY_MAX = 2.0
+"""Of presence and frequency, up and down; OpenAI's bound."""
+REPEAT_PENALTY_MAX = 10.0
+BIASES_MAX = 1024
+BIAS_MAX = 100.0
+"""OpenAI's bound; as good as a command."""
+GRAMMAR_CHARACTERS_MAX = 64 * 1024
+CONTINUED_TOKENS_MAX = 2**20
 
 
 def check_request(request: GenerateRequest) -> None:
@@ -29,6 +37,15 @@ def check_request(request: GenerateRequest) -> None:
     _check_number("temperature", request.temperature, TEMPERATURE_MAX)
     _check_number("top_p", request.top_p, 1.0)
     _check_number("min_p", request.min_p, 1.0)
+    _check_number("typical_p", request.typical_p, 1.0)
+    _check_number("repeat_penalty", request.repeat_penalty, REPEAT_PENALTY_MAX)
+    if request.repeat_penalty == 0.0:
+        raise _bad("repeat_penalty must be more than 0")
+    for name in ("presence_penalty", "frequency_penalty"):
+        _check_number(name, getattr(request, name), PENALTY_MAX, -PENALTY_MAX)
+    _check_biases(request.logit_bias)
+    _check_grammar(request)
+    _check_continued(request.continued_ids)
 
 
 def _check_text(request: GenerateRequest) -> None:
@@ -55,6 +72,37 @@ def _check_stops(stops: tuple[str, ...]) -> None:
             raise _bad(f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters")
 
 
+def _check_biases(biases: tuple[tuple[int, float], ...]) -> None:
+    if len(biases) > BIASES_MAX:
+        raise _bad(f"logit_bias can name {BIASES_MAX} tokens at most")
+    for token, bias in biases:
+        _check_integer("a token in logit_bias", token, 0, TOKENS_MAX)
+        _check_number("a bias in logit_bias", bias, BIAS_MAX, -BIAS_MAX)
+
+
+def _check_grammar(request: GenerateRequest) -> None:
+    if request.grammar is not None and request.json_schema is not None:
+        raise _bad("give either a grammar or a JSON schema")
+    for name in ("grammar", "json_schema"):
+        text = getattr(request, name)
+        if text is None:
+            continue
+        _utf8_bytes(text)
+        if not 1 <= len(text) <= GRAMMAR_CHARACTERS_MAX or "\0" in text:
+            raise _bad(
+                f"{name} must have 1 to {GRAMMAR_CHARACTERS_MAX} characters, none of them NUL"
+            )
+
+
+def _check_continued(ids: tuple[int, ...]) -> None:
+    if len(ids) > CONTINUED_TOKENS_MAX:
+        raise RuntimeFailure(
+            "context_too_long", f"more than {CONTINUED_TOKENS_MAX} tokens are to be continued"
+        )
+    if ids and not 0 <= min(ids) <= max(ids) <= TOKENS_MAX:
+        raise _bad("continued_ids must be token ids")
+
+
 def _utf8_bytes(text: str) -> int:
     try:
         return len(text.encode())
@@ -67,9 +115,9 @@ def _check_integer(name: str, value: int | None, least: int, most: int) -> None:
         raise _bad(f"{name} must be {least} to {most}")
 
 
-def _check_number(name: str, value: float, most: float) -> None:
-    if not math.isfinite(value) or not 0.0 <= value <= most:
-        raise _bad(f"{name} must be 0 to {most:g}")
+def _check_number(name: str, value: float, most: float, least: float = 0.0) -> None:
+    if not math.isfinite(value) or not least <= value <= most:
+        raise _bad(f"{name} must be {least:g} to {most:g}")
 
 
 def _bad(message: str) -> RuntimeFailure:

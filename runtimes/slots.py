@@ -23,6 +23,14 @@ class Slots:
         self._waiting: list[tuple[int, trio.Event]] = []
         """Priority and turn of each, in the order in which they are due."""
 
+    def resize(self, slots: int) -> None:
+        """Run so many at a time from now on; who runs already is not stopped."""
+        assert slots >= 1
+        self._slots = slots
+        while self._waiting and self._running < self._slots:
+            self._running += 1
+            self._waiting.pop(0)[1].set()
+
     @property
     def load(self) -> Load:
         """Requests waiting and running now."""
@@ -56,7 +64,7 @@ class Slots:
     def release(self) -> None:
         """Give a slot back; the one who waited longest has it now."""
         assert self._running >= 1
-        if self._waiting:
+        if self._waiting and self._running <= self._slots:
             self._waiting.pop(0)[1].set()
         else:
             self._running -= 1

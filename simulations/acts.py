@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.config import MILLISECOND, SECOND
-from simulations.attackers import Attacker, Flooder, Liar, Replayer, Spoofer
+from simulations.attackers import Attacker, Flooder, Forger, Liar, Replayer, Spoofer
 from simulations.chance import below, is_drawn
 from simulations.flapping import Flapping
 from simulations.section import ScenarioError, Section
@@ -53,6 +53,8 @@ def _start(world: World, nodes: Sequence[int], options: Options) -> None:
         if world.hosts[node].node is None:
             if options["new_address"]:
                 world.move(node)
+            if options["disk"] == "backup":
+                world.hosts[node].restore()
             if options["disk"] == "lost":
                 world.hosts[node].lose_disk()
                 world.start(node)
@@ -77,6 +79,11 @@ def _restart(world: World, nodes: Sequence[int], options: Options) -> None:
     _start(world, nodes, options)
 
 
+def _back_up(world: World, nodes: Sequence[int], options: Options) -> None:
+    del options
+    _for_each(world.back_up, nodes)
+
+
 def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
     del options
     for node in nodes:
@@ -86,14 +93,25 @@ def _leave(world: World, nodes: Sequence[int], options: Options) -> None:
 
 def _pause(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    _for_each(world.pause, nodes)
-    return lambda: _for_each(world.resume, nodes)
+    lives = {node: world.hosts[node].life for node in nodes}
+
+    def hold(node: int, lives: Mapping[int, int] | None) -> None:
+        host = world.hosts[node]
+        if lives is None or lives[node] != host.life:  # that process is gone
+            world.resume(node)
+        elif not host.is_paused:
+            world.pause(node)
+
+    return world.overlaps.begin("pause", nodes, lives, hold)
 
 
 def _starve(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.starve(node, *options["late_ns"], is_slow=options["slow"])
-    return lambda: _for_each(lambda node: world.starve(node, 0, 0), nodes)
+    def hold(node: int, late_ns: tuple[int, int, bool] | None) -> None:
+        low_ns, high_ns, is_slow = late_ns or (0, 0, False)
+        world.starve(node, low_ns, high_ns, is_slow=is_slow)
+
+    late_ns = (*options["late_ns"], options["slow"])
+    return world.overlaps.begin("starve", nodes, late_ns, hold)
 
 
 def _move(world: World, nodes: Sequence[int], options: Options) -> None:
@@ -102,9 +120,11 @@ def _move(world: World, nodes: Sequence[int], options: Options) -> None:
 
 
 def _clock(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.set_clock(node, options["drift_ppm"], options["ahead_s"])
-    return lambda: _for_each(lambda node: world.set_clock(node, 0, 0), nodes)
+    def hold(node: int, wrong: tuple[int, int] | None) -> None:
+        world.set_clock(node, *(wrong or (0, 0)))
+
+    wrong = (options["drift_ppm"], options["ahead_s"])
+    return world.overlaps.begin("clock", nodes, wrong, hold)
 
 
 # ---- to the network ----
@@ -112,8 +132,8 @@ def _clock(world: World, nodes: Sequence[int], options: Options) -> Ending:
 
 def _cut(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    world.network.separate(nodes)
-    return lambda: world.network.rejoin(nodes)
+    cut = world.network.separate(nodes)
+    return lambda: world.network.rejoin(cut)
 
 
 def _block(world: World, nodes: Sequence[int], options: Options) -> Ending:
@@ -155,15 +175,26 @@ def _sever(world: World, nodes: Sequence[int], options: Options) -> Ending:
 
 
 def _lose(world: World, nodes: Sequence[int], options: Options) -> Ending:
-    for node in nodes:
-        world.network.set_host_loss(node, options["loss_ppm"])
-    return lambda: _for_each(lambda node: world.network.set_host_loss(node, 0), nodes)
+    def hold(node: int, loss_ppm: int | None) -> None:
+        world.network.set_host_loss(node, loss_ppm or 0)
+
+    return world.overlaps.begin("loss", nodes, options["loss_ppm"], hold)
+
+
+def _read_slowly(world: World, nodes: Sequence[int], options: Options) -> Ending:
+    def hold(node: int, bytes_per_s: int | None) -> None:
+        world.network.set_reading(node, bytes_per_s)
+
+    return world.overlaps.begin("slow_read", nodes, options["bytes_per_s"], hold)
 
 
 def _unplug(world: World, nodes: Sequence[int], options: Options) -> Ending:
     del options
-    _for_each(world.network.unplug, nodes)
-    return lambda: _for_each(world.network.plug_in, nodes)
+
+    def hold(node: int, is_out: bool | None) -> None:
+        (world.network.unplug if is_out else world.network.plug_in)(node)
+
+    return world.overlaps.begin("unplug", nodes, True, hold)
 
 
 def _flap(world: World, nodes: Sequence[int], options: Options) -> Ending:
@@ -203,7 +234,7 @@ def _silent(section: Section) -> Options:
 def _starting(section: Section) -> Options:
     return {
         "new_address": section.flag("new_address", default=False),
-        "disk": section.text("disk", "kept", ("kept", "lost")),
+        "disk": section.text("disk", "kept", ("kept", "backup", "lost")),
     }
 
 
@@ -233,6 +264,10 @@ def _loss(section: Section) -> Options:
     return {"loss_ppm": round(section.number("percent", 0, 100) * 10_000)}
 
 
+def _rate(section: Section) -> Options:
+    return {"bytes_per_s": section.whole("bytes_s", 1, 10**9, 100)}
+
+
 def _stable(section: Section) -> Options:
     spans = {
         "up_ns": section.span("up_ms", MILLISECOND, (1_000, 10_000)),
@@ -251,6 +286,7 @@ ACTS: Final[Mapping[str, ActKind]] = {
     "crash": ActKind(_crash, keys=("silent",), read=_silent),
     "start": ActKind(_start, keys=("new_address", "disk"), read=_starting),
     "restart": ActKind(_restart, keys=("new_address", "disk"), read=_starting),
+    "backup": ActKind(_back_up),
     "leave": ActKind(_leave),
     "pause": ActKind(_pause, has_end=True),
     "starve": ActKind(_starve, has_end=True, keys=("late_ms", "slow"), read=_late),
@@ -259,11 +295,13 @@ ACTS: Final[Mapping[str, ActKind]] = {
     "cut": ActKind(_cut, has_end=True),
     "block": ActKind(_block, has_end=True, keys=("direction",), read=_direction),
     "sever": ActKind(_sever, has_end=True, keys=("pairs_percent",), read=_pairs),
+    "slow_read": ActKind(_read_slowly, has_end=True, keys=("bytes_s",), read=_rate),
     "loss": ActKind(_lose, has_end=True, keys=("percent",), read=_loss),
     "unplug": ActKind(_unplug, has_end=True),
     "flap": ActKind(_flap, has_end=True, keys=("up_ms", "down_ms"), read=_stable),
     "lie": ActKind(_attack(Liar), has_end=True, keys=("pace_ms",), read=_pace),
     "flood": ActKind(_attack(Flooder), has_end=True, keys=("pace_ms",), read=_pace),
+    "forge": ActKind(_attack(Forger), has_end=True, keys=("pace_ms",), read=_pace),
     "replay": ActKind(_attack(Replayer), has_end=True, keys=("pace_ms",), read=_pace),
     "spoof": ActKind(_attack(Spoofer), has_end=True, keys=("pace_ms",), read=_pace),
 }

@@ -5,7 +5,8 @@ from typing import Final
 
 from protocol.crypto import public_key_of
 from protocol.identity import MeshId
-from protocol.records import Role, make_admission, make_founding, make_invite, make_join_proof
+from protocol.issuing import make_admission, make_founding, make_invite, make_join_proof, turn_after
+from protocol.records import Role
 from protocol.snapshot import Snapshot
 from simulations.host import Host
 
@@ -37,7 +38,7 @@ def admit_all(
         root_seed,
         mesh,
         key=public_key_of(invite_seed),
-        act=2,
+        turn=turn_after(invite),
         role=Role.WORKER,
         expires_at_s=WALL_START_S + 3600,
         uses=len(others),

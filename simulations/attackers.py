@@ -1,18 +1,31 @@
 """The one place for those who mean ill: members that lie or flood, and strangers on the way.
 
-A liar and a flooder are admitted: they hold their own key and nobody else's, and their own node
-runs as ever beside what they do. A replayer sees datagrams pass and sends them again; a spoofer
-sends to nodes in the name of an address that never asked, to have it buried in answers.
+A liar, a forger and a flooder are admitted: they hold their own key and nobody else's, and their
+own node runs as ever beside what they do. A replayer sees datagrams pass and sends them again; a
+spoofer sends to nodes in the name of an address that never asked, to have it buried in answers.
 """
 
 import abc
 from collections import deque
 from typing import Final
 
-from protocol.codec import encode_stream
+from protocol.codec import encode_datagram, encode_rider, encode_stream
+from protocol.effects import SendDatagram
+from protocol.envelope import PAYLOAD_BYTES_MAX
 from protocol.events import AddressesChanged, DatagramReceived, OfferChanged
 from protocol.identity import Address
-from protocol.messages import PushPull
+from protocol.messages import (
+    Ack,
+    DatagramMessage,
+    Gossip,
+    Load,
+    Nack,
+    Ping,
+    PingRequest,
+    PushPull,
+    RelayedAck,
+)
+from protocol.node import Node
 from protocol.statements import make_accusation, make_alive, make_left
 from simulations.chance import below
 from simulations.host import Host
@@ -93,6 +106,57 @@ class Liar(Attacker):
                 self._world.send_stream(self._host, told, self._garbage())
                 return
         self._world.send_stream(self._host, told, encode_stream(PushPull(False, (), (said,))))
+
+
+class Forger(Attacker):
+    """Seals datagrams of its own making: answers that nobody waits for, wrong digests, tokens and
+    coordinates, statements that it cannot sign, and bytes that mean nothing.
+    """
+
+    def _step(self) -> None:
+        told, victim = self._another(), self._another()
+        node = self._host.mesh_node
+        if told is None or victim is None or node is None:
+            return
+        data = node.envelope.seal(told.crypto.node_id, self._payload(node, victim))
+        if data is not None:
+            self._world.send(self._host, SendDatagram(data, told.address, "forged"))
+
+    def _payload(self, node: Node, victim: Host) -> bytes:
+        target, draw = victim.crypto.node_id, self._world.chance.getrandbits
+        number, digest = draw(53), draw(64)
+        match self._pick(8):
+            case 0:
+                message: DatagramMessage = Ping(number, None, None, digest, self._bytes(8))
+            case 1:
+                message = Ping(number, Load(draw(31), draw(31), draw(31)))
+            case 2:
+                where = tuple(draw(63) - 2**62 for _ in range(11))
+                message = Ack(number, None, self._bytes(64), digest, where)
+            case 3:
+                message = PingRequest(number, target)
+            case 4:
+                message = RelayedAck(number, target, self._bytes(64))
+            case 5:
+                message = Nack(number, target, self._accusation(node, victim))
+            case 6:
+                return encode_datagram(Gossip()) + encode_rider(self._accusation(node, victim))
+            case _:
+                return self._bytes(1 + self._pick(PAYLOAD_BYTES_MAX))
+        return encode_datagram(message)
+
+    def _accusation(self, node: Node, victim: Host) -> bytes:
+        """Its own, or one that bears another's name."""
+        target, crypto = victim.crypto.node_id, self._host.crypto
+        incarnation = max(1, node.members.incarnation(target))
+        is_dead, is_refused = bool(self._pick(2)), bool(self._pick(2))
+        said = make_accusation(
+            crypto, self._world.mesh, target, incarnation, is_dead=is_dead, is_refused=is_refused
+        ).wire
+        another = self._another()
+        if another is None or self._pick(8):
+            return said
+        return said.replace(crypto.node_id, another.crypto.node_id)
 
 
 class Flooder(Attacker):

@@ -6,6 +6,7 @@ is in `liveness.py`.
 
 import abc
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -139,13 +140,17 @@ class NumbersRise(Checker):
     def violations(self, story: Story) -> Iterator[str]:
         """See `Checker`."""
         world = story.world
-        starts = iter([row for row in world.history if row[2] == "start"])
+        rows = [row for row in world.history if row[2] == "start"]
+        is_repeated = {row for row, times in Counter(rows).items() if times > 1}
+        starts = iter(rows)
         upcoming = next(starts, None)
         highest: dict[int, dict[int, tuple[int, State]]] = {}
         for at_ns, observer, change in world.changes:
             while upcoming is not None and upcoming[0] <= at_ns:
                 highest[upcoming[1]] = {}
                 upcoming = next(starts, None)
+            if (at_ns, observer, "start") in is_repeated:
+                highest[observer] = {}  # of which of these lives it is, nobody can tell
             seen, subject = highest.setdefault(observer, {}), story.number(change.node)
             known, state = seen.get(subject, (0, change.state))
             if change.incarnation < known:

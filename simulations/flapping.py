@@ -15,25 +15,27 @@ class Flapping:
         self._world = world
         self._host = host
         self._spans = {True: up_ns, False: down_ns}
-        self._is_up = True
+        self._cut: int | None = None
+        """Under which number it is cut off; None while the line is up."""
         self._is_over = False
         self._wait()
 
     def end(self) -> None:
         """The line is up from now on."""
         self._is_over = True
-        if not self._is_up:
-            self._world.network.rejoin([self._host])
+        self._change_to(is_up=True)
 
     def _wait(self) -> None:
-        self._world.at(between(self._world.chance, self._spans[self._is_up]), self._change)
+        self._world.at(between(self._world.chance, self._spans[self._cut is None]), self._change)
 
     def _change(self) -> None:
         if self._is_over:
             return
-        self._is_up = not self._is_up
-        if self._is_up:
-            self._world.network.rejoin([self._host])
-        else:
-            self._world.network.separate([self._host])
+        self._change_to(is_up=self._cut is not None)
         self._wait()
+
+    def _change_to(self, *, is_up: bool) -> None:
+        network = self._world.network
+        if self._cut is not None:
+            network.rejoin(self._cut)
+        self._cut = None if is_up else network.separate([self._host])

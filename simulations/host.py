@@ -10,7 +10,9 @@ from protocol.deadlines import NEVER
 from protocol.identity import Address
 from protocol.node import Node
 from protocol.snapshot import Snapshot
+from simulations.backup import Backup
 from simulations.clock import Clock
+from simulations.lag import Lag
 from simulations.participant import Participant
 
 PORT: Final = 7700
@@ -32,6 +34,8 @@ class Host:
     snapshot: Snapshot = dataclasses.field(default_factory=Snapshot)
     admitted: Snapshot = dataclasses.field(default_factory=Snapshot)
     """What the disk held when it had just joined: all that is left when the rest is lost."""
+    backup: Backup | None = None
+    """The last copy of the disk, if any was made."""
     memory: Any = None
     """In the place of a snapshot, what a node of another protocol keeps."""
     node: Participant | None = None
@@ -52,6 +56,8 @@ class Host:
     """Its own clock; None goes with the world's."""
     wall_ahead_s: int = 0
     """How wrong its wall clock is."""
+    lag: Lag = dataclasses.field(default_factory=Lag)
+    """What its node was told of being woken late."""
     spins: int = 0
     """How often its node's deadline was due again at once, in a row."""
     address: Address = dataclasses.field(init=False)
@@ -90,6 +96,22 @@ class Host:
         """All but its key and its admission is gone, as after a restore from the first backup."""
         self.snapshot = self.admitted
         self.incarnation = self.offers_version = self.boot = 0
+
+    def back_up(self) -> None:
+        """Copy the disk."""
+        self.backup = Backup(
+            incarnation=self.incarnation,
+            offers_version=self.offers_version,
+            boot=self.boot,
+            snapshot=self.snapshot,
+            memory=self.memory,
+        )
+
+    def restore(self) -> None:
+        """The disk is what it was when it was copied last, or when its owner had just joined."""
+        copy = self.backup or Backup(snapshot=self.admitted)
+        self.incarnation, self.offers_version = copy.incarnation, copy.offers_version
+        self.boot, self.snapshot, self.memory = copy.boot, copy.snapshot, copy.memory
 
     def end_life(self) -> None:
         """The process is gone, with all that waited for it."""

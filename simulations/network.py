@@ -61,8 +61,13 @@ class Network:
         self._is_healed = False
         """Whether paths lose nothing any more."""
         self._sides: dict[int, int] = {}
+        self._cuts: dict[int, tuple[int, ...]] = {}
+        """By which cuts a host is cut off: only who is inside the same ones reaches it."""
+        self._cuts_made = 0
         self._blocks: dict[tuple[int, int], int] = {}
         self._host_loss_ppm: dict[int, int] = {}
+        self._slow_readers: dict[int, Line] = {}
+        """What hosts take in of all streams together."""
         self._unplugged: dict[int, None] = {}
 
     def move(self, host: Host) -> None:
@@ -97,15 +102,23 @@ class Network:
                 if left > 0:
                     self._blocks[source, target] = left
 
-    def separate(self, hosts: Collection[int]) -> None:
-        """Cut these off from all others, but not from each other."""
-        side = 1 + max(self._sides.values(), default=0)
-        self._sides.update(dict.fromkeys(hosts, side))
-
-    def rejoin(self, hosts: Collection[int]) -> None:
-        """The end of `separate`."""
+    def separate(self, hosts: Collection[int]) -> int:
+        """Cut these off from all others, but not from each other, on top of the cuts there are.
+        What this returns is for `rejoin`.
+        """
+        self._cuts_made += 1
         for host in hosts:
-            self._sides.pop(host, None)
+            self._cuts[host] = (*self._cuts.get(host, ()), self._cuts_made)
+        return self._cuts_made
+
+    def rejoin(self, cut: int) -> None:
+        """The end of one `separate`; of one that has ended, nothing."""
+        for host, cuts in list(self._cuts.items()):
+            left = tuple(number for number in cuts if number != cut)
+            if left:
+                self._cuts[host] = left
+            else:
+                del self._cuts[host]
 
     def set_host_loss(self, host: int, loss_ppm: int) -> None:
         """A bad line: this share of its datagrams is lost, in each direction; 0 mends it."""
@@ -113,6 +126,15 @@ class Network:
             self._host_loss_ppm[host] = loss_ppm
         else:
             self._host_loss_ppm.pop(host, None)
+
+    def set_reading(self, host: int, bytes_per_s: int | None) -> None:
+        """Its process takes so much from its streams, whatever the line carries; None: all at once.
+        Datagrams are read as ever.
+        """
+        if bytes_per_s is None:
+            self._slow_readers.pop(host, None)
+        else:
+            self._slow_readers[host] = Line(bytes_per_s, 0)
 
     def unplug(self, host: int) -> None:
         """Its own interface is down: nothing comes, and its system refuses to send."""
@@ -130,17 +152,21 @@ class Network:
         options.loss_ppm = options.duplicate_ppm = options.reorder_ppm = 0
         self._is_healed = True
         self._sides.clear()
+        self._cuts.clear()
         self._blocks.clear()
         self._host_loss_ppm.clear()
+        self._slow_readers.clear()
         self._unplugged.clear()
 
     # ---- ways ----
 
     def is_connected(self, source: int, target: int) -> bool:
         """Whether a path exists now, in this direction."""
-        if not (self._sides or self._blocks or self._unplugged):
+        if not (self._sides or self._cuts or self._blocks or self._unplugged):
             return True
         if self._sides.get(source, 0) != self._sides.get(target, 0):
+            return False
+        if self._cuts.get(source) != self._cuts.get(target):
             return False
         if (source, target) in self._blocks:
             return False
@@ -219,9 +245,14 @@ class Network:
             return None
         path = self._path(one, other) if self._region_of else None
         delay = sum(self._delay(path) for _ in range(self.options.stream_round_trips - 1))
+        patience_ns = self.options.stream_timeout_ns
+        if (reader := self._slow_readers.get(other)) is not None:
+            read_ns = reader.stream(size, now + delay, patience_ns)
+            if read_ns is None:
+                return None
+            delay += read_ns
         if not self._up:
             return delay
-        patience_ns = self.options.stream_timeout_ns
         up_ns = self._up[one].stream(size, now, patience_ns)
         if up_ns is None:
             return None

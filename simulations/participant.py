@@ -43,3 +43,9 @@ class Birth:
 
 
 NodeFactory = Callable[[Birth], Participant]
+
+
+def name_of(make_node: object) -> str:
+    """Of a class of nodes, or of what else makes some, as `find_node` takes it: `module:Class`."""
+    named = make_node if hasattr(make_node, "__qualname__") else type(make_node)
+    return f"{named.__module__}:{named.__qualname__}"

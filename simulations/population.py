@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from protocol.assembly import NodeConfig
-from protocol.codec import encode_stream
 from protocol.config import ProtocolConfig
 from protocol.crypto import public_key_of
-from protocol.effects import Effect, OpenStream
-from protocol.events import AddressFound
+from protocol.effects import Effect
+from protocol.events import AddressFound, SeedFound
 from protocol.identity import MeshId, NodeId
-from protocol.messages import PushPull
 from protocol.node import Node
 from protocol.records import Records
 from protocol.statements import Statements
@@ -81,10 +79,8 @@ class MeshNodes:
 
     def introduce(self, host: Host, other: Host, now: int) -> list[Effect]:
         """It says who it is by stream, as a joined node would."""
-        del now
         assert host.mesh_node is not None  # made above
-        data = encode_stream(PushPull(False, *host.mesh_node.join_state()))
-        return [OpenStream(other.crypto.node_id, (other.address,), data)]
+        return host.mesh_node.handle(SeedFound(other.crypto.node_id, other.address), now)
 
     def remember(self, host: Host) -> None:
         """Its snapshot, as of the end."""

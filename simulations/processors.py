@@ -12,14 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from protocol.config import SECOND
-from protocol.events import DeadlineReached, Delayed, Event, Resumed
+from protocol.events import DeadlineReached, Event
 from simulations.host import BACKLOG_MAX, Host
-from simulations.world import GAP_NS, LAG_NS, World
-
-LAG_PAUSE_NS: Final = SECOND
-"""A driver tells its node of lags at most so often; the daemon's value."""
-
+from simulations.world import World
 
 BATCH: Final = 16
 """So much is done in one turn; the daemon's value."""
@@ -58,7 +53,6 @@ class _Process:
     is_busy: bool = False
     """It has a core, or stands in the queue for one."""
     life: int = 0
-    lag_told_ns: int = -LAG_PAUSE_NS
 
 
 class BusyWorld(World):
@@ -140,7 +134,7 @@ class BusyWorld(World):
         if not works:
             process.is_due = False
             works.append(_Work(self._costs.event_ns, functools.partial(self._be_due, host)))
-        self._note_lag(host, process)
+        self._note_lag(host)
         cost_ns = self._costs.turn_ns + sum(work.cost_ns for work in works)
         self._spend(host, cost_ns, self._do, host, host.life, works)
 
@@ -170,16 +164,9 @@ class BusyWorld(World):
         else:  # what came before has done it
             self._arm(host)
 
-    def _note_lag(self, host: Host, process: _Process) -> None:
-        """A driver that is woken late says so."""
-        if host.node is None:
-            return
-        lag_ns = host.time(self.now) - host.node.deadline
-        if lag_ns > GAP_NS:
-            self._as_process(host, lambda: super(BusyWorld, self).give(host, Resumed(lag_ns)))
-        elif lag_ns > LAG_NS and self.now - process.lag_told_ns > LAG_PAUSE_NS:
-            process.lag_told_ns = self.now
-            self._as_process(host, lambda: super(BusyWorld, self).give(host, Delayed(lag_ns)))
+    def _be_told(self, host: Host, word: Event) -> None:
+        """In the turn that begins."""
+        self._as_process(host, functools.partial(super().give, host, word))
 
     def _end(self, host: Host) -> None:
         """Its turn is over: whoever waits longest is next."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from protocol.config import SECOND
 from protocol.crypto import Crypto
+from protocol.node import Node
 from simulations import liveness
 from simulations.checkers import CHECKERS, QUIET_LOSS_PPM, Story
 from simulations.director import Director
@@ -16,7 +17,7 @@ from simulations.inference.measures import measures_of
 from simulations.inference.service import Service
 from simulations.measures import Measure, Measures
 from simulations.origin import commit
-from simulations.participant import NodeFactory
+from simulations.participant import NodeFactory, name_of
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario
 from simulations.section import ScenarioError
@@ -44,6 +45,8 @@ class Result:
     """What the scenario's file says."""
     commit: str
     """Of the code."""
+    node: str
+    """The class of the nodes, as `module:Class`."""
     violations: tuple[str, ...] | None = None
     """What should have held and did not (`checkers.py`, `liveness.py`); None: not looked for."""
 
@@ -136,6 +139,7 @@ def _run(
         measures=measures,
         configuration=scenario.content,
         commit=commit(),
+        node=name_of(make_node or Node),
     )
     if not is_checked:
         return result

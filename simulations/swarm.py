@@ -113,13 +113,17 @@ _PROTOCOL: Final[Sequence[tuple[str, Sequence[int]]]] = (
 )
 _LASTING: Final = (
     *("pause", "starve", "clock", "cut", "block", "sever", "loss", "unplug", "flap"),
-    *("lie", "flood", "replay", "spoof"),
+    *("lie", "flood", "replay", "spoof", "slow_read", "forge"),
 )
-_KINDS: Final = (*_LASTING, "crash", "crash", "start", "start", "restart", "leave", "move")
+_KINDS: Final = (
+    *_LASTING,
+    *("crash", "crash", "start", "start", "restart", "leave", "move", "backup"),
+)
+_DISKS: Final = ("kept", "kept", "backup", "lost")
 _OPTIONS: Final[dict[str, Sequence[tuple[str, Sequence[Any]]]]] = {
     "crash": (("silent", (True, False)),),
-    "start": (("new_address", (True, False)), ("disk", ("kept", "kept", "kept", "lost"))),
-    "restart": (("new_address", (True, False)), ("disk", ("kept", "kept", "kept", "lost"))),
+    "start": (("new_address", (True, False)), ("disk", _DISKS)),
+    "restart": (("new_address", (True, False)), ("disk", _DISKS)),
     "starve": (("late_ms", ([100, 500], [500, 2_500])), ("slow", (True, False))),
     "clock": (("drift_ppm", (-5_000, 200, 5_000)), ("ahead_s", (-86_400, 0, 3_600))),
     "block": (("direction", ("in", "out", "both")),),
@@ -127,6 +131,8 @@ _OPTIONS: Final[dict[str, Sequence[tuple[str, Sequence[Any]]]]] = {
     "loss": (("percent", (20, 60, 95)),),
     "lie": (("pace_ms", (20, 100, 500)),),
     "flood": (("pace_ms", (20, 100, 500)),),
+    "forge": (("pace_ms", (20, 100, 500)),),
+    "slow_read": (("bytes_s", (10, 1_000)),),
     "replay": (("pace_ms", (5, 50)),),
     "spoof": (("pace_ms", (5, 50)),),
 }

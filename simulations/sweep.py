@@ -15,8 +15,11 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from protocol.node import Node
 from simulations.library import path_of, scenario_from
 from simulations.origin import commit, digest
+from simulations.other_protocols import find_node
+from simulations.participant import NodeFactory, name_of
 from simulations.run import run
 from simulations.scenario import read_content
 from simulations.section import ScenarioError
@@ -44,6 +47,8 @@ class Job:
     point: Mapping[str, Any]
     seed: int
     is_checked: bool
+    node: str | None
+    """The class of another protocol, `module:Class`; None: ours."""
     name: str
     """What tells this run from all others."""
 
@@ -70,11 +75,17 @@ def _value(text: str) -> Any:  # noqa: ANN401  # what TOML may hold
 
 
 def plan(
-    named: str, axes: Sequence[Axis], seeds: Iterable[int], *, is_checked: bool = False
+    named: str,
+    axes: Sequence[Axis],
+    seeds: Iterable[int],
+    *,
+    is_checked: bool = False,
+    node: str | None = None,
 ) -> list[Job]:
-    """Every run of a sweep over a scenario, by name or file. Everything is read and checked before
-    anything runs. Raises ScenarioError.
+    """Every run of a sweep over a scenario, by name or file; `node` is the class of another
+    protocol. Everything is read and checked before anything runs. Raises ScenarioError.
     """
+    _factory(node)
     path = path_of(named)
     content = read_content(path)
     seeds = list(itertools.islice(seeds, POINTS_MAX + 1))
@@ -87,7 +98,7 @@ def plan(
         for key, value in point.items():
             _put(changed, key, value)
         scenario_from(changed, path)
-        origin = (changed, _files(changed, path.parent), is_checked, commit())
+        origin = (changed, _files(changed, path.parent), is_checked, node, commit())
         jobs += [
             Job(
                 scenario=path.stem,
@@ -96,6 +107,7 @@ def plan(
                 point=point,
                 seed=seed,
                 is_checked=is_checked,
+                node=node,
                 name=digest({"run": origin, "seed": seed}),
             )
             for seed in seeds
@@ -146,12 +158,18 @@ def run_job(job: Job) -> Row:
     row: Row = {"run": job.name, "commit": commit(), "configuration": digest(job.content)}
     row |= {"scenario": job.scenario, "point": dict(job.point), "seed": job.seed}
     try:
+        make_node = _factory(job.node)
+        row["node"] = name_of(make_node or Node)
         scenario = scenario_from(job.content, pathlib.Path(job.folder) / f"{job.scenario}.toml")
-        result = run(scenario, job.seed, is_checked=job.is_checked)
+        result = run(scenario, job.seed, make_node=make_node, is_checked=job.is_checked)
     except ScenarioError as error:
         return row | {"error": str(error)}
     told = result.to_json()
     return row | {key: told[key] for key in told if key not in row}
+
+
+def _factory(node: str | None) -> NodeFactory | None:
+    return None if node is None else find_node(node)
 
 
 def read_rows(path: pathlib.Path) -> dict[str, Row]:

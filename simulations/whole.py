@@ -32,7 +32,7 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
         world.start(host.index)
         assert host.mesh_node is not None  # it was started just now
         lives.update(dict.fromkeys(host.mesh_node.join_state()[1]))
-    everything = encode_stream(PushPull(True, tuple(records), tuple(lives)))
+    everything = encode_stream(PushPull(False, tuple(records), tuple(lives), ()))
     first, second, *_ = world.hosts
     world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
     for host in world.hosts:
@@ -40,7 +40,7 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
         assert first.mesh_node is not None
         host.mesh_node.begin_like(first.mesh_node)
         if are_acquainted:
-            host.mesh_node.begin_acquainted(functools.partial(_meet, world, host))
+            host.mesh_node.envelope.begin_acquainted(functools.partial(_meet, world, host))
     world.agreement.begin_whole()
     return world
 
@@ -50,4 +50,4 @@ def _meet(world: World, host: Host, peer: NodeId) -> tuple[Address, bytes] | Non
     other = world.host_of(peer)
     if other.mesh_node is None:
         return None
-    return other.address, other.mesh_node.token_for(host.crypto.node_id, host.address)
+    return other.address, other.mesh_node.envelope.token_for(host.crypto.node_id, host.address)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from protocol.config import MILLISECOND, SECOND, ProtocolConfig
+from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import Crypto, SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
 from protocol.effects import (
@@ -29,10 +29,8 @@ from protocol.events import (
     AddressesChanged,
     DatagramReceived,
     DeadlineReached,
-    Delayed,
     Event,
     LeaveRequested,
-    Resumed,
     SendFailed,
     Started,
 )
@@ -44,6 +42,7 @@ from simulations.clock import Clock
 from simulations.host import Host
 from simulations.listener import Deaf, Listener
 from simulations.network import Network, NetworkOptions
+from simulations.overlaps import Overlaps
 from simulations.participant import NodeFactory
 from simulations.population import MeshNodes, OtherNodes, Population
 from simulations.reading import Reading
@@ -51,11 +50,8 @@ from simulations.section import ScenarioError
 from simulations.streams import Streams
 from simulations.timeline import Timeline
 from simulations.trace import Trace
+from simulations.verdicts import Verdicts
 
-GAP_NS: Final = 2_000 * MILLISECOND
-"""Woken later than this a driver gives Resumed; the daemon's value."""
-LAG_NS: Final = 300 * MILLISECOND
-"""Woken later than this, but not so late, it gives Delayed; the daemon's value."""
 SPINS_MAX: Final = 1_000
 """Deadlines at one moment, one after the other, after which a node is thought to be stuck."""
 _DEADLINE_REACHED: Final = DeadlineReached()
@@ -83,8 +79,6 @@ class World(Timeline):
         """(time, observing host, what changed), in order."""
         self.history: list[tuple[int, int, str]] = []
         """(time, host, act) of all that was done to hosts: what is true, whatever nodes believe."""
-        self.mistakes: list[tuple[int, int, int]] = []
-        """(time, observer, subject): called dead while it ran and could be reached."""
         self.traffic: dict[str, list[int]] = {}
         """[datagrams, bytes] sent, by kind."""
         self.taps: list[Callable[[Host, DatagramReceived], None]] = []
@@ -104,7 +98,11 @@ class World(Timeline):
         options = network or NetworkOptions()
         self.network = Network(options, random.Random(seed + 1), self.hosts)  # noqa: S311  # same
         self._by_id = {host.crypto.node_id: host for host in self.hosts}
+        self._verdicts = Verdicts(self.network, self._by_id)
+        self.mistakes = self._verdicts.mistakes
         self.agreement = Agreement(size)
+        self.overlaps = Overlaps()
+        """What goes on that is done to this world."""
         self.chance = random.Random(seed + 4)  # noqa: S311  # same
         """For what is done to this world."""
         self._reading = Reading(self, random.Random(seed + 2))  # noqa: S311  # same
@@ -170,6 +168,13 @@ class World(Timeline):
             self._streams.reset(host)
         self.listener.on_act(host, "crash")
 
+    def back_up(self, index: int) -> None:
+        """Copy a host's disk, as its node would find it if it started now."""
+        host = self.hosts[index]
+        if host.node is not None:
+            self._population.remember(host)
+        host.back_up()
+
     def leave(self, index: int) -> None:
         """Say goodbye, then stop a second later."""
         host = self.hosts[index]
@@ -192,11 +197,7 @@ class World(Timeline):
         self.note_act(index, "resume")
         host.is_paused = False
         self.listener.on_act(host, "resume")
-        gap = host.time(self.now) - host.node.deadline
-        if gap > GAP_NS:
-            self.give(host, Resumed(gap))
-        elif gap > LAG_NS:
-            self.give(host, Delayed(gap))
+        self._note_lag(host)
         waiting = list(host.backlog)
         host.backlog.clear()
         for read in waiting:
@@ -284,10 +285,20 @@ class World(Timeline):
         if host.node.deadline > shown:
             self._arm(host)
             return
-        if shown - deadline > LAG_NS:
-            self.give(host, Delayed(shown - deadline))
+        self._note_lag(host)
         self.give(host, _DEADLINE_REACHED)
         self._see_that_time_passes(host, shown)
+
+    def _note_lag(self, host: Host) -> None:
+        """A driver that is woken late says so."""
+        if host.node is None:
+            return
+        word = host.lag.word(host.time(self.now) - host.node.deadline, self.now)
+        if word is not None:
+            self._be_told(host, word)
+
+    def _be_told(self, host: Host, word: Event) -> None:
+        self.give(host, word)
 
     def _see_that_time_passes(self, host: Host, shown: int) -> None:
         is_still_due = host.node is not None and host.node.deadline <= shown
@@ -301,7 +312,7 @@ class World(Timeline):
     def _carry_out_all(self, host: Host, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, SendDatagram):  # most are
-                self._send(host, effect)
+                self.send(host, effect)
             else:
                 self._carry_out(host, effect)
 
@@ -318,7 +329,7 @@ class World(Timeline):
             case MembershipChanged():
                 self.changes.append((self.now, host.index, effect))
                 self.agreement.note(host.index, self._by_id[effect.node].index, effect.state)
-                self._judge(host, effect)
+                self._verdicts.judge(self.now, host, effect)
                 self.note(b"change", host.index, effect.node, str(effect.state).encode())
                 self.listener.on_effect(host, effect)
             case LoadLearned() | OffersChanged():
@@ -328,16 +339,8 @@ class World(Timeline):
             case _:
                 pass
 
-    def _judge(self, observer: Host, change: MembershipChanged) -> None:
-        if change.state is not State.DEAD:
-            return
-        subject = self._by_id[change.node]
-        both = (observer.index, subject.index)
-        is_reached = self.network.is_connected(*both) and self.network.is_connected(*both[::-1])
-        if subject.node is not None and not subject.is_paused and is_reached:
-            self.mistakes.append((self.now, *both))
-
-    def _send(self, host: Host, effect: SendDatagram) -> None:
+    def send(self, host: Host, effect: SendDatagram) -> None:
+        """A datagram leaves a host."""
         self.datagrams += 1
         size = len(effect.data)
         sent = self.traffic.get(effect.kind)

@@ -21,7 +21,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshd.cli.children import command
+from tests.helpers.certificates import make_certificate
 from tests.helpers.daemons import REPOSITORY, environment, meshd
+from tests.helpers.gateway_client import request
 from tests.helpers.readme import (
     COMMAND_S,
     README,
@@ -68,6 +71,12 @@ WAYS = {
     "meshd invite": Way(machine="alpha", shows="meshd1_"),
     "meshd invite --uses 5 --expires 1d": Way(machine="alpha", shows="meshd1_"),
     "meshd join": Way(machine="beta", more=("TOKEN",), shows="mesh"),
+    "meshd passphrase set": Way(
+        machine="beta", more=("--new-passphrase-file", "secret"), shows="node.key"
+    ),
+    "meshd passphrase remove": Way(
+        machine="beta", more=("--passphrase-file", "secret"), shows="node.key"
+    ),
     f"meshd up --upstream {SHOWN_UPSTREAM}": Way(machine="beta", shows="mesh"),
     "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
     "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
@@ -83,7 +92,24 @@ WAYS = {
         first=("submit", "endless.json", "--detach"),
         shows="cancelled",
     ),
+    "meshd invites": Way(machine="alpha", shows="worker"),
+    "meshd grant": Way(machine="alpha", more=("beta",), shows="beta"),
+    "meshd audit verify": Way(machine="alpha", shows="signed"),
+    "meshd audit show": Way(machine="alpha", shows="member.admitted"),
+    "meshd root export": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="root.pem"
+    ),
+    "meshd root import": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
+    ),
+    "meshd root remove": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
+    ),
+    "meshd key create": Way(machine="alpha", more=("phone",), shows="meshd-sk-"),
+    "meshd key list": Way(machine="alpha", shows="phone"),
+    "meshd key revoke": Way(machine="alpha", more=("phone",), shows="phone"),
     "meshd leave": Way(machine="beta"),
+    "meshd revoke": Way(machine="alpha", more=("beta",), shows="beta"),
 }
 """In the order in which they are run; alpha founds the mesh."""
 EVERYWHERE = {"--home DIR", "--json"}
@@ -97,11 +123,20 @@ UP_OPTIONS = {
     "--listen": "127.0.0.1:PORT",
     "--advertise": "localhost:PORT",
     "--gateway": "127.0.0.1:GATEWAY",
+    "--require-key": "",
+    "--tls-cert": "CERTIFICATE",
+    "--tls-key": "PRIVATE",
+    "--insecure-http": "",
+    "--cors-origin": "https://chat.example.org",
+    "--gateway-host": "box.lan",
+    "--policy": "fastest",
     "--no-lan": "",
     "--record": "trace",
+    "--passphrase-file": "secret",
 }
-"""All of them, on one machine; URL, TOKEN and the ports are known when the test runs."""
+"""All of them, on one machine; URL, TOKEN, ports and files are known when the test runs."""
 DEMONSTRATION = "meshd demo"
+PAIRING = "meshd pair"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
 MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
 SUITE = "python -m pytest "
@@ -130,7 +165,14 @@ def prompts() -> list[tuple[str, str]]:
 def test_every_command_is_run_somewhere() -> None:
     """What is in backticks is in a table of this file, whose entries are all in README.md."""
     run = {*WAYS, *UP_OPTIONS, *EVERYWHERE, *suites()}
-    run |= {DEMONSTRATION, BENCHMARK, MEMBERSHIP_BENCHMARK, PLAIN_INSTALLATION, *SIMULATIONS}
+    run |= {
+        DEMONSTRATION,
+        PAIRING,
+        BENCHMARK,
+        MEMBERSHIP_BENCHMARK,
+        PLAIN_INSTALLATION,
+        *SIMULATIONS,
+    }
     assert set(inline_commands()) == run
 
 
@@ -170,6 +212,13 @@ def place_jobs(folder: pathlib.Path) -> None:
     ((_, job),) = blocks("json")
     (folder / "job.json").write_text(job)
     (folder / "endless.json").write_text(json.dumps(ENDLESS))
+    place_passphrase(folder)
+
+
+def place_passphrase(folder: pathlib.Path) -> None:
+    """A file with one, for its owner only."""
+    (folder / "secret").touch(mode=0o600)
+    (folder / "secret").write_text("correct horse\n")
 
 
 @pytest.mark.llama
@@ -267,6 +316,7 @@ def known(word: str, both: dict[str, Machine]) -> str:
 @pytest.mark.processes
 def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
     """All that the table of commands names, together, do what their names say."""
+    place_passphrase(tmp_path)
     with upstream() as url, machines(tmp_path, "alpha", "beta", "gamma") as three:
         three["alpha"].up(["up", "--model", "none"])
         three["gamma"].up(["up", "--model", "none"])  # it only finds free ports
@@ -275,6 +325,8 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
             three["gamma"].ready[key].rpartition(":")[2] for key in ("listen", "gateway")
         )
         values = {"URL": url, "TOKEN": known("TOKEN", three), "PORT": port, "GATEWAY": gateway}
+        certificate, private = make_certificate(tmp_path)
+        values |= {"CERTIFICATE": str(certificate), "PRIVATE": str(private)}
         words = ["up"]
         for option, value in UP_OPTIONS.items():
             filled = re.sub("[A-Z]+", lambda found: values[found[0]], value)
@@ -283,7 +335,9 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
         three["alpha"].wait_models("words", "m")
         said = three["beta"].ready
         assert said["listen"] == f"127.0.0.1:{port}"
-        assert said["gateway"] == f"http://127.0.0.1:{gateway}"
+        assert said["gateway"] == f"https://127.0.0.1:{gateway}"
+        reply = request(said["gateway"], "GET", "/v1/models", None, {"host": "box.lan"})
+        assert reply.status == 401
         status = json.loads(three["beta"].run(["status", "--json"]))
         assert status["addresses"] == [f"localhost:{port}"]
         rows = {row["name"]: row for row in three["alpha"].rows("nodes")}
@@ -316,6 +370,26 @@ def test_the_demonstration(tmp_path: pathlib.Path) -> None:
     """A question is answered, and nothing of its mesh stays."""
     with machines(tmp_path, "alpha") as one:
         assert one["alpha"].run(shlex.split(DEMONSTRATION)[1:]).strip()
+
+
+@pytest.mark.processes
+def test_pairing(tmp_path: pathlib.Path) -> None:
+    """One machine waits with a code while the other one joins by it."""
+    with machines(tmp_path, "alpha", "beta") as both:
+        alpha, beta = both["alpha"], both["beta"]
+        alpha.up(["up", "--model", "none"])
+        words = [*command(), *shlex.split(PAIRING)[1:], "--json"]
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, env=alpha.environment, text=True
+        ) as waiting:
+            try:
+                assert waiting.stdout is not None
+                shown = json.loads(waiting.stdout.readline())
+                said = beta.run(["join", shown["code"], "--at", shown["addresses"][0]])
+                assert "Joined mesh" in said
+                assert waiting.wait(COMMAND_S) == 0
+            finally:
+                waiting.kill()
 
 
 # ---- the promises, and what CI runs ----

@@ -12,7 +12,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from meshd import __version__
-from meshd.cli import chat, demo, events, membership, show, sim, tasks, up
+from meshd.cli import (
+    audit,
+    chat,
+    demo,
+    events,
+    keys,
+    membership,
+    pair,
+    passphrase,
+    root,
+    show,
+    sim,
+    tasks,
+    trust,
+    up,
+)
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
 from meshd.failures import ExitCode, UserError
@@ -35,7 +50,11 @@ app.command()(up.up)
 app.command()(demo.demo)
 app.command()(membership.invite)
 app.command()(membership.join)
+app.command()(pair.pair)
 app.command()(membership.leave)
+app.command()(trust.grant)
+app.command()(trust.revoke)
+app.command()(trust.invites)
 app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)
@@ -45,6 +64,10 @@ app.command()(tasks.submit)
 app.command()(tasks.jobs)
 app.command()(tasks.job)
 app.command()(tasks.cancel)
+app.add_typer(audit.audit, name="audit")
+app.add_typer(root.root, name="root")
+app.add_typer(passphrase.passphrase, name="passphrase")
+app.add_typer(keys.key, name="key")
 app.add_typer(sim.sim, name="sim")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshd.cli import terminal
-from meshd.cli.conversation import asking
+from meshd.cli.conversation import Door, asking
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
 from meshd.control_client import ask
 from meshd.failures import UserError
@@ -42,7 +42,8 @@ def chat(
     if prompt is not None and not prompt.strip():
         raise wrong_usage("the prompt is empty")
     place = chosen_home(context, home)
-    gateway = str(ask(place, "status")["gateway"])
+    told = ask(place, "gateway")
+    gateway = Door(url=told["url"], key=told["key"], fingerprint=told["fingerprint"])
     chosen = model or _first_model(place)
     if prompt is None:
         _converse(gateway, chosen)
@@ -73,7 +74,7 @@ def _first_model(home: Home) -> str:
     return str(rows[0]["name"])
 
 
-def _answer(gateway: str, model: str, messages: Sequence[dict[str, str]]) -> str:
+def _answer(gateway: Door, model: str, messages: Sequence[dict[str, str]]) -> str:
     """Print an answer as it comes, then who gave it; returns its text."""
     texts: list[str] = []
     on_terminal = terminal.output_is_terminal()
@@ -90,7 +91,7 @@ def _answer(gateway: str, model: str, messages: Sequence[dict[str, str]]) -> str
     return "".join(texts)
 
 
-def _answer_as_json(gateway: str, model: str, messages: Sequence[dict[str, str]]) -> None:
+def _answer_as_json(gateway: Door, model: str, messages: Sequence[dict[str, str]]) -> None:
     with asking(gateway, model, messages) as answer:
         text = "".join(answer)
     terminal.print_json(
@@ -98,7 +99,7 @@ def _answer_as_json(gateway: str, model: str, messages: Sequence[dict[str, str]]
     )
 
 
-def _converse(gateway: str, model: str) -> None:
+def _converse(gateway: Door, model: str) -> None:
     """Turn after turn until /quit or the end of input."""
     _switch_on_line_editing()
     terminal.remark(f"{model}; /quit or Ctrl-D ends, Ctrl-C stops an answer")

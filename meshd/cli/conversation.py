@@ -1,12 +1,16 @@
 """The one place where a command talks with a model, through a gateway's OpenAI interface.
 
-Standard library only: a gateway is on loopback, and a chat must start at once.
+Standard library only: a chat must start at once.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import http.client
 import ipaddress
 import json
+import socket
+import ssl
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +22,19 @@ SILENCE_TIMEOUT_S = 620.0
 """Between two lines: the gateway ends a request after 600 s by itself."""
 LINE_BYTES_MAX = 1024 * 1024
 REFUSAL_BYTES_MAX = 64 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Where a gateway is, and what it takes to get in."""
+
+    url: str
+    """`http://HOST:PORT`, or `https://`."""
+    key: str | None = dataclasses.field(default=None, repr=False)
+    """An API key; None: it needs none."""
+    fingerprint: str | None = None
+    """SHA-256 of the certificate that it must have, in hex; that is all that is looked at. The
+    daemon itself tells it, so neither names nor dates matter."""
 
 
 class Answer:
@@ -66,25 +83,29 @@ class Answer:
 
 @contextlib.contextmanager
 def asking(
-    gateway: str,
+    gateway: str | Door,
     model: str,
     messages: Sequence[Mapping[str, str]],
     *,
     max_tokens: int | None = None,
 ) -> Iterator[Answer]:
-    """Ask `model` through `gateway` (`http://HOST:PORT`); leaving cancels the request.
+    """Ask `model` through `gateway` (its URL, if that is all); leaving cancels the request.
 
     Raises UserError when the gateway is out of reach or refuses.
     """
     body: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
-    with contextlib.closing(_connection_to(gateway)) as connection:
-        with _explained(f"cannot reach the gateway {gateway}"):
+    door = Door(url=gateway) if isinstance(gateway, str) else gateway
+    with contextlib.closing(_connection_to(door.url)) as connection:
+        with _explained(f"cannot reach the gateway {door.url}"):
             connection.connect()
+            _check_certificate(connection.sock, door.fingerprint)
             connection.sock.settimeout(SILENCE_TIMEOUT_S)
         with _explained("the gateway did not answer"):
             headers = {"content-type": "application/json", "accept": "text/event-stream"}
+            if door.key is not None:
+                headers["authorization"] = f"Bearer {door.key}"
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             response = connection.getresponse()
         with contextlib.closing(response):
@@ -112,13 +133,26 @@ def _connection_to(gateway: str) -> http.client.HTTPConnection:
     with _explained(f"cannot reach the gateway {gateway}"):
         url = urllib.parse.urlsplit(gateway)
         host, port = url.hostname or "", url.port
-    if url.scheme != "http" or not host or port is None:
+    if url.scheme not in ("http", "https") or not host or port is None:
         raise UserError(f"the gateway's address {gateway!a} makes no sense; restart the daemon")
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
-    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+    if url.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # see _check_certificate
+    return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
+
+
+def _check_certificate(connected: socket.socket, fingerprint: str | None) -> None:
+    """Before anything is sent. Raises ValueError for another certificate than the daemon's."""
+    if not isinstance(connected, ssl.SSLSocket):
+        return
+    certificate = connected.getpeercert(binary_form=True) or b""
+    if hashlib.sha256(certificate).hexdigest() != fingerprint:
+        raise ValueError("another program answers there")
 
 
 def _refusal_text(status: int, body: bytes) -> str:

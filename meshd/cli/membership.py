@@ -1,19 +1,22 @@
-"""The one place for the commands that change who is in the mesh: invite, join, leave."""
+"""The one place for the commands that change who is in the mesh: invite, join, leave.
+
+`pair.py` invites by a short code instead of a token.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from meshd.cli import terminal
+from meshd.cli import passphrase, terminal
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.cli.pairing_code import is_code, token_by_code
 from meshd.cli.up import checked_token
 from meshd.control_client import ask
 from meshd.failures import ExitCode, UserError
 from meshd.options import parse_duration_s, wrong_usage
 
 ROLES = ("admin", "worker", "client", "observer")
-ROLES_SO_FAR = ("worker",)
 USES_MAX = 1_000
 OWNER_CHARACTERS_MAX = 63
 JOIN_TIMEOUT_S = 60.0
@@ -35,14 +38,9 @@ def invite(
     as_json: JsonOption = False,
 ) -> None:
     """Print a token that lets another machine join this mesh."""
-    if role not in ROLES:
-        raise wrong_usage(f"--role {role!a}: choose from {', '.join(ROLES)}")
-    if role not in ROLES_SO_FAR:
-        raise wrong_usage(f"--role {role} is not in this version; invite a worker")
+    check_whom(role, owner)
     if not 1 <= uses <= USES_MAX:
         raise wrong_usage(f"--uses {uses}: choose from 1 to {USES_MAX}")
-    if owner is not None and not _is_good_owner(owner):
-        raise wrong_usage(f"--owner: use 1 to {OWNER_CHARACTERS_MAX} printable characters")
     result = ask(
         chosen_home(context, home),
         "invite",
@@ -62,23 +60,36 @@ def invite(
 
 def join(
     context: typer.Context,
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What meshd invite printed.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN", help="What meshd invite printed, or the code of meshd pair."
+        ),
+    ],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the code's offer waits, without mDNS."),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join a mesh, with or without a running daemon."""
-    token = checked_token(token)
     place = chosen_home(context, home)
+    if is_code(token):
+        token = token_by_code(place, token, at)
+    elif at is not None:
+        raise wrong_usage("--at goes with the code of meshd pair; a token says by itself where")
+    token = checked_token(token)
 
     async def without_daemon() -> Mapping[str, Any]:
         from meshd import logs
         from meshd.joining import join_offline  # loads the network, and only here
 
         logs.configure()
-        return await join_offline(place, token)
+        return await join_offline(passphrase.opened(place, None), token)
 
     with terminal.progress("joining ..."):
-        result, had_daemon = _either(
+        result, had_daemon = either(
             lambda: ask(place, "join", timeout_s=JOIN_TIMEOUT_S, token=token), without_daemon
         )
     if as_json:
@@ -97,17 +108,17 @@ def leave(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
     async def without_daemon() -> Mapping[str, Any]:
         from meshd.joining import leave_offline  # loads the network, and only here
 
-        return await leave_offline(place)
+        return await leave_offline(passphrase.opened(place, None))
 
     with terminal.progress("leaving ..."):
-        result, _ = _either(lambda: ask(place, "leave", timeout_s=JOIN_TIMEOUT_S), without_daemon)
+        result, _ = either(lambda: ask(place, "leave", timeout_s=JOIN_TIMEOUT_S), without_daemon)
     if as_json:
         terminal.print_json(result)
         return
     print(f"Left mesh {terminal.harmless(str(result['mesh']))}.")
 
 
-def _either(
+def either(
     by_daemon: Callable[[], Mapping[str, Any]],
     without_daemon: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> tuple[Mapping[str, Any], bool]:
@@ -120,6 +131,14 @@ def _either(
     import trio  # slow to import, and only without a daemon
 
     return trio.run(without_daemon), False
+
+
+def check_whom(role: str, owner: str | None) -> None:
+    """Check what an invite says of whom it lets in. Raises UserError (wrong usage)."""
+    if role not in ROLES:
+        raise wrong_usage(f"--role {role!a}: choose from {', '.join(ROLES)}")
+    if owner is not None and not _is_good_owner(owner):
+        raise wrong_usage(f"--owner: use 1 to {OWNER_CHARACTERS_MAX} printable characters")
 
 
 def _is_good_owner(owner: str) -> bool:

@@ -149,7 +149,8 @@ def bench(
     if as_json:
         terminal.print_json(pace)
         return
-    terminal.print_table(("figure", "value"), [(key, _shown(pace[key])) for key in pace])
+    figures = [(key, _shown(value)) for key, value in pace.items() if value is not None]
+    terminal.print_table(("figure", "value"), figures)
 
 
 def _shown(value: object) -> str:

@@ -43,6 +43,10 @@ def sweep(
     dask: Annotated[
         str | None, typer.Option("--dask", metavar="ADDRESS", help="A Dask scheduler does it.")
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option("--node", metavar="MODULE:CLASS", help="Another protocol in place of ours."),
+    ] = None,
     plot: Annotated[
         pathlib.Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the first measure: .png, .svg or .pdf."),
@@ -62,7 +66,7 @@ def sweep(
             check_plot(plot)
         grid = [sweeping.parse_axis(text) for text in axes or ()]
         jobs = sweeping.plan(
-            scenario, grid, range(first_seed, first_seed + seeds), is_checked=check
+            scenario, grid, range(first_seed, first_seed + seeds), is_checked=check, node=node
         )
         known = sweeping.read_rows(out) if out is not None else {}
     except (ScenarioError, PlotError) as error:

@@ -1,5 +1,6 @@
 """The one place for `meshd up`: a node in the foreground."""
 
+import dataclasses
 import pathlib
 import signal
 from typing import Annotated
@@ -7,7 +8,19 @@ from typing import Annotated
 import typer
 
 from meshd.cli import terminal
+from meshd.cli.gateway import (
+    CorsOriginOption,
+    GatewayHostOption,
+    InsecureHttpOption,
+    RequireKeyOption,
+    TlsCertOption,
+    TlsKeyOption,
+    checked_access,
+)
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
+from meshd.cli.pairing_code import is_code
+from meshd.cli.passphrase import PassphraseFile, opened
+from meshd.home import Home
 from meshd.options import (
     GATEWAY_DEFAULT,
     LISTEN_DEFAULT,
@@ -17,6 +30,7 @@ from meshd.options import (
     parse_labels,
     parse_models,
     parse_name,
+    parse_policy,
     parse_upstreams,
     wrong_usage,
 )
@@ -40,15 +54,21 @@ _UpstreamOption = Annotated[
     ),
 ]
 
+_NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the host's name.")]
+
+_ListenOption = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
+]
+_PolicyOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Who is asked first, such as least_loaded."),
+]
+
 
 def up(
     context: typer.Context,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: the host's name.")
-    ] = None,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
-    ] = LISTEN_DEFAULT,
+    name: _NameOption = None,
+    listen: _ListenOption = LISTEN_DEFAULT,
     advertise: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where others reach this node, if not there."),
@@ -56,6 +76,12 @@ def up(
     gateway: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="For apps; port 0 picks a free one.")
     ] = GATEWAY_DEFAULT,
+    require_key: RequireKeyOption = False,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    insecure_http: InsecureHttpOption = False,
+    cors_origin: CorsOriginOption = None,
+    gateway_host: GatewayHostOption = None,
     join: Annotated[
         str | None, typer.Option(metavar="TOKEN", help="Join the mesh of this invite first.")
     ] = None,
@@ -66,9 +92,11 @@ def up(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
     ] = None,
+    policy: _PolicyOption = "fastest",
     no_lan: Annotated[
         bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
     ] = False,
+    passphrase_file: PassphraseFile = None,
     record: Annotated[
         str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
     ] = None,
@@ -86,16 +114,26 @@ def up(
         listen=_checked_address(listen, what="--listen"),
         advertise=None if advertise is None else _checked_advertised(advertise),
         gateway=_checked_address(gateway, what="--gateway"),
+        access=checked_access(
+            require_key=require_key,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure_http=insecure_http,
+            cors_origin=cors_origin,
+            gateway_host=gateway_host,
+        ),
         join=None if join is None else checked_token(join),
         new_identity=new_identity,
         models=parse_models(model or ()),
         upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
+        policy=parse_policy(policy),
         lan=not no_lan,
         record=None if record is None else _checked_record(record),
         json=as_json,
     )
-    _run(options)
+    keys = opened(Home(options.home), passphrase_file)
+    _run(dataclasses.replace(options, passphrase=keys.passphrase))
 
 
 def _run(options: UpOptions) -> None:
@@ -115,6 +153,8 @@ def _run(options: UpOptions) -> None:
 
 def checked_token(text: str) -> str:
     """An invite's token without the blanks of copying. Raises UserError (wrong usage)."""
+    if is_code(text):
+        raise wrong_usage("this is a pairing code: first run meshd join CODE, then meshd up")
     token = "".join(text.split())
     if not token or not token.isascii() or not token.isprintable():
         raise wrong_usage("this is no token: copy the whole line that meshd invite printed")

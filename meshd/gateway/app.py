@@ -4,7 +4,8 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import trio
 from starlette.datastructures import Headers
@@ -13,14 +14,17 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from meshd.failures import RequestFailed
+from meshd.gateway.access import Access
 from meshd.gateway.chat import ChatEndpoint
+from meshd.gateway.connection import CLIENT
 from meshd.gateway.errors import Failure, Refusal, known_failure
 from meshd.gateway.events import EventfulMesh, EventsEndpoint
 from meshd.gateway.exchange import Exchange
-from meshd.gateway.guard import Guard
 from meshd.gateway.incoming import BodyBudget, Incoming
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import model_object
+from meshd.gateway.places import Places
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +37,20 @@ Handler = Callable[[Exchange], Awaitable[None]]
 class Endpoint:
     """A handler of ours as the ASGI application that a route leads to."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, places: Places | None) -> None:
+        """`places` None: always answered, however busy the gateway is."""
         self._handler = handler
+        self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._handler(scope["meshd.exchange"])
+        exchange: Exchange = scope["meshd.exchange"]
+        if self._places is None:
+            await self._handler(exchange)
+            return
+        self._places.check()  # rather now than after a large body
+        await exchange.incoming.read()
+        with self._places.taken(scope["state"].get(CLIENT)):
+            await self._handler(exchange)
 
 
 class Gateway:
@@ -48,11 +61,14 @@ class Gateway:
         mesh: EventfulMesh,
         *,
         limits: Limits | None = None,
-        extra_hosts: Collection[str] = (),
+        access: Access | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self._mesh = mesh
         self._limits = limits or Limits()
-        self._guard = Guard(extra_hosts)
+        self._access = access or Access()
+        self._keyring = keyring or Keyring()
+        self._places = Places(self._limits.requests_max)
         self._budget = BodyBudget(self._limits.bodies_bytes_max)
         self._created = int(time.time())
         self._active: set[trio.CancelScope] = set()
@@ -108,23 +124,41 @@ class Gateway:
         )
 
     async def _route(self, exchange: Exchange, work: trio.CancelScope) -> None:
-        scope = exchange.scope
-        self._guard.check(exchange.headers.get("host"), exchange.headers.get("origin"))
-        if len(self._active) >= self._limits.requests_max and exchange.path not in _PROBES:
-            raise Refusal("overloaded", "Too many requests at one time; try again shortly.")
+        scope, headers = exchange.scope, exchange.headers
         self._active.add(work)
         # With "app" in the scope, routes raise for a wrong method instead of wording it themselves.
         scope.update({"app": self, "meshd.exchange": exchange})
         try:
-            await self._router(scope, _receive_nothing, _send_nothing)
+            if not await self._is_preflight(exchange):
+                if exchange.path not in _PROBES:
+                    source = (scope.get("client") or (None,))[0]
+                    exchange.policy = self._keyring.admit(headers, source)
+                await self._router(scope, _receive_nothing, _send_nothing)
         except HTTPException as error:
             raise _wrong_method(exchange, error) from None
         finally:
             self._active.discard(work)
 
+    async def _is_preflight(self, exchange: Exchange) -> bool:
+        """Judge Host and Origin, and answer a browser that only asks what a page may do.
+
+        Raises Refusal.
+        """
+        scope, headers, cors = exchange.scope, exchange.headers, self._access.cors
+        origin = headers.get("origin")
+        reached = (scope.get("server") or (None,))[0]
+        self._access.guard.check(headers.get("host"), origin, reached)
+        exchange.headers_for_pages = cors.headers(origin)
+        answer = cors.preflight(scope["method"], headers)
+        if answer is None:
+            return False
+        await exchange.reply_empty(answer)
+        return True
+
     def _routes(self) -> Sequence[Route]:
         def route(path: str, handler: Handler, method: str = "GET") -> Route:
-            return Route(path, Endpoint(handler), methods=[method])
+            places = None if path in _PROBES else self._places
+            return Route(path, Endpoint(handler, places), methods=[method])
 
         return [
             route("/v1/models", self._models),
@@ -140,12 +174,18 @@ class Gateway:
         ]
 
     async def _models(self, exchange: Exchange) -> None:
-        rows = [model_object(row, created=self._created) for row in self._mesh.models()]
+        rows = [model_object(row, created=self._created) for row in self._models_for(exchange)]
         await exchange.reply_json({"object": "list", "data": rows})
+
+    def _models_for(self, exchange: Exchange) -> list[Mapping[str, Any]]:
+        """The models of the mesh that the request's key is for."""
+        policy = exchange.policy
+        rows = self._mesh.models()
+        return [row for row in rows if policy is None or policy.may_use(row["name"])]
 
     async def _model(self, exchange: Exchange) -> None:
         name = exchange.path_param("id")
-        for row in self._mesh.models():
+        for row in self._models_for(exchange):
             if row["name"] == name:
                 await exchange.reply_json(model_object(row, created=self._created))
                 return
@@ -160,7 +200,7 @@ class Gateway:
         await exchange.reply_json({"nodes": list(rows)})
 
     async def _mesh_models(self, exchange: Exchange) -> None:
-        await exchange.reply_json({"models": [dict(row) for row in self._mesh.models()]})
+        await exchange.reply_json({"models": [dict(row) for row in self._models_for(exchange)]})
 
     async def _status(self, exchange: Exchange) -> None:
         await exchange.reply_json(dict(self._mesh.status()))

@@ -11,13 +11,15 @@ from meshd.gateway.event_stream import EventStream, openai_last_words
 from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import DONE, ChatCompletion
+from protocol.policies import POLICIES
 from runtimes.base import Chunk, Finished
 
 if TYPE_CHECKING:
     from meshd.gateway.openai_request import ChatCall
 
 _NODE_CHARS_MAX = 128
-_DEMANDS_TO_COME = ("x-meshd-trusted", "x-meshd-label", "x-meshd-policy")
+_DEMANDS_TO_COME = ("x-meshd-label",)
+_YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 class ChatEndpoint:
@@ -84,7 +86,24 @@ def request_options(exchange: Exchange) -> RequestOptions:
         raise Refusal(
             "bad_request", "x-meshd-node must be a node's name or id.", param="x-meshd-node"
         )
-    return RequestOptions(request_id=exchange.request_id, node=node)
+    ranking = exchange.headers.get("x-meshd-policy")
+    if ranking is not None and ranking not in POLICIES:
+        raise Refusal(
+            "bad_request",
+            f"x-meshd-policy must be one of {', '.join(POLICIES)}.",
+            param="x-meshd-policy",
+        )
+    trusted = _YES_AND_NO.get(exchange.headers.get("x-meshd-trusted", "0").lower())
+    if trusted is None:
+        raise Refusal("bad_request", "x-meshd-trusted must be 1 or 0.", param="x-meshd-trusted")
+    policy = exchange.policy
+    return RequestOptions(
+        request_id=exchange.request_id,
+        ranking=ranking,
+        node=node,
+        policy=policy,
+        is_trusted_only=trusted or (policy is not None and policy.is_trusted),
+    )
 
 
 def served_by(answer: Answer) -> HeaderList:

@@ -22,12 +22,15 @@ class Meaning:
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
+_LIMIT = "rate_limit_error"
 
 FAILURES: Mapping[str, Meaning] = {
     # Codes of RequestFailed: what the mesh says.
     "bad_request": Meaning(status=400, type=_INVALID),
     "context_too_long": Meaning(status=400, type=_INVALID, code="context_length_exceeded"),
+    "model_forbidden": Meaning(status=403, type=_INVALID, code="model_not_found"),
     "model_not_found": Meaning(status=404, type=_INVALID),
+    "no_trusted_node": Meaning(status=404, type=_INVALID),
     "queue_full": Meaning(status=503, type=_SERVER, retry_after_s=1),
     "unavailable": Meaning(status=503, type=_SERVER, retry_after_s=2),
     "interrupted": Meaning(status=502, type=_SERVER),
@@ -36,13 +39,17 @@ FAILURES: Mapping[str, Meaning] = {
     # Codes of Refusal: what the gateway says by itself.
     "invalid_json": Meaning(status=400, type=_INVALID),
     "unsupported": Meaning(status=400, type=_INVALID, code="unsupported_parameter"),
+    "unauthorized": Meaning(status=401, type=_INVALID, code="invalid_api_key"),
     "forbidden_host": Meaning(status=403, type="permission_error"),
     "forbidden_origin": Meaning(status=403, type="permission_error"),
     "not_found": Meaning(status=404, type=_INVALID, code="unknown_url"),
     "method_not_allowed": Meaning(status=405, type=_INVALID),
+    "headers_too_slow": Meaning(status=408, type=_INVALID),
     "body_too_slow": Meaning(status=408, type=_INVALID),
     "body_too_large": Meaning(status=413, type=_INVALID),
     "headers_too_large": Meaning(status=431, type=_INVALID),
+    "rate_limited": Meaning(status=429, type=_LIMIT, code="rate_limit_exceeded", retry_after_s=1),
+    "too_many_failures": Meaning(status=429, type=_LIMIT, code="rate_limit_exceeded"),
     "overloaded": Meaning(status=503, type=_SERVER, retry_after_s=1),
 }
 
@@ -57,6 +64,7 @@ class Refusal(Exception):
         *,
         param: str | None = None,
         headers: Sequence[tuple[str, str]] = (),
+        retry_after_s: float | None = None,
     ) -> None:
         assert code in FAILURES
         super().__init__(message)
@@ -65,6 +73,7 @@ class Refusal(Exception):
         self.param = param
         """The field of the body (or the header) that is wrong."""
         self.headers = headers
+        self.retry_after_s = retry_after_s
 
 
 Failure = Refusal | RequestFailed
@@ -101,7 +110,7 @@ def error_headers(failure: Failure) -> list[tuple[str, str]]:
     """Headers that the failure brings; Retry-After is in whole seconds, at least one."""
     headers = list(failure.headers) if isinstance(failure, Refusal) else []
     retry_after_s = meaning(failure).retry_after_s
-    if isinstance(failure, RequestFailed) and failure.retry_after_s is not None:
+    if failure.retry_after_s is not None:
         retry_after_s = failure.retry_after_s
     if retry_after_s is not None and math.isfinite(retry_after_s):
         headers.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))

@@ -15,6 +15,7 @@ from starlette.types import Scope, Send
 from meshd.gateway.encoding import json_bytes
 from meshd.gateway.errors import Failure, error_body, error_headers, meaning
 from meshd.gateway.incoming import Incoming
+from meshd.trust.api_keys import KeyPolicy
 
 HeaderList = Sequence[tuple[str, str]]
 
@@ -32,6 +33,10 @@ class Exchange:
         """Lower-case hex; in headers, logs and error messages."""
         self.status: int | None = None
         """The answer's status; None: nothing was sent yet."""
+        self.policy: KeyPolicy | None = None
+        """Of the key that the request shows, once that is known."""
+        self.headers_for_pages: HeaderList = ()
+        """What the browser must read on every answer, or it keeps it from its page."""
         self._send = send
         self._is_ending = False
         self._last_words: Callable[[Failure], bytes] | None = None
@@ -77,6 +82,13 @@ class Exchange:
             body = b""
         await self.finish(body)
 
+    async def reply_empty(self, headers: HeaderList) -> None:
+        """The whole answer, without content."""
+        if not self.incoming.is_complete:
+            headers = [*headers, ("connection", "close")]
+        await self._start(204, headers)
+        await self.finish()
+
     async def start_stream(
         self, content_type: str, headers: HeaderList, *, last_words: Callable[[Failure], bytes]
     ) -> None:
@@ -112,7 +124,11 @@ class Exchange:
             "status": status,
             "headers": [
                 (name.encode("ascii"), value.encode("ascii", "replace"))
-                for name, value in [*headers, ("x-meshd-request", self.request_id)]
+                for name, value in [
+                    *headers,
+                    *self.headers_for_pages,
+                    ("x-meshd-request", self.request_id),
+                ]
             ],
         }
         await self._send(message)

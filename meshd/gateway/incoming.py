@@ -15,19 +15,35 @@ from starlette.types import Receive
 from meshd.gateway.errors import Refusal
 from meshd.gateway.limits import Limits
 
+_NO_ROOM = "Too many large requests at one time; try again shortly."
+
 
 class BodyBudget:
-    """Bytes of request bodies that may be in memory at one time, over all requests."""
+    """Bytes of request bodies that may be in memory at one time, over all requests.
+
+    When they are spent, the body goes that has been arriving for the longest: what is slow keeps
+    nobody out.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._free = bytes_max
+        self._arriving: dict[Incoming, None] = {}
+        """The oldest first."""
 
-    def take(self, size: int) -> bool:
-        """Reserve `size` bytes; False when there is not so much room now."""
-        if size > self._free:
-            return False
+    def take(self, size: int, body: "Incoming") -> bool:
+        """Reserve `size` bytes for `body`; False when there is not so much room now."""
+        self._arriving[body] = None
+        while size > self._free:
+            oldest = next(iter(self._arriving))
+            if oldest is body:
+                return False
+            oldest.give_way()
         self._free -= size
         return True
+
+    def has_arrived(self, body: "Incoming") -> None:
+        """It is whole, or given up: it does not give way any more."""
+        self._arriving.pop(body, None)
 
     def give_back(self, size: int) -> None:
         """Return what `take` reserved."""
@@ -43,8 +59,10 @@ class Incoming:
         self._receive = receive
         self._limits = limits
         self._budget = budget
+        self._deadline = trio.current_time() + limits.body_s
         self._body = bytearray()
         self._taken = 0
+        self._pieces = 0
         self._refusal: Refusal | None = None
         self._settled = trio.Event()
         """The body is complete or will not be kept."""
@@ -72,18 +90,26 @@ class Incoming:
                 return
             self._keep(message.get("body", b""))
             if not message.get("more_body", False):
+                self._budget.has_arrived(self)
                 self._settled.set()
                 self._ended.set()
 
     async def read(self) -> bytearray:
-        """The whole body. Raises Refusal when it is too large, too slow or memory is short."""
-        with trio.move_on_after(self._limits.body_s):
+        """The whole body. Raises Refusal when it is too large, too slow or memory is short.
+
+        Until `close` it can be read again.
+        """
+        with trio.move_on_at(self._deadline):
             await self._settled.wait()
         if not self._settled.is_set():
             self._refuse("body_too_slow", "The request's body did not arrive in time.")
         if self._refusal is not None:
             raise self._refusal
         return self._body
+
+    def give_way(self) -> None:
+        """Be given up for others, while arriving."""
+        self._refuse("overloaded", _NO_ROOM)
 
     async def linger(self) -> None:
         """Let the client finish sending what nobody will read, for a bounded time.
@@ -97,16 +123,20 @@ class Incoming:
     def close(self) -> None:
         """Forget the body."""
         self._body = bytearray()
+        self._budget.has_arrived(self)
         self._budget.give_back(self._taken)
         self._taken = 0
 
     def _keep(self, data: bytes) -> None:
         if self._refusal is not None or not data:
             return
+        self._pieces += 1
         if len(self._body) + len(data) > self._limits.body_bytes_max:
             self._refuse("body_too_large", self._too_large())
-        elif not self._budget.take(len(data)):
-            self._refuse("overloaded", "Too many large requests at one time; try again shortly.")
+        elif self._pieces > self._limits.body_pieces_max:
+            self._refuse("body_too_large", "The request's body comes in too many pieces.")
+        elif not self._budget.take(len(data), self):
+            self._refuse("overloaded", _NO_ROOM)
         else:
             self._taken += len(data)
             self._body += data

@@ -9,6 +9,8 @@ class Limits:
 
     body_bytes_max: int = 8 * 1024 * 1024
     """One request body; ten times the text of the longest contexts of today."""
+    body_pieces_max: int = 65_536
+    """In how many pieces one may come: each costs time, and a chunk can be one byte."""
     bodies_bytes_max: int = 64 * 1024 * 1024
     """All request bodies in memory at one time."""
     header_bytes_max: int = 32 * 1024
@@ -16,11 +18,14 @@ class Limits:
     answer_chars_max: int = 16 * 1024 * 1024
     """Text of an answer that is collected before it is sent (not streamed)."""
     connections_max: int = 512
-    """Beyond them, new connections wait in the listening socket's backlog."""
+    """Beyond them the oldest goes that has no request being answered; if all have, new ones wait in
+    the listening socket's backlog."""
     requests_max: int = 128
-    """Requests being answered; beyond them: 503 with Retry-After."""
+    """Requests being answered, from the end of their bodies; beyond them: 503 with Retry-After."""
     event_streams_max: int = 32
     """Clients that follow the mesh's events; beyond them: 503 with Retry-After."""
+    handshake_s: float = 10.0
+    """From a connection to the end of its TLS handshake."""
     keep_alive_s: float = 20.0
     """A connection waits this long for the next request's complete headers."""
     body_s: float = 30.0

@@ -8,6 +8,7 @@ from anywhere: pydantic's parser bounds depth and numbers and refuses what is no
 
 import dataclasses
 import itertools
+import json
 import re
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import pydantic
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from meshd.gateway.errors import Refusal
+from runtimes import limits
 from runtimes.base import ChatMessage, GenerateRequest
 
 VALUES_MAX = 200_000
@@ -31,17 +33,11 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
-    "grammar": ("",),
-    "json_schema": (),
 }
 
 
@@ -74,6 +70,67 @@ def _joined_parts(content: object) -> object:
     return "\n".join(texts)
 
 
+def _schema_text(schema: object) -> str | None:
+    """A JSON schema, which is an object, as JSON text."""
+    if schema is None:
+        return None
+    if not isinstance(schema, dict):
+        raise PydanticCustomError("schema", "must be a JSON schema, which is an object")
+    text = json.dumps(schema, ensure_ascii=False)
+    if len(text) > limits.GRAMMAR_CHARACTERS_MAX:
+        raise PydanticCustomError(
+            "schema",
+            "has more than {most} characters",
+            {"most": limits.GRAMMAR_CHARACTERS_MAX},
+        )
+    return text
+
+
+def _schema_of_format(form: object) -> str | None:
+    """The JSON schema that a `response_format` demands; None for plain text."""
+    if form is None:
+        return None
+    fields = form if isinstance(form, dict) else {}
+    match fields.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            # llama-server's dialect has a schema here, OpenAI's has not.
+            return _schema_text(fields.get("schema") or {"type": "object"})
+        case "json_schema":
+            described = fields.get("json_schema")
+            schema = described.get("schema") if isinstance(described, dict) else None
+            if schema is None:
+                raise PydanticCustomError("schema", "must have its schema in 'json_schema.schema'")
+            return _schema_text(schema)
+        case _:
+            raise PydanticCustomError(
+                "format", "must have the type 'text', 'json_object' or 'json_schema'"
+            )
+
+
+def _biases(named: object) -> object:
+    """OpenAI's object of token ids and biases as pairs; a wrong id is left for the next check."""
+    if named is None or isinstance(named, list):
+        return named or ()
+    if not isinstance(named, dict):
+        raise PydanticCustomError("bias", "must be an object of token ids and numbers")
+    if len(named) > limits.BIASES_MAX:
+        raise PydanticCustomError(
+            "bias", "names more than {most} tokens", {"most": limits.BIASES_MAX}
+        )
+    pairs = []
+    for token, bias in named.items():
+        if not (token.isascii() and token.isdecimal() and len(token) <= 10):
+            raise PydanticCustomError("bias", "must name tokens by their ids")
+        if type(bias) not in (int, float) or not abs(bias) <= limits.BIAS_MAX:
+            raise PydanticCustomError("bias", "must have numbers from -100 to 100")
+        pairs.append((int(token), float(bias)))
+    if any(token > limits.TOKENS_MAX for token, _ in pairs):
+        raise PydanticCustomError("bias", "must name tokens by their ids")
+    return pairs
+
+
 def _supported_role(role: str) -> str:
     if role in {"tool", "function"}:
         raise PydanticCustomError("unsupported", "tools are not supported yet")
@@ -104,6 +161,11 @@ Role = Annotated[
 Stop = Annotated[Text, pydantic.Field(min_length=1, max_length=1024)]
 Tokens = Annotated[int, pydantic.Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Penalty = Annotated[float, pydantic.Field(ge=-limits.PENALTY_MAX, le=limits.PENALTY_MAX)]
+GrammarText = Annotated[Text, pydantic.Field(max_length=limits.GRAMMAR_CHARACTERS_MAX)]
+Schema = Annotated[str | None, pydantic.BeforeValidator(_schema_text)]
+Format = Annotated[str | None, pydantic.BeforeValidator(_schema_of_format)]
+Biases = Annotated[Any, pydantic.BeforeValidator(_biases)]
 Unsupported = Annotated[Any, pydantic.AfterValidator(_unless_harmless)]
 
 
@@ -155,6 +217,16 @@ class ChatBody(pydantic.BaseModel):
         pydantic.Field(max_length=STOPS_MAX),
         pydantic.BeforeValidator(_listed),
     ] = []
+    typical_p: Share | None = None
+    repeat_penalty: Annotated[float, pydantic.Field(gt=0, le=limits.REPEAT_PENALTY_MAX)] | None = (
+        None
+    )
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Biases = ()
+    response_format: Format = None
+    json_schema: Schema = None
+    grammar: GrammarText | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -164,17 +236,11 @@ class ChatBody(pydantic.BaseModel):
     tool_choice: Unsupported = None
     functions: Unsupported = None
     function_call: Unsupported = None
-    response_format: Unsupported = None
     logprobs: Unsupported = None
     top_logprobs: Unsupported = None
-    logit_bias: Unsupported = None
-    presence_penalty: Unsupported = None
-    frequency_penalty: Unsupported = None
     audio: Unsupported = None
     modalities: Unsupported = None
     web_search_options: Unsupported = None
-    grammar: Unsupported = None
-    json_schema: Unsupported = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +261,13 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise _refusal(first) from None
+    demands = [parsed.grammar or None, parsed.json_schema, parsed.response_format]
+    if sum(demand is not None for demand in demands) > 1:
+        raise Refusal(
+            "bad_request",
+            "Give only one of 'response_format', 'json_schema' and 'grammar'.",
+            param="response_format" if parsed.response_format else "grammar",
+        )
     options = parsed.stream_options
     return ChatCall(
         request=_request(parsed),
@@ -204,7 +277,10 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
 
 
 def _request(body: ChatBody) -> GenerateRequest:
-    sampling = {"temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"}
+    sampling = {
+        *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "ignore_eos"),
+        *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+    }
     max_tokens = body.max_completion_tokens
     return GenerateRequest(
         model=body.model,
@@ -218,6 +294,9 @@ def _request(body: ChatBody) -> GenerateRequest:
         ),
         max_tokens=body.max_tokens if max_tokens is None else max_tokens,
         stop=tuple(body.stop),
+        logit_bias=tuple(body.logit_bias),
+        grammar=body.grammar or None,
+        json_schema=body.response_format or body.json_schema,
         # What is absent or null keeps the request's own default.
         **body.model_dump(include=sampling, exclude_none=True),
     )

@@ -2,37 +2,56 @@
 
 import logging
 import socket
-from collections.abc import Collection, Sequence
+import ssl
+from collections.abc import Callable, Sequence
 
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
+from meshd.gateway.access import Access
 from meshd.gateway.app import Gateway
 from meshd.gateway.connection import ClientStream, Connection
 from meshd.gateway.events import EventfulMesh
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.limits import Limits
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_FULL_S = 0.5
+"""While all connections are being answered, one of them is looked for so often that is not."""
 
 
 class BoundedListener(trio.abc.Listener[trio.SocketStream]):
-    """Accepts no more connections than there are places; the rest waits in the backlog."""
+    """Accepts one connection more than there are places; the rest waits in the backlog."""
 
-    def __init__(self, listener: trio.SocketListener, places: trio.Semaphore) -> None:
+    def __init__(
+        self,
+        listener: trio.SocketListener,
+        places: trio.Semaphore,
+        make_room: Callable[[], None],
+    ) -> None:
+        """`make_room` ends a connection that nobody would miss, if there is one."""
         self._listener = listener
         self._places = places
+        self._make_room = make_room
 
     async def accept(self) -> trio.SocketStream:
         """A connection that holds a place; whoever handles it releases the place."""
-        await self._places.acquire()
+        stream = await self._listener.accept()
         try:
-            return await self._listener.accept()
+            is_placed = False
+            while not is_placed:
+                if self._places.value == 0:
+                    self._make_room()
+                with trio.move_on_after(_FULL_S):
+                    await self._places.acquire()
+                    is_placed = True
         except BaseException:
-            self._places.release()
+            stream.socket.close()
             raise
+        return stream
 
     async def aclose(self) -> None:
         """Close our handle of the listening socket."""
@@ -42,32 +61,43 @@ class BoundedListener(trio.abc.Listener[trio.SocketStream]):
 class Server:
     """The gateway's connections."""
 
-    def __init__(self, gateway: Gateway, limits: Limits) -> None:
+    def __init__(self, gateway: Gateway, limits: Limits, tls: ssl.SSLContext | None) -> None:
         self._gateway = gateway
+        self._tls = tls
         self._limits = limits
         self._config = _hypercorn_config(limits)
         self._context = WorkerContext(None)
         self._places = trio.Semaphore(limits.connections_max)
-        self._clients: set[ClientStream] = set()
+        self._clients: dict[ClientStream, None] = {}
+        """The oldest first."""
         self._all_gone = trio.Event()
 
     def listener(self, listening: socket.socket) -> BoundedListener:
         """Our own handle of the caller's listening socket."""
         listening.listen(_BACKLOG)
         ours = trio.SocketListener(trio.socket.from_stdlib_socket(listening.dup()))
-        return BoundedListener(ours, self._places)
+        return BoundedListener(ours, self._places, self._make_room)
+
+    def _make_room(self) -> None:
+        """Of too many connections the oldest goes that has no request being answered: those that
+        are slow to say what they want can neither keep others out nor take their answers away.
+        """
+        for client in self._clients:
+            if not client.is_answered and not client.is_aborted:
+                client.abort()
+                return
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection."""
         client = ClientStream(stream, self._limits)
-        self._clients.add(client)
+        self._clients[client] = None
         try:
-            await Connection(self._gateway, self._config, self._context, client).run()
+            await Connection(self._gateway, self._config, self._context, client, self._tls).run()
         except Exception:  # noqa: BLE001 - Hypercorn's surprises end with their connection
             _log.warning("gateway.connection_failed", exc_info=True)
         finally:
             client.abort()
-            self._clients.discard(client)
+            del self._clients[client]
             self._places.release()
             if not self._clients:
                 self._all_gone.set()
@@ -94,7 +124,8 @@ async def serve(
     listening: Sequence[socket.socket],
     *,
     limits: Limits | None = None,
-    extra_hosts: Collection[str] = (),
+    access: Access | None = None,
+    keyring: Keyring | None = None,
     shutdown: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -102,12 +133,12 @@ async def serve(
 
     Both ways requests in flight get `limits.shutdown_s` to end, and all is over shortly after.
     The sockets stay the caller's: we work on duplicates, so close yours when this has returned.
-    They become non-blocking. `extra_hosts` are host names, besides those of loopback, that the
-    gateway answers for.
+    They become non-blocking. Without `access` and `keyring` the gateway is one for loopback.
     """
-    limits = limits or Limits()
-    gateway = Gateway(mesh, limits=limits, extra_hosts=extra_hosts)
-    server = Server(gateway, limits)
+    limits, access = limits or Limits(), access or Access()
+    gateway = Gateway(mesh, limits=limits, access=access, keyring=keyring or Keyring())
+    tls = access.certificate.context if access.certificate is not None else None
+    server = Server(gateway, limits, tls)
     listeners = [server.listener(each) for each in listening]
     stop = trio.Event()
     async with trio.open_nursery() as outer:

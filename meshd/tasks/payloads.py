@@ -22,6 +22,9 @@ from runtimes.functions.call import (
 _VERSION: Final = 1
 _RUNTIME: Final = "function"
 _LINE_CHARS_MAX: Final = 400
+_ARRAYS_MAX: Final = 64
+_ITEMS_MAX: Final = 64
+"""A call has an array for each of its input files; a later version may add some."""
 
 
 def pack_call(call: FunctionCall) -> bytes:
@@ -33,7 +36,7 @@ def pack_call(call: FunctionCall) -> bytes:
 def unpack_call(body: bytes) -> FunctionCall:
     """The inverse. Raises BadPayload. What a call may ask for, the runner judges."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, _ARRAYS_MAX, _ITEMS_MAX)
         if fields.take_int(0, 2**31) != _VERSION:
             raise BadPayload("a task of another version")
         if fields.take_text(64) != _RUNTIME:
@@ -61,11 +64,15 @@ def pack_returned(returned: Returned) -> bytes:
 def unpack_returned(body: bytes) -> Returned:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body)
+        fields = unpack_fields(body, _ARRAYS_MAX, _ITEMS_MAX)
         result = fields.take_blob(RESULT_BYTES_MAX)
-        lines = tuple(str(line) for line in fields.take_array(LOG_LINES_MAX))
+        lines = tuple(map(_line, fields.take_array(LOG_LINES_MAX)))
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
-    if any(len(line) > _LINE_CHARS_MAX or not line.isprintable() for line in lines):
-        raise BadPayload("no lines of a log")
     return Returned(result=result, log=lines)
+
+
+def _line(item: object) -> str:
+    if not isinstance(item, str) or len(item) > _LINE_CHARS_MAX or not item.isprintable():
+        raise BadPayload("no line of a log")
+    return item

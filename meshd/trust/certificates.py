@@ -125,16 +125,22 @@ def ensure_certificates(home: Home, mesh_secret: bytes, node_seed: bytes) -> Non
 
 
 def make_contexts(home: Home) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """(for dialing, for accepting): TLS 1.3 only, both ends show a certificate of this mesh."""
+    """(for dialing, for accepting): TLS 1.3 only, both ends show a certificate of this mesh.
+
+    No session is ever resumed, so every connection proves both keys anew; connections themselves
+    are used again instead (`peers.py`).
+    """
     parts = home.tls.read_text("ascii").split(_END)
     issuer = ssl.PEM_cert_to_DER_cert(parts[1].strip() + "\n" + _END)
     contexts: list[ssl.SSLContext] = []
     for purpose in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER):
         context = ssl.SSLContext(purpose)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the key is checked instead, see peers.py
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(home.tls, home.node_key)
+        # Without a password OpenSSL would ask on the terminal for one.
+        context.load_cert_chain(home.tls, home.node_key, password=home.passphrase or b"")
         context.load_verify_locations(cadata=issuer)
         contexts.append(context)
+    contexts[1].num_tickets = 0
     return contexts[0], contexts[1]

@@ -5,23 +5,16 @@ from typing import Final
 
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.trust.keys import SEED_BYTES, new_seed, read_key, to_pem
+from meshd.trust.keys import SEED_BYTES, new_seed, read_private, write_key
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.errors import Refused
 from protocol.fields import pack, unpack_fields
-from protocol.identity import MeshId, NodeId, mesh_id_of
-from protocol.records import (
-    RECORD_BYTES_MAX,
-    Admission,
-    Invite,
-    Role,
-    decode_record,
-    make_founding,
-    make_invite,
-)
+from protocol.identity import MeshId, mesh_id_of
+from protocol.issuing import make_founding
+from protocol.records import RECORD_BYTES_MAX
 
 _VERSION: Final = 1
-_OWN_RECORDS_MAX: Final = 64
+OWN_RECORDS_MAX: Final = 64
 FOUNDER: Final = "founder"
 """Whose every node is, unless its invite names another owner."""
 
@@ -35,7 +28,7 @@ class MeshFile:
     records: tuple[bytes, ...]
     """The invite and admission of this node, and what they rest on, premises first."""
     acts: int = 0
-    """How many acts the root key of this home has signed (founder only)."""
+    """How many acts the key of this home has signed: the root key, or its node's as an admin."""
     is_renewed: bool = False
     """The node's key was made for this membership, in a home that had another one before."""
 
@@ -46,19 +39,19 @@ class MeshFile:
 
 
 def read_mesh(home: Home) -> MeshFile | None:
-    """What mesh this home belongs to; None for none. Raises UserError for a damaged file."""
-    try:
-        data = home.mesh.read_bytes()
-    except FileNotFoundError:
+    """What mesh this home belongs to; None for none.
+
+    Raises UserError for a file that is damaged, or that others can read.
+    """
+    data = read_private(home.mesh, "the membership")
+    if data is None:
         return None
-    except OSError as error:
-        raise UserError(f"cannot read {home.mesh}: {error.strerror}") from error
     try:
         fields = unpack_fields(data)
         if fields.take_int(0, 2**31) != _VERSION:
             raise UserError(f"{home.mesh} was written by another version of meshd; update it")
         root, secret = fields.take_bytes(32), fields.take_bytes(SEED_BYTES)
-        records = fields.take_blobs(_OWN_RECORDS_MAX, RECORD_BYTES_MAX)
+        records = fields.take_blobs(OWN_RECORDS_MAX, RECORD_BYTES_MAX)
         return MeshFile(
             root=root,
             mesh_secret=secret,
@@ -84,7 +77,7 @@ def write_mesh(home: Home, mesh: MeshFile) -> None:
 def found_mesh(home: Home, node_seed: bytes, wall_s: int) -> MeshFile:
     """Make a new mesh whose first member and founder this node is."""
     root_seed = new_seed()
-    home.write(home.root_key, to_pem(root_seed), secret=True)
+    write_key(home, home.root_key, root_seed)
     root = public_key_of(root_seed)
     invite, admission = make_founding(
         root_seed,
@@ -101,64 +94,13 @@ def found_mesh(home: Home, node_seed: bytes, wall_s: int) -> MeshFile:
     return mesh
 
 
-def issue_invite(
-    home: Home,
-    *,
-    role: Role,
-    expires_at_s: int,
-    uses: int,
-    is_trusted: bool,
-    owner: str,
-) -> tuple[MeshFile, bytes, Invite]:
-    """Sign an invite with the root key; (the file as it is now, the invite key's seed, invite).
-
-    The act is counted on disk before anybody hears of it. Raises UserError without a root key.
+def note_acts(home: Home, acts: int) -> MeshFile:
+    """Count, on disk, what the key of this home signs, before anybody hears of it; returns the file
+    as it is now. Raises UserError for a home that is in no mesh.
     """
     mesh = read_mesh(home)
-    root_seed = read_key(home.root_key)
-    if mesh is None or root_seed is None or public_key_of(root_seed) != mesh.root:
-        raise UserError(
-            "only the machine that founded this mesh can invite; run meshd invite there"
-        )
-    mesh = dataclasses.replace(mesh, acts=mesh.acts + 1)
+    if mesh is None:
+        raise UserError("this node is in no mesh")
+    mesh = dataclasses.replace(mesh, acts=max(acts, mesh.acts))
     write_mesh(home, mesh)
-    invite_seed = new_seed()
-    invite = make_invite(
-        root_seed,
-        mesh.mesh,
-        key=public_key_of(invite_seed),
-        act=mesh.acts,
-        role=role,
-        expires_at_s=expires_at_s,
-        uses=uses,
-        is_trusted=is_trusted,
-        owner=owner,
-    )
-    return mesh, invite_seed, invite
-
-
-def admission_chain(records: tuple[bytes, ...], node: NodeId, root: bytes) -> tuple[bytes, ...]:
-    """Of all records, those that make `node` a member: its admission and what it rests on.
-
-    Records come premises first; the result does too. Empty when the chain does not reach `root`.
-    """
-    invites: dict[bytes, bytes] = {}
-    admissions: dict[bytes, Admission] = {}
-    for wire in records:
-        try:
-            record = decode_record(wire)
-        except Refused:
-            continue
-        if isinstance(record, Invite):
-            invites[record.key] = wire
-        else:
-            admissions[record.node] = record
-    chain: list[bytes] = []
-    wanted: bytes = node
-    while (admission := admissions.pop(wanted, None)) is not None:
-        invite = invites.get(admission.proof.invite_key)
-        if invite is None or len(chain) + 2 > _OWN_RECORDS_MAX:
-            return ()
-        chain += [admission.wire, invite]
-        wanted = admission.admitter
-    return tuple(reversed(chain)) if wanted == root else ()
+    return mesh

@@ -1,60 +1,63 @@
 """The one place where tokens are computed: requests become sequences, steps make them longer.
 
 The engine knows no pipe. Its owner opens requests, calls `step` over and over, and may do
-anything between two steps: cancel, open another, pause one. A step is one `llama_decode`: a piece
-of a prompt, or one more token. There is one sequence now; the shape is that of many.
+anything between two steps: cancel, open another, pause one. A step is one `llama_decode` for all
+sequences: first one token for each that generates, then pieces of prompts, shared out fairly. So
+no prompt keeps another stream waiting for more than one step.
+
+The KV cache is a budget of tokens (kv_memory.py). A sequence that does not fit waits, in order of
+arrival. What runs grows; when the room is used up, kept sequences go first, then the cells of
+those that are paused, then those of the youngest: they are computed again when there is room. The
+oldest always goes on, because one full context fits.
+
+With `reproducible`, each sequence is decoded alone, in pieces that depend on nothing but its own
+tokens, and in a part of the cache of its own: no other request changes the rounding of a logit.
 """
 
-import dataclasses
 import secrets
+import time
 from collections.abc import Callable, Collection
 
 from runtimes.base import ChatMessage, RuntimeFailure
 from runtimes.completion_text import CompletionText
+from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle, LogTail, load_bindings
+from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
-from runtimes.llama.frames import Ended, Generate, Load, Prefilled, Tokens
+from runtimes.llama.frames import Generate, Load, Prefilled
+from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.model import LoadedModel
+from runtimes.llama.pace import BATCH_TOKENS_MAX, Pace
 from runtimes.llama.sampler import Sampler
+from runtimes.llama.sequence import Sequence, StepResult
 
-BATCH_TOKENS_MAX = 512
-"""Prompt tokens in one decode: many are faster, few let a cancel through sooner."""
+REPRODUCIBLE_TOKENS = 128
+"""Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
+pieces of this size: they were computed in the same shape."""
 DEFAULT_CONTEXT_TOKENS_MAX = 4096
 PARAMETERS_PER_THREAD = 20_000_000
 """Threads meet after every layer, spinning: a model with less work than this for each is slower
 with more of them, and ten times slower while other programs want the same cores."""
-SEQUENCES_MAX = 1
 TEXT_BYTES_PER_TOKEN_MAX = 256
 """Longer than the longest token of any vocabulary: a prompt beyond this per token of context is
 too long without being tokenized."""
-
-StepResult = Prefilled | Tokens | Ended
+GROWTH_TOKENS = 32
+"""Room that a sequence must find for new tokens before it begins, lest it is thrown out at once."""
 
 
 class EngineBroken(Exception):
     """llama.cpp failed in a way after which its state is unknown; the process must end."""
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class _Sequence:
-    """One request on its way."""
-
-    request: int
-    pending: list[int]
-    """Tokens that the context has not seen: the prompt's rest, or the last sampled one."""
-    decoded: int
-    """Tokens that the context has seen; the position of the next."""
-    prompt_tokens: int
-    tokens_max: int
-    sampler: Sampler
-    text: CompletionText
-    completion_tokens: int = 0
-
-
 class Engine:
     """One model in one context. Not safe for threads."""
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        load: Load,
+        on_progress: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Load model and context. Raises RuntimeFailure with a code that `serve` knows."""
         self._llama = load_bindings()
         self._log = LogTail(self._llama)
@@ -69,17 +72,42 @@ class Engine:
         self._template = ChatTemplate(
             self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
         )
-        self._context = self._make_context(
-            load.threads or min(load.cores, 1 + self.model.parameters // PARAMETERS_PER_THREAD)
+        capacity = plan_capacity(
+            context_tokens=self.context_tokens,
+            parameters=self.model.parameters,
+            kv_bytes_per_token=self.model.kv_bytes_per_token,
+            memory_bytes=load.memory_bytes,
+            gpu=self.gpu_offload and load.gpu_layers != 0,
+            slots=load.slots,
+            kv_tokens=load.kv_tokens,
+            reproducible=load.reproducible,
         )
-        self._memory = self._llama.llama_get_memory(self._context)
-        self._batch = self._llama.llama_batch_init(BATCH_TOKENS_MAX, 0, SEQUENCES_MAX)
-        self._sequences: dict[int, _Sequence] = {}
+        self.slots = capacity.slots
+        self._is_shared = capacity.is_shared
+        self._context = self._make_context(
+            load.threads or min(load.cores, 1 + self.model.parameters // PARAMETERS_PER_THREAD),
+            capacity,
+        )
+        self.memory = KvMemory(
+            self._llama,
+            self._llama.llama_get_memory(self._context),
+            cells=capacity.kv_tokens,
+            sequences=capacity.sequences,
+            is_shared=capacity.is_shared,
+            can_cut=not self.model.is_recurrent,
+            unit=1 if capacity.is_shared else REPRODUCIBLE_TOKENS,
+        )
+        self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
+        self._pace = Pace(clock)
+        self._rows: dict[int, int] = {}
+        """Of the last batch: the row of each request's last token."""
+        self._sequences: dict[int, Sequence] = {}
+        """In order of arrival."""
 
     @property
     def has_room(self) -> bool:
         """Whether another request can be opened."""
-        return len(self._sequences) < SEQUENCES_MAX
+        return len(self._sequences) < self.slots
 
     def open(self, request: Generate) -> tuple[int, ...]:
         """Take a request on; return its prompt's token ids. Nothing is decoded yet.
@@ -87,31 +115,40 @@ class Engine:
         Raises RuntimeFailure `bad_request` or `context_too_long`, and holds nothing then.
         """
         assert self.has_room
-        tokens = self._prompt_tokens(request)
-        room = self.context_tokens - len(tokens)
-        if not tokens:
+        prompt = self._prompt_tokens(request)
+        if not prompt:
             raise RuntimeFailure("bad_request", "the prompt is empty")
-        if room < 1:
-            raise self._too_long(f"{len(tokens)} tokens")
+        room = self.context_tokens - len(prompt) - len(request.continued_ids)
+        if room < (0 if request.continued_ids else 1):
+            raise self._too_long(f"{len(prompt) + len(request.continued_ids)} tokens")
+        if any(token >= self.model.tokens_known for token in request.continued_ids):
+            raise RuntimeFailure("bad_request", "continued_ids are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        self._sequences[request.request] = _Sequence(
+        sampler = Sampler(self._llama, self.model, request, seed)
+        sequence = Sequence(
             request=request.request,
-            pending=tokens,
-            decoded=0,
-            prompt_tokens=len(tokens),
+            tokens=[*prompt, *request.continued_ids],
+            prompt_tokens=len(prompt),
             tokens_max=room if request.max_tokens is None else min(room, request.max_tokens),
-            sampler=Sampler(self._llama, self.model, request, seed),
+            sampler=sampler,
             text=CompletionText(request.stop),
         )
-        return tuple(tokens)
+        try:
+            sequence.continue_from(self.model, request.continued_ids, room)
+            if not sequence.ending:
+                sampler.begin(prompt, request.continued_ids)
+        except RuntimeFailure:
+            sampler.close()
+            raise
+        self._sequences[request.request] = sequence
+        return tuple(prompt)
 
     def close(self, request: int) -> bool:
         """Forget a request and what the context remembers of it; False if it is not open."""
-        sequence = self._sequences.pop(request, None)
+        sequence = self._sequences.get(request)
         if sequence is None:
             return False
-        sequence.sampler.close()
-        self._llama.llama_memory_clear(self._memory, False)
+        self._drop(sequence, keep=False)
         return True
 
     def step(self, allowed: Collection[int]) -> list[StepResult]:
@@ -120,60 +157,136 @@ class Engine:
         A request whose `Ended` is among the results is closed. Raises EngineBroken.
         """
         results: list[StepResult] = []
-        for sequence in [self._sequences[request] for request in allowed]:
-            batch = sequence.pending[:BATCH_TOKENS_MAX]
-            del sequence.pending[: len(batch)]
-            self._decode(batch, sequence.decoded, wants_logits=not sequence.pending)
-            sequence.decoded += len(batch)
+        active = [self._sequences[request] for request in sorted(allowed)]
+        ready = self._admit([sequence for sequence in active if not sequence.ending], allowed)
+        if self._is_shared:
+            results += self._step_together(ready, allowed)
+        else:
+            for sequence in ready:
+                results += self._step_alone(sequence)
+        for sequence in active:
+            if sequence.ending:
+                results.append(sequence.ended())
+                self._drop(sequence, keep=True)
+        return results
+
+    def _admit(self, active: list[Sequence], allowed: Collection[int]) -> list[Sequence]:
+        """Give room to those who wait for it, in their order; return those who have it."""
+        for sequence in active:
+            if sequence.held is not None:
+                continue
+            while sequence.held is None:
+                sequence.held = self.memory.take(
+                    sequence.tokens, prompt_tokens=sequence.prompt_tokens, margin=GROWTH_TOKENS
+                )
+                if sequence.held is None and not self._drop_paused(allowed):
+                    break
+            if sequence.held is None:
+                break  # nobody overtakes
+            if sequence.cached_tokens is None:
+                sequence.cached_tokens = min(sequence.decoded, sequence.prompt_tokens)
+        return [sequence for sequence in active if sequence.held is not None]
+
+    def _step_together(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+        while ready:
+            pieces = self._plan(ready)
+            if self._has_cells(sum(pieces), allowed):
+                self._pace.start()
+                code = self._decode(list(zip(ready, pieces, strict=True)))
+                self._pace.end(sum(pieces))
+                if code == 0:
+                    return self._outcome(ready, pieces)
+                if code != 1:
+                    raise self._broken(code)
+            if len(ready) == 1:
+                raise self._broken(1)
+            self._make_wait(ready.pop())  # the youngest
+        return []
+
+    def _plan(self, ready: list[Sequence]) -> list[int]:
+        """How many tokens of each go into the next batch."""
+        streams = sum(sequence.pending == 1 for sequence in ready)
+        room = self._pace.prompt_tokens(streams=streams)
+        needs = [sequence.pending for sequence in ready if sequence.pending > 1]
+        shares = iter(fair_shares(needs, room))
+        return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
+
+    def _has_cells(self, cells: int, allowed: Collection[int]) -> bool:
+        while not self.memory.make_room(cells):
+            if not self._drop_paused(allowed):
+                return False
+        return True
+
+    def _drop_paused(self, allowed: Collection[int]) -> bool:
+        """Take the room of the youngest that is paused; False if none has any."""
+        for sequence in reversed(self._sequences.values()):
+            if sequence.request not in allowed and sequence.held is not None:
+                self._make_wait(sequence)
+                return True
+        return False
+
+    def _make_wait(self, sequence: Sequence) -> None:
+        assert sequence.held is not None
+        self.memory.release(sequence.held, keep=False)
+        sequence.held = None
+
+    def _step_alone(self, sequence: Sequence) -> list[StepResult]:
+        """Decode the next piece of one sequence; its shape follows from its tokens alone."""
+        piece = 1
+        if sequence.decoded < sequence.prompt_tokens:
+            border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS
+            end = min(border + REPRODUCIBLE_TOKENS, sequence.prompt_tokens)
+            piece = end - sequence.decoded
+        code = self._decode([(sequence, piece)])
+        if code != 0:
+            raise self._broken(code)
+        return self._outcome([sequence], [piece])
+
+    def _decode(self, work: list[tuple[Sequence, int]]) -> int:
+        self._batch.clear()
+        self._rows.clear()
+        for sequence, piece in work:
+            if piece == 0:
+                continue
+            assert sequence.held is not None
+            start, end = sequence.decoded, sequence.decoded + piece
+            wants_logits = end == len(sequence.tokens)
+            if not self._is_shared:
+                # Also where a token is known already: the shape is that of an unbroken run.
+                wants_logits = end >= sequence.prompt_tokens
+            self._rows[sequence.request] = self._batch.add(
+                sequence.held.number, start, sequence.tokens[start:end], wants_logits=wants_logits
+            )
+        self._log.clear()
+        return self._batch.decode(self._context)
+
+    def _outcome(self, ready: list[Sequence], pieces: list[int]) -> list[StepResult]:
+        """After a decode: grow the sequences, and sample where all tokens were seen."""
+        results: list[StepResult] = []
+        for sequence, piece in zip(ready, pieces, strict=True):
+            if piece == 0:
+                continue
+            assert sequence.held is not None
+            start = sequence.decoded
+            self.memory.grow(sequence.held, sequence.tokens[start : start + piece])
             if sequence.pending:
                 results.append(Prefilled(request=sequence.request, tokens=sequence.decoded))
-            else:
-                results += self._sample(sequence, len(batch) - 1)
+                continue
+            row = self._rows[sequence.request]
+            token = sequence.sampler.sample(self._context, row, sequence.decoded)
+            told = sequence.push(self.model, token)
+            if told is not None:
+                results.append(told)
         return results
 
-    def _sample(self, sequence: _Sequence, row: int) -> list[StepResult]:
-        token = sequence.sampler.sample(self._context, row, sequence.decoded)
-        sequence.completion_tokens += 1
-        is_end = self.model.is_end(token)
-        text = "" if is_end else sequence.text.push(self.model.piece(token))
-        reason = ""
-        if is_end or sequence.text.stopped:
-            reason = "stop"
-        elif sequence.completion_tokens >= sequence.tokens_max:
-            reason = "length"
-        if reason:
-            text += sequence.text.finish()
-        results: list[StepResult] = [
-            Tokens(request=sequence.request, token_ids=(token,), text=text)
-        ]
-        if reason:
-            results.append(
-                Ended(
-                    request=sequence.request,
-                    finish_reason=reason,
-                    prompt_tokens=sequence.prompt_tokens,
-                    completion_tokens=sequence.completion_tokens,
-                )
-            )
-            self.close(sequence.request)
-        else:
-            sequence.pending.append(token)
-        return results
+    def _drop(self, sequence: Sequence, *, keep: bool) -> None:
+        del self._sequences[sequence.request]
+        sequence.sampler.close()
+        if sequence.held is not None:
+            self.memory.release(sequence.held, keep=keep)
 
-    def _decode(self, tokens: list[int], position: int, *, wants_logits: bool) -> None:
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for index, token in enumerate(tokens):
-            batch.token[index] = token
-            batch.pos[index] = position + index
-            batch.n_seq_id[index] = 1
-            batch.seq_id[index][0] = 0
-            batch.logits[index] = 0
-        batch.logits[len(tokens) - 1] = int(wants_logits)
-        self._log.clear()
-        code = self._llama.llama_decode(self._context, batch)
-        if code != 0:
-            raise EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
+    def _broken(self, code: int) -> EngineBroken:
+        return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
 
     def _prompt_tokens(self, request: Generate) -> list[int]:
         if request.messages is not None:
@@ -192,21 +305,24 @@ class Engine:
             f"the prompt has {size}, and the context holds {self.context_tokens} tokens",
         )
 
-    def _make_context(self, threads: int) -> Handle:
+    def _make_context(self, threads: int, capacity: Capacity) -> Handle:
         parameters = self._llama.llama_context_default_params()
-        parameters.n_ctx = self.context_tokens
+        parameters.n_ctx = capacity.kv_tokens
         parameters.n_batch = BATCH_TOKENS_MAX
         parameters.n_ubatch = BATCH_TOKENS_MAX
-        parameters.n_seq_max = SEQUENCES_MAX
+        parameters.n_seq_max = capacity.sequences
         parameters.n_threads = threads
         parameters.n_threads_batch = threads
+        parameters.kv_unified = capacity.is_shared
+        parameters.swa_full = True  # else beginnings could not be reused
         parameters.no_perf = True
         self._log.clear()
         context = self._llama.llama_init_from_model(self.model.handle, parameters)
         if not context:
             raise RuntimeFailure(
                 "unavailable",
-                f"no room for a context of {self.context_tokens} tokens "
-                f"({self._log.last_error() or 'no reason given'}); lower context_tokens",
+                f"no room for a context of {capacity.kv_tokens} tokens "
+                f"({self._log.last_error() or 'no reason given'}); "
+                "lower context_tokens, kv_tokens or slots",
             )
         return context

@@ -35,6 +35,13 @@ class Load:
     threads: int | None
     gpu_layers: int
     content_hash: str | None
+    slots: int | None
+    """Requests that run at a time; None: the worker chooses."""
+    kv_tokens: int | None
+    """Tokens that the KV cache holds, of all requests together; None: the worker chooses."""
+    reproducible: bool
+    memory_bytes: int
+    """Memory that is available now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,16 @@ class Generate:
     seed: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
+    typical_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    bias_tokens: tuple[int, ...]
+    bias_values: tuple[float, ...]
+    """One for each of `bias_tokens`."""
+    grammar: str | None
+    json_schema: str | None
+    continued_ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +106,8 @@ class Ready:
     context_tokens: int
     gpu_offload: bool
     """Whether this build of llama.cpp can use a GPU at all."""
+    slots: int
+    """Requests that run at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +151,7 @@ class Ended:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

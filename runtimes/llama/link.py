@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import trio
 
+from runtimes import hardware
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
 from runtimes.llama import frames
 from runtimes.llama.reply import Overflow, Reply
@@ -101,6 +102,15 @@ class WorkerLink:
             seed=request.seed,
             stop=request.stop,
             ignore_eos=request.ignore_eos,
+            typical_p=float(request.typical_p),
+            repeat_penalty=float(request.repeat_penalty),
+            presence_penalty=float(request.presence_penalty),
+            frequency_penalty=float(request.frequency_penalty),
+            bias_tokens=tuple(token for token, _ in request.logit_bias),
+            bias_values=tuple(float(bias) for _, bias in request.logit_bias),
+            grammar=request.grammar,
+            json_schema=request.json_schema,
+            continued_ids=request.continued_ids,
         )
 
         def ended() -> None:
@@ -239,7 +249,10 @@ class WorkerLink:
                 self._reply(frame.request).put(Chunk(frame.token_ids, frame.text))
             case frames.Ended():
                 finished = Finished(
-                    frame.finish_reason, frame.prompt_tokens, frame.completion_tokens
+                    frame.finish_reason,
+                    frame.prompt_tokens,
+                    frame.completion_tokens,
+                    frame.cached_tokens,
                 )
                 self._reply(frame.request).put(finished)
             case frames.Failed():
@@ -284,4 +297,8 @@ class WorkerLink:
             threads=self._settings.threads,
             gpu_layers=self._settings.gpu_layers,
             content_hash=self._settings.content_hash,
+            slots=self._settings.slots,
+            kv_tokens=self._settings.kv_tokens,
+            reproducible=self._settings.reproducible,
+            memory_bytes=hardware.available_memory_bytes(),
         )

@@ -32,6 +32,7 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine, Ready]:
         size_bytes=model_bytes(path),
         context_tokens=engine.context_tokens,
         gpu_offload=engine.gpu_offload,
+        slots=engine.slots,
     )
     return engine, ready
 

@@ -58,6 +58,24 @@ class LoadedModel:
         self._end_tokens: tuple[int, ...] | None = None
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """What one token takes in the KV cache, in 16-bit numbers; about, for unusual shapes."""
+        llama = self._llama
+        layers: int = llama.llama_model_n_layer(self.handle)
+        width: int = llama.llama_model_n_embd(self.handle)
+        heads: int = llama.llama_model_n_head(self.handle)
+        kv_heads: int = llama.llama_model_n_head_kv(self.handle)
+        return max(1, 4 * layers * width * kv_heads // max(1, heads))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some of its state cannot be taken back token by token (Mamba and the like)."""
+        return bool(
+            self._llama.llama_model_is_recurrent(self.handle)
+            or self._llama.llama_model_is_hybrid(self.handle)
+        )
+
+    @property
     def quantization(self) -> str:
         """The weights' format, such as `Q4_K - Medium` or `F16`."""
         name = self._llama.llama_ftype_name(self._llama.llama_model_ftype(self.handle))

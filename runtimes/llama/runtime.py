@@ -29,7 +29,6 @@ from runtimes.llama.settings import LlamaSettings
 from runtimes.slots import Slots
 
 RUNTIME_NAME = "llama"
-SLOTS = 1
 LOAD_CRASHES_MAX = 3
 """So many workers in a row that die while loading, and the file is held to be the cause."""
 GPU_BUILD = (
@@ -64,7 +63,7 @@ class LlamaRuntime(Runtime):
     ) -> None:
         self._settings = settings
         self._restart_delay = restart_delay or RestartDelay()
-        self._slots = Slots(SLOTS, settings.queue_max)
+        self._slots = Slots(settings.slots or 1, settings.queue_max)
         self._link: WorkerLink | None = None
         self._card: ModelCard | None = None
         self._ready_at: float | None = None
@@ -155,6 +154,7 @@ class LlamaRuntime(Runtime):
 
         def ready(frame: frames.Ready) -> None:
             self._card = self._make_card(frame)
+            self._slots.resize(frame.slots)
             self._ready_at = trio.current_time()
             self._lacks_gpu = not frame.gpu_offload
             self._trouble = ""

@@ -14,7 +14,11 @@ DEMO_SOURCE = "demo"
 DEMO_FILE = pathlib.Path(__file__).with_name("demo") / "demo.gguf"
 NAME_CHARACTERS_MAX = 128
 HASH_CHARACTERS = 64
-OPTIONS = ("context_tokens", "threads", "gpu_layers", "name", "content_hash")
+SLOTS_MAX = 64
+OPTIONS = (
+    *("context_tokens", "threads", "gpu_layers", "name", "content_hash"),
+    *("slots", "kv_tokens", "reproducible"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,12 @@ class LlamaSettings:
     """Layers that a GPU build puts on the GPU; -1: all."""
     content_hash: str | None = None
     """None: the worker computes it while it loads."""
+    slots: int | None = None
+    """Requests that run at a time; None: by the model's size and the memory."""
+    kv_tokens: int | None = None
+    """Tokens of all running requests together; None: by the slots and the memory."""
+    reproducible: bool = False
+    """Decode each request in batches of its own, so that no other one changes its rounding."""
     queue_max: int = 32
     """Requests that may wait; more are refused."""
     hang_timeout_s: float = 120.0
@@ -77,6 +87,9 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
         context_tokens=integer_option(options, "context_tokens", 16, 2**24),
         gpu_layers=-1 if gpu_layers is None else gpu_layers,
         content_hash=content_hash,
+        slots=integer_option(options, "slots", 1, SLOTS_MAX),
+        kv_tokens=integer_option(options, "kv_tokens", 16, 2**28),
+        reproducible=bool(integer_option(options, "reproducible", 0, 1)),
     )
 
 

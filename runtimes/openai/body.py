@@ -8,12 +8,15 @@ import dataclasses
 import json
 from typing import Any
 
-from runtimes.base import GenerateRequest
+from runtimes.base import GenerateRequest, RuntimeFailure
 
 CHAT_PATH = "/chat/completions"
 COMPLETION_PATH = "/completions"
-_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos")
-"""Named alike here and by llama-server and vLLM."""
+_SAMPLING = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"),
+    *("typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "grammar"),
+)
+"""Named alike here and by llama-server, most of them by vLLM too."""
 _DEFAULTS = {
     field.name: field.default
     for field in dataclasses.fields(GenerateRequest)
@@ -27,7 +30,12 @@ def path_of(request: GenerateRequest) -> str:
 
 
 def body_of(request: GenerateRequest, model: str) -> bytes:
-    """The JSON of a streamed request; `model` is the upstream's own id."""
+    """The JSON of a streamed request; `model` is the upstream's own id.
+
+    Raises RuntimeFailure `bad_request` for what cannot be said to an upstream.
+    """
+    if request.continued_ids:
+        raise RuntimeFailure("bad_request", "an upstream cannot go on behind given tokens")
     fields: dict[str, Any] = {"model": model}
     if request.messages is None:
         fields["prompt"] = request.prompt
@@ -39,7 +47,21 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
         value = getattr(request, name)
         if value != default:
             fields[name] = value
+    if request.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
+    if request.json_schema is not None:
+        fields["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": _schema(request.json_schema)},
+        }
     if request.stop:
         fields["stop"] = list(request.stop)
     fields |= {"stream": True, "stream_options": {"include_usage": True}}
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _schema(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise RuntimeFailure("bad_request", "json_schema is not JSON") from None

@@ -18,11 +18,12 @@ from typing import Final
 from protocol.effects import Effect, MembershipChanged
 from protocol.identity import NodeId
 from protocol.members import State
+from protocol.policies import Demand, Policy
 from protocol.routing import Candidate
+from protocol.speeds import Speeds
 from simulations.host import Host
 from simulations.inference.connections import CONNECT_NS, HANDSHAKE_NS, Connections
 from simulations.inference.engine import Work
-from simulations.inference.policies import Policy
 from simulations.inference.request import Request
 from simulations.inference.server import QUEUE_FULL, UNAVAILABLE, Server
 from simulations.inference.view import View
@@ -47,6 +48,8 @@ class Attempt:
     life: int
     """Of the server's process, when it was asked."""
     work: Work
+    begun_ns: int = 0
+    first_ns: int = 0
     is_over: bool = False
     has_reached: bool = False
     """The server has read it."""
@@ -74,6 +77,9 @@ class Gateway:
         self._host = host
         self._servers = servers
         self._policy = policy
+        self._speeds = Speeds()
+        self._usual_output = Demand().output_tokens
+        """Tokens of an answer, as they have been: nobody knows before how long one becomes."""
         self._make_view = make_view
         self._rng = rng
         self._deadline_ns = deadline_ns
@@ -138,8 +144,12 @@ class Gateway:
     def _rank(self, request: Request) -> None:
         if request not in self._ranked:
             return
-        candidates = self.view.candidates(self._counted)
-        ranked = self._policy.rank(candidates, self._rng)
+        candidates = [
+            dataclasses.replace(candidate, speed=self._speeds.of(candidate.node, ""))
+            for candidate in self.view.candidates(self._counted)
+        ]
+        demand = Demand(request.prompt_tokens, self._usual_output)
+        ranked = self._policy.rank(candidates, demand, self._rng)
         if not ranked:
             self._finish(request, UNAVAILABLE if candidates else NO_MODEL)
             return
@@ -167,7 +177,7 @@ class Gateway:
             on_first=lambda: self._answer(attempt, self._on_first),
             on_done=lambda: self._end_there(attempt),
         )
-        attempt = Attempt(request, server, host, host.life, work)
+        attempt = Attempt(request, server, host, host.life, work, self._world.now)
         self._attempts[attempt] = None
         self._counted[node] += 1
         if host is self._host:
@@ -241,6 +251,8 @@ class Gateway:
     def _on_first(self, attempt: Attempt) -> None:
         if attempt.is_over:
             return
+        if not attempt.has_first:
+            attempt.first_ns = self._world.now
         attempt.has_first = True
         if attempt.request.first_ns is None:
             attempt.request.first_ns = self._world.now
@@ -250,9 +262,22 @@ class Gateway:
             return
         self._on_first(attempt)  # of a short answer it may still be on its way
         self._settle(attempt)
+        self._learn(attempt)
         self._connections.give_back(attempt.host)
         attempt.request.server = attempt.host.index
         self._finish(attempt.request, COMPLETED)
+
+    def _learn(self, attempt: Attempt) -> None:
+        request, tokens = attempt.request, attempt.request.output_tokens
+        self._usual_output += (tokens - self._usual_output) // 16
+        self._speeds.note(
+            attempt.host.crypto.node_id,
+            "",
+            prompt_tokens=request.prompt_tokens + request.kept_tokens,
+            first_ns=attempt.first_ns - attempt.begun_ns,
+            output_tokens=tokens - request.kept_tokens,
+            rest_ns=self._world.now - attempt.first_ns,
+        )
 
     def _refused(self, attempt: Attempt, code: str) -> None:
         if attempt.is_over:

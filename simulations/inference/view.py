@@ -62,6 +62,7 @@ class View:
             if member not in self._offering:
                 continue
             load: Load | None
+            age_ns = 0
             if member == own:
                 load = self._own_load()
             else:
@@ -71,7 +72,8 @@ class View:
                     self.ages[age_ns // AGE_STEP_NS] += 1
                 elif (known := self._loads.get(member)) is not None:
                     load, heard_ns = known
-                    self.ages[(now - heard_ns) // AGE_STEP_NS] += 1
+                    age_ns = now - heard_ns
+                    self.ages[age_ns // AGE_STEP_NS] += 1
                 else:
                     load = None
                     self.unknown += 1
@@ -80,6 +82,7 @@ class View:
                     node=member,
                     is_alive=node.members.state(member) is State.ALIVE,
                     load=load,
+                    load_age_ns=age_ns,
                     own_requests=own_requests.get(member, 0),
                     round_trip_ns=0 if member == own else node.round_trip_ns(member),
                 )

@@ -175,7 +175,7 @@ def load(seeds: int) -> Iterator[Finding]:
                 setting=f"n = {nodes}, {SHIPPED}, while pairs speak for the first time",
                 measured=(world.datagrams - before) / nodes / 5,
                 expected=None,
-                note="each pair's first ping takes two challenges",
+                note="each pair's first ping takes a challenge and a second one",
             )
             world.run(2 * nodes * PERIOD_NS)
             before = world.datagrams

@@ -211,7 +211,7 @@ class Daemon:
         """How many requests its own models work at."""
         return int(self.status()["load"]["running"])
 
-    def invite(self, uses: int = 1, expires_s: int = 600) -> str:
+    def invite(self, uses: int = 1, expires_s: int = 600, *, trusted: bool = False) -> str:
         """A token, from its control socket."""
         result = ask(
             self.home,
@@ -219,7 +219,7 @@ class Daemon:
             role="worker",
             expires_s=expires_s,
             uses=uses,
-            trusted=False,
+            trusted=trusted,
             owner=None,
         )
         return str(result["token"])

@@ -3,6 +3,7 @@
 import dataclasses
 import http.client
 import json
+import ssl
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -110,6 +111,12 @@ def open_stream(url: str, path: str, body: object) -> Stream:
 def _connect(url: str) -> http.client.HTTPConnection:
     parts = urllib.parse.urlsplit(url)
     assert parts.hostname is not None
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=TIMEOUT_S, context=context
+        )
     return http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_S)
 
 

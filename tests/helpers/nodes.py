@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from protocol.assembly import NodeConfig
-from protocol.codec import encode_rider, encode_stream
+from protocol.codec import encode_rider
 from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.deadlines import NEVER
@@ -29,22 +29,33 @@ from protocol.events import (
     DatagramReceived,
     DeadlineReached,
     Event,
+    SeedFound,
     Started,
     StreamFailed,
     StreamReceived,
 )
 from protocol.identity import Address, NodeId, mesh_id_of
-from protocol.members import State
-from protocol.messages import PushPull
-from protocol.node import Node
-from protocol.records import (
-    Admission,
-    Invite,
-    Role,
+from protocol.issuing import (
+    FIRST_TURN,
+    Turn,
     make_admission,
     make_founding,
+    make_grant,
     make_invite,
     make_join_proof,
+    make_revocation,
+    turn_after,
+)
+from protocol.members import State
+from protocol.node import Node
+from protocol.records import (
+    NO_ACT,
+    Admission,
+    Grant,
+    Invite,
+    Revocation,
+    Role,
+    Target,
 )
 from protocol.snapshot import Snapshot
 from protocol.statements import Alive, make_alive
@@ -73,7 +84,6 @@ class Authorities:
         self.root = public_key_of(self.root_seed)
         self.mesh = mesh_id_of(self.root)
         self.founder = SodiumCrypto(seed_of(label, "node", 0))
-        self._acts = 1
         invite, founding = make_founding(
             self.root_seed,
             self.founder,
@@ -83,6 +93,7 @@ class Authorities:
             now_s=WALL_S,
         )
         self.invite, self.founding = invite, founding
+        self._turns = {self.root: turn_after(invite)}
 
     def issue(
         self,
@@ -94,18 +105,54 @@ class Authorities:
         issuer_seed: bytes | None = None,
     ) -> Invite:
         """An invite by the root key, or by somebody else's."""
-        self._acts += 1
-        return make_invite(
-            issuer_seed or self.root_seed,
+        seed = issuer_seed or self.root_seed
+        invite = make_invite(
+            seed,
             self.mesh,
             key=public_key_of(key_seed),
-            act=self._acts,
+            turn=self.turn(seed),
             role=role,
             expires_at_s=expires_at_s,
             uses=uses,
             is_trusted=False,
             owner="owner",
         )
+        self._turns[invite.issuer] = turn_after(invite)
+        return invite
+
+    def turn(self, issuer_seed: bytes) -> Turn:
+        """The place of an issuer's next act."""
+        return self._turns.get(public_key_of(issuer_seed), FIRST_TURN)
+
+    def grant(self, subject: NodeId, issuer_seed: bytes | None = None) -> Grant:
+        """Make a member an admin."""
+        seed = issuer_seed or self.root_seed
+        grant = make_grant(seed, self.mesh, subject=subject, turn=self.turn(seed))
+        self._turns[grant.issuer] = turn_after(grant)
+        return grant
+
+    def revoke(
+        self,
+        subject: bytes,
+        target: Target = Target.NODE,
+        *,
+        issuer_seed: bytes | None = None,
+        honoured_act: bytes = NO_ACT,
+        honoured_slot: int = 0,
+    ) -> Revocation:
+        """Take something back."""
+        seed = issuer_seed or self.root_seed
+        revocation = make_revocation(
+            seed,
+            self.mesh,
+            target=target,
+            subject=subject,
+            turn=self.turn(seed),
+            honoured_act=honoured_act,
+            honoured_slot=honoured_slot,
+        )
+        self._turns[revocation.issuer] = turn_after(revocation)
+        return revocation
 
     def admit(
         self,
@@ -265,8 +312,7 @@ class Mesh:
 
     def exchange(self, asker: int, answerer: int) -> None:
         """One push/pull between two machines."""
-        data = encode_stream(PushPull(False, *self[asker].join_state()))
-        self.requests.append(Request(asker, self.id(answerer), data))
+        self.give(asker, SeedFound(self.id(answerer), address_of(answerer)))
         self.settle()
 
     def crash(self, index: int, *, keeps_snapshot: bool = True) -> None:

@@ -7,6 +7,15 @@ from hypothesis import strategies as st
 from protocol.codec import BUCKETS, COORDINATE_ITEMS_MAX
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.identity import INCARNATION_MAX, Address, NodeId, mesh_id_of
+from protocol.issuing import (
+    Turn,
+    make_admission,
+    make_api_key,
+    make_grant,
+    make_invite,
+    make_join_proof,
+    make_revocation,
+)
 from protocol.messages import (
     Ack,
     DatagramMessage,
@@ -27,14 +36,8 @@ from protocol.messages import (
     StreamMessage,
     StreamProbe,
 )
-from protocol.records import (
-    JoinProof,
-    Record,
-    Role,
-    make_admission,
-    make_invite,
-    make_join_proof,
-)
+from protocol.records import JoinProof, Priority, Record, Role, Target
+from protocol.sessions import TOKEN_BYTES
 from protocol.snapshot import Snapshot
 from protocol.statements import (
     RUN_MAX,
@@ -90,7 +93,14 @@ coordinates = st.lists(
     max_size=COORDINATE_ITEMS_MAX,
 ).map(tuple)
 datagram_messages: st.SearchStrategy[DatagramMessage] = st.one_of(
-    st.builds(Ping, sequences, st.none() | loads, st.none() | origins, st.none() | sums),
+    st.builds(
+        Ping,
+        sequences,
+        st.none() | loads,
+        st.none() | origins,
+        st.none() | sums,
+        st.none() | st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES),
+    ),
     st.builds(
         Ack,
         sequences,
@@ -169,12 +179,14 @@ statements: st.SearchStrategy[Statement] = st.one_of(
     ),
 )
 
+_names = st.binary(min_size=16, max_size=16)
+_turns = st.builds(Turn, incarnations, _names)
 _invites = st.builds(
     make_invite,
     st.sampled_from(SEEDS),
     st.just(MESH),
     key=st.binary(min_size=32, max_size=32),
-    act=incarnations,
+    turn=_turns,
     role=st.sampled_from(Role),
     expires_at_s=st.integers(0, 2**40),
     uses=st.integers(1, 1_000_000),
@@ -190,7 +202,36 @@ _admissions = st.builds(
     slot=st.integers(1, 1_000_000),
     admitted_at_s=st.integers(0, 2**40),
 )
-records: st.SearchStrategy[Record] = st.one_of(_invites, _admissions)
+_grants = st.builds(
+    make_grant, st.sampled_from(SEEDS), st.just(MESH), subject=node_ids, turn=_turns
+)
+_revocations = st.builds(
+    make_revocation,
+    st.sampled_from(SEEDS),
+    st.just(MESH),
+    target=st.sampled_from(Target),
+    subject=node_ids,
+    turn=_turns,
+    honoured_act=_names,
+    honoured_slot=st.integers(0, 1_000_000),
+)
+_api_keys = st.builds(
+    make_api_key,
+    st.sampled_from(SEEDS),
+    st.just(MESH),
+    key_hash=node_ids,
+    turn=_turns,
+    name=st.text(_printable, min_size=1, max_size=63),
+    requests=st.integers(0, 1_000_000),
+    period_s=st.integers(1, 86_400),
+    priority=st.sampled_from(Priority),
+    models=st.text(_printable, max_size=64),
+    is_trusted=st.booleans(),
+    expires_at_s=st.integers(0, 2**40),
+)
+records: st.SearchStrategy[Record] = st.one_of(
+    _invites, _admissions, _grants, _revocations, _api_keys
+)
 
 snapshots = st.builds(
     Snapshot,

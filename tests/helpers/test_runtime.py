@@ -119,7 +119,7 @@ class ScriptedRuntime(Runtime):
         try:
             self._check_is_up()
             prompt = prompt_ids(request)
-            room = self._script.context - len(prompt)
+            room = self._script.context - len(prompt) - len(request.continued_ids)
             if not prompt:
                 raise RuntimeFailure("bad_request", "the prompt is empty")
             if room < 1:
@@ -129,7 +129,10 @@ class ScriptedRuntime(Runtime):
                 )
             yield Started(tuple(prompt))
             text = CompletionText(request.stop)
-            chain = _Chain(self._script, prompt, may_end=not request.ignore_eos)
+            before = [*prompt, *request.continued_ids]
+            chain = _Chain(self._script, before, may_end=not request.ignore_eos)
+            for token in request.continued_ids:
+                text.push(b"" if token == END_OF_TURN else word(token).encode())
             tokens_max = min(room, request.max_tokens or DEFAULT_MAX_TOKENS)
             for index in range(tokens_max):
                 await self._before(index)

@@ -89,6 +89,7 @@ def test_a_chat_in_one_piece(standing: list[Daemon], index: int) -> None:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": TOKENS,
         "total_tokens": prompt_tokens + TOKENS,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from meshd.inbound import GUESTS_MAX, PEER_MAX
 from meshd.peers import STREAM_VERSION, Kind
 from protocol.codec import STREAM_BYTES_MAX, encode_stream
 from protocol.exchange import Ask, encode_frame
@@ -22,7 +23,8 @@ from tests.mesh.conftest import WORDS
 pytestmark = pytest.mark.processes
 
 GROWTH_BYTES_MAX = 10 * 1024 * 1024
-HALF_OPEN = 100
+HALF_OPEN = 2_000
+"""`tests/benchmarks/trust_cost.py` takes 10,000."""
 HANDSHAKE_S = 5.0
 
 
@@ -78,12 +80,27 @@ def test_garbage(pair: list[Daemon]) -> None:
     until("all are counted", lambda: refusals(anna, "handshake") - before == 100, 10.0)
 
 
-def test_half_open_connections(pair: list[Daemon]) -> None:
-    """Those that say nothing are closed after the time for a handshake, and block nobody."""
+def greet(insider: Insider, daemon: Daemon) -> bytes:
+    """A whole exchange of a member over a connection of its own; the answer."""
+    with PeerStream(insider.dialing, daemon.port) as stream:
+        stream.send_frame(pack((STREAM_VERSION, Kind.GOSSIP)))
+        stream.send_frame(encode_stream(PushPull(False, (), ())))
+        return stream.receive_frame()
+
+
+def test_half_open_connections(pair: list[Daemon], insider: Insider) -> None:
+    """Those that say nothing are closed, the oldest first, and block nobody: members are served
+    over the connections that they have, and over new ones.
+    """
     anna, bert = pair
-    silent = [connect(anna) for _ in range(HALF_OPEN)]
+    before = refusals(anna, "too_many_guests")
+    silent: list[socket.socket] = []
     try:
+        for _ in range(HALF_OPEN):
+            silent.append(connect(anna))
         assert bert.chat("words", max_tokens=2).status == 200
+        assert greet(insider, anna)
+        assert refusals(anna, "too_many_guests") - before >= HALF_OPEN - GUESTS_MAX
         for connection in silent:
             connection.settimeout(HANDSHAKE_S + 3)
             with contextlib.suppress(ConnectionError):
@@ -186,6 +203,46 @@ def test_a_member_that_asks_nonsense(pair: list[Daemon], insider: Insider) -> No
             stream.send_frame(pack((STREAM_VERSION, Kind.REQUEST)))
             stream.send_frame(encode_frame(Ask("f" * 16, 1_000, body)))
             assert b"bad_request" in stream.receive_frame()
+
+
+def test_one_member_that_takes_every_place(pair: list[Daemon], insider: Insider) -> None:
+    """It gets a share; what it opens beyond that costs it its own connections."""
+    anna, bert = pair
+    before = refusals(anna, "too_many_of_one")
+    with contextlib.ExitStack() as stack:
+        for _ in range(PEER_MAX + 50):
+            stack.enter_context(PeerStream(insider.dialing, anna.port))
+        until(
+            "its share is all that it has",
+            lambda: refusals(anna, "too_many_of_one") - before >= 50,
+            10.0,
+        )
+        assert bert.chat("words", max_tokens=2).status == 200
+        assert greet(insider, anna)
+
+
+def test_long_frames_that_never_end(pair: list[Daemon], insider: Insider) -> None:
+    """Their memory is bounded (see `serves_on`), and nobody else waits for them."""
+    anna, bert = pair
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            stream = stack.enter_context(PeerStream(insider.dialing, anna.port))
+            stream.send_frame(pack((STREAM_VERSION, Kind.REQUEST)))
+            stream.send((15 * 2**20).to_bytes(4, "big") + bytes(100_000))
+        assert bert.chat("words", max_tokens=2).status == 200
+        assert greet(insider, anna)
+
+
+def test_a_request_of_millions_of_values(pair: list[Daemon], insider: Insider) -> None:
+    """It is refused before they are built: the daemon neither stands still nor grows."""
+    anna = pair[0]
+    before = refusals(anna, "malformed")
+    for junk in (b"\xdd\x00\xf0\x00\x00" + b"\x01" * 0xF00000, b"\x91" * 2**20 + b"\x90"):
+        with PeerStream(insider.dialing, anna.port) as stream, _may_be_cut_off():
+            stream.send_frame(pack((STREAM_VERSION, Kind.REQUEST)))
+            stream.send_frame(junk)
+            assert stream.receive() == b""
+    until("both are counted", lambda: refusals(anna, "malformed") == before + 2, 10.0)
 
 
 @contextlib.contextmanager

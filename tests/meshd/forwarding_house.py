@@ -11,12 +11,14 @@ import trio
 from meshd import advertisement
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
+from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.forwarder import Forwarder
 from meshd.local_models import LocalModels
 from meshd.payloads import pack_chunk, pack_finished, pack_started
 from meshd.peers import Handler, Kind
 from meshd.serving import Serving
+from meshd.trust.api_keys import KeyPolicy
 from meshd.view import View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged
@@ -27,7 +29,7 @@ from protocol.members import Gone, State
 from protocol.messages import Load
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
 from tests.helpers.nodes import Mesh
-from tests.meshd.members import TIMEOUT_S, Member, workers
+from tests.meshd.members import TIMEOUT_S, Member, at_once, workers
 from tests.meshd.played_runtime import PlayedRuntime
 
 REQUEST = GenerateRequest(model="m", prompt="hello")
@@ -66,8 +68,11 @@ class House:
         anna = self.members[0]
         here = serving[0]
         models = LocalModels([here] if isinstance(here, PlayedRuntime) else [])
-        self.asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()))
-        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, random.Random(1))
+        self.asking = Asking(
+            self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once
+        )
+        self.choosing = Choosing(random.Random(1), trio.current_time, "least_loaded")
+        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, self.choosing)
 
     def _offer(self, index: int, name: str) -> None:
         card = PlayedRuntime(name=name).card
@@ -109,10 +114,22 @@ class House:
             self.members[0].peers.drop_idle(everything=True)
 
     async def ask(
-        self, request: GenerateRequest = REQUEST, *, node: str | None = None, deadline_s: float = 60
+        self,
+        request: GenerateRequest = REQUEST,
+        *,
+        node: str | None = None,
+        deadline_s: float = 60,
+        policy: KeyPolicy | None = None,
+        trusted: bool = False,
     ) -> tuple[str, list[GenerateEvent]]:
         """Who served, and all events."""
-        options = RequestOptions(request_id="ab", node=node, deadline_s=deadline_s)
+        options = RequestOptions(
+            request_id="ab",
+            node=node,
+            deadline_s=deadline_s,
+            policy=policy,
+            is_trusted_only=trusted,
+        )
         async with self.forwarder.generate(request, options) as answer:
             return answer.node_name, [event async for event in answer.events]
 

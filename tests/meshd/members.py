@@ -72,3 +72,8 @@ async def until(condition: Callable[[], bool]) -> None:
     """Until other tasks have brought this about; the test's own time-out bounds it."""
     while not condition():  # noqa: ASYNC110  # the code under test has no Event for a test
         await trio.sleep(0.002)
+
+
+async def at_once() -> None:
+    """For a node that knows already what it missed."""
+    await trio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ from protocol.deadlines import NEVER
 from protocol.effects import (
     Admitted,
     Effect,
+    Issued,
     Persist,
 )
 from protocol.events import (
@@ -80,7 +81,7 @@ class Driven:
         host, port = udp.getsockname()[:2]
         self.address = Address(host, port)
 
-    async def _persist(self, effect: Persist | Admitted) -> None:
+    async def _persist(self, effect: Persist | Admitted | Issued) -> None:
         await trio.lowlevel.checkpoint()
         self.persisted.append(effect)
 

@@ -165,3 +165,22 @@ def test_too_many_functions_are_cut() -> None:
     found = advertisement.decode_functions(value)
     assert 5 < len(found) < 100
     assert found == names[: len(found)]
+
+
+def test_a_client_offers_no_model_until_it_may_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its offers would only be refused, again and again; a grant makes it serve."""
+    monkeypatch.setattr("meshd.advertiser.LOAD_S", 0.01)
+    roles = [False]
+    monkeypatch.setattr(View, "may_serve", lambda view: roles[-1])
+    offering = Offering(PlayedRuntime(name="a"), kind="x")
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(offering.advertiser.run)
+            await until(lambda: any(isinstance(e, LoadChanged) for e in offering.events))
+            assert offering.models_offered == []
+            roles.append(True)
+            await until(lambda: offering.models_offered == ["a"])
+            nursery.cancel_scope.cancel()
+
+    trio.run(test)

@@ -16,6 +16,7 @@ from meshd.event_log import EVENTS_KEPT, EventLog
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.running import Running
+from meshd.trust.decisions import Decisions
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import SEEDS_MAX, decode_token
@@ -41,7 +42,11 @@ class Asked:
         self.founded = found_mesh(self.home, self.seed, WALL_S)
         self.mesh = Mesh(3).start_all()
         self.issued: list[Event] = []
+        self.authority = Authority(SodiumCrypto(self.seed), self.founded.root)
+        for wire in self.founded.records:
+            self.authority.add(wire)
         self.calls: list[str] = []
+        self.noted: list[Mapping[str, Any]] = []
         self.rows = [
             {"name": "a", "nodes": ["anna", "bert"]},
             {"name": "b", "nodes": ["bert"]},
@@ -58,14 +63,25 @@ class Asked:
             nodes=lambda include_all: [{"name": "n", "all": include_all}],
             status=lambda: {"ready": True},
             has_company=True,
+            audit=SimpleNamespace(note=self._note),
             memory=None,
             say_goodbye=self._say_goodbye,
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
             view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
             job_commands=SimpleNamespace(handlers=dict),
+            trust_commands=SimpleNamespace(handlers=dict),
+            decisions=Decisions(self.home, self.authority, self._give),
+            key_commands=SimpleNamespace(handlers=dict),
         )
         self.running = running
         self.commands = Commands(self.home, cast("Running", running))
+
+    def _give(self, event: Event) -> bool:
+        self.issued.append(event)
+        return True
+
+    def _note(self, kind: str, **fields: object) -> None:
+        self.noted.append({"type": kind, **fields})
 
     async def _say_goodbye(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -128,6 +144,9 @@ def test_an_invite_admits_who_holds_its_token(asked: Asked) -> None:
     token = decode_token(answer["token"])
     assert answer["invite"] == key_text(token.invite.key)
     assert asked.issued == [RecordIssued(token.invite.wire)]
+    [noted] = asked.noted
+    assert (noted["type"], noted["invite"], noted["uses"]) == ("invite.made", answer["invite"], 2)
+    assert answer["token"] not in str(noted)
     assert (token.root, token.mesh_secret) == (asked.founded.root, asked.founded.mesh_secret)
     invite = token.invite
     assert (invite.role, invite.uses, invite.is_trusted) == (Role.WORKER, 2, True)
@@ -156,7 +175,7 @@ def test_an_owner_that_is_not_given_is_this_nodes(asked: Asked) -> None:
         {"uses": 0},
         {"uses": USES_MAX + 1},
         {"uses": 1.5},
-        {"role": "admin"},
+        {"role": "king"},
         {"role": 2},
         {"owner": 7},
         {"owner": ["x"]},
@@ -192,10 +211,16 @@ def test_a_token_has_no_more_seeds_than_it_may(asked: Asked) -> None:
     assert len(token.seeds) == len(set(token.seeds)) == SEEDS_MAX
 
 
-def test_only_the_founder_invites(asked: Asked) -> None:
-    """Said in one line, and nothing is issued."""
+def test_only_admins_invite(asked: Asked) -> None:
+    """With the root key or with their own; said in one line, and nothing is issued."""
     asked.home.root_key.unlink()
-    with pytest.raises(UserError, match="only the machine that founded"):
+    token = decode_token(asked("invite", **ARGUMENTS, role="client")["token"])
+    assert token.invite.issuer == SodiumCrypto(asked.seed).node_id
+    assert token.invite.role is Role.CLIENT
+    asked.issued.clear()
+    nobody = Authority(SodiumCrypto(asked.seed), asked.founded.root)
+    asked.running.decisions = Decisions(asked.home, nobody, asked._give)
+    with pytest.raises(UserError, match="only admins may"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued
 
@@ -204,8 +229,8 @@ def test_a_full_table_of_invites_is_one_clear_line(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before anything is signed: the node would take one more for a bug of ours."""
-    monkeypatch.setattr("protocol.authority.INVITES_MAX", 3)
-    with pytest.raises(UserError):
+    monkeypatch.setattr("protocol.authority.INVITES_MAX", 0)
+    with pytest.raises(UserError, match="remembers no more invites"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued
     assert read_mesh(asked.home) == asked.founded
@@ -227,6 +252,20 @@ def test_joining_with_a_bad_token_is_one_clear_line(asked: Asked) -> None:
         with pytest.raises(UserError):
             asked("join", token=token)
     assert not asked.calls
+
+
+def test_the_root_key_goes_into_a_file_and_away(asked: Asked) -> None:
+    """Each act is noted, without the passphrase; a request that makes no sense changes nothing."""
+    file = str(asked.home.path.parent / "root.pem")
+    for act, noted in (("export", "exported"), ("remove", "removed"), ("import", "imported")):
+        answer = asked("root", act=act, file=file, passphrase="pw")
+        assert answer == {"mesh": key_text(asked.founded.mesh), "file": file}
+        assert asked.noted[-1] == {"type": f"root.{noted}", **answer}
+        assert asked.home.root_key.exists() is (act != "remove")
+    for wrong in ({"act": "burn"}, {"file": "root.pem"}, {"passphrase": ""}):
+        with pytest.raises(UserError, match="names no act"):
+            asked("root", **{"act": "export", "file": file, "passphrase": "pw", **wrong})
+    assert len(asked.noted) == 3
 
 
 def test_leaving_says_goodbye_while_it_is_still_a_member(asked: Asked) -> None:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import socket
 import stat
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd import control, posix
-from meshd.control import Handler, Report, Streaming, argument, serve_control
-from meshd.control_client import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, ask, loopback_file
+from meshd.control import Handler, Report, Streaming, Transport, argument, serve_control
+from meshd.control_client import (
+    ANSWER_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    _connected,
+    ask,
+    loopback_file,
+)
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from tests.meshd.cli.running_daemon import answering, daemon_on
@@ -349,4 +356,46 @@ def test_an_asker_who_goes_away_stops_a_stream(
             assert connection.recv(100)
         assert stopped.wait(TIMEOUT_S)
         assert ask(home, "echo") == {"echo": {}}
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("transport", ["unix", "loopback"])
+def test_what_ends_with_its_asker_is_cancelled_at_once(
+    home: Home, transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a word in between, be the end orderly or a reset; and while who asked is there, its
+    failure is that of its nursery's task, and its result comes out.
+    """
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def wait(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def fail(arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_refuse, {})
+        return {}
+
+    handlers = {
+        "wait": Streaming(wait, timeout_s=3_600, ends_with_asker=True),
+        "fail": Streaming(fail, ends_with_asker=True),
+        "count": Streaming(_count, ends_with_asker=True),
+    }
+    with daemon_on(home, handlers, transport=transport):
+        asking: dict[str, object] = {"do": "wait"}
+        with _connected(home, asking) as connection:
+            connection.sendall(json.dumps(asking).encode() + b"\n")
+            if transport == "loopback":
+                never = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, never)
+            assert begun.wait(TIMEOUT_S)
+            assert not cancelled.is_set()
+        assert cancelled.wait(TIMEOUT_S)
+        with pytest.raises(UserError, match="the token is expired"):
+            ask(home, "fail")
+        assert ask(home, "count", to=2) == {"done": True}
     assert caplog.text == ""

@@ -8,7 +8,7 @@ import sys
 TIMEOUT_S = 30.0
 HEAVY = {
     "cryptography", "httpx", "huggingface_hub", "jinja2", "llama_cpp",
-    "numpy", "openai", "pygments", "rich", "zeroconf",
+    "numpy", "openai", "pygments", "rich", "spake2", "zeroconf",
 }  # fmt: skip
 OF_JOBS = "meshd.tasks.descriptor"
 OF_REQUESTS = "meshd.gateway.openai_request"

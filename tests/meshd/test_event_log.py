@@ -263,6 +263,8 @@ def test_every_effect_is_decided_about() -> None:
         "MembersDirty",
         "LoadLearned",
         "Admitted",
+        "CaughtUp",
+        "Issued",
         "JoinRefused",
         "DatagramDropped",
     }
@@ -273,5 +275,6 @@ def test_every_effect_is_decided_about() -> None:
         "Reunited",
         "Superseded",
         "Equivocated",
+        "Evicted",
     }
     assert {kind.__name__ for kind in typing.get_args(Effect)} == no_events | events

@@ -11,6 +11,7 @@ from meshd.answer import RequestOptions
 from meshd.failures import RequestFailed
 from meshd.frames import FrameStream, StreamBroken
 from meshd.peers import Handler
+from meshd.trust.api_keys import KeyPolicy
 from protocol.exchange import Accept, Ask, Data, End, Fail, Refuse, encode_frame
 from protocol.fields import pack
 from protocol.identity import NodeId
@@ -95,7 +96,7 @@ def test_requests_in_a_row_use_one_connection(tmp_path: pathlib.Path) -> None:
         for _ in range(10):
             assert (await house.ask())[1] == list(HELLO)
             assert len(peers._pool[house.id(1)]) == 1
-        assert house.members[1].peers._inbound == 1
+        assert house.members[1].peers._inbound.count == 1
 
     run(house, test)
 
@@ -228,6 +229,37 @@ def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:
             with pytest.raises(RequestFailed, match="does not offer") as caught:
                 await house.ask(node=node)
             assert caught.value.code == "model_not_found"
+
+    run(house, test)
+
+
+def test_what_demands_trust_stays_with_the_trusted(tmp_path: pathlib.Path) -> None:
+    """The founder is trusted, the others here are not: it is asked, however busy, or nobody."""
+    runtime = PlayedRuntime()
+    house = House(tmp_path / "own", PlayedRuntime(), runtime, own=True)
+    house.load(0, 99)
+
+    async def test() -> None:
+        assert (await house.ask(trusted=True))[0] == "n0"
+        assert (await house.ask())[0] == "n1"
+
+    run(house, test)
+    house = House(tmp_path / "others", None, runtime)
+    failing(house, "no_trusted_node", "meshd invite --trusted", trusted=True)
+    assert len(runtime.requests) == 1
+
+
+def test_a_key_that_is_not_for_the_model_asks_nobody(tmp_path: pathlib.Path) -> None:
+    """Whatever dialect the request came in; the one that is for it is served."""
+    runtime = PlayedRuntime()
+    house = House(tmp_path, None, runtime)
+    other = KeyPolicy(name="other", models=("big-*", "M"))
+    failing(house, "model_forbidden", "not for the model 'm'", policy=other)
+    assert not runtime.requests
+    right = KeyPolicy(name="right", models=("big-*", "?"))
+
+    async def test() -> None:
+        assert (await house.ask(policy=right))[0] == "n1"
 
     run(house, test)
 

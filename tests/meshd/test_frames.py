@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair
 
-from meshd.frames import FrameStream, StreamBroken
+from meshd.frames import BYTES_PER_S_MIN, FRAME_S, FrameStream, StreamBroken
 
 LIMIT = 1_000
 
@@ -96,8 +96,8 @@ def test_waiting_for_a_frame_can_be_given_up() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def test_a_late_frame_breaks_the_stream() -> None:
-    """The time-out counts for the whole frame, so that one byte a second does not hold us."""
+def test_a_frame_that_drips_breaks_the_stream() -> None:
+    """Once begun it must be whole soon, so that one byte a second does not hold us."""
 
     async def main() -> None:
         left, right = memory_stream_pair()
@@ -110,8 +110,8 @@ def test_a_late_frame_breaks_the_stream() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drip)
             with pytest.raises(StreamBroken, match="too slow"):
-                await FrameStream(right).receive(LIMIT, timeout_s=30)
-            assert trio.current_time() - started == pytest.approx(30, abs=1)
+                await FrameStream(right).receive(LIMIT)
+            assert trio.current_time() - started == pytest.approx(1 + FRAME_S, abs=1)
             nursery.cancel_scope.cancel()
 
     started = 0.0
@@ -122,6 +122,79 @@ def test_a_late_frame_breaks_the_stream() -> None:
         await main()
 
     trio.run(with_start, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_peer_that_says_nothing_breaks_the_stream() -> None:
+    """It may be waited for only so long."""
+
+    async def main() -> None:
+        left, right = memory_stream_pair()
+        with pytest.raises(StreamBroken) as caught:
+            await FrameStream(right).receive(LIMIT, timeout_s=30)
+        assert caught.value.fault == "silent"
+        await left.aclose()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(("speed", "is_taken"), [(1.1, True), (0.5, False)])
+@pytest.mark.parametrize("is_sending", [True, False])
+def test_a_long_frame_has_the_time_of_its_size(
+    speed: float, is_taken: bool, is_sending: bool
+) -> None:
+    """At the least speed it passes whichever end is slow; well below it nobody is held."""
+    size = 16 * 2**20
+    piece = int(BYTES_PER_S_MIN * speed)
+
+    async def main() -> None:
+        left, right = trio.testing.lockstep_stream_pair()
+
+        async def slow_end() -> None:
+            data = _framed(bytes(size))
+            try:
+                while data if is_sending else True:
+                    await trio.sleep(1)
+                    if is_sending:
+                        await left.send_all(data[:piece])
+                        data = data[piece:]
+                    elif not await right.receive_some(piece):
+                        break
+            except trio.BrokenResourceError:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slow_end)
+            quick = FrameStream(right if is_sending else left)
+            fault = ""
+            try:
+                if is_sending:
+                    assert await quick.receive(size) == bytes(size)
+                else:
+                    await quick.send(bytes(size))
+            except StreamBroken as error:
+                fault = error.fault
+            assert fault == ("" if is_taken else "too_slow")
+            await quick.aclose()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_cut_stream_gives_nothing_of_what_has_come() -> None:
+    """A whole frame waits in the buffer, and counts no more; whoever waits is told."""
+
+    async def main() -> None:
+        left, right = memory_stream_pair()
+        frames = FrameStream(right)
+        await left.send_all(_framed(b"first") + _framed(b"second"))
+        assert await frames.receive(LIMIT) == b"first"
+        assert not frames.is_quiet
+        frames.cut()
+        with pytest.raises(StreamBroken, match="cut"):
+            await frames.receive(LIMIT)
+        with pytest.raises(StreamBroken, match="cut"):
+            await frames.send(b"more")
+
+    trio.run(main)
 
 
 def test_a_peer_that_does_not_read_breaks_the_stream() -> None:

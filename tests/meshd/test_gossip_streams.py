@@ -179,6 +179,45 @@ def test_slow_guests_hold_up_nobody() -> None:
     run(test)
 
 
+def test_one_peer_has_only_so_many_messages_answered_at_a_time() -> None:
+    """Its next is refused, another peer's is not; when one is done there is room again."""
+
+    async def test() -> None:
+        failures: list[str] = []
+        async with bound() as udp, trio.open_nursery() as nursery:
+            driven = Driven(PlayedNode(), udp)  # nobody takes from the inbox: none is answered
+            scopes: list[trio.CancelScope] = []
+
+            async def serve(peer: NodeId, scope: trio.CancelScope) -> None:
+                left, right = memory_stream_pair()
+                await FrameStream(left).send(b"x")
+                with scope:
+                    try:
+                        await driven.gossip.serve_stream(peer, FrameStream(right))
+                    except StreamBroken as error:
+                        failures.append(error.fault)
+
+            async def begin(peer: NodeId) -> None:
+                scopes.append(trio.CancelScope())
+                nursery.start_soon(serve, peer, scopes[-1])
+                await wait_all_tasks_blocked()
+
+            for _ in range(under_test.PEER_ANSWERS_MAX):
+                await begin(PEER)
+            assert failures == []
+            await begin(PEER)
+            assert failures == ["too_many_of_one"]
+            await begin(NodeId(bytes(32)))
+            scopes[0].cancel()
+            await wait_all_tasks_blocked()
+            await begin(PEER)
+            assert failures == ["too_many_of_one"]
+            nursery.cancel_scope.cancel()
+        assert not driven.gossip._answering
+
+    run(test)
+
+
 # ---- streams that the node begins ----
 
 

@@ -65,6 +65,39 @@ def test_a_home_without_permission_is_one_clear_line(home: Home) -> None:
         home.path.chmod(0o700)
 
 
+@needs_posix
+def test_a_home_whose_files_anybody_can_exchange_is_refused(home: Home) -> None:
+    """Others could make the node another one, or a member of another mesh; a folder like /tmp, in
+    which each may only exchange his own, is no such thing, nor is that of a group.
+    """
+    for mode, is_refused in ((0o777, True), (0o703, True), (0o1777, False), (0o770, False)):
+        home.path.chmod(mode)
+        if is_refused:
+            with pytest.raises(UserError, match=rf"chmod o-w {home.path}"):
+                home.create()
+        else:
+            home.create()
+
+
+@needs_posix
+def test_what_is_secret_is_never_to_be_seen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even half-written, and whatever the umask is."""
+    seen: list[int] = []
+    real = os.fsync
+
+    def looking(descriptor: int) -> None:
+        seen.append(os.fstat(descriptor).st_mode & 0o777)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", looking)
+    before = os.umask(0)
+    try:
+        home.write(home.node_key, b"secret", secret=True)
+    finally:
+        os.umask(before)
+    assert seen[0] == home.node_key.stat().st_mode & 0o777 == 0o600
+
+
 # ---- locks ----
 
 

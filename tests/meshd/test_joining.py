@@ -16,14 +16,17 @@ from meshd.joining import (
     read_token,
 )
 from meshd.persistence import read_snapshot, write_snapshot
+from meshd.trust.audit_check import last_lines
 from meshd.trust.certificates import ensure_certificates
-from meshd.trust.keys import node_seed
+from meshd.trust.keys import node_seed, read_key
 from meshd.trust.mesh import found_mesh, read_mesh
 from meshd.trust.token import Token, encode_token
-from protocol.authority import Authority, JoinRefusal
-from protocol.crypto import SodiumCrypto
+from protocol.authority import Authority
+from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.identity import Address, key_text
-from protocol.records import Role
+from protocol.issuing import Turn, make_invite, make_join_proof
+from protocol.joining import JoinRefusal, admit
+from protocol.records import NO_ACT, Role
 from protocol.snapshot import Snapshot
 from tests.helpers.nodes import WALL_S, Authorities, seed_of
 from tests.meshd.founder import INVITE_SEED, Founder, is_member, run
@@ -109,17 +112,25 @@ def _with_company(home: Home) -> None:
     authority = Authority(SodiumCrypto(node_seed(home)), mesh.root)
     for wire in mesh.records:
         authority.add(wire)
-    from meshd.trust.mesh import issue_invite
-    from protocol.records import make_join_proof
-
-    _, seed, invite = issue_invite(
-        home, role=Role.WORKER, expires_at_s=WALL_S + 9, uses=1, is_trusted=False, owner="x"
+    root_seed, token = read_key(home.root_key), seed_of("company's token")
+    assert root_seed is not None
+    invite = make_invite(
+        root_seed,
+        mesh.mesh,
+        key=public_key_of(token),
+        turn=Turn(2, NO_ACT),
+        role=Role.WORKER,
+        expires_at_s=WALL_S + 9,
+        uses=1,
+        is_trusted=False,
+        owner="x",
     )
     authority.add(invite.wire)
-    other = SodiumCrypto(seed_of("company"))
-    assert not isinstance(
-        authority.admit(make_join_proof(seed, other, mesh.mesh), WALL_S), JoinRefusal
-    )
+    crypto, other = SodiumCrypto(node_seed(home)), SodiumCrypto(seed_of("company"))
+    proof = make_join_proof(token, other, mesh.mesh)
+    admission = admit(authority, crypto, proof, WALL_S)
+    assert not isinstance(admission, JoinRefusal)
+    authority.add(admission.wire)
     write_snapshot(home, Snapshot(tuple(record.wire for record in authority.records())))
 
 
@@ -283,7 +294,9 @@ def test_a_bad_token_fails_before_anything_is_touched(home: Home) -> None:
 
 
 def test_leaving_keeps_the_nodes_own_key(home: Home) -> None:
-    """Mesh, members and certificate go; a founder's root key is put aside, not destroyed."""
+    """Mesh, members and certificate go; a founder's root key is put aside, not destroyed; that it
+    left is in the audit log.
+    """
     seed = node_seed(home)
     mesh = found_mesh(home, seed, WALL_S)
     root = home.root_key.read_bytes()
@@ -298,7 +311,9 @@ def test_leaving_keeps_the_nodes_own_key(home: Home) -> None:
 
     run(test)
     kept = f"root-{key_text(mesh.mesh)[:8]}.key"
-    assert set(_content(home)) == {"node.key", kept, "daemon.lock"}
+    log = {"audit.jsonl", "audit.head"}
+    assert set(_content(home)) == {"node.key", kept, "daemon.lock", *log}
+    assert [line["type"] for line in last_lines(home, 9)] == ["mesh.left"]
     assert (home.path / kept).read_bytes() == root
     assert node_seed(home) == seed
     with pytest.raises(UserError, match="in no mesh"):

@@ -17,10 +17,10 @@ from meshd.peers import Handler, Kind
 from meshd.persistence import read_snapshot
 from meshd.trust.keys import node_seed
 from meshd.trust.mesh import read_mesh
-from protocol.authority import JoinRefusal
 from protocol.codec import encode_stream
 from protocol.crypto import SodiumCrypto
 from protocol.identity import Address, NodeId
+from protocol.joining import JoinRefusal
 from protocol.messages import JoinAnswer, PushPull
 from protocol.snapshot import Snapshot
 from tests.helpers.nodes import Authorities
@@ -166,7 +166,11 @@ def test_an_answer_that_proves_no_admission_is_not_believed(
     run(test)
 
 
-@pytest.mark.parametrize("refusal", list(JoinRefusal))
+PASSING = (JoinRefusal.CATCHING_UP, JoinRefusal.CANNOT_ADMIT)
+FINAL = [refusal for refusal in JoinRefusal if refusal not in PASSING]
+
+
+@pytest.mark.parametrize("refusal", FINAL)
 def test_each_refusal_has_its_own_words(founder: Founder, home: Home, refusal: JoinRefusal) -> None:
     """And says at once what to do: no other seed is asked."""
 
@@ -176,6 +180,32 @@ def test_each_refusal_has_its_own_words(founder: Founder, home: Home, refusal: J
                 await join(home, token)
         assert caught.value.message == joining._REFUSALS[refusal]
         assert read_mesh(home) is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("passing", PASSING)
+def test_who_cannot_admit_now_is_passed_over(
+    founder: Founder, home: Home, passing: JoinRefusal
+) -> None:
+    """It does not know yet what was decided meanwhile, or it may not let an admin in; another
+    member, or a moment later this one, does.
+    """
+    asked: list[NodeId] = []
+
+    async def answer(peer: NodeId, frames: FrameStream) -> None:
+        asked.append(peer)
+        if len(asked) > 1:
+            await founder(peer, frames)
+            return
+        await frames.receive(10_000)
+        await frames.send(encode_stream(JoinAnswer(passing, (), ())))
+
+    async def test() -> None:
+        async with founder.serving(answer) as token:
+            await join(home, token)
+        assert len(asked) == 2
+        assert read_mesh(home) is not None
 
     run(test)
 

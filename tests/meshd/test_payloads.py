@@ -31,6 +31,17 @@ requests = st.builds(
     seed=st.none() | st.integers(0, limits.SEED_MAX),
     stop=st.lists(st.text(max_size=20), max_size=limits.STOPS_MAX).map(tuple),
     ignore_eos=st.booleans(),
+    typical_p=unit,
+    repeat_penalty=st.floats(0.1, limits.REPEAT_PENALTY_MAX),
+    presence_penalty=st.floats(-limits.PENALTY_MAX, limits.PENALTY_MAX),
+    frequency_penalty=st.floats(-limits.PENALTY_MAX, limits.PENALTY_MAX),
+    logit_bias=st.lists(
+        st.tuples(st.integers(0, 2**31 - 1), st.floats(-limits.BIAS_MAX, limits.BIAS_MAX)),
+        max_size=4,
+    ).map(tuple),
+    grammar=st.none() | st.text(max_size=40),
+    json_schema=st.none() | st.text(max_size=40),
+    continued_ids=st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple),
 )
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
 counts = st.integers(0, limits.TOKENS_MAX)
@@ -50,11 +61,13 @@ def test_requests_survive(request: GenerateRequest) -> None:
     assert payloads.unpack_request(payloads.pack_request(request)) == request
 
 
-@given(token_ids, st.text(max_size=50), counts, counts)
-def test_events_survive(ids: tuple[int, ...], text: str, prompt: int, completion: int) -> None:
+@given(token_ids, st.text(max_size=50), counts, counts, counts)
+def test_events_survive(
+    ids: tuple[int, ...], text: str, prompt: int, completion: int, cached: int
+) -> None:
     """Started, chunks and the end come out as they went in."""
     started, chunk = Started(ids), Chunk(ids, text)
-    finished = Finished("stop", prompt, completion)
+    finished = Finished("stop", prompt, completion, cached)
     assert payloads.unpack_started(payloads.pack_started(started)) == started
     assert payloads.unpack_chunk(payloads.pack_chunk(chunk)) == chunk
     assert payloads.unpack_finished(payloads.pack_finished(finished)) == finished
@@ -138,6 +151,53 @@ def test_requests_out_of_range_are_bad(changed: dict[str, object]) -> None:
         payloads.unpack_request(_changed(**changed))
 
 
+LATER: dict[str, object] = {
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "bias_tokens": (),
+    "bias_values": (),
+    "grammar": None,
+    "json_schema": None,
+    "continued_ids": (),
+}
+
+
+def test_later_fields_change_nothing_by_themselves() -> None:
+    """An earlier version's request is the later one's with defaults; what comes yet is ignored."""
+    assert payloads.unpack_request(_changed(**LATER)) == GOOD
+    assert payloads.unpack_request(_changed(**LATER, more="of a later version")) == GOOD
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"typical_p": 2.0},
+        {"repeat_penalty": math.nan},
+        {"presence_penalty": 3.0},
+        {"frequency_penalty": "x"},
+        {"bias_tokens": (1,)},
+        {"bias_values": (1.0,)},
+        {"bias_tokens": (1,), "bias_values": (101.0,)},
+        {"bias_tokens": (1,) * 1025, "bias_values": (1.0,) * 1025},
+        {"grammar": 5},
+        {"json_schema": b"x"},
+        {"continued_ids": (-1,)},
+        {"continued_ids": None},
+    ],
+)
+def test_later_fields_out_of_range_are_bad(changed: dict[str, object]) -> None:
+    """They are checked like the first ones."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_request(_changed(**{**LATER, **changed}))
+
+
+def test_an_end_of_an_earlier_version_has_no_cached_tokens() -> None:
+    """A field that is missing has its default."""
+    assert payloads.unpack_finished(pack(("stop", 3, 4))) == Finished("stop", 3, 4, 0)
+
+
 @pytest.mark.parametrize("ids", [None, "abc", (1, "2"), (-1,), (2**31,), (True,), (1.0,), {"a": 1}])
 def test_token_ids_are_numbers_of_tokens(ids: object) -> None:
     """Nothing else comes out of Started and Chunk."""
@@ -167,3 +227,26 @@ def test_every_limit_here_is_at_least_the_runtimes() -> None:
     )
     limits.check_request(longest)
     assert payloads.unpack_request(payloads.pack_request(longest)) == longest
+
+
+@pytest.mark.parametrize("unpack", UNPACKERS)
+@pytest.mark.parametrize(
+    "junk",
+    [
+        pytest.param(b"\xdd\x00\x40\x00\x00" + b"\x01" * 2**22, id="numbers"),
+        pytest.param(b"\xdd\x00\x20\x00\x00" + b"\x91\x90" * 2**21, id="arrays"),
+        pytest.param(b"\xdd\x00\x00\x20\x00" + (b"\x98" + b"\x90" * 8) * 2**13, id="a tree"),
+    ],
+)
+def test_a_body_holds_only_so_many_values(unpack: Callable[[bytes], object], junk: bytes) -> None:
+    """A few megabytes of tiny ones are refused before most of them are built."""
+    with pytest.raises(BadPayload):
+        unpack(junk)
+
+
+def test_a_prompt_may_be_as_long_as_any() -> None:
+    """All token ids that the longest prompt can have come through; one more does not."""
+    most = limits.PROMPT_BYTES_MAX // 4
+    assert len(payloads.unpack_started(pack((7,) * most)).prompt_token_ids) == most
+    with pytest.raises(BadPayload):
+        payloads.unpack_started(pack((7,) * (most + 1)))

@@ -9,9 +9,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meshd import connection as connection_module
 from meshd import peers as under_test
+from meshd.connection import Connection
 from meshd.frames import FrameStream
-from meshd.peers import Connection, Kind, PeerUnreachable
+from meshd.peers import Kind, PeerUnreachable
 from protocol.identity import Address, NodeId
 from tests.meshd.asked_peers import Echo, ask, run
 from tests.meshd.members import Member, until, workers
@@ -63,6 +65,28 @@ def test_exchanges_at_the_same_time_have_their_own_connections(tmp_path: pathlib
             assert len(anna.peers._pool[bert.id]) == under_test.POOL_PER_PEER
             anna.peers.drop_idle(everything=True)
             assert not anna.peers._pool
+
+    run(test)
+
+
+def test_only_so_many_are_kept_for_all_peers_together(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that speaks with everybody does not keep a connection to everybody."""
+    monkeypatch.setattr(under_test, "POOL_MAX", 1)
+    roles = workers(0, 1, 2)
+    anna, bert, carl = (Member(tmp_path, index, roles) for index in range(3))
+
+    async def test() -> None:
+        async with (
+            bert.serving({Kind.GOSSIP: Echo()}) as there,
+            carl.serving({Kind.GOSSIP: Echo()}) as elsewhere,
+        ):
+            assert await ask(anna, bert.id, there) is not None
+            assert await ask(anna, carl.id, elsewhere) is not None
+            assert [len(idle) for idle in anna.peers._pool.values() if idle] == [1]
+            assert await ask(anna, bert.id, there) is not None
+            anna.peers.drop_idle(everything=True)
 
     run(test)
 
@@ -166,7 +190,7 @@ def test_failures_of_dialing_have_words(
     """Each address with its own reason."""
     roles = workers(0, 1, 2)
     anna, bert, carl = (Member(tmp_path, index, roles) for index in range(3))
-    monkeypatch.setattr(under_test, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(connection_module, "HANDSHAKE_S", 1.0)
 
     async def test() -> None:
         async with bert.serving({}) as address, anna.serving({}) as own:
@@ -263,7 +287,7 @@ def test_a_cancelled_exchange_leaves_nothing(tmp_path: pathlib.Path, is_pooled: 
                     await frames.receive(100)
             assert not anna.peers._pool.get(bert.id)
             await wait_all_tasks_blocked()
-            await until(lambda: bert.peers._inbound == 0)
+            await until(lambda: bert.peers._inbound.count == 0)
 
     run(test)
 

@@ -7,11 +7,13 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from meshd import connection, inbound
 from meshd import peers as under_test
 from meshd.frames import FrameStream, StreamBroken
 from meshd.peers import STREAM_VERSION, Handler, Kind, PeerUnreachable
@@ -77,7 +79,7 @@ def test_a_key_of_another_kind_is_turned_away(tmp_path: pathlib.Path) -> None:
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
             tls = await _tls(address, context)
-            await until(lambda: bert.peers._inbound == 0)
+            await until(lambda: bert.peers._inbound.count == 0)
             await trio.aclose_forcefully(tls)
             assert bert.peers.refusals == {"bad_certificate": 1}
 
@@ -109,7 +111,7 @@ def test_a_crafted_certificate_speaks_for_its_own_key_only(tmp_path: pathlib.Pat
 def test_a_key_that_is_not_admitted_may_only_gossip(tmp_path: pathlib.Path) -> None:
     """Until the records say that it is a member; then at once."""
     roles: dict[NodeId, Role] = {}
-    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+    anna, bert = Member(tmp_path, 0, workers(0, 1)), Member(tmp_path, 1, roles)
     handlers: dict[Kind, Handler] = dict.fromkeys(Kind, Echo())
 
     async def test() -> None:
@@ -138,11 +140,11 @@ def test_a_key_that_is_not_admitted_may_only_gossip(tmp_path: pathlib.Path) -> N
         (pack({"a": 1}), "malformed"),
         (b"", "malformed"),
         (b"\xc1", "malformed"),
-        (b"x" * 65, None),
+        (b"x" * 65, "frame_too_long"),
     ],
 )
 def test_an_opening_that_makes_no_sense_ends_the_stream(
-    tmp_path: pathlib.Path, opening: bytes, reason: str | None
+    tmp_path: pathlib.Path, opening: bytes, reason: str
 ) -> None:
     """Closed and counted; too long a one is not even read."""
     roles = workers(0, 1)
@@ -150,12 +152,12 @@ def test_an_opening_that_makes_no_sense_ends_the_stream(
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
-            connection = await anna.peers.dial(bert.id, [address])
-            await connection.frames.send(opening)
+            dialed = await anna.peers.dial(bert.id, [address])
+            await dialed.frames.send(opening)
             with contextlib.suppress(StreamBroken):
-                assert await connection.frames.receive(100) is None
-            connection.close()
-            assert dict(bert.peers.refusals) == ({reason: 1} if reason else {})
+                assert await dialed.frames.receive(100) is None
+            dialed.close()
+            await until(lambda: dict(bert.peers.refusals) == {reason: 1})
 
     run(test)
 
@@ -202,7 +204,7 @@ def test_silence_and_noise_end_with_the_handshakes_time(
     """Nothing, half a hello, or random bytes: closed, counted, and members come in as before."""
     roles = workers(0, 1)
     anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
-    monkeypatch.setattr(under_test, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_S", 1.0)
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
@@ -212,9 +214,9 @@ def test_silence_and_noise_end_with_the_handshakes_time(
             for stream in streams:
                 assert await _is_closed(stream)
             assert bert.peers.refusals == {"handshake": len(noise)}
-            await until(lambda: bert.peers._inbound == 1)
+            await until(lambda: bert.peers._inbound.count == 1)
             anna.peers.drop_idle(everything=True)
-            await until(lambda: bert.peers._inbound == 0)
+            await until(lambda: bert.peers._inbound.count == 0)
 
     run(test)
 
@@ -225,8 +227,7 @@ def test_outsiders_cannot_keep_members_out(
     """Of too many connections that proved nothing, the oldest goes; a member's stays."""
     roles = workers(0, 1)
     anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
-    monkeypatch.setattr(under_test, "GUESTS_MAX", 4)
-    monkeypatch.setattr(under_test, "INBOUND_MAX", 6)
+    monkeypatch.setattr(inbound, "GUESTS_MAX", 4)
     echo = Echo()
 
     async def test() -> None:
@@ -240,7 +241,7 @@ def test_outsiders_cannot_keep_members_out(
             assert len(set(map(id, echo.streams))) == 1, "the pooled connection lived on"
             anna.peers.drop_idle(everything=True)
             assert await ask(anna, bert.id, address) is not None
-            assert not bert.peers.refusals["too_many_connections"]
+            assert set(bert.peers.refusals) == {"too_many_guests"}
             anna.peers.drop_idle(everything=True)
             for stream in streams[16:]:
                 await stream.aclose()
@@ -257,13 +258,47 @@ def test_whoever_only_has_the_secret_is_a_guest(
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
-            connection = await anna.peers.dial(bert.id, [address])
-            assert len(bert.peers._guests) == 1
-            assert await connection.frames.receive(100) is None
-            connection.close()
-            await until(lambda: not bert.peers._guests)
+            dialed = await anna.peers.dial(bert.id, [address])
+            assert bert.peers._inbound.guests == 1
+            assert await dialed.frames.receive(100) is None
+            dialed.close()
+            await until(lambda: not bert.peers._inbound.guests)
 
     run(test)
+
+
+def test_a_member_that_never_says_a_word_is_closed_sooner(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has dialed for something: until it says for what, it waits as a guest does."""
+    roles = workers(0, 1)
+    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+    monkeypatch.setattr(under_test, "GUEST_IDLE_S", 0.3)
+
+    async def test() -> None:
+        async with bert.serving({Kind.GOSSIP: Echo()}) as address:
+            dialed = await anna.peers.dial(bert.id, [address])
+            assert await dialed.frames.receive(100) is None
+            dialed.close()
+            await until(lambda: bert.peers.refusals == {"silent": 1})
+
+    run(test)
+
+
+def test_what_anybody_can_bring_about_does_not_fill_the_log(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refusal is counted; of many of one kind a few are logged."""
+    # One that has been used keeps the processors that were set up then, by another test.
+    monkeypatch.setattr("meshd.peers.log", structlog.get_logger())
+    bert = Member(tmp_path, 1, {})
+
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(1_000):
+            bert.peers._refuse("handshake", None, "127.0.0.1")
+    assert bert.peers.refusals == {"handshake": 1_000}
+    told = [entry["count"] for entry in logged if entry["log_level"] == "info"]
+    assert told == [*range(1, 17), 32, 64, 128, 256, 512]
 
 
 def test_idle_members_are_closed_in_the_end(
@@ -276,30 +311,12 @@ def test_idle_members_are_closed_in_the_end(
 
     async def test() -> None:
         async with bert.serving({Kind.GOSSIP: Echo()}) as address:
-            connection = await anna.peers.dial(bert.id, [address])
-            assert await connection.frames.receive(100) is None
-            connection.close()
-
-    run(test)
-
-
-def test_there_is_a_limit_for_all_together(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond it a connection is closed at once, before any handshake."""
-    roles = workers(0, 1)
-    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
-    monkeypatch.setattr(under_test, "INBOUND_MAX", 2)
-
-    async def test() -> None:
-        async with bert.serving({Kind.GOSSIP: Echo()}) as address:
-            held = [await anna.peers.dial(bert.id, [address]) for _ in range(2)]
-            with pytest.raises(PeerUnreachable):
-                await anna.peers.dial(bert.id, [address])
-            assert bert.peers.refusals == {"too_many_connections": 1}
-            for connection in held:
-                connection.close()
-            await until(lambda: bert.peers._inbound == 0)
-            (await anna.peers.dial(bert.id, [address])).close()
+            dialed = await anna.peers.dial(bert.id, [address])
+            await dialed.frames.send(OPENING)
+            await dialed.frames.send(b"hello")
+            assert await dialed.frames.receive(100) is not None
+            assert await dialed.frames.receive(100) is None
+            dialed.close()
+            await until(lambda: bert.peers.refusals == {"silent": 1})
 
     run(test)

@@ -303,7 +303,7 @@ def test_an_asker_that_does_not_read_holds_up_its_own_generation_only_so_long() 
             assert runtime.given == 2, "it is one frame ahead of its reader"
             started = trio.current_time()
             await served.is_over.wait()
-            assert trio.current_time() - started == pytest.approx(answering.UNREAD_S)
+            assert trio.current_time() - started == pytest.approx(answering.UNREAD_S, abs=0.1)
             assert runtime.running == 0
         assert served.broken
 

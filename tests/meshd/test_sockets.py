@@ -11,8 +11,9 @@ import trio
 
 from meshd import sockets as under_test
 from meshd.failures import UserError
+from meshd.gateway_options import GatewayOptions
 from meshd.home import Home
-from meshd.sockets import bind_gateway, bind_node
+from meshd.sockets import bind_gateway, bind_node, bind_pairing
 
 
 def _has_ipv6() -> bool:
@@ -212,11 +213,47 @@ def test_no_free_port_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
         _bind(home, "127.0.0.1")
 
 
-def test_the_gateway_is_on_loopback_only() -> None:
-    """It knows no keys yet."""
+def test_the_gateway_is_on_loopback_unless_it_has_keys_and_a_word_about_tls() -> None:
+    """Nothing is bound before that is known."""
     sock = bind_gateway("127.0.0.1", 0)
     assert sock.getsockname()[0] == "127.0.0.1"
     sock.close()
     for host in ("0.0.0.0", "::", "192.0.2.1"):
-        with pytest.raises(UserError, match="open to everybody"):
+        with pytest.raises(UserError, match="other machines can reach"):
             bind_gateway(host, 0)
+    plain = GatewayOptions(insecure_http=True)
+    sock = bind_gateway("0.0.0.0", 0, plain, has_keys=True)
+    assert sock.getsockname()[0] == "0.0.0.0"
+    sock.close()
+
+
+@needs_ipv6
+def test_a_gateway_on_all_addresses_takes_both_families() -> None:
+    """On `::`, as nodes do."""
+    sock = bind_gateway("::", 0, GatewayOptions(insecure_http=True), has_keys=True)
+    with sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1])) as client:
+        assert client.getpeername()[0] == "127.0.0.1"
+
+
+def test_pairing_takes_its_port_or_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless one was chosen: then it is that one or a line that says why not."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(under_test, "PAIRING_PORT", port)
+        with bind_pairing("127.0.0.1", None) as other:
+            assert other.getsockname()[1] not in (0, port)
+        with pytest.raises(UserError, match=f"{port} is in use.*--port"):
+            bind_pairing("127.0.0.1", port)
+    with bind_pairing("127.0.0.1", None) as own:
+        assert own.getsockname()[1] == port
+
+
+@pytest.mark.skipif(not under_test._has_ipv6(), reason="needs IPv6")
+def test_pairing_is_reached_as_the_node_is() -> None:
+    """By both families where the node has bound both."""
+    with bind_pairing("::", 0) as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=5).close()

@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 
-from protocol.authority import ADMISSIONS_MAX, WAITING_MAX, Authority, JoinRefusal, record_hash
+from protocol.authority import Authority
 from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId, short_id
-from protocol.records import Admission, Record, Role, make_join_proof
+from protocol.records import Record, Role, record_name
+from protocol.waiting import WAITING_MAX
 from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of, tampered
 
 A = Authorities()
@@ -67,8 +68,8 @@ def test_what_is_known_is_stale() -> None:
     assert _reason(authority, A.founding.wire) is DropReason.STALE
 
 
-def test_who_is_known_is_not_made_known_again() -> None:
-    """Another invite under the same key, another admission of the same node: the first stays."""
+def test_two_invites_under_one_key_are_one() -> None:
+    """Of two invites under one key the one with the lower name stands, in either order."""
     authority = _authority()
     invite, admission = A.admit(CRYPTOS[0])
     authority.add(invite.wire)
@@ -76,11 +77,9 @@ def test_who_is_known_is_not_made_known_again() -> None:
     key_seed = seed_of(A.label, "invite", CRYPTOS[0].node_id, Role.WORKER, 1)
     again = A.issue(key_seed, uses=7)
     assert again.key == invite.key
-    _, other = A.admit(CRYPTOS[0], slot=2, key_seed=seed_of("another invite"))
-    for wire in (again.wire, other.wire):
-        assert _reason(authority, wire) is DropReason.STALE
-        assert not authority.is_counting(wire)
-    assert authority.admission(CRYPTOS[0].node_id) == admission
+    authority.add(again.wire)
+    kept = authority.invite(invite.key)
+    assert kept == min(invite, again, key=record_name)
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -95,17 +94,14 @@ def test_only_admins_and_workers_admit(role: Role) -> None:
         assert authority.add(admission.wire) == [admission]
     else:
         assert _reason(authority, admission.wire) is DropReason.NOT_ALLOWED
-        proof = make_join_proof(TOKEN, CRYPTOS[2], A.mesh)
-        member = Authority(CRYPTOS[0], A.root)
-        for known in authority.records():
-            member.add(known.wire)
-        assert member.admit(proof, WALL_S) is JoinRefusal.CANNOT_ADMIT
 
 
 def test_what_can_never_count_is_refused_unchecked() -> None:
-    """Invites that the root did not issue, admissions beyond their invite."""
+    """Invites that no admin issued, admissions beyond their invite."""
     crypto = CountingCrypto(seed_of("counting"))
     authority = _authority(crypto)
+    for record in A.admit(CRYPTOS[0]):
+        authority.add(record.wire)
     invite = A.issue(TOKEN, uses=2)
     authority.add(invite.wire)
     checks = crypto.checks
@@ -142,7 +138,6 @@ def test_any_order_gives_the_same_members() -> None:
         expected = sorted([*founding, *(record.wire for record in records)])
         assert sorted(record.wire for record in authority.records()) == expected
         assert authority.admission(CRYPTOS[2].node_id) == third
-        assert not authority._waiting
 
 
 def test_waiting_records_are_checked_when_their_time_comes() -> None:
@@ -154,7 +149,7 @@ def test_waiting_records_are_checked_when_their_time_comes() -> None:
     for wire in (forged, unsponsored.wire, forged):
         assert _reason(authority, wire) is DropReason.NOT_ADMITTED
     assert authority.add(invite.wire) == [invite]
-    assert list(authority._waiting) == [unsponsored.wire]
+    assert list(authority._waiting._lacks) == [unsponsored.wire]
 
 
 def test_invented_members_cost_nothing_and_fill_a_small_buffer() -> None:
@@ -193,7 +188,7 @@ def test_a_slot_is_settled_alike_in_both_orders() -> None:
         A.admit(CRYPTOS[n], invite=invite, key_seed=TOKEN, admitted_at_s=WALL_S + n)[1]
         for n in range(3)
     ]
-    winner, *losers = sorted(rivals, key=record_hash)
+    winner, *losers = sorted(rivals, key=record_name)
     for order in itertools.permutations(rivals):
         authority = _authority()
         authority.add(invite.wire)
@@ -210,89 +205,15 @@ def test_a_slot_is_settled_alike_in_both_orders() -> None:
         assert all(node in [loser.node for loser in losers] for node in evicted)
 
 
-class TestAdmitting:
-    """The admitting member's decision."""
-
-    invite = A.issue(TOKEN, uses=2, expires_at_s=WALL_S + 100)
-
-    def _ready(self) -> Authority:
-        authority = _authority()
-        authority.add(self.invite.wire)
-        return authority
-
-    def _proof(self, number: int) -> Admission | JoinRefusal:
-        return self._ready().admit(make_join_proof(TOKEN, CRYPTOS[number], A.mesh), WALL_S)
-
-    def test_a_good_one_gets_in(self) -> None:
-        """With the invite's role and the first free slot, at once for this node itself."""
-        authority = self._ready()
-        admission = authority.admit(make_join_proof(TOKEN, CRYPTOS[0], A.mesh), WALL_S)
-        assert isinstance(admission, Admission)
-        assert (admission.slot, admission.role, admission.admitter) == (
-            1,
-            Role.WORKER,
-            FOUNDER.node_id,
-        )
-        assert authority.admission(CRYPTOS[0].node_id) is admission
-        elsewhere = self._ready()
-        assert elsewhere.add(admission.wire) == [admission]
-
-    def test_the_same_key_twice_takes_one_slot(self) -> None:
-        """It gets its old admission again."""
-        authority = self._ready()
-        proof = make_join_proof(TOKEN, CRYPTOS[0], A.mesh)
-        assert authority.admit(proof, WALL_S) is authority.admit(proof, WALL_S + 10**6)
-        second = authority.admit(make_join_proof(TOKEN, CRYPTOS[1], A.mesh), WALL_S)
-        assert isinstance(second, Admission)
-        assert second.slot == 2
-
-    def test_used_up(self) -> None:
-        """Two uses are two."""
-        authority = self._ready()
-        verdicts = [
-            authority.admit(make_join_proof(TOKEN, CRYPTOS[n], A.mesh), WALL_S) for n in range(3)
-        ]
-        assert verdicts[2] is JoinRefusal.USED_UP
-
-    def test_expired(self) -> None:
-        """By the admitting member's clock, to the second."""
-        proof = make_join_proof(TOKEN, CRYPTOS[0], A.mesh)
-        assert isinstance(self._ready().admit(proof, WALL_S + 99), Admission)
-        assert self._ready().admit(proof, WALL_S + 100) is JoinRefusal.EXPIRED
-
-    def test_unknown(self) -> None:
-        """An invite that nobody has heard of."""
-        proof = make_join_proof(seed_of("nothing"), CRYPTOS[0], A.mesh)
-        assert self._ready().admit(proof, WALL_S) is JoinRefusal.UNKNOWN_INVITE
-
-    def test_bad_proof(self) -> None:
-        """Without the token's key, or for another mesh."""
-        other = Authorities("other mesh")
-        bad = make_join_proof(TOKEN, CRYPTOS[0], other.mesh)
-        assert self._ready().admit(bad, WALL_S) is JoinRefusal.BAD_PROOF
-
-    def test_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A mesh has a limit, and says so."""
-        monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
-        assert self._proof(0) is JoinRefusal.FULL
-        assert ADMISSIONS_MAX == 16_384
-
-    def test_not_a_member_itself(self) -> None:
-        """Who is not in lets nobody in."""
-        authority = Authority(CRYPTOS[5], A.root)
-        verdict = authority.admit(make_join_proof(TOKEN, CRYPTOS[0], A.mesh), WALL_S)
-        assert verdict is JoinRefusal.CANNOT_ADMIT
-
-
 def test_a_short_id_belongs_to_the_first_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two keys with one beginning: datagrams go by the first, both stay members."""
-    monkeypatch.setattr("protocol.authority.short_id", lambda node: b"the same")
+    monkeypatch.setattr("protocol.enrolment.short_id", lambda node: b"the same")
     invite = A.issue(TOKEN)
     rivals = [
         A.admit(CRYPTOS[n], invite=invite, key_seed=TOKEN, admitted_at_s=WALL_S + n)[1]
         for n in range(2)
     ]
-    winner, loser = sorted(rivals, key=record_hash)
+    winner, loser = sorted(rivals, key=record_name)
     authority = _authority()
     for record in (invite, loser, winner):
         authority.add(record.wire)
@@ -301,14 +222,12 @@ def test_a_short_id_belongs_to_the_first_that_has_it(monkeypatch: pytest.MonkeyP
 
 
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many invites or admissions: what was there stays."""
+    """Too many invites or admissions: what was there stays. Others fill no room of the root key."""
     monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)
     monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
     authority = _authority()
-    assert authority.has_room_for_invite
     invite, admission = A.admit(CRYPTOS[0])
     authority.add(invite.wire)
-    assert not authority.has_room_for_invite
     assert _reason(authority, A.issue(seed_of("third")).wire) is DropReason.TABLE_FULL
     assert _reason(authority, admission.wire) is DropReason.TABLE_FULL
     assert authority.admission(FOUNDER.node_id) is not None

@@ -14,6 +14,7 @@ from protocol.codec import (
     PREMISES_MAX,
     RIDERS_MAX,
     STREAM_BYTES_MAX,
+    STREAM_STATEMENTS_MAX,
     decode_datagram,
     decode_stream,
     encode_datagram,
@@ -38,6 +39,7 @@ from protocol.messages import (
     PushPull,
     StreamMessage,
 )
+from protocol.sessions import TOKEN_BYTES
 from protocol.statements import STATEMENT_BYTES_MAX, make_accusation
 from tests.helpers.nodes import refusal
 from tests.helpers.strategies import (
@@ -132,6 +134,8 @@ class TestLaterVersions:
         self, message: DatagramMessage, more: tuple[object, ...], riders: list[bytes]
     ) -> None:
         """Additional items at the end of any message change nothing."""
+        if isinstance(message, Ping) and message.token is None:
+            more = (None, *more)  # it is left out where there is none
         payload = _extended(encode_datagram(message), more)
         payload += b"".join(map(encode_rider, riders))
         assert decode_datagram(payload) == (message, riders)
@@ -189,9 +193,19 @@ def test_a_stream_message_holds_only_so_many_arrays() -> None:
     entries = (Entry(bytes(8), 0, 1, 2),) * ENTRIES_MAX
     full = Difference(0, entries, 0, ())
     assert decode_stream(encode_stream(full)) == full
-    count = STREAM_BYTES_MAX // 4
+    count = STREAM_STATEMENTS_MAX
     with pytest.raises(Refused, match="too many arrays"):
         decode_stream(b"\xdd" + count.to_bytes(4, "big") + b"\x91\x91\x90" * count)
+
+
+def test_an_array_of_a_stream_message_holds_only_so_many_items() -> None:
+    """As many as the longest of ours; millions of numbers in one would cost memory."""
+    full = PushPull(False, (), (b"",) * STREAM_STATEMENTS_MAX, None)
+    assert decode_stream(encode_stream(full)) == full
+    count = STREAM_STATEMENTS_MAX + 1
+    numbers = b"\xdd" + count.to_bytes(4, "big") + b"\x01" * count
+    assert refusal(decode_stream, numbers) is DropReason.MALFORMED
+    assert refusal(decode_stream, b"\x92\x01" + numbers) is DropReason.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -242,7 +256,7 @@ def test_messages_leave_room() -> None:
     accusation of whom it answers (the buddy system).
     """
     number, load = INCARNATION_MAX, Load(2**31, 2**31, 2**31)
-    ping = Ping(number, load, Origin(NodeId(_ID), number), 2**64 - 1)
+    ping = Ping(number, load, Origin(NodeId(_ID), number), 2**64 - 1, bytes(TOKEN_BYTES))
     where = (*(-POSITION_NS_MAX,) * 8, POSITION_NS_MAX, -100_000_000, 1_500_000)
     ack = Ack(number, load, bytes(64), 2**64 - 1, where)
     word = make_accusation(

@@ -127,6 +127,52 @@ def test_a_challenge_proves_no_address_that_was_not_asked() -> None:
     assert not a.envelope.is_read_at(b.id, AWAY)
 
 
+class TestTellingWithoutBeingAsked:
+    """Who was told a token may tell its own at once, in what it seals next."""
+
+    def test_it_is_due_until_the_peer_is_heard(self) -> None:
+        """Not before the peer has told its token, nor after it has been heard since."""
+        a, b = End("a", HOME), End("b", PEER)
+        assert a.envelope.token_due(b.id, PEER) is None
+        unproven = b.open(a.seal(b), a)
+        assert isinstance(unproven, Unproven)
+        assert a.envelope.token_due(b.id, PEER) is None
+        a.open(unproven.challenge, b)
+        token = a.envelope.token_due(b.id, PEER)
+        assert token == a.envelope.token_for(b.id, PEER)
+        b.envelope.take_token(a.id, token)
+        assert isinstance(a.open(b.seal(a), b), Opened)
+        assert a.envelope.token_due(b.id, PEER) is None
+
+    def test_it_proves_no_other_address(self) -> None:
+        """Told for one place, it is not the one that is wanted from another."""
+        a, b = _pair()
+        b.envelope.take_token(a.id, a.envelope.token_for(b.id, PEER))
+        unproven = a.open(b.seal(a), b, AWAY)
+        assert isinstance(unproven, Unproven)
+        assert a.envelope.proven_address(b.id) == PEER
+
+    def test_a_late_one_is_known_as_such(self) -> None:
+        """So that a token of before does not take the place of a later one."""
+        a, b = _pair()
+        early, late = a.seal(b), a.seal(b)
+        newest, overtaken = b.open(late, a), b.open(early, a)
+        assert isinstance(newest, Opened)
+        assert isinstance(overtaken, Opened)
+        assert newest.is_newest
+        assert not overtaken.is_newest
+
+    def test_what_is_repeated_is_not_kept(self) -> None:
+        """And what waited before stays."""
+        a, b = End("a", HOME), End("b", PEER)
+        assert a.envelope.seal(b.id, b"ack") is not None
+        again = a.envelope.seal(b.id, b"ping", is_repeated=True)
+        assert again is not None
+        unproven = b.open(again, a)
+        assert isinstance(unproven, Unproven)
+        assert a.open(unproven.challenge, b) == Told(b.id, b"ack")
+
+
 def test_what_was_tried_is_remembered_within_limits() -> None:
     """The last few datagrams to unproven addresses; a challenge of one of them proves its own."""
     a, b = End("a", HOME), End("b", PEER)

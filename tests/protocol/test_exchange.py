@@ -1,5 +1,7 @@
 """The framing of one forwarded request."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.exchange import (
     DEADLINE_MS_MAX,
+    REQUEST_BYTES_MAX,
     Accept,
     Ask,
     Asker,
@@ -54,6 +57,27 @@ def test_frames_survive(frame: Frame) -> None:
 def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
     """Decoding raises Refused(MALFORMED) and nothing else."""
     assert refusal(decode_frame, data) in (None, DropReason.MALFORMED)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        pytest.param(b"\xdd\x00\xff\xff\xff" + b"\x01" * 0xFFFFFF, id="numbers"),
+        pytest.param(b"\xdd\x00\x50\x00\x00" + b"\x91\x91\x90" * 0x500000, id="arrays"),
+        pytest.param(b"\x9f" + b"\x9f" * 15 * 15 * 15 + b"\x90" * 15**4, id="a tree"),
+        pytest.param(b"\x91" * (REQUEST_BYTES_MAX - 1) + b"\x90", id="depth"),
+    ],
+)
+def test_a_frame_holds_only_so_many_values(junk: bytes) -> None:
+    """Millions of them in the few megabytes that a request may have would cost seconds and
+    gigabytes; nothing of them is built.
+    """
+    tracemalloc.start()
+    try:
+        assert refusal(decode_frame, junk) is DropReason.MALFORMED
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_unknown_frames_are_refused() -> None:

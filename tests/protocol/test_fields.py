@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import DropReason, Refused
-from protocol.fields import Fields, pack, unpack, unpack_fields
+from protocol.fields import Fields, pack, unpack, unpack_array, unpack_fields
 from tests.helpers.nodes import refusal
 
 _values = st.recursive(
@@ -58,6 +58,15 @@ def test_unpack_reads_maps_for_those_who_want_them() -> None:
     assert unpack(msgpack.packb({"a": 1})) == {"a": 1}
 
 
+def test_arrays_and_their_items_are_counted() -> None:
+    """Both bounds are exact, at any depth."""
+    value = pack((1, (2, 3), ((),)))
+    assert unpack_fields(value, 4, 3).take() == 1
+    for arrays, items in ((3, 3), (4, 2)):
+        with pytest.raises(Refused):
+            unpack_fields(value, arrays, items)
+
+
 def test_fields_are_taken_in_order_and_later_ones_ignored() -> None:
     """That is how later versions add fields."""
     fields = Fields((1, b"ab", b"abc", "text", (1, 2), (b"x",), None, "from the future"))
@@ -103,5 +112,6 @@ def test_missing_fields_are_refused() -> None:
     """An array may be longer than expected, never shorter."""
     with pytest.raises(Refused, match="missing"):
         Fields(()).take()
-    with pytest.raises(Refused, match="not an array"):
-        Fields([1])
+    for make in (lambda: Fields([1]), lambda: unpack_array(b"\x01")):
+        with pytest.raises(Refused, match="not an array"):
+            make()

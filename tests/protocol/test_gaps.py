@@ -80,8 +80,8 @@ class TestGaps:
             known = mesh[0].members.incarnation(subject)
             crypto = mesh.machines[index].crypto
             word = make_accusation(crypto, mesh.authorities.mesh, subject, known, is_dead=False)
-            data = encode_stream(PushPull(True, (), (word.wire,)))
-            mesh.give(0, StreamReceived(1, mesh.id(index), data, mesh.wall_s))
+            data = encode_stream(PushPull(False, (), (word.wire,), ()))
+            mesh[0].handle(StreamReceived(1, mesh.id(index), data, mesh.wall_s), mesh.now)
             assert mesh[0].deadline >= mesh.now
 
         accused_by(1)

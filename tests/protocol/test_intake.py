@@ -3,7 +3,6 @@
 import pytest
 
 from protocol import intake
-from protocol.authority import record_hash
 from protocol.codec import encode_datagram, encode_stream
 from protocol.config import SECOND
 from protocol.crypto import SodiumCrypto
@@ -22,7 +21,7 @@ from protocol.intake import (
 )
 from protocol.members import State
 from protocol.messages import Gossip, Ping, PushPull
-from protocol.records import Role
+from protocol.records import Role, record_name
 from protocol.statements import Alive, make_accusation, make_alive, make_left, make_offer
 from tests.helpers.nodes import Insider, Mesh, address_of, drops_in, seed_of, tampered
 
@@ -166,8 +165,8 @@ def test_what_an_evicted_member_once_said_does_not_count_any_more() -> None:
     token = seed_of("mesh", "invite", mesh.id(2), admission.role, 1)
     insider.tell(0, GOSSIP, _lower(mesh, token))
     checked.clear()
-    data = encode_stream(PushPull(True, (), said))
-    effects = mesh.give(0, StreamReceived(1, mesh.id(1), data, mesh.wall_s))
+    data = encode_stream(PushPull(False, (), said, ()))
+    effects = mesh[0].handle(StreamReceived(1, mesh.id(1), data, mesh.wall_s), mesh.now)
     assert drops_in(effects) == [DropReason.NOT_ADMITTED] * 4
     assert checked == []
 
@@ -220,7 +219,7 @@ def _lower(mesh: Mesh, token: bytes) -> bytes:
     for number in range(1_000):
         crypto = SodiumCrypto(seed_of("rival", number))
         _, rival = mesh.authorities.admit(crypto, invite=invite, key_seed=token)
-        if record_hash(rival) < record_hash(held):
+        if record_name(rival) < record_name(held):
             return rival.wire
     raise AssertionError("no lower hash")
 

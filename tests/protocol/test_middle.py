@@ -3,10 +3,10 @@
 import functools
 
 from protocol.config import SECOND
-from protocol.events import RecordIssued, Started
+from protocol.events import AddressesChanged, RecordIssued, Started
 from protocol.identity import Address, NodeId
 from protocol.records import Records
-from tests.helpers.nodes import Mesh, seed_of
+from tests.helpers.nodes import Mesh, address_of, seed_of
 
 
 def _mesh() -> Mesh:
@@ -49,6 +49,23 @@ def test_what_one_learns_later_is_its_own() -> None:
     assert len({mesh[index]._knowledge.total for index in range(4)}) == 1
 
 
+def test_a_life_that_changes_later_is_each_ones_own_news() -> None:
+    """The tables of members are shared in the same way."""
+    mesh = _mesh()
+    before = mesh[0].members.incarnation(mesh.id(1))
+    mesh.give(1, AddressesChanged((address_of(9),)))
+    assert mesh[1].members.incarnation(mesh.id(1)) == before + 1
+    for index in (0, 2, 3):
+        assert mesh[index].members.incarnation(mesh.id(1)) == before
+        assert mesh[index]._knowledge.total != mesh[1]._knowledge.total
+    mesh.advance(10 * SECOND)
+    for index in range(4):
+        assert mesh[index].members.incarnation(mesh.id(1)) == before + 1
+        total = mesh[index]._knowledge.total
+        mesh[index]._knowledge.rebuild()
+        assert mesh[index]._knowledge.total == total == mesh[0]._knowledge.total
+
+
 def test_who_is_acquainted_is_read_at_once() -> None:
     """No datagram is dropped, and no challenge sent."""
     mesh = Mesh(4)
@@ -56,11 +73,11 @@ def test_who_is_acquainted_is_read_at_once() -> None:
 
     def meet(asker: int, peer: NodeId) -> tuple[Address, bytes]:
         other = numbers[peer]
-        token = mesh[other].token_for(mesh.id(asker), mesh.machines[asker].address)
+        token = mesh[other].envelope.token_for(mesh.id(asker), mesh.machines[asker].address)
         return mesh.machines[other].address, token
 
     for machine in mesh.machines:
-        mesh.boot(machine.index).begin_acquainted(functools.partial(meet, machine.index))
+        mesh.boot(machine.index).envelope.begin_acquainted(functools.partial(meet, machine.index))
     for machine in mesh.machines:
         mesh.give(machine.index, Started((machine.address,)))
     for index in (1, 2, 3):

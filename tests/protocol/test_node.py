@@ -15,6 +15,7 @@ from protocol.deadlines import NEVER
 from protocol.effects import (
     DatagramDropped,
     Effect,
+    Issued,
     OpenStream,
     SendDatagram,
 )
@@ -34,7 +35,7 @@ from protocol.identity import Address, NodeId, short_id
 from protocol.members import State
 from protocol.messages import Gossip, JoinAnswer, Ping
 from protocol.node import Node
-from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of
+from tests.helpers.nodes import Insider, Mesh, Parcel, address_of, drops_in, seed_of, tampered
 
 GOSSIP = encode_datagram(Gossip())
 ELSEWHERE = Address("203.0.113.9", 9)
@@ -277,14 +278,22 @@ class TestDriving:
         assert node.deadline == NEVER
 
     def test_issued_records_spread(self) -> None:
-        """The owner's invite goes round; what does not count is the driver's mistake."""
+        """The owner's invite goes round, and is on disk before; of what does not count he hears."""
         mesh = Mesh(2).start_all()
         invite = mesh.authorities.issue(seed_of("issued"))
-        mesh.give(0, RecordIssued(invite.wire))
+        assert Issued(invite.wire) in mesh.give(0, RecordIssued(invite.wire))
         mesh.advance(SECOND)
         assert invite in mesh[1].authority.records()
-        with pytest.raises(LocalProtocolError):
-            mesh[0].handle(RecordIssued(invite.wire), mesh.now)
+        forged = tampered(mesh.authorities.issue(seed_of("another")).wire)
+        for wire, reason in (
+            (invite.wire, DropReason.STALE),
+            (forged, DropReason.BAD_SIGNATURE),
+            (b"", DropReason.MALFORMED),
+        ):
+            effects = mesh.give(0, RecordIssued(wire))
+            (issued,) = (effect for effect in effects if isinstance(effect, Issued))
+            assert issued.wire == wire
+            assert reason.value in issued.refusal
 
     def test_who_begins_in_the_middle_spreads_nothing(self) -> None:
         """What comes later goes round as ever."""
@@ -374,6 +383,25 @@ class TestPlaybook:
             mesh.start(index)
             mesh.advance(SECOND)
         mesh.advance(10 * SECOND)
+        assert mesh.is_one()
+
+    def test_strangers_meet_in_four_datagrams(self) -> None:
+        """A ping that is not read, a challenge, a ping that tells a token, and its ack; after that
+        neither asks the other for anything.
+        """
+        mesh = Mesh(2)
+        for index in range(2):
+            mesh.start(index)
+        mesh.exchange(1, 0)
+        for machine in mesh.machines:
+            machine.log.clear()
+        mesh[0]._rumours.clear()
+        mesh[1]._rumours.clear()
+        mesh.advance(4 * SECOND)
+        sent = [e.kind for m in mesh.machines for e in m.log if isinstance(e, SendDatagram)]
+        assert sent.count("challenge") == 1
+        assert sent.count("ping") == sent.count("ack") + 1 > 6
+        assert len(sent) == 1 + sent.count("ping") + sent.count("ack")
         assert mesh.is_one()
 
     def test_a_member_that_moves_is_followed(self) -> None:

@@ -7,6 +7,7 @@ from protocol.codec import decode_datagram, decode_stream
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.envelope import Opened, Told
 from protocol.identity import NodeId
+from protocol.issuing import make_join_proof
 from protocol.messages import (
     Ack,
     DatagramMessage,
@@ -20,7 +21,7 @@ from protocol.messages import (
     RelayedAck,
     StreamMessage,
 )
-from protocol.records import decode_record, make_join_proof, verify_record
+from protocol.records import decode_record, verify_record
 from protocol.statements import (
     Accusation,
     Alive,

@@ -2,19 +2,20 @@
 
 import pytest
 
-from protocol.authority import JoinRefusal
 from protocol.codec import decode_stream, encode_datagram, encode_stream
 from protocol.config import SECOND, ProtocolConfig
 from protocol.crypto import SodiumCrypto
 from protocol.effects import Admitted, AnswerStream, Effect, JoinRefused, OpenStream
 from protocol.errors import DropReason
-from protocol.events import AddressFound, LeaveRequested, Started, StreamReceived
+from protocol.events import AddressFound, LeaveRequested, SeedFound, Started, StreamReceived
 from protocol.identity import NodeId, short_id
 from protocol.intake import ODD_MAX
+from protocol.issuing import make_join_proof
+from protocol.joining import JoinRefusal
 from protocol.members import State
 from protocol.messages import Digest, Gossip, Join, JoinAnswer, PushPull
 from protocol.push_pull import START_FIRST, push_pull_period
-from protocol.records import Invite, make_join_proof
+from protocol.records import Invite
 from protocol.snapshot import Snapshot
 from protocol.statements import Accusation, decode_statement, make_alive, make_left
 from tests.helpers.nodes import WALL_S, Insider, Mesh, address_of, drops_in, seed_of, tampered
@@ -72,7 +73,8 @@ class TestPushPull:
         life = Insider(mesh, 1).alive().wire
         data = encode_stream(PushPull(is_reply, (), (life,)))
         effects = _streamed(mesh, 0, NodeId(bytes(32)), data)
-        assert drops_in(effects) == [DropReason.NOT_ADMITTED]
+        reason = DropReason.UNEXPECTED if is_reply else DropReason.NOT_ADMITTED
+        assert drops_in(effects) == [reason]
         assert _answers(effects) == []
         assert mesh.state(0, 1) is None
 
@@ -102,8 +104,18 @@ class TestPushPull:
         """One round trip, not a ping-pong."""
         mesh = Mesh(2)
         mesh.start(0)
+        mesh[0].handle(SeedFound(mesh.id(1), address_of(1)), mesh.now)
         effects = _streamed(mesh, 0, mesh.id(1), encode_stream(PushPull(True, (), ())))
-        assert _answers(effects) == []
+        assert (_answers(effects), drops_in(effects)) == ([], [])
+
+    def test_an_answer_that_nobody_asked_for_is_not_taken_in(self) -> None:
+        """A member may say it as its own push, and then it costs it an answer."""
+        mesh = Mesh(3)
+        mesh.start(0)
+        life = Insider(mesh, 1).alive().wire
+        effects = _streamed(mesh, 0, mesh.id(1), encode_stream(PushPull(True, (), (life,))))
+        assert drops_in(effects) == [DropReason.UNEXPECTED]
+        assert mesh.state(0, 1) is None
 
     def test_a_bad_signature_ends_the_frame(self) -> None:
         """What comes after it is not even looked at; also not the statements after records."""
@@ -164,7 +176,7 @@ class TestPushPull:
         stranger = make_left(SodiumCrypto(seed_of("stranger")), mesh.authorities.mesh, 1).wire
         life = Insider(mesh, 2).alive().wire
         for count, state in ((ODD_MAX, None), (ODD_MAX - 1, State.ALIVE)):
-            data = encode_stream(PushPull(True, (), (*(stranger,) * count, life)))
+            data = encode_stream(PushPull(False, (), (*(stranger,) * count, life), ()))
             _streamed(mesh, 0, mesh.id(1), data)
             assert mesh.state(0, 2) is state
 
@@ -180,7 +192,7 @@ class TestPushPull:
         assert (accusation.subject, accusation.is_dead) == (mesh.id(2), True)
         fresh = Mesh(3)
         fresh.start(1)
-        data = encode_stream(PushPull(True, *mesh[0].join_state()))
+        data = encode_stream(PushPull(False, *mesh[0].join_state(), ()))
         _streamed(fresh, 1, mesh.id(0), data)
         assert fresh[1].members.state(mesh.id(2)) is None
 

@@ -30,7 +30,7 @@ def test_they_do_not_end_a_frame() -> None:
     """However many: what follows is taken in, and nobody is muted."""
     mesh, insider = _mesh()
     assert COUNT > ODD_MAX
-    wires = (*_later(insider, *(5, 18, 15, 255) * (COUNT // 4)), insider.alive(6).wire)
+    wires = (*_later(insider, *(5, 28, 15, 255) * (COUNT // 4)), insider.alive(6).wire)
     assert mesh[0]._intake.take_all(wires, insider.crypto.node_id, mesh.now) is Taken.WHOLE
     assert mesh[0].members.incarnation(insider.crypto.node_id) == 6
     assert not mesh[0]._intake.is_muted(insider.crypto.node_id, mesh.now)
@@ -47,7 +47,7 @@ def test_absurdly_many_end_a_frame() -> None:
 def test_they_do_not_end_an_exchange() -> None:
     """Unknown records do not keep the statements behind them out."""
     mesh, insider = _mesh()
-    records, statements = _later(insider, *(18,) * COUNT), _later(insider, *(9,) * COUNT)
+    records, statements = _later(insider, *(28,) * COUNT), _later(insider, *(9,) * COUNT)
     data = encode_stream(PushPull(False, records, (*statements, insider.alive(6).wire)))
     event = StreamReceived(1, insider.crypto.node_id, data, mesh.wall_s)
     effects = mesh[0].handle(event, mesh.now)
@@ -60,9 +60,9 @@ def test_they_do_not_end_a_datagram_and_are_not_passed_on() -> None:
     mesh, insider = _mesh()
     known = mesh[0]._knowledge.everything()
     spread = len(mesh[0]._rumours)
-    effects = insider.tell(0, encode_datagram(Gossip()), *_later(insider, 9, 20))
+    effects = insider.tell(0, encode_datagram(Gossip()), *_later(insider, 9, 30))
     assert drops_in(effects) == [DropReason.UNKNOWN_KIND]
     assert mesh[0]._knowledge.everything() == known
     assert len(mesh[0]._rumours) == spread
-    insider.tell(0, encode_datagram(Gossip()), *_later(insider, 9, 20), insider.alive(6).wire)
+    insider.tell(0, encode_datagram(Gossip()), *_later(insider, 9, 30), insider.alive(6).wire)
     assert mesh[0].members.incarnation(insider.crypto.node_id) == 6

@@ -28,6 +28,16 @@ from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.dissemination import retransmit_limit
 from protocol.envelope import Envelope, Opened, Told, Unproven
 from protocol.identity import Address, NodeId, mesh_id_of, short_id
+from protocol.issuing import (
+    Turn,
+    make_admission,
+    make_api_key,
+    make_grant,
+    make_invite,
+    make_join_proof,
+    make_revocation,
+    turn_after,
+)
 from protocol.messages import (
     Ack,
     DatagramMessage,
@@ -49,14 +59,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.push_pull import push_pull_period
-from protocol.records import (
-    Role,
-    decode_record,
-    make_admission,
-    make_invite,
-    make_join_proof,
-    verify_record,
-)
+from protocol.records import Priority, Role, Target, decode_record, record_name, verify_record
 from protocol.statements import (
     Statement,
     Statements,
@@ -166,12 +169,12 @@ def make_statements() -> Json:
 
 
 def make_records() -> Json:
-    """An invite by the root, and B's admission by A."""
+    """By the root an invite, B's grant, the revocation of A and an API key; B's admission by A."""
     invite = make_invite(
         ROOT,
         MESH,
         key=public_key_of(INVITE),
-        act=2,
+        turn=Turn(2, bytes(range(16))),
         role=Role.WORKER,
         expires_at_s=1_800_003_600,
         uses=2,
@@ -182,11 +185,37 @@ def make_records() -> Json:
     admission = make_admission(
         SodiumCrypto(A), MESH, proof, role=Role.WORKER, slot=1, admitted_at_s=1_800_000_000
     )
+    grant = make_grant(ROOT, MESH, subject=NodeId(public_key_of(B)), turn=turn_after(invite))
+    revocation = make_revocation(
+        ROOT,
+        MESH,
+        target=Target.NODE,
+        subject=public_key_of(A),
+        turn=turn_after(grant),
+        honoured_act=record_name(invite),
+        honoured_slot=0,
+    )
+    api_key = make_api_key(
+        ROOT,
+        MESH,
+        key_hash=bytes(range(32)),
+        turn=turn_after(revocation),
+        name="lab",
+        requests=10,
+        period_s=1,
+        priority=Priority.HIGH,
+        models="llama-*",
+        is_trusted=True,
+        expires_at_s=1_900_000_000,
+    )
     return {
         "keys": _keys(),
         "invite_seed": INVITE.hex(),
         "invite": invite.wire.hex(),
         "admission": admission.wire.hex(),
+        "grant": grant.wire.hex(),
+        "revocation": revocation.wire.hex(),
+        "api_key": api_key.wire.hex(),
     }
 
 
@@ -206,6 +235,7 @@ def _messages() -> dict[str, bytes]:
         "ping": Ping(7, Load(1, 2, 3)),
         "ping_for_a_prober": Ping(8, None, origin),
         "ping_with_digest": Ping(7, Load(1, 2, 3), None, digest),
+        "ping_with_token": Ping(7, Load(1, 2, 3), None, digest, b"\x00token\xff\xc0"),
         "ack": Ack(7, None),
         "ack_with_proof": Ack(8, None, proof_of_b()),
         "ack_with_digest_and_coordinate": Ack(7, Load(1, 2, 3), b"", digest, where),
@@ -312,7 +342,7 @@ def test_this_code_reads_the_rest() -> None:
     cache = Statements(MESH)
     for wire in load("statements")["wires"].values():
         cache.verify(SodiumCrypto(A), decode_statement(bytes.fromhex(wire)))
-    for name in ("invite", "admission"):
+    for name in ("invite", "admission", "grant", "revocation", "api_key"):
         record = decode_record(bytes.fromhex(load("records")[name]))
         assert verify_record(SodiumCrypto(A), MESH, record)
     for name, wire in load("messages")["wires"].items():

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
@@ -115,8 +115,13 @@ async def complete(runtime: Runtime, request: GenerateRequest) -> Completion:
 
 async def wait_idle(runtime: Runtime) -> None:
     """Wait until no request runs or waits."""
+    await wait_until(lambda: not (runtime.load.running or runtime.load.queued))
+
+
+async def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for what no one tells of."""
     with trio.fail_after(TIMEOUT_S):
-        while runtime.load.running or runtime.load.queued:  # noqa: ASYNC110  # no one tells of it
+        while not is_so():  # noqa: ASYNC110  # as it says
             await trio.sleep(0.005)
 
 

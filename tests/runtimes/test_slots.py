@@ -75,3 +75,27 @@ def test_a_slot_that_meets_a_cancellation_is_passed_on() -> None:
         assert slots.load == Load(queued=0, running=1, slots=1)
 
     trio.run(main)
+
+
+def test_more_slots_let_in_who_waits_and_fewer_throw_nobody_out() -> None:
+    """The number may change while requests run; from then on it holds."""
+
+    async def main() -> None:
+        slots = Slots(1, 8)
+        await slots.acquire()
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(slots.acquire)
+                await trio.testing.wait_all_tasks_blocked()
+            slots.resize(3)
+            await trio.testing.wait_all_tasks_blocked()
+            assert slots.load == Load(queued=2, running=3, slots=3)
+            slots.resize(2)
+            slots.release()
+            assert slots.load == Load(queued=2, running=2, slots=2)
+            slots.release()
+            await trio.testing.wait_all_tasks_blocked()
+            assert slots.load == Load(queued=1, running=2, slots=2)
+            slots.release()
+
+    trio.run(main)

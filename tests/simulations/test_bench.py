@@ -32,3 +32,14 @@ def test_the_pace_is_told() -> None:
     assert 1 < pace.datagrams_per_node_second < 50
     assert not pace.is_compiled
     assert pace.to_json()["node_seconds_per_second"] == pace.node_seconds_per_second
+    assert pace.meeting_node_seconds_per_second is None
+
+
+def test_meeting_has_its_own_pace() -> None:
+    """Two datagrams a node-second when all have met, four while each probe meets a stranger."""
+    pace = bench(40, 5.0)
+    assert 1.9 < pace.datagrams_per_node_second < 2.1
+    assert pace.meeting_node_seconds_per_second is not None
+    assert pace.meeting_node_seconds_per_second > 0
+    assert pace.meeting_datagrams_per_node_second is not None
+    assert 3.5 < pace.meeting_datagrams_per_node_second < 4.1

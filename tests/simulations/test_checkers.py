@@ -74,6 +74,17 @@ def test_a_number_that_falls_is_noticed(world: World) -> None:
     assert _violated(world) == ["numbers_rise"]
 
 
+def test_two_lives_in_one_moment_are_told_apart(world: World) -> None:
+    """A host that restarts, and at once again from an older disk: no number fell."""
+    for is_lost in (False, True):
+        world.crash(2)
+        if is_lost:
+            world.hosts[2].lose_disk()
+        world.start(2)
+    assert world.run_until(world.is_agreed, 60 * SECOND)
+    assert "numbers_rise" not in _violated(world)
+
+
 def test_a_ghost_is_noticed(world: World) -> None:
     """Under its old number at once; under a new one when its end is long ago."""
     _seen(world, 3, State.ALIVE, 1, previous=State.DEAD)

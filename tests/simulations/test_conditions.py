@@ -1,6 +1,8 @@
 """Conditions of the network and of hosts, in whole worlds."""
 
 from protocol.config import MILLISECOND, SECOND
+from protocol.errors import DropReason
+from protocol.events import OfferChanged
 from protocol.members import State
 from simulations.latency import Path, Regions, even
 from simulations.lines import LineOptions
@@ -130,6 +132,45 @@ def test_a_lost_disk_ends_nothing() -> None:
     assert world.run_until(world.is_converged, 30 * SECOND)
     assert all(state is State.ALIVE for state in world.states_of(3).values())
     assert world.hosts[3].incarnation > before
+
+
+def test_a_restored_backup_takes_up_what_was_said_since() -> None:
+    """Its disk is older than its crash: numbers, offers and acquaintances of then. It adopts its
+    own later ones from its peers, and nobody is shown two of one number.
+    """
+    world = _world(6)
+    assert world.run_until(world.is_converged, 30 * SECOND)
+    host = world.hosts[3]
+    world.back_up(3)
+    copied = (host.incarnation, host.offers_version)
+    for version in range(5):
+        world.give(host, OfferChanged("model/x", b"%d" % version))
+        world.move(3)
+        world.run(5 * SECOND)
+    before = (host.incarnation, host.offers_version)
+    assert before > copied
+    world.crash(3)
+    world.run(30 * SECOND)
+    host.restore()
+    assert (host.incarnation, host.offers_version) == copied
+    assert len(host.snapshot.lives) == 5
+    world.start(3)
+    assert world.run_until(world.is_converged, 60 * SECOND)
+    world.run(60 * SECOND)
+    assert world.is_converged()
+    assert host.incarnation > before[0]
+    offers = [h.mesh_node.offers.of(host.crypto.node_id) for h in world.hosts if h.mesh_node]
+    assert all(one == offers[0] for one in offers)
+    assert DropReason.EQUIVOCATION not in world.drops
+
+
+def test_without_a_backup_the_first_disk_is_restored() -> None:
+    """As it was when its owner had just joined."""
+    world = _world(4)
+    assert world.run_until(world.is_converged, 30 * SECOND)
+    world.crash(3)
+    world.hosts[3].restore()
+    assert (world.hosts[3].incarnation, world.hosts[3].snapshot.lives) == (0, ())
 
 
 def test_what_does_not_run_cannot_be_stopped() -> None:

@@ -278,6 +278,34 @@ class TestStreams:
         closed = StreamFailed(world.hosts[3].crypto.node_id, StreamFailure.OTHER)
         assert closed in [event for _, event in world.heard(1, StreamFailed)]
 
+    def test_a_slow_reader_takes_so_much_a_second(self) -> None:
+        """One message after the other, and what would wait too long never; what it sends itself
+        is read as ever.
+        """
+        world = _up()
+        network, reader, other = world.network, world.hosts[3], world.hosts[1]
+        network.set_reading(3, 100)
+        for seconds in (2, 4, 6):
+            took = network.stream_delay(other, reader, 200, world.now)
+            assert took is not None
+            assert seconds * SECOND <= took < seconds * SECOND + 20 * MILLISECOND
+        assert network.stream_delay(other, reader, 200, world.now) is None
+        assert (network.stream_delay(reader, other, 200, world.now) or SECOND) < 20 * MILLISECOND
+        network.set_reading(3, None)
+        assert (network.stream_delay(other, reader, 200, world.now) or SECOND) < 20 * MILLISECOND
+
+    def test_who_waits_for_a_slow_reader_gives_up(self) -> None:
+        """At the time-out; nobody is called dead for it, as datagrams are read."""
+        world = _up()
+        world.network.set_reading(3, 1)
+        world.send_stream(world.hosts[1], world.hosts[3], bytes(100))
+        world.run(6 * SECOND)
+        timed_out = StreamFailed(world.hosts[3].crypto.node_id, StreamFailure.TIMED_OUT)
+        assert timed_out in [event for _, event in world.heard(1, StreamFailed)]
+        world.run(60 * SECOND)
+        assert world.is_converged()
+        assert world.mistakes == []
+
     def test_one_way_is_no_way(self) -> None:
         """TCP needs both directions."""
         world = _up()

@@ -15,7 +15,7 @@ from protocol.config import SECOND
 from protocol.crypto import Crypto, SodiumCrypto
 from protocol.effects import Effect
 from protocol.errors import BadRecording, LocalProtocolError
-from protocol.events import Event, RecordIssued
+from protocol.events import Event, OfferChanged
 from protocol.identity import NodeId
 from protocol.node import Node
 from protocol.outbox import Outbox
@@ -93,7 +93,7 @@ class Recorded:
             node = world.hosts[RECORDED].node
             assert node is not None
             with pytest.raises(LocalProtocolError):
-                node.handle(RecordIssued(b"no record"), world.now)
+                node.handle(OfferChanged("", b""), world.now)
         crypto = world.hosts[RECORDED].crypto
         assert isinstance(crypto, Watched)
         self.secrets = crypto.secrets

@@ -11,6 +11,7 @@ import pytest
 
 from protocol.config import SECOND
 from protocol.crypto import SodiumCrypto
+from protocol.errors import DropReason
 from simulations.latency import even
 from simulations.library import find_scenario, resized
 from simulations.report import as_csv
@@ -126,6 +127,30 @@ def test_after_every_fault_all_agree_again(act: Act) -> None:
     assert measures["mistakes"] == 0
 
 
+def test_acts_restore_a_backup() -> None:
+    """Made by one act, restored by a later one, with all that was said in between."""
+    acts = (
+        _act("backup", 2, 3),
+        _act("restart", 5, 3, new_address=True, disk="kept"),
+        _act("restart", 20, 3, new_address=True, disk="kept"),
+        _act("restart", 40, 3, new_address=False, disk="backup"),
+    )
+    result = run(_scenario(*acts, seconds=60), 1, is_checked=True)
+    assert result.violations == ()
+    assert result.measures["agreement_s"] is not None
+
+
+def test_what_an_insider_seals_itself_harms_nobody_else() -> None:
+    """Whatever it says is refused with a reason, or counts as the word of one."""
+    worlds: list[World] = []
+    scenario = _scenario(_act("forge", 2, 3, for_s=60, pace_ns=SECOND // 50), seconds=90)
+    result = run(scenario, 1, watch=lambda world, _: worlds.append(world), is_checked=True)
+    assert result.violations == ()
+    assert worlds[0].traffic["forged"][0] > 1_000
+    for reason in (DropReason.UNEXPECTED, DropReason.MALFORMED, DropReason.BAD_SIGNATURE):
+        assert worlds[0].drops[reason] > 0
+
+
 def test_start_begins_what_was_crashed() -> None:
     """By hand, in the place of restart."""
     acts = (_act("crash", 2, 3, silent=True), _act("start", 40, 3, new_address=True, disk="kept"))
@@ -184,6 +209,7 @@ def test_results_as_csv() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(results))))
     assert [row["seed"] for row in rows] == ["1", "2"]
     assert rows[0]["join_last_s"] == ""
+    assert rows[0]["node"] == "protocol.node:Node"
     assert float(rows[1]["join_last_s"]) == results[1].measures["join_last_s"]
 
 

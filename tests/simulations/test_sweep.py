@@ -92,6 +92,19 @@ def test_what_was_written_is_known_again(tmp_path: pathlib.Path) -> None:
         read_rows(tmp_path)
 
 
+def test_another_protocol_is_swept_and_named() -> None:
+    """In each row, and in what tells the runs apart; a class that is none is told at once."""
+    theirs = "simulations.plain_swim:PlainSwim"
+    ours, other = (plan("single_death", AXES[:1], [1], node=node)[0] for node in (None, theirs))
+    assert ours.name != other.name
+    assert run_job(ours)["node"] == "protocol.node:Node"
+    row = run_job(other)
+    assert row["node"] == theirs
+    assert row["trace_hash"] != run_job(ours)["trace_hash"]
+    with pytest.raises(ScenarioError, match="no class"):
+        plan("single_death", AXES[:1], [1], node="simulations.plain_swim:PlainSwym")
+
+
 def test_a_mesh_that_does_not_form_is_a_row() -> None:
     """With its error; the sweep goes on."""
     axis = Axis(key="network.loss_percent", values=(100,))

@@ -9,6 +9,7 @@ end the turn); all other weights are drawn at random and only disturb this.
 Run `python -m runtimes.llama.demo.build FILE.gguf`; the same seed writes the same bytes.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -17,11 +18,6 @@ import numpy
 from numpy.typing import NDArray
 
 SEED = 20_231
-WIDTH = 64
-LAYERS = 2
-HEADS = 4
-FEED_FORWARD = 128
-CONTEXT_TOKENS = 2048
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOWELS = "aeiou"
@@ -41,6 +37,20 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large a model is."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    feed_forward: int = 128
+    context_tokens: int = 2048
+
+
+SMALL = Shape()
 
 
 def byte_letters() -> list[str]:
@@ -95,7 +105,7 @@ def class_logits() -> NDArray[numpy.float32]:
     return logits
 
 
-def tensors() -> dict[str, NDArray[numpy.generic]]:
+def tensors(shape: Shape) -> dict[str, NDArray[numpy.generic]]:
     """All weights by their GGUF names."""
     random = numpy.random.Generator(numpy.random.PCG64(SEED))
 
@@ -103,37 +113,37 @@ def tensors() -> dict[str, NDArray[numpy.generic]]:
         return (random.standard_normal((rows, columns)) * scale).astype(numpy.float32)
 
     tokens = vocabulary()
-    embedding = drawn(len(tokens), WIDTH, 0.1)
+    embedding = drawn(len(tokens), shape.width, 0.1)
     embedding[:, : len(CLASSES)] = 0.0
     embedding[range(len(tokens)), [token_class(token) for token in tokens]] = 1.0
     # A hidden vector is close to one one-hot entry, which normalizing scales to about 7.
-    output = drawn(len(tokens), WIDTH, 0.12)
+    output = drawn(len(tokens), shape.width, 0.12)
     output[:, : len(CLASSES)] = class_logits() / 7.0
     made: dict[str, NDArray[numpy.generic]] = {
         "token_embd.weight": embedding.astype(numpy.float16),
-        "output_norm.weight": numpy.ones(WIDTH, dtype=numpy.float32),
+        "output_norm.weight": numpy.ones(shape.width, dtype=numpy.float32),
         "output.weight": output.astype(numpy.float16),
     }
-    for layer in range(LAYERS):
+    for layer in range(shape.layers):
         weights = {
-            "attn_q": drawn(WIDTH, WIDTH, 0.2),
-            "attn_k": drawn(WIDTH, WIDTH, 0.2),
-            "attn_v": drawn(WIDTH, WIDTH, 0.1),
-            "attn_output": drawn(WIDTH, WIDTH, 0.03),
-            "ffn_gate": drawn(FEED_FORWARD, WIDTH, 0.2),
-            "ffn_up": drawn(FEED_FORWARD, WIDTH, 0.2),
-            "ffn_down": drawn(WIDTH, FEED_FORWARD, 0.02),
+            "attn_q": drawn(shape.width, shape.width, 0.2),
+            "attn_k": drawn(shape.width, shape.width, 0.2),
+            "attn_v": drawn(shape.width, shape.width, 0.1),
+            "attn_output": drawn(shape.width, shape.width, 0.03),
+            "ffn_gate": drawn(shape.feed_forward, shape.width, 0.2),
+            "ffn_up": drawn(shape.feed_forward, shape.width, 0.2),
+            "ffn_down": drawn(shape.width, shape.feed_forward, 0.02),
         }
         for writer in ("attn_output", "ffn_down"):
             weights[writer][: len(CLASSES)] = 0.0  # the class stays readable to the end
         for name, weight in weights.items():
             made[f"blk.{layer}.{name}.weight"] = weight.astype(numpy.float16)
         for norm in ("attn_norm", "ffn_norm"):
-            made[f"blk.{layer}.{norm}.weight"] = numpy.ones(WIDTH, dtype=numpy.float32)
+            made[f"blk.{layer}.{norm}.weight"] = numpy.ones(shape.width, dtype=numpy.float32)
     return made
 
 
-def write(path: pathlib.Path) -> None:
+def write(path: pathlib.Path, shape: Shape = SMALL) -> None:
     """Write the model file to `path`."""
     tokens = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
@@ -141,13 +151,13 @@ def write(path: pathlib.Path) -> None:
     writer.add_description("Random weights, for tests: its text means nothing.")
     writer.add_license("mit")
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
-    writer.add_context_length(CONTEXT_TOKENS)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_context_length(shape.context_tokens)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.heads)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
@@ -162,7 +172,7 @@ def write(path: pathlib.Path) -> None:
     writer.add_eot_token_id(tokens.index("<|im_end|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    for name, weight in tensors().items():
+    for name, weight in tensors(shape).items():
         writer.add_tensor(name, weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

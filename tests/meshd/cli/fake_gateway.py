@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,13 +27,15 @@ class FakeGateway:
         )
         self.headers = {"content-type": "text/event-stream", "x-meshd-node": "far"}
         self.asked: list[Mapping[str, Any]] = []
+        self.keys: list[str | None] = []
+        """What each request showed in its header `Authorization`."""
         self.url = ""
         self.cut = False
         """End the connection in the middle of a chunk."""
 
 
 @contextlib.contextmanager
-def gateway_running() -> Iterator[FakeGateway]:
+def gateway_running(tls: ssl.SSLContext | None = None) -> Iterator[FakeGateway]:
     """A gateway on a free loopback port, answering as its fields say at the time."""
     gateway = FakeGateway()
 
@@ -43,6 +46,7 @@ def gateway_running() -> Iterator[FakeGateway]:
             assert self.path == "/v1/chat/completions"
             content = self.rfile.read(int(self.headers["content-length"]))
             gateway.asked.append(json.loads(content))
+            gateway.keys.append(self.headers["authorization"])
             self.send_response(gateway.status)
             for name, value in gateway.headers.items():
                 self.send_header(name, value)
@@ -62,7 +66,10 @@ def gateway_running() -> Iterator[FakeGateway]:
             pass  # a client that goes away is what some tests want
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        gateway.url = f"http://127.0.0.1:{server.server_address[1]}"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        gateway.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -51,7 +51,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     done = _meshd("--help")
     assert done.returncode == 0
     shown = ("up", "demo", "invite", "join", "leave", "nodes", "models", "status", "events", "chat")
-    for command in shown:
+    for command in (*shown, "key"):
         assert f"\n  {command} " in done.stdout
     assert not HEAVY & _modules_after(["--help"])
 

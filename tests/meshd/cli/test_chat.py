@@ -1,9 +1,11 @@
 """`meshd chat`: prompts from everywhere, answers as they come, failures as one line."""
 
 import contextlib
+import hashlib
 import io
 import json
 import pathlib
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +15,16 @@ import pytest
 from meshd.cli import chat, terminal
 from meshd.cli.app import run
 from meshd.home import Home
+from tests.helpers.certificates import make_certificate
 from tests.meshd.cli.fake_gateway import DONE, FakeGateway, gateway_running, text_event
 from tests.meshd.cli.running_daemon import answering, daemon_on
 
 TIMEOUT_S = 20.0
+
+
+def door(url: str) -> dict[str, str | None]:
+    """What a daemon says of a gateway that needs neither key nor certificate."""
+    return {"url": url, "key": None, "fingerprint": None}
 
 
 @pytest.fixture
@@ -29,7 +37,7 @@ def gateway(home: Home) -> Iterator[FakeGateway]:
     """A daemon on `home` with a gateway and two models."""
     with gateway_running() as gateway:
         handlers = {
-            "status": answering({"gateway": gateway.url}),
+            "gateway": answering(door(gateway.url)),
             "models": answering({"models": [{"name": "demo"}, {"name": "qwen"}]}),
         }
         with daemon_on(home, handlers):
@@ -234,7 +242,7 @@ def test_a_gateway_out_of_reach_is_one_line_and_1(
     url: str, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The daemon may be wrong about its gateway; the person reads which address failed."""
-    with daemon_on(home, {"status": answering({"gateway": url})}):
+    with daemon_on(home, {"gateway": answering(door(url))}):
         assert _chat(home, "Hi", "--model", "x") == 1
     assert url in capsys.readouterr().err
 
@@ -243,7 +251,7 @@ def test_a_mesh_without_models_says_what_to_do(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No model anywhere: the line has the command that offers one."""
-    handlers = {"status": answering({"gateway": "x"}), "models": answering({"models": []})}
+    handlers = {"gateway": answering(door("x")), "models": answering({"models": []})}
     with daemon_on(home, handlers):
         assert _chat(home, "Hi") == 1
     assert "meshd up --model demo" in capsys.readouterr().err
@@ -279,3 +287,24 @@ def test_a_closed_pipe_during_an_answer_is_quiet(home: Home, gateway: FakeGatewa
         stack.enter_context(process.stderr)
         assert process.stderr.read() == b""
         assert process.wait(TIMEOUT_S) == 1
+
+
+def test_the_owners_key_is_shown_to_the_gateway_that_the_daemon_names(
+    home: Home, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By TLS to whoever has the certificate, its name and dates aside; to nobody else."""
+    certificate, key = make_certificate(tmp_path, names=["elsewhere.example"], days=-1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    right = hashlib.sha256(der).hexdigest()
+    with gateway_running(context) as gateway:
+        for fingerprint, code in ((right, 0), ("ab" * 32, 1), (None, 1)):
+            told = {"url": gateway.url, "key": "meshd-sk-x", "fingerprint": fingerprint}
+            with daemon_on(home, {"gateway": answering(told)}):
+                assert _chat(home, "Hi", "--model", "demo") == code
+    assert gateway.keys == ["Bearer meshd-sk-x"]
+    said = capsys.readouterr()
+    assert said.out == "Hello\n"
+    assert said.err.count("another program answers there") == 2
+    assert "meshd-sk-x" not in said.err

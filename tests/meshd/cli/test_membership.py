@@ -50,8 +50,6 @@ def test_an_invites_options_reach_the_daemon(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--role admin", "not in this version"),
-        ("--role observer", "not in this version"),
         ("--role king", "choose from admin, worker"),
         ("--uses 0", "1 to 1000"),
         ("--uses 1001", "1 to 1000"),

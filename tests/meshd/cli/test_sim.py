@@ -127,6 +127,7 @@ def test_a_grid_is_swept_and_goes_on(
     ("arguments", "said"),
     [
         (["fuzz", "--out", "no/such/folder"], "is no folder"),
+        (["sweep", "single_death", "--node", "nowhere:Node"], "no module 'nowhere'"),
         (["sweep", "single_death", "--set", "nods=3"], "did you mean 'nodes'?"),
         (["sweep", "single_death", "--set", "nodes"], "is not KEY=VALUE"),
         (["sweep", "single_death", "--out", "."], "cannot read ."),

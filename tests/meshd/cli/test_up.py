@@ -11,6 +11,7 @@ import pytest
 
 from meshd.cli.app import run
 from meshd.failures import ExitCode, UserError
+from meshd.gateway_options import GatewayOptions
 from meshd.options import Ready, UpOptions
 
 READY = Ready(
@@ -75,7 +76,8 @@ def test_every_option_reaches_the_daemon(started: list[UpOptions], tmp_path: pat
     arguments = (
         "up --name desk --listen 127.0.0.1:0 --advertise desk.example:7 --gateway [::1]:0 "
         "--join TOK --model a.gguf --model demo --label gpu=yes --label room=2 --no-lan "
-        "--record trace.bin --json"
+        "--record trace.bin --json --require-key --tls-cert c.pem --tls-key k.pem --insecure-http "
+        "--cors-origin https://a.example --cors-origin http://b.example:80 --gateway-host Box.lan"
     )
     assert run([*arguments.split(), "--home", str(tmp_path)]) == 0
     assert started == [
@@ -85,6 +87,14 @@ def test_every_option_reaches_the_daemon(started: list[UpOptions], tmp_path: pat
             listen="127.0.0.1:0",
             advertise="desk.example:7",
             gateway="[::1]:0",
+            access=GatewayOptions(
+                require_key=True,
+                tls_certificate=pathlib.Path("c.pem"),
+                tls_key=pathlib.Path("k.pem"),
+                insecure_http=True,
+                cors_origins=("https://a.example", "http://b.example"),
+                hosts=("box.lan",),
+            ),
             join="TOK",
             models=("a.gguf", "demo"),
             labels={"gpu": "yes", "room": "2"},
@@ -114,6 +124,10 @@ def test_a_token_may_be_copied_with_line_breaks(
         "--model none --model demo",
         "--label gpu",
         "--record=",
+        "--tls-cert c.pem",
+        "--tls-key k.pem",
+        "--cors-origin chat.example",
+        "--gateway-host box:7701",
     ],
 )
 def test_wrong_options_start_nothing(

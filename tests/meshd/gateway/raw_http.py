@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import json
 import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Any
 
 import h11
 import trio
 
+from meshd.gateway.access import Access
+from meshd.gateway.keyring import Keyring
 from meshd.gateway.limits import Limits
 from meshd.gateway.server import serve
 from tests.meshd.gateway.fake_mesh import FakeMesh
@@ -127,7 +129,11 @@ async def read_until(stream: trio.SocketStream, ending: bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    mesh: FakeMesh, limits: Limits = LIMITS, *, extra_hosts: Collection[str] = ()
+    mesh: FakeMesh,
+    limits: Limits = LIMITS,
+    *,
+    access: Access | None = None,
+    keyring: Keyring | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway on a free port of loopback; all must be over within DEADLINE_S."""
     shutdown, ended = trio.Event(), trio.Event()
@@ -137,7 +143,8 @@ async def gateway(
             mesh,
             [listening],
             limits=limits,
-            extra_hosts=extra_hosts,
+            access=access,
+            keyring=keyring,
             shutdown=shutdown,
             task_status=task_status,
         )

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.failures import RequestFailed
+from meshd.gateway.access import Access
+from meshd.gateway.guard import Guard
 from meshd.gateway.limits import Limits
 from tests.meshd.gateway.fake_mesh import MODEL_ROW, FakeMesh
 from tests.meshd.gateway.raw_http import CHAT, chat_bytes, gateway, read_reply, request_bytes
@@ -106,7 +108,7 @@ def test_dns_rebinding_and_foreign_pages_are_refused() -> None:
     """A foreign Host or Origin reaches no route, not even the probes."""
 
     async def main() -> None:
-        async with gateway(FakeMesh(), extra_hosts=["box.lan"]) as running:
+        async with gateway(FakeMesh(), access=Access(guard=Guard(["box.lan"]))) as running:
             for path in ("/healthz", "/v1/models", "/nope"):
                 reply = await running.ask("GET", path, host="evil.example")
                 assert (reply.status, reply.error["code"]) == (403, "forbidden_host")

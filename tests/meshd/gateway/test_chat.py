@@ -313,9 +313,9 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
         ("x-meshd-node", ""),
         ("x-meshd-node", "n" * 129),
         ("x-meshd-node", "\xfc"),
-        ("x-meshd-trusted", "1"),
+        ("x-meshd-trusted", "perhaps"),
         ("x-meshd-label", "gpu=big"),
-        ("x-meshd-policy", "round_robin"),
+        ("x-meshd-policy", "as_you_like"),
     ],
 )
 def test_demands_in_headers_are_met_or_refused(name: str, value: str) -> None:

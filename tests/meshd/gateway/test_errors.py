@@ -7,6 +7,7 @@ import pytest
 from meshd.failures import RequestFailed
 from meshd.gateway.errors import (
     FAILURES,
+    Failure,
     Refusal,
     error_body,
     error_headers,
@@ -17,7 +18,9 @@ from meshd.gateway.errors import (
 MESH_CODES = {
     "bad_request": 400,
     "context_too_long": 400,
+    "model_forbidden": 403,
     "model_not_found": 404,
+    "no_trusted_node": 404,
     "queue_full": 503,
     "unavailable": 503,
     "interrupted": 502,
@@ -70,11 +73,13 @@ def test_error_body_has_the_dialects_own_codes() -> None:
         (RequestFailed("unavailable", "m", retry_after_s=0), "1"),
         (RequestFailed("unavailable", "m", retry_after_s=-5), "1"),
         (RequestFailed("timeout", "m"), None),
+        (Refusal("rate_limited", "m", retry_after_s=0.01), "1"),
+        (Refusal("rate_limited", "m", retry_after_s=61.5), "62"),
         (RequestFailed("queue_full", "m", retry_after_s=float("inf")), None),
         (RequestFailed("queue_full", "m", retry_after_s=float("nan")), None),
     ],
 )
-def test_retry_after(failure: RequestFailed, retry_after: str | None) -> None:
+def test_retry_after(failure: Failure, retry_after: str | None) -> None:
     """Whole seconds, at least one; the failure's own advice goes first."""
     assert dict(error_headers(failure)).get("retry-after") == retry_after
 

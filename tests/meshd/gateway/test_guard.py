@@ -2,6 +2,7 @@
 
 import pytest
 
+from meshd.gateway.cors import Cors
 from meshd.gateway.errors import Refusal, meaning
 from meshd.gateway.guard import Guard
 
@@ -86,3 +87,58 @@ def test_extra_hosts_count_for_both_headers() -> None:
     guard.check("192.168.0.5:7701", None)
     with pytest.raises(Refusal):
         guard.check("other.lan", None)
+
+
+@pytest.mark.parametrize(
+    ("reached", "host"),
+    [
+        ("192.168.0.5", "192.168.0.5:7701"),
+        ("::ffff:192.168.0.5", "192.168.0.5"),
+        ("fd00::5", "[fd00::5]:7701"),
+        ("fd00::5", "[FD00:0::5]"),
+        ("fe80::5%eth0", "[fe80::5]"),
+    ],
+)
+def test_the_address_at_which_it_was_reached_is_allowed(reached: str, host: str) -> None:
+    """As a number only: no name can be rebound to it."""
+    Guard().check(host, f"http://{host}", reached)
+    for other in ("192.168.0.6", "[fd00::6]", "box.lan", "evil.example"):
+        with pytest.raises(Refusal):
+            Guard().check(other, None, reached)
+
+
+@pytest.mark.parametrize("reached", [None, "", "no address", "0.0.0.0", "::"])
+def test_what_is_no_address_allows_nothing_more(reached: str | None) -> None:
+    """Whatever the socket says of itself."""
+    with pytest.raises(Refusal):
+        Guard().check("192.168.0.5", None, reached)
+    Guard().check("localhost", None, reached)
+
+
+def test_names_with_a_star_stand_for_one_label() -> None:
+    """As in certificates."""
+    guard = Guard(["*.example.org"])
+    guard.check("box.example.org:7701", None)
+    for host in (
+        "example.org",
+        "a.box.example.org",
+        "boxexample.org",
+        "box.example.org.evil.example",
+    ):
+        with pytest.raises(Refusal):
+            guard.check(host, None)
+
+
+def test_origins_that_are_listed_pass_and_hosts_are_judged_all_the_same() -> None:
+    """An origin says whose page it is, not where the request came to."""
+    guard = Guard(cors=Cors(["https://chat.example.org", "app://obsidian.md"]))
+    guard.check("localhost", "https://Chat.example.org")
+    guard.check("localhost", "app://obsidian.md")
+    for host, origin in (
+        ("chat.example.org", "https://chat.example.org"),
+        ("localhost", "https://evil.example"),
+        ("localhost", "null"),
+    ):
+        with pytest.raises(Refusal):
+            guard.check(host, origin)
+    Guard(cors=Cors(["*"])).check("localhost", "null")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import trio
+import trio.testing
 from starlette.datastructures import Headers
 from starlette.types import Message
 
@@ -43,9 +44,18 @@ def test_pieces_make_a_body() -> None:
 
 def test_a_request_without_a_body_has_all_of_it() -> None:
     """Nothing announced: nothing to wait for."""
-    incoming = Incoming(trio.sleep_forever, Headers(), limits=Limits(), budget=BodyBudget(0))
-    assert incoming.is_complete
-    assert trio.run(incoming.read) == b""
+
+    async def main() -> None:
+        incoming = arriving(BodyBudget(0))
+        assert incoming.is_complete
+        assert await incoming.read() == b""
+
+    trio.run(main)
+
+
+def arriving(budget: BodyBudget) -> Incoming:
+    """A body of which nothing has come yet."""
+    return Incoming(trio.sleep_forever, Headers(), limits=Limits(), budget=budget)
 
 
 @pytest.mark.parametrize("size", [100, 101])
@@ -62,7 +72,7 @@ def test_one_body_has_a_limit(size: int) -> None:
             with pytest.raises(Refusal) as caught:
                 await read(messages, limits, budget)
             assert meaning(caught.value).status == 413
-        assert budget.take(100)
+        assert budget.take(100, arriving(budget))
 
     trio.run(main)
 
@@ -81,12 +91,39 @@ def test_all_bodies_together_have_a_limit() -> None:
     async def main() -> None:
         budget = BodyBudget(100)
         whole = [piece(b"x" * 60, last=True)]
-        assert budget.take(60)
+        other = arriving(budget)
+        assert budget.take(60, other)
+        budget.has_arrived(other)
         with pytest.raises(Refusal) as caught:
             await read(whole, Limits(), budget)
         assert meaning(caught.value).status == 503
         budget.give_back(60)
         for _ in range(3):
             assert len(await read(whole, Limits(), budget)) == 60
+
+    trio.run(main)
+
+
+def test_what_arrives_slowly_gives_way() -> None:
+    """Slow bodies that fill the memory keep no other one out; what has arrived stays."""
+
+    async def main() -> None:
+        budget = BodyBudget(100)
+        send, receive = trio.open_memory_channel[Message](2)
+        async with trio.open_nursery() as nursery:
+            slow = Incoming(
+                receive.receive, Headers({"content-length": "99"}), limits=Limits(), budget=budget
+            )
+            nursery.start_soon(slow.watch, lambda: None)
+            whole = arriving(budget)
+            assert budget.take(40, whole)
+            budget.has_arrived(whole)
+            await send.send(piece(b"x" * 60))
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(await read([piece(b"x" * 60, last=True)], Limits(), budget)) == 60
+            with pytest.raises(Refusal) as caught:
+                await slow.read()
+            assert caught.value.code == "overloaded"
+            nursery.cancel_scope.cancel()
 
     trio.run(main)

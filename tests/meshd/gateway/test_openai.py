@@ -39,7 +39,12 @@ def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
         "refusal": None,
     }
     assert whole["choices"][0]["finish_reason"] == "length"
-    assert whole["usage"] == {"prompt_tokens": 11, "completion_tokens": 22, "total_tokens": 33}
+    assert whole["usage"] == {
+        "prompt_tokens": 11,
+        "completion_tokens": 22,
+        "total_tokens": 33,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def test_events_are_one_line_whatever_the_text() -> None:

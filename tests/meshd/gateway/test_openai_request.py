@@ -91,6 +91,7 @@ def test_text_parts_are_joined_and_one_stop_is_a_list_of_one() -> None:
         {"logprobs": False, "top_logprobs": 0},
         {"modalities": ["text"]},
         {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}},
+        {"grammar": "", "json_schema": None, "logit_bias": None, "repeat_penalty": 1},
         {"n": None, "stop": None, "seed": None, "temperature": None, "stream_options": None},
         {"metadata": {"a": 1}, "store": True, "anything": [1, {"b": None}]},
     ],
@@ -100,6 +101,70 @@ def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, object]) -> N
     assert parse_chat(body(**fields)) == parse_chat(body())
 
 
+def test_sampling_and_form_arrive() -> None:
+    """Penalties, biases, grammars and schemas, in each of the dialects."""
+    request = parse_chat(
+        body(
+            typical_p=0.9,
+            repeat_penalty=1.1,
+            presence_penalty=-2,
+            frequency_penalty=0.5,
+            logit_bias={"5": -100, "0": 2.5},
+            grammar='root ::= "a"',
+        )
+    ).request
+    assert (request.typical_p, request.repeat_penalty) == (0.9, 1.1)
+    assert (request.presence_penalty, request.frequency_penalty) == (-2.0, 0.5)
+    assert request.logit_bias == ((5, -100.0), (0, 2.5))
+    assert (request.grammar, request.json_schema) == ('root ::= "a"', None)
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    for fields in (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+        {"response_format": {"type": "json_object", "schema": schema}},
+        {"json_schema": schema},
+    ):
+        assert json.loads(parse_chat(body(**fields)).request.json_schema or "") == schema
+    plain = parse_chat(body(response_format={"type": "json_object"})).request
+    assert json.loads(plain.json_schema or "") == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", "much"),
+        ("repeat_penalty", 0),
+        ("typical_p", -0.1),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": True}),
+        ("logit_bias", {"99999999999": 1}),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("logit_bias", 5),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", "json"),
+        ("json_schema", [1]),
+        ("json_schema", {"a": "x" * 70_000}),
+        ("grammar", "x" * 70_000),
+        ("grammar", "a\0b"),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused_by_name(field: str, value: object) -> None:
+    """Types, bounds and unknown forms: a bad request that names the field."""
+    failure = refusal(body(**{field: value}))
+    assert failure.param is not None
+    assert failure.param.split(".")[0] == field
+    assert meaning(failure).status == 400
+
+
+def test_only_one_form_can_be_kept() -> None:
+    """A grammar beside a schema would be two answers."""
+    failure = refusal(body(grammar="x", response_format={"type": "json_object"}))
+    assert failure.code == "bad_request"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -107,14 +172,10 @@ def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, object]) -> N
         ("tool_choice", "auto"),
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
-        ("response_format", {"type": "json_object"}),
         ("logprobs", True),
         ("top_logprobs", 3),
-        ("logit_bias", {"5": -100}),
         ("audio", {"voice": "a"}),
         ("modalities", ["text", "audio"]),
-        ("frequency_penalty", 0.5),
-        ("grammar", 'root ::= "a"'),
         ("n", 2),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_slow_body_is_cut_off() -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost: local"])
 def test_slow_headers_are_cut_off(sent: bytes) -> None:
-    """A connection that never completes a request ends, whatever it has sent."""
+    """A connection that never completes a request ends; who has begun one hears why."""
 
     async def main() -> None:
         async with (
@@ -96,6 +96,9 @@ def test_slow_headers_are_cut_off(sent: bytes) -> None:
         ):
             await stream.send_all(sent)
             with trio.fail_after(2):
+                if sent:
+                    reply = await read_reply(stream)
+                    assert (reply.status, reply.json["error"]["code"]) == (408, "headers_too_slow")
                 assert await stream.receive_some(1) == b""
 
     trio.run(main)
@@ -177,20 +180,24 @@ def test_upgrades_are_declined(protocol: str) -> None:
 
 
 def test_connections_have_a_limit() -> None:
-    """One too many waits, and is served when another one ends."""
+    """One too many waits while the others are being answered, and is served after that."""
 
     async def main() -> None:
-        limits = Limits(connections_max=1)
-        async with gateway(FakeMesh(), limits) as running:
-            first = await running.connect()
-            await first.send_all(request_bytes("GET", "/healthz"))
-            assert (await read_reply(first)).status == 200
+        gate = trio.Event()
+        mesh = FakeMesh(accept_after=gate)
+        async with (
+            gateway(mesh, Limits(connections_max=1)) as running,
+            await running.connect() as first,
+        ):
+            await first.send_all(chat_bytes())
+            await mesh.entered.wait()
             async with await running.connect() as second:
                 await second.send_all(request_bytes("GET", "/healthz"))
                 with trio.move_on_after(0.1) as waiting:
                     await second.receive_some(1)
                 assert waiting.cancelled_caught
-                await first.aclose()
+                gate.set()
+                assert (await read_reply(first)).status == 200
                 assert (await read_reply(second)).status == 200
 
     trio.run(main)

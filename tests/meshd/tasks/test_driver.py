@@ -36,7 +36,7 @@ from protocol.messages import Load
 from runtimes.functions.call import Returned
 from runtimes.functions.runner import FunctionRunner
 from tests.helpers.nodes import Mesh
-from tests.meshd.members import TIMEOUT_S, Member, until, workers
+from tests.meshd.members import TIMEOUT_S, Member, at_once, until, workers
 
 IDLE = Load(0, 0, 1)
 ACCEPT = encode_frame(Accept(b""))
@@ -125,7 +125,7 @@ class House:
             self.view.note(LoadLearned(self.id(index), Load(0, index, 100)))
         self.addresses: dict[NodeId, tuple[Address, ...]] = {}
         anna = self.members[0]
-        asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()))
+        asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once)
         self.functions = own or FunctionRunner({}, folder / "scratch")
         self.jobs = Jobs(anna.home)
         self.driver = Driver(

@@ -52,6 +52,7 @@ def test_random_bytes_are_a_bad_payload(body: bytes) -> None:
         pack((1, "function", "f", b"{}", (("x", b""),) * 17, 10)),
         pack((1, "function", "f", b"{}", (), 21)),
         pack((1, "function", "f", b"{}", ())),
+        pack((1, "function", "f", b"{}", (), 10, (((),) * 64,) * 64)),
     ],
 )
 def test_hostile_calls_are_refused(body: bytes) -> None:
@@ -68,6 +69,8 @@ def test_hostile_calls_are_refused(body: bytes) -> None:
         pack((b"1", ("x",) * 21)),
         pack((b"1", ("\x1b[2J",))),
         pack((b"1", ("x" * 401,))),
+        pack((b"1", (1,))),
+        pack((b"1", ((),) * 21)),
         pack((b"1",)),
     ],
 )

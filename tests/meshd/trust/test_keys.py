@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import ssl
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +19,16 @@ from hypothesis import strategies as st
 
 from meshd.failures import UserError
 from meshd.home import Home
-from meshd.trust.keys import from_pem, new_seed, node_seed, read_key, to_pem
+from meshd.trust.keys import (
+    from_pem,
+    is_protected,
+    new_seed,
+    node_seed,
+    read_key,
+    rewrite_keys,
+    to_pem,
+    write_key,
+)
 
 seeds = st.binary(min_size=32, max_size=32)
 
@@ -105,6 +115,82 @@ def test_a_key_that_is_a_folder_is_one_clear_line(home: Home) -> None:
     home.node_key.mkdir(mode=0o700)
     with pytest.raises(UserError, match="cannot read the key"):
         node_seed(home)
+
+
+# ---- under a passphrase ----
+
+OLD, NEW = b"old passphrase", b"new passphrase"
+
+
+def test_a_home_with_a_passphrase_makes_its_key_under_it(home: Home) -> None:
+    """And reads it back; without it, or with another, it is one clear line that shows none."""
+    home.passphrase = OLD
+    seed = node_seed(home)
+    assert is_protected(home.node_key)
+    assert home.node_key.stat().st_mode & 0o777 == 0o600
+    assert node_seed(home) == seed
+    with pytest.raises(UserError, match="MESHD_PASSPHRASE"):
+        node_seed(Home(home.path))
+    with pytest.raises(UserError, match="not the passphrase") as caught:
+        node_seed(Home(home.path, NEW))
+    assert "passphrase of" in str(caught.value)
+    assert NEW.decode() not in str(caught.value)
+
+
+def test_a_passphrase_that_is_not_needed_is_no_harm(home: Home) -> None:
+    """A service's settings may come before its keys are under one."""
+    seed = node_seed(home)
+    assert node_seed(Home(home.path, OLD)) == seed
+    assert not is_protected(home.node_key)
+
+
+def test_keys_are_put_under_a_passphrase_and_another_and_none(home: Home) -> None:
+    """All of the home's, those of meshes that it founded once too; the keys stay the same."""
+    seeds = {name: new_seed() for name in ("node.key", "root.key", "root-abcdefgh.key")}
+    for name, seed in seeds.items():
+        home.write(home.path / name, to_pem(seed), secret=True)
+    for passphrase in (OLD, NEW, None, NEW):
+        files = rewrite_keys(home, passphrase)
+        home.passphrase = passphrase
+        assert {path.name for path in files} == set(seeds)
+        for path in files:
+            assert read_key(path, passphrase) == seeds[path.name]
+            assert is_protected(path) is (passphrase is not None)
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_wrong_passphrase_changes_nothing(home: Home) -> None:
+    """Nor does it leave one key under the new one."""
+    home.passphrase = OLD
+    for path in (home.node_key, home.root_key):
+        write_key(home, path, new_seed())
+    before = [path.read_bytes() for path in (home.node_key, home.root_key)]
+    with pytest.raises(UserError, match="not the passphrase"):
+        rewrite_keys(Home(home.path, b"third"), NEW)
+    assert [path.read_bytes() for path in (home.node_key, home.root_key)] == before
+
+
+def test_a_change_that_a_crash_cut_is_repeated(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key is under the new passphrase, the other still under the old."""
+    home.passphrase = OLD
+    seeds = [new_seed(), node_seed(home)]
+    write_key(home, home.root_key, seeds[0])
+    real, left = Home.write, [1]
+
+    def crash(*arguments: Any, **more: Any) -> None:  # noqa: ANN401  # as Home.write has them
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedError
+        real(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Home, "write", crash)
+        with pytest.raises(InterruptedError):
+            rewrite_keys(home, NEW)
+    assert read_key(home.root_key, NEW) == seeds[0]
+    assert read_key(home.node_key, OLD) == seeds[1]
+    rewrite_keys(home, NEW)
+    assert [read_key(path, NEW) for path in (home.root_key, home.node_key)] == seeds
 
 
 def test_new_seeds_differ() -> None:

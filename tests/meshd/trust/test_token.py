@@ -17,7 +17,7 @@ from meshd.trust.token import (
 )
 from protocol.fields import pack
 from protocol.identity import Address
-from protocol.records import make_founding
+from protocol.issuing import make_founding
 from tests.helpers.nodes import WALL_S, Authorities, seed_of
 from tests.helpers.strategies import addresses
 

@@ -11,8 +11,8 @@ from protocol.codec import decode_stream as todays_decode_stream
 from protocol.crypto import SodiumCrypto, public_key_of
 from protocol.errors import DropReason
 from protocol.identity import NodeId
+from protocol.issuing import make_join_proof
 from protocol.messages import Difference, Digest, StreamAck, StreamProbe
-from protocol.records import make_join_proof
 from protocol.statements import make_left
 from tests.helpers.nodes import refusal
 from tests.protocol.older.codec import decode_datagram, decode_stream
@@ -49,6 +49,7 @@ DATAGRAMS: dict[str, DatagramMessage] = {
     "ping": Ping(7, LOAD),
     "ping_for_a_prober": Ping(8, None, ORIGIN),
     "ping_with_digest": Ping(7, LOAD),
+    "ping_with_token": Ping(7, LOAD),
     "ack": Ack(7, None),
     "ack_with_proof": Ack(8, None, proof_of_b()),
     "ack_with_digest_and_coordinate": Ack(7, LOAD),

@@ -104,6 +104,10 @@ def test_a_worker_survives_the_thread_that_started_it() -> None:
             threads=1,
             gpu_layers=0,
             content_hash=None,
+            slots=1,
+            kv_tokens=None,
+            reproducible=False,
+            memory_bytes=0,
         )
         worker.stdin.write(encode(load))
         worker.stdin.flush()

@@ -84,7 +84,7 @@ def test_those_who_wait_are_told_at_once_when_the_worker_dies(demo: LlamaSetting
     """A queued request is `unavailable`, so that its sender can go elsewhere."""
 
     async def main() -> None:
-        runtime = make(demo)
+        runtime = make(demo, slots=1)
         codes: list[str] = []
 
         async def waiter() -> None:

@@ -35,11 +35,15 @@ def test_options_are_read() -> None:
         "gpu_layers": "0",
         "name": "n",
         "content_hash": "ab" * 32,
+        "slots": "5",
+        "kv_tokens": "9000",
+        "reproducible": "1",
     }
     settings = read_settings("demo", options)
     assert settings.context_tokens == 512
     assert (settings.threads, settings.gpu_layers) == (3, 0)
     assert (settings.name, settings.content_hash) == ("n", "ab" * 32)
+    assert (settings.slots, settings.kv_tokens, settings.reproducible) == (5, 9000, True)
 
 
 @pytest.mark.llama
@@ -53,6 +57,10 @@ def test_options_are_read() -> None:
         {"threads": "9" * 5000},
         {"context_tokens": "1"},
         {"gpu_layers": "-2"},
+        {"slots": "0"},
+        {"slots": "65"},
+        {"kv_tokens": "1"},
+        {"reproducible": "yes"},
         {"name": ""},
         {"name": "a\nb"},
         {"name": "x" * 129},

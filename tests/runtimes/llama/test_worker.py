@@ -92,6 +92,7 @@ class FakeEngine:
                         finish_reason="stop",
                         prompt_tokens=3,
                         completion_tokens=self.steps,
+                        cached_tokens=0,
                     )
                 )
         return results
@@ -111,6 +112,15 @@ def request(number: int, prompt: str = "p") -> Generate:
         seed=1,
         stop=(),
         ignore_eos=False,
+        typical_p=1.0,
+        repeat_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        bias_tokens=(),
+        bias_values=(),
+        grammar=None,
+        json_schema=None,
+        continued_ids=(),
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 
-from runtimes.base import ChatMessage, GenerateRequest
+import pytest
+
+from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
 from runtimes.openai.body import body_of, path_of
 
 
@@ -47,3 +49,27 @@ def test_everything_that_was_asked_is_named() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_sampling_and_form_are_named() -> None:
+    """Penalties and biases as OpenAI has them, a schema as its `response_format`."""
+    request = GenerateRequest(
+        model="m",
+        prompt="p",
+        presence_penalty=0.5,
+        logit_bias=((5, -1.0),),
+        json_schema='{"type": "object"}',
+    )
+    body = json.loads(body_of(request, "m"))
+    assert body["presence_penalty"] == 0.5
+    assert body["logit_bias"] == {"5": -1.0}
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+@pytest.mark.parametrize("changes", [{"json_schema": "{"}, {"continued_ids": (1,)}])
+def test_what_an_upstream_cannot_be_told_is_a_bad_request(changes: dict[str, object]) -> None:
+    """No schema, and tokens that would mean something else there."""
+    request = GenerateRequest(model="m", prompt="p", **changes)  # type: ignore[arg-type]  # a test's shorthand
+    with pytest.raises(RuntimeFailure) as failed:
+        body_of(request, "m")
+    assert failed.value.code == "bad_request"

@@ -100,7 +100,11 @@ def test_a_trace_says_it_all(tmp_path: pathlib.Path) -> None:
         (RATE + "output_tokens = 3\n", MACHINE, "prompt_tokens: it is missing"),
         (RATE + LENGTHS + "polcy = 'x'\n", MACHINE, "'polcy'; did you mean 'policy'?"),
         (RATE + LENGTHS + "policy = 'randm'\n", MACHINE, "did you mean 'random'?"),
-        (RATE + LENGTHS + "policy = 'fair_share'\n", MACHINE, "policy = 'fair_share'; there is:"),
+        (
+            RATE + LENGTHS + "policy = 'zzz'\n",
+            MACHINE,
+            "policy = 'zzz'; there is:",
+        ),
         (RATE + LENGTHS, "", "write [[inference.machine]] at least once"),
         (RATE + LENGTHS, MACHINE + "count = 1\n", "by one of: count, share"),
         (RATE + LENGTHS, MACHINE.replace("cpu", "rtx409"), "did you mean 'rtx4090'?"),

@@ -1,0 +1,152 @@
+"""The one place where this node chooses who runs a request, and learns from how that went.
+
+`protocol/policies.py` has the policies; this is what they are told: speeds as they were seen, who
+failed lately, who has answered a conversation before, who has done how much for us.
+"""
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from meshd.answer import RequestOptions
+from meshd.trust.api_keys import Priority
+from protocol.identity import NodeId
+from protocol.policies import DEFAULT, POLICIES, Demand, Policy
+from protocol.routing import Candidate
+from protocol.speeds import Speeds
+from runtimes.base import GenerateRequest
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+FAILURES_MAX: Final = 4_096
+CONVERSATIONS_MAX: Final = 4_096
+SERVED_MAX: Final = 4_096
+BYTES_PER_TOKEN: Final = 4
+"""Of English text, roughly; a gateway has no tokenizer."""
+_SERVED_HALVED_AT: Final = 10_000_000
+"""Tokens of one node: what was long ago counts less and less."""
+_USUAL_SMOOTHING: Final = 16
+_PRIORITIES: Final[Mapping[Priority, int]] = {
+    Priority.LOW: 0,
+    Priority.NORMAL: 1,
+    Priority.HIGH: 2,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How an answer came."""
+
+    prompt_tokens: int
+    first_s: float
+    """From the asking to the first token."""
+    output_tokens: int
+    rest_s: float
+    """From the first token to the end."""
+
+
+class Choosing:
+    """One node's choices. Everything that it remembers is bounded; the oldest goes."""
+
+    def __init__(
+        self, rng: random.Random, now: Callable[[], float], default: str = DEFAULT
+    ) -> None:
+        """`now`: seconds of a clock that does not go back; `default`: the policy where a request
+        names none.
+        """
+        self._rng = rng
+        self._now = now
+        self._default = default
+        self._policies: dict[str, Policy] = {name: make() for name, make in POLICIES.items()}
+        self._speeds = Speeds()
+        self._failed: dict[NodeId, float] = {}
+        self._homes: dict[bytes, NodeId] = {}
+        """Who has answered which conversation, by a hash of its messages so far."""
+        self._served: dict[NodeId, int] = {}
+        self._usual_output = Demand().output_tokens
+
+    def rank(
+        self, candidates: Sequence[Candidate], request: GenerateRequest, options: RequestOptions
+    ) -> list[Candidate]:
+        """Whom to try, best first."""
+        home = self._homes.get(_conversation(request, _turns_before(request)))
+        now = self._now()
+        known = [
+            dataclasses.replace(
+                candidate,
+                speed=self._speeds.of(candidate.node, request.model),
+                failed_ago_ns=self._failed_ago_ns(candidate.node, now),
+                had_before=candidate.node == home,
+                served_tokens=self._served.get(candidate.node, 0),
+            )
+            for candidate in candidates
+        ]
+        policy = self._policies[options.ranking or self._default]
+        return policy.rank(known, self._demand(request, options), self._rng)
+
+    def _failed_ago_ns(self, node: NodeId, now: float) -> int | None:
+        failed = self._failed.get(node)
+        return None if failed is None else int((now - failed) * 1e9)
+
+    def _demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+        size = len((request.prompt or "").encode())
+        size += sum(len(message.content.encode()) for message in request.messages or ())
+        output = self._usual_output
+        if request.max_tokens is not None:
+            output = min(output, request.max_tokens)
+        priority = options.policy.priority if options.policy is not None else Priority.NORMAL
+        return Demand(size // BYTES_PER_TOKEN + 1, output, _PRIORITIES[priority])
+
+    # ---- learning ----
+
+    def failed(self, node: NodeId) -> None:
+        """A request was sent there in vain."""
+        self._failed.pop(node, None)
+        self._failed[node] = self._now()
+        _forget_oldest(self._failed, FAILURES_MAX)
+
+    def answered(self, node: NodeId, request: GenerateRequest, timing: Timing) -> None:
+        """A request was answered there, to its end."""
+        self._failed.pop(node, None)
+        self._speeds.note(
+            node,
+            request.model,
+            prompt_tokens=timing.prompt_tokens,
+            first_ns=int(timing.first_s * 1e9),
+            output_tokens=timing.output_tokens,
+            rest_ns=int(timing.rest_s * 1e9),
+        )
+        self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
+        served = self._served.pop(node, 0) + timing.prompt_tokens + timing.output_tokens
+        self._served[node] = served
+        if served > _SERVED_HALVED_AT:
+            self._served = {each: tokens // 2 for each, tokens in self._served.items()}
+        _forget_oldest(self._served, SERVED_MAX)
+        if request.messages is not None:
+            key = _conversation(request, len(request.messages))
+            self._homes.pop(key, None)
+            self._homes[key] = node
+            _forget_oldest(self._homes, CONVERSATIONS_MAX)
+
+
+def _turns_before(request: GenerateRequest) -> int:
+    """How many messages the request before this one had: all but its answer and what follows."""
+    return max(0, len(request.messages or ()) - 2)
+
+
+def _conversation(request: GenerateRequest, messages: int) -> bytes:
+    """Names the first so many messages of a conversation with a model."""
+    digest = hashlib.blake2b(request.model.encode(), digest_size=16)
+    for message in (request.messages or ())[:messages]:
+        for part in (message.role, message.content):
+            data = part.encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()
+
+
+def _forget_oldest(known: dict[_Key, _Value], most: int) -> None:
+    if len(known) > most:
+        del known[next(iter(known))]

@@ -1,0 +1,228 @@
+"""The one place for what the control socket may ask about trust: grant, revoke, list invites."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from meshd.control import Handler, argument
+from meshd.failures import ExitCode, UserError
+from meshd.trust.decisions import Decider, Decisions
+from meshd.view import View
+from protocol.authority import Authority
+from protocol.identity import NodeId, key_text
+from protocol.issuing import Turn, make_grant, make_revocation
+from protocol.records import NO_ACT, Invite, Revocation, Role, Target
+
+SPREAD_S: Final = 2.0
+"""What must be known before a revocation gets so much time to go round."""
+ID_CHARS_MIN: Final = 8
+SHOWN_MAX: Final = 100
+
+_TOO_NEAR: Final = (
+    "{} is as near to the root key as the admin here, or nearer, and equals do not revoke each "
+    "other: do it where the root key is, or on the machine of whoever made that one an admin"
+)
+
+
+class TrustCommands:
+    """Handlers by name, for `serve_control`."""
+
+    def __init__(
+        self,
+        own: NodeId,
+        authority: Authority,
+        view: View,
+        decisions: Decisions,
+        note: Callable[..., None],
+    ) -> None:
+        """`note` writes to the audit log."""
+        self._note = note
+        self._own = own
+        self._authority = authority
+        self._view = view
+        self._decisions = decisions
+
+    def handlers(self) -> dict[str, Handler]:
+        """What may be asked."""
+        return {"grant": self.grant, "revoke": self.revoke, "invites": self.invites}
+
+    async def invites(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All invites of the mesh: `{"invites": [...]}`, the newest first."""
+        del arguments
+        rows = [self._row(invite) for invite in self._authority.invites()]
+        return {"invites": sorted(rows, key=lambda row: -int(row["expires_at"]))}
+
+    def _row(self, invite: Invite) -> Mapping[str, Any]:
+        return {
+            "invite": key_text(invite.key),
+            "role": invite.role.name.lower(),
+            "owner": invite.owner,
+            "trusted": invite.is_trusted,
+            "uses": invite.uses,
+            "used": self._authority.slots_taken(invite.key),
+            "expires_at": invite.expires_at_s,
+            "issuer": self._name(invite.issuer),
+            "revoked": self._authority.revocation_of(invite.key, Target.INVITE) is not None,
+        }
+
+    def _name(self, key: bytes) -> str:
+        """Who has a key, for people."""
+        return "root" if self._authority.level_of(key) == 0 else self._view.name(NodeId(key))
+
+    async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Make a member an admin: `{"node", "name"}`.
+
+        It is let in again by the key that grants: what it decides later must not rest on whoever
+        happened to admit it, whom it may have to revoke one day.
+        """
+        node = self._node(argument(arguments, "node", str))
+        decider = self._decisions.decider()
+        admission = self._authority.admission(node)
+        if admission is None or decider.key == node:
+            raise UserError(f"{self._view.name(node)} is an admin already")
+        if self._authority.role_of(node) is Role.ADMIN and admission.admitter == decider.key:
+            raise UserError(f"{self._view.name(node)} is an admin already")
+        again = self._decisions.admit_again(decider, admission)
+        if not self._authority.is_counting(again.wire):
+            await self._decisions.put(again)
+        grant = self._decisions.sign(
+            decider,
+            lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
+        )
+        await self._decisions.put(grant)
+        self._note("admin.granted", node=key_text(node))
+        return {"node": key_text(node), "name": self._view.name(node)}
+
+    async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take back a membership or an invite: `{"kind", "id", "evicted": [names],
+        "restored": [names]}`.
+
+        Without `cascade` stay those who came by it, or were let in by it, before.
+        """
+        text = argument(arguments, "subject", str)
+        is_cascade = bool(arguments.get("cascade"))
+        invites = [i for i in self._authority.invites() if _means(text, i.key)]
+        nodes = self._nodes(text)
+        if len(nodes) + len(invites) != 1:
+            raise self._not_one(text, nodes, invites)
+        if invites:
+            return await self._revoke_invite(invites[0], is_cascade=is_cascade)
+        return await self._revoke_node(nodes[0], is_cascade=is_cascade)
+
+    async def _revoke_invite(self, invite: Invite, *, is_cascade: bool) -> Mapping[str, Any]:
+        slot = 0 if is_cascade else self._authority.last_slot(invite.key)
+        decider = self._decisions.decider()
+        if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
+            raise UserError(_TOO_NEAR.format("the issuer of that invite"))
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=Target.INVITE,
+                subject=invite.key,
+                turn=turn,
+                honoured_slot=slot,
+            )
+
+        return await self._put(decider, make, is_cascade=is_cascade)
+
+    async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
+        if node == self._own:
+            raise UserError("a node does not revoke itself; meshd leave gives its membership up")
+        decider = self._decisions.decider()
+        is_admin = self._authority.may_issue(node)
+        if is_admin and self._authority.level_of(node) <= self._authority.level_of(decider.key):
+            raise UserError(_TOO_NEAR.format(self._view.name(node)))
+        if not is_cascade:
+            await self._keep_guests(decider, node)
+        honoured = NO_ACT if is_cascade else self._authority.last_act(node)
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=Target.NODE,
+                subject=node,
+                turn=turn,
+                honoured_act=honoured,
+            )
+
+        return await self._put(decider, make, is_cascade=is_cascade)
+
+    async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
+        """Let in again whom `node` let in, so that they stay; and give that time to go round."""
+        guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
+        again = [self._decisions.admit_again(decider, guest) for guest in guests]
+        unknown = [a for a in again if not self._authority.is_counting(a.wire)]
+        for admission in unknown:
+            await self._decisions.put(admission)
+        if unknown:
+            await trio.sleep(SPREAD_S)
+
+    async def _put(
+        self,
+        decider: Decider,
+        make: Callable[[Turn], Revocation],
+        *,
+        is_cascade: bool,
+    ) -> Mapping[str, Any]:
+        """Revoke, unless that does to others what nobody asked for."""
+        members = self._authority.members()
+        revocation = make(self._authority.next_turn(decider.key))
+        trial = self._decisions.try_out(revocation)
+        evicted = [node for node in members if trial.admission(node) is None]
+        if self._own in evicted:
+            raise UserError(
+                "that would take this very node out of the mesh, for its own membership rests on "
+                "that: decide on another admin's machine, or where the root key is"
+            )
+        others = [self._view.name(node) for node in evicted if node != revocation.subject]
+        if others and not is_cascade:
+            raise UserError(
+                f"others would go with it: {', '.join(others[:8])}; if that is meant: --cascade"
+            )
+        restored = [node for node in trial.members() if self._authority.admission(node) is None]
+        answer = {
+            "kind": revocation.target.name.lower(),
+            "id": key_text(revocation.subject),
+            "evicted": [self._view.name(node) for node in evicted],
+            "restored": [self._view.name(node) for node in restored],
+        }
+        await self._decisions.put(self._decisions.sign(decider, make))
+        self._note(
+            "revocation.made",
+            target=revocation.target.name.lower(),
+            subject=key_text(revocation.subject),
+            evicted=len(evicted),
+        )
+        return answer
+
+    # ---- who is meant ----
+
+    def _node(self, text: str) -> NodeId:
+        """The member that a name or id means. Raises UserError."""
+        nodes = self._nodes(text)
+        if len(nodes) != 1:
+            raise self._not_one(text, nodes, [])
+        return nodes[0]
+
+    def _nodes(self, text: str) -> list[NodeId]:
+        members = self._authority.members()
+        exact = [n for n in members if key_text(n) == text.lower()]
+        return exact or [n for n in members if self._view.name(n) == text or _means(text, n)]
+
+    def _not_one(self, text: str, nodes: list[NodeId], invites: list[Invite]) -> UserError:
+        if not nodes and not invites:
+            return UserError(
+                f"no member and no invite is called {text[:64]!a}: give a name or an id (or its "
+                f"first {ID_CHARS_MIN} characters) from meshd nodes --all or meshd invites",
+                ExitCode.WRONG_USAGE,
+            )
+        ids = [key_text(n) for n in nodes] + [key_text(i.key) for i in invites]
+        return UserError(f"{text[:64]!a} means several: {', '.join(ids[:8])}; give one of the ids")
+
+
+def _means(text: str, key: bytes) -> bool:
+    return len(text) >= ID_CHARS_MIN and key_text(key).startswith(text.lower())

@@ -1,0 +1,338 @@
+"""The one place that decides which records count: a function of the set of records, and nothing
+else, so that whoever holds the same records agrees, in whatever order they came.
+
+Power comes level by level. Level 0 is the root key. What the issuers of one level have done decides
+who issues acts on the next one, and what of that holds; nobody's act bears on his own level or one
+above it. So there is nothing to search and nothing to grind, and an admin is revoked only by those
+nearer to the root. Of several revocations of one subject those nearest to the root count, of these
+the issuer's with the lowest key, and of this one's the last.
+Memberships come after that: those that the root and admins gave out, nearest first, then those of
+members that may admit, round by round. Where two exclude each other (one slot, one node, one invite
+key) the earlier stays, of two at once the lower name. What does not count bears on nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from protocol.identity import NodeId
+from protocol.records import (
+    NO_ACT,
+    Act,
+    Admission,
+    ApiKey,
+    Grant,
+    Invite,
+    Record,
+    Revocation,
+    Role,
+    Target,
+    record_name,
+    signer_of,
+)
+
+LEVELS_MAX: Final = 16
+"""So far from the root key nobody has power: each level is a walk over what waits for it."""
+ROUNDS_MAX: Final = 256
+"""Workers let in by workers, in a row."""
+
+
+@dataclasses.dataclass(slots=True)
+class Standing:
+    """What follows from a set of records. Many simulated nodes of one mesh may share it."""
+
+    counting: dict[bytes, Record] = dataclasses.field(default_factory=dict)
+    """By their wires, premises first."""
+    levels: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    """Who may issue acts, and how far each is from the root (0)."""
+    invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
+    admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
+    """Also of revoked members: what they did before may rest on theirs."""
+    rounds: dict[NodeId, int] = dataclasses.field(default_factory=dict)
+    """When each was let in: by whom has power 0, by these 1, and so on."""
+    slots: dict[tuple[bytes, int], NodeId] = dataclasses.field(default_factory=dict)
+    grants: dict[NodeId, Grant] = dataclasses.field(default_factory=dict)
+    """The one nearest to the root of each subject."""
+    api_keys: dict[bytes, ApiKey] = dataclasses.field(default_factory=dict)
+    revocations: dict[tuple[Target, bytes], Revocation] = dataclasses.field(default_factory=dict)
+    """By what is revoked; the one that has effect of several. One that names an API key, or an
+    invite, does nothing to a node whose key has the same bytes.
+    """
+    honoured: dict[bytes, dict[bytes, None]] = dataclasses.field(default_factory=dict)
+    """Of revoked nodes: the names of their acts that hold."""
+    slot_limits: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    """Of revoked invites: the last slot that holds."""
+    signers: dict[bytes, None] = dataclasses.field(default_factory=dict)
+    """Of acts and admissions that count, revocations not among them."""
+    is_shared: bool = False
+
+    def copy(self) -> "Standing":
+        """To be changed."""
+        copied = Standing()
+        for field in dataclasses.fields(self):
+            if field.name != "is_shared":
+                setattr(copied, field.name, dict(getattr(self, field.name)))
+        return copied
+
+    def holds(self, record: Record) -> bool:
+        """Whether no revocation of its signer, or of its invite, speaks against a record."""
+        honoured = self.honoured.get(signer_of(record))
+        if isinstance(record, Admission):
+            limit = self.slot_limits.get(record.proof.invite_key)
+            return honoured is None and (limit is None or record.slot <= limit)
+        return honoured is None or record_name(record) in honoured
+
+    def links(self, record: Record) -> bool:
+        """Whether it is an act, of one who is revoked, by which earlier ones of his hold."""
+        is_act = not isinstance(record, Admission)
+        return is_act and record_name(record) in self.honoured.get(signer_of(record), ())
+
+    def supports(self, record: Record) -> bool:
+        """Whether a record that contradicts nothing would count."""
+        match record:
+            case Admission():
+                invite = self.invites.get(record.proof.invite_key)
+                if invite is None or not fits(record, invite):
+                    return False
+                return self.may_admit(record) and self.holds(record)
+            case Revocation():
+                return record.issuer in self.levels and self.holds(record)
+            case _:
+                return record.issuer in self.levels and self.holds(record)
+
+    def may_admit(self, admission: Admission) -> bool:
+        """Whether its admitter may let such a one in: admins are let in by admins only."""
+        if admission.admitter in self.levels:
+            return True
+        admitter = NodeId(admission.admitter)
+        held = self.admissions.get(admitter)
+        if held is None or not held.role.may_admit or admission.role is Role.ADMIN:
+            return False
+        return self.rounds[admitter] < ROUNDS_MAX
+
+    def permits(self, revocation: Revocation) -> bool:
+        """Whether its subject is farther from the root than its issuer; an invite may be as near
+        as the issuer's own, for it makes none nearer than the next level.
+        """
+        level = self.levels[revocation.issuer]
+        match revocation.target:
+            case Target.NODE:
+                return self.levels.get(revocation.subject, level + 1) > level
+            case Target.INVITE:
+                invite = self.invites.get(revocation.subject)
+                return invite is None or self.levels[invite.issuer] >= level
+            case _:
+                return True
+
+    def count(self, record: Record) -> None:
+        """Let a record count."""
+        self.counting[record.wire] = record
+        if not isinstance(record, Revocation):
+            self.signers[signer_of(record)] = None
+
+    def is_revoked(self, node: bytes) -> bool:
+        """Whether a node's membership was taken back."""
+        return (Target.NODE, node) in self.revocations
+
+    def members(self) -> Iterator[NodeId]:
+        """Everybody who is admitted and not revoked."""
+        return (node for node in self.admissions if not self.is_revoked(node))
+
+    def place_of(self, admission: Admission) -> tuple[int, int, bytes]:
+        """Of two admissions that exclude each other the one with the lower place stays."""
+        level = self.levels.get(admission.admitter)
+        if level is not None:
+            return 0, level, record_name(admission)
+        return 1, self.rounds[NodeId(admission.admitter)], record_name(admission)
+
+    def confirms(self, admission: Admission) -> bool:
+        """Whether somebody with power lets in again, in its own slot, who is in already: so that it
+        stays when its admitter is revoked.
+        """
+        held = self.admissions.get(admission.node)
+        if held is None or admission.admitter not in self.levels:
+            return False
+        return (held.proof.invite_key, held.slot) == (admission.proof.invite_key, admission.slot)
+
+    def is_free(self, admission: Admission) -> bool:
+        """Whether neither the node nor the slot has an admission that stands."""
+        slot = (admission.proof.invite_key, admission.slot)
+        return admission.node not in self.admissions and slot not in self.slots
+
+    def enter(self, admission: Admission) -> None:
+        """Let an admission count that has all its premises."""
+        self.count(admission)
+        self.admissions[admission.node] = admission
+        self.slots[admission.proof.invite_key, admission.slot] = admission.node
+        admitter = NodeId(admission.admitter)
+        self.rounds[admission.node] = (
+            0 if admission.admitter in self.levels else self.rounds[admitter] + 1
+        )
+
+    def premises(self, node: NodeId, count_max: int) -> tuple[bytes, ...]:
+        """The records that a membership rests on, premises first, its own last; at most so many,
+        those nearest to it.
+        """
+        found: dict[bytes, Record] = {}
+        wanted = self._of_key(node)
+        for record in wanted:  # grows while it is walked; what was found is not walked again
+            if record.wire not in found and len(found) < count_max:
+                found[record.wire] = record
+                wanted.extend(self._under(record))
+        return tuple(wire for wire in self.counting if wire in found) if found else ()
+
+    def _of_key(self, key: bytes) -> list[Record]:
+        """What makes a key what it is."""
+        held = self.admissions.get(NodeId(key)), self.grants.get(NodeId(key))
+        return [record for record in held if record is not None]
+
+    def _under(self, record: Record) -> list[Record]:
+        """What a record rests on."""
+        signer = self._of_key(signer_of(record))
+        if not isinstance(record, Admission):
+            return signer
+        return [self.invites[record.proof.invite_key], *signer]
+
+
+def fits(admission: Admission, invite: Invite) -> bool:
+    """Whether an admission is one that its invite allows."""
+    return admission.role is invite.role and admission.slot <= invite.uses
+
+
+def _precedence(revocation: Revocation) -> tuple[bytes, int, bytes]:
+    """An issuer's last word counts; of several issuers, the one with the lowest key has it."""
+    return revocation.issuer, -revocation.act, record_name(revocation)
+
+
+def judge(root: bytes, records: Iterable[Record]) -> Standing:
+    """Everything that follows from these records, whose signatures hold."""
+    return _Judge(records).judge(root)
+
+
+class _Judge:
+    """All records, by what they need, and what follows from them."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._acts: dict[bytes, list[Act]] = {}
+        self._admissions: dict[bytes, list[Admission]] = {}
+        self._of_admins: list[Admission] = []
+        """Those that make admins."""
+        self._previous: dict[tuple[bytes, bytes], bytes] = {}
+        """Of each act by its issuer and name: the name of the one before."""
+        self._standing = Standing()
+        for record in records:
+            if not isinstance(record, Admission):
+                self._acts.setdefault(record.issuer, []).append(record)
+                self._previous[record.issuer, record_name(record)] = record.previous
+            elif record.role is Role.ADMIN:
+                self._of_admins.append(record)
+            else:
+                self._admissions.setdefault(record.admitter, []).append(record)
+        self._of_admins.sort(key=record_name)
+
+    def judge(self, root: bytes) -> Standing:
+        """Level by level, then round by round."""
+        standing = self._standing
+        standing.levels[root] = level = 0
+        issuers = [root]
+        while issuers:
+            signed = [act for issuer in issuers for act in self._acts.get(issuer, ())]
+            acts = sorted(filter(standing.holds, signed), key=record_name)
+            revocations = [act for act in acts if isinstance(act, Revocation)]
+            for revocation in sorted(revocations, key=_precedence):
+                self._revoke(revocation)
+            raised = [node for act in acts for node in self._do(act)]
+            raised += self._made_admins()
+            level += 1
+            issuers = list(dict.fromkeys(n for n in raised if n not in standing.levels))
+            issuers = issuers if level < LEVELS_MAX else []
+            standing.levels.update(dict.fromkeys(issuers, level))
+        self._admit_all()
+        return standing
+
+    def _revoke(self, revocation: Revocation) -> None:
+        """It counts in any case, for its issuer's later acts name it; and if it is one that its
+        issuer may make, it has its effect.
+        """
+        standing, subject = self._standing, revocation.subject
+        standing.count(revocation)
+        about = revocation.target, subject
+        if about in standing.revocations or not standing.permits(revocation):
+            return
+        standing.revocations[about] = revocation
+        if revocation.target is Target.NODE:
+            standing.honoured[subject] = self._chain(subject, revocation.honoured_act)
+        elif revocation.target is Target.INVITE:
+            standing.slot_limits[subject] = revocation.honoured_slot
+
+    def _chain(self, issuer: bytes, name: bytes) -> dict[bytes, None]:
+        """An act and all before it, as far back as they are known."""
+        names: dict[bytes, None] = {}
+        while name != NO_ACT and name not in names:
+            names[name] = None
+            name = self._previous.get((issuer, name), NO_ACT)
+        return names
+
+    def _do(self, act: Act) -> list[bytes]:
+        """Let an act count that holds; whom it raises."""
+        standing = self._standing
+        match act:
+            case Revocation():
+                return []
+            case Invite():
+                standing.invites.setdefault(act.key, act)
+            case Grant():
+                standing.grants.setdefault(act.subject, act)
+            case ApiKey():
+                standing.api_keys.setdefault(act.key_hash, act)
+        standing.count(act)
+        return [act.subject] if isinstance(act, Grant) else []
+
+    def _made_admins(self) -> list[bytes]:
+        """Let in, as far as powers go by now, who comes as an admin."""
+        standing = self._standing
+        made: list[bytes] = []
+        waiting: list[Admission] = []
+        for admission in self._of_admins:
+            if not standing.supports(admission):
+                waiting.append(admission)
+            elif standing.is_free(admission):
+                standing.enter(admission)
+                made.append(admission.node)
+            elif standing.confirms(admission):
+                standing.count(admission)
+        self._of_admins = waiting
+        return made
+
+    def _admit_all(self) -> None:
+        standing = self._standing
+        for level_of_admitter in sorted(dict.fromkeys(standing.levels.values())):
+            given = [
+                admission
+                for key, level in standing.levels.items()
+                if level == level_of_admitter
+                for admission in self._admissions.get(key, ())
+            ]
+            self._admit(given)
+        admitters = list(standing.admissions)
+        while admitters:
+            before = len(standing.admissions)
+            self._admit(
+                [
+                    admission
+                    for node in admitters
+                    if node not in standing.levels
+                    for admission in self._admissions.get(node, ())
+                ]
+            )
+            admitters = list(standing.admissions)[before:]
+
+    def _admit(self, given: list[Admission]) -> None:
+        standing = self._standing
+        for admission in sorted(given, key=record_name):
+            if not standing.supports(admission):
+                continue
+            if standing.is_free(admission):
+                standing.enter(admission)
+            elif standing.confirms(admission):
+                standing.count(admission)

@@ -1,0 +1,54 @@
+"""The one place that fills llama.cpp's batch: which tokens one decode works on, and for whom."""
+
+from collections.abc import Iterable, Sequence
+
+from runtimes.llama.bindings import Bindings, Handle
+
+
+class Batch:
+    """The tokens of one `llama_decode`. Reused for every step."""
+
+    def __init__(self, bindings: Bindings, tokens_max: int) -> None:
+        self._llama = bindings
+        self._tokens_max = tokens_max
+        self._batch = bindings.llama_batch_init(tokens_max, 0, 1)
+
+    def clear(self) -> None:
+        """Begin a new batch."""
+        self._batch.n_tokens = 0
+
+    def add(
+        self, sequence: int, position: int, tokens: Iterable[int], *, wants_logits: bool
+    ) -> int:
+        """Add tokens of a sequence from `position` on; `wants_logits` of the last of them.
+
+        Returns the row of the last one, by which its logits are found.
+        """
+        batch = self._batch
+        row = batch.n_tokens
+        for token in tokens:
+            assert row < self._tokens_max
+            batch.token[row] = token
+            batch.pos[row] = position
+            batch.n_seq_id[row] = 1
+            batch.seq_id[row][0] = sequence
+            batch.logits[row] = 0
+            position += 1
+            row += 1
+        batch.n_tokens = row
+        batch.logits[row - 1] = int(wants_logits)
+        return int(row - 1)
+
+    def decode(self, context: Handle) -> int:
+        """Run the model over the batch; llama.cpp's code, 0 when all is well, 1 without room."""
+        return int(self._llama.llama_decode(context, self._batch))
+
+
+def fair_shares(needs: Sequence[int], room: int) -> list[int]:
+    """Share `room` out: who needs less than an equal part leaves the rest to the others."""
+    shares = [0] * len(needs)
+    smallest_first = sorted(range(len(needs)), key=lambda index: needs[index])
+    for place, index in enumerate(smallest_first):
+        shares[index] = min(needs[index], room // (len(needs) - place))
+        room -= shares[index]
+    return shares

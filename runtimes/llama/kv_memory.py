@@ -1,0 +1,189 @@
+"""The one place that knows what lies in llama.cpp's KV cache: whose tokens, in how many cells.
+
+A sequence that runs holds its tokens' cells. One that has ended is kept while there is room, so
+that a later prompt with the same beginning need not be decoded again; the least recently used one
+goes first. In the shared layout all sequences lie in one pool of cells and a common beginning is
+stored once. In the other layout each has a stream of its own, whose cells depend on nothing else.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from runtimes.llama.bindings import Bindings, Handle
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Held:
+    """One sequence's part of the cache."""
+
+    number: int
+    """llama.cpp's sequence id."""
+    reusable: int
+    """Of the tokens from the front, how many another prompt may start from."""
+    expected: int = 0
+    """So many tokens it will have soon: this room is promised to it."""
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    """The token ids in it; the place in the list is the position."""
+    cells: list[int] = dataclasses.field(default_factory=list)
+    """A name for the cell of each; sequences that share a cell have the same name."""
+
+
+class KvMemory:
+    """The KV cache of one context."""
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        memory: Handle,
+        *,
+        cells: int,
+        sequences: int,
+        is_shared: bool,
+        can_cut: bool = True,
+        unit: int = 1,
+    ) -> None:
+        """`cells` in all where they are shared, else for each of `sequences`.
+
+        `can_cut`: whether a sequence can lose its end (models with a recurrent state cannot).
+        What is reused is a multiple of `unit` tokens.
+        """
+        self._llama = bindings
+        self._memory = memory
+        self._cells = cells
+        self._is_shared = is_shared
+        self._can_cut = can_cut
+        self._unit = unit
+        self._free_numbers = list(reversed(range(sequences)))
+        self._running: list[Held] = []
+        self._kept: list[Held] = []
+        """The least recently used first."""
+        self._users: dict[int, int] = {}
+        """For each cell in use, how many sequences use it."""
+        self._next_cell = 0
+
+    @property
+    def free_cells(self) -> int:
+        """Cells that nobody uses, of a pool that is shared."""
+        return self._cells - len(self._users)
+
+    def take(self, tokens: Sequence[int], *, prompt_tokens: int, margin: int = 0) -> Held | None:
+        """A place for a sequence that will hold `tokens`, with what is there of them already.
+
+        The last token is never there, so that something is left to decode. None: there is no
+        room for them and `margin` more, even without all that is kept.
+        """
+        source, common = self._longest_beginning(tokens)
+        whole = min(len(tokens) + margin, self._cells)
+        if self._is_shared:
+            promised = sum(max(0, held.expected - len(held.tokens)) for held in self._running)
+            running = {cell for held in self._running for cell in held.cells}
+            needed = whole + promised
+            if needed - (common if source in self._running else 0) > self._cells - len(running):
+                return None  # what is kept is not forgotten in vain
+            if not self.make_room(needed - common, spare=source):
+                source, common = None, 0
+                if not self.make_room(needed):
+                    return None
+        if source is None:
+            held = self._begin()
+        elif source in self._kept and (not self._is_shared or common == len(source.tokens)):
+            held = self._take_over(source, common)
+        else:
+            held = self._share(source, common)
+        held.reusable = prompt_tokens if self._unit > 1 else 2**31
+        held.expected = whole
+        self._running.append(held)
+        return held
+
+    def grow(self, held: Held, tokens: Iterable[int]) -> None:
+        """`tokens` have been decoded behind what `held` has."""
+        for token in tokens:
+            held.tokens.append(token)
+            held.cells.append(self._next_cell)
+            self._users[self._next_cell] = 1
+            self._next_cell += 1
+
+    def release(self, held: Held, *, keep: bool) -> None:
+        """The sequence runs no more; keep its tokens for later prompts, or remove exactly them."""
+        self._running.remove(held)
+        if keep and held.tokens:
+            self._kept.append(held)
+        else:
+            self._remove(held)
+
+    def make_room(self, cells: int, *, spare: Held | None = None) -> bool:
+        """Forget kept sequences, except `spare`, until so many cells are free."""
+        for held in list(self._kept):
+            if self.free_cells >= cells:
+                break
+            if held is not spare:
+                self._kept.remove(held)
+                self._remove(held)
+        return self.free_cells >= cells
+
+    def _longest_beginning(self, tokens: Sequence[int]) -> tuple[Held | None, int]:
+        best, best_length = None, 0
+        for held in [*self._kept, *(self._running if self._is_shared and self._can_cut else ())]:
+            length = common_length(held.tokens, tokens)
+            if not self._can_cut and length < len(held.tokens):
+                continue
+            length = min(length, held.reusable, len(tokens) - 1) // self._unit * self._unit
+            if not self._can_cut and length < len(held.tokens):
+                continue
+            if length >= best_length and length > 0:  # of equals the one used last
+                best, best_length = held, length
+        return best, best_length
+
+    def _take_over(self, source: Held, common: int) -> Held:
+        self._kept.remove(source)
+        if common == len(source.tokens):
+            return source
+        if not self._llama.llama_memory_seq_rm(self._memory, source.number, common, -1):
+            self._remove(source)
+            return self._begin()
+        self._leave_cells(source.cells[common:])
+        del source.tokens[common:], source.cells[common:]
+        return source
+
+    def _share(self, source: Held, common: int) -> Held:
+        """A sequence that begins with the same cells as `source`, which stays."""
+        if source in self._kept:  # used last from now on, and not to be forgotten now
+            self._kept.remove(source)
+            self._kept.append(source)
+        held = self._begin()
+        self._llama.llama_memory_seq_cp(self._memory, source.number, held.number, 0, common)
+        held.tokens = source.tokens[:common]
+        held.cells = source.cells[:common]
+        for cell in held.cells:
+            self._users[cell] += 1
+        return held
+
+    def _begin(self) -> Held:
+        """An empty sequence. There are numbers for one more than can run, with one kept."""
+        if not self._free_numbers:
+            self._remove(self._kept.pop(0))
+        return Held(self._free_numbers.pop(), 0)
+
+    def _remove(self, held: Held) -> None:
+        self._llama.llama_memory_seq_rm(self._memory, held.number, -1, -1)
+        self._leave_cells(held.cells)
+        self._free_numbers.append(held.number)
+
+    def _leave_cells(self, cells: Iterable[int]) -> None:
+        for cell in cells:
+            if self._users[cell] == 1:
+                del self._users[cell]
+            else:
+                self._users[cell] -= 1
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """With how many equal items two lists begin."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:  # slices are compared in C: faster than item by item
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

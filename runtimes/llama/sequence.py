@@ -1,0 +1,88 @@
+"""The one place for one request on its way through the engine: its tokens, its text, its end."""
+
+import dataclasses
+
+from runtimes.completion_text import CompletionText
+from runtimes.llama.frames import Ended, Prefilled, Tokens
+from runtimes.llama.kv_memory import Held
+from runtimes.llama.model import LoadedModel
+from runtimes.llama.sampler import Sampler
+
+StepResult = Prefilled | Tokens | Ended
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """One open request."""
+
+    request: int
+    tokens: list[int]
+    """Prompt, continued and sampled ones: everything that is known."""
+    prompt_tokens: int
+    tokens_max: int
+    """New tokens at most."""
+    sampler: Sampler
+    text: CompletionText
+    held: Held | None = None
+    """Its part of the KV cache; None while it waits for room."""
+    cached_tokens: int | None = None
+    """Prompt tokens that need not be decoded; None before it first had room."""
+    completion_tokens: int = 0
+    ending: str = ""
+    """Why it is over, if it is."""
+
+    @property
+    def decoded(self) -> int:
+        """Tokens that the context has seen; the position of the next."""
+        return 0 if self.held is None else len(self.held.tokens)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the context has not seen."""
+        return len(self.tokens) - self.decoded
+
+    def continue_from(self, model: LoadedModel, continued: tuple[int, ...], room: int) -> None:
+        """Take in tokens that were generated elsewhere, as if they had been sampled here.
+
+        `room`: how many more the context holds.
+        """
+        for token in continued:
+            is_end = model.is_end(token)
+            if not is_end:
+                self.text.push(model.piece(token))
+            if is_end or self.text.stopped:
+                self.ending = "stop"
+        if not self.ending and room < 1:
+            self.ending = "length"
+
+    def push(self, model: LoadedModel, token: int | None) -> Tokens | None:
+        """Add a sampled token and see whether it was the last; None: there can be none.
+
+        Then the turn ends as if the model had ended it. Returns what to tell of it.
+        """
+        if token is None:
+            self.ending = "stop"
+            if not model.end_tokens:
+                return None
+            token = model.end_tokens[0]
+        self.completion_tokens += 1
+        self.tokens.append(token)
+        is_end = model.is_end(token)
+        text = "" if is_end else self.text.push(model.piece(token))
+        if is_end or self.text.stopped:
+            self.ending = "stop"
+        elif self.completion_tokens >= self.tokens_max:
+            self.ending = "length"
+        if self.ending:
+            text += self.text.finish()
+        return Tokens(request=self.request, token_ids=(token,), text=text)
+
+    def ended(self) -> Ended:
+        """The last word."""
+        return Ended(
+            request=self.request,
+            finish_reason=self.ending,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens or 0,
+        )

@@ -1,0 +1,1 @@
+"""Attacks on real daemons: each file is one kind of attacker."""

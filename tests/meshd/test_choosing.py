@@ -1,0 +1,120 @@
+"""What this node learns from its requests, and who is asked next because of it."""
+
+import random
+
+import pytest
+
+from meshd import choosing as under_test
+from meshd.answer import RequestOptions
+from meshd.choosing import Choosing, Timing
+from meshd.trust.api_keys import KeyPolicy, Priority
+from protocol.identity import NodeId
+from protocol.messages import Load
+from protocol.policies import POLICIES
+from protocol.routing import Candidate
+from runtimes.base import ChatMessage, GenerateRequest
+
+ONE, TWO = NodeId(b"1" * 32), NodeId(b"2" * 32)
+OPTIONS = RequestOptions(request_id="r")
+
+
+class House:
+    """A Choosing with a clock of its own, and two candidates that are alike."""
+
+    def __init__(self, policy: str = "fastest") -> None:
+        self.now = 0.0
+        self.choosing = Choosing(random.Random(1), lambda: self.now, policy)
+
+    def first(self, request: GenerateRequest, options: RequestOptions = OPTIONS) -> set[NodeId]:
+        """Who comes first, over many draws."""
+        candidates = [
+            Candidate(node=node, is_alive=True, load=Load(0, 0, 4), round_trip_ns=1_000_000)
+            for node in (ONE, TWO)
+        ]
+        return {self.choosing.rank(candidates, request, options)[0].node for _ in range(60)}
+
+    def answered(self, node: NodeId, request: GenerateRequest, *, token_ms: float = 10.0) -> None:
+        """It took so long for each token."""
+        timing = Timing(
+            prompt_tokens=100,
+            first_s=token_ms / 10,
+            output_tokens=100,
+            rest_s=99 * token_ms / 1000,
+        )
+        self.choosing.answered(node, request, timing)
+
+
+def _chat(*texts: str) -> GenerateRequest:
+    roles = ("user", "assistant") * len(texts)
+    turns = tuple(
+        ChatMessage(role=role, content=text) for role, text in zip(roles, texts, strict=False)
+    )
+    return GenerateRequest(model="m", messages=turns)
+
+
+def test_who_was_faster_is_asked_first() -> None:
+    """Learned of each model apart."""
+    house = House()
+    assert house.first(_chat("hi")) == {ONE, TWO}
+    house.answered(ONE, _chat("a"), token_ms=100.0)
+    house.answered(TWO, _chat("b"), token_ms=10.0)
+    assert house.first(_chat("hi")) == {TWO}
+    assert house.first(GenerateRequest(model="another", prompt="hi")) == {ONE, TWO}
+
+
+def test_who_failed_is_asked_last_for_a_while() -> None:
+    """Until it has cooled down, or has answered."""
+    house = House()
+    house.choosing.failed(ONE)
+    assert house.first(_chat("hi")) == {TWO}
+    house.now = 11.0
+    assert house.first(_chat("hi")) == {ONE, TWO}
+    house.choosing.failed(ONE)
+    house.answered(ONE, _chat("x"))
+    assert ONE in house.first(_chat("hi"))
+
+
+def test_a_conversation_goes_home() -> None:
+    """The next turn of a long one is asked where the one before was answered."""
+    house = House()
+    story = "once upon a time " * 2_000
+    house.answered(TWO, _chat(story))
+    house.answered(ONE, _chat("x"))
+    assert house.first(_chat(story, "the answer", "and then?")) == {TWO}
+    assert house.first(_chat(story + "!", "the answer", "and then?")) == {ONE, TWO}
+
+
+def test_a_request_may_name_its_policy() -> None:
+    """Each by its name; else the node's own."""
+    for name in POLICIES:
+        options = RequestOptions(request_id="r", ranking=name)
+        assert House().first(_chat("hi"), options) <= {ONE, TWO}
+    house = House("least_loaded")
+    house.answered(ONE, _chat("a"), token_ms=100.0)
+    house.answered(TWO, _chat("b"), token_ms=10.0)
+    assert house.first(_chat("hi")) == {ONE, TWO}
+    fastest = RequestOptions(request_id="r", ranking="fastest")
+    assert house.first(_chat("hi"), fastest) == {TWO}
+
+
+def test_priority_comes_from_the_key() -> None:
+    """What is not urgent leaves the fast node alone."""
+    house = House("priority_first")
+    house.answered(ONE, _chat("a"), token_ms=100.0)
+    house.answered(TWO, _chat("b"), token_ms=10.0)
+    low = KeyPolicy(name="batch", priority=Priority.LOW)
+    assert house.first(_chat("hi"), RequestOptions(request_id="r", policy=low)) == {ONE}
+    assert house.first(_chat("hi")) == {TWO}
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes."""
+    for table in ("FAILURES_MAX", "CONVERSATIONS_MAX", "SERVED_MAX"):
+        monkeypatch.setattr(under_test, table, 2)
+    house = House()
+    for number in range(5):
+        node = NodeId(bytes((number,)) * 32)
+        house.answered(node, _chat(str(number)))
+        house.choosing.failed(node)
+    remembered = house.choosing._failed, house.choosing._homes, house.choosing._served
+    assert [len(table) for table in remembered] == [2, 2, 2]

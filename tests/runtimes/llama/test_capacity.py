@@ -1,0 +1,42 @@
+"""How much runs at a time: as asked, else by model size and memory."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from runtimes.llama.capacity import Capacity, plan_capacity
+
+GIB = 2**30
+USUAL: dict[str, Any] = {
+    "context_tokens": 4096,
+    "parameters": 1_000_000_000,
+    "kv_bytes_per_token": 32 * 1024,
+    "memory_bytes": 16 * GIB,
+    "gpu": False,
+    "slots": None,
+    "kv_tokens": None,
+    "reproducible": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (8, 4 * 4096, 16, True)),
+        ({"parameters": 8_000_000_000}, (4, 4 * 4096, 8, True)),
+        ({"parameters": 8_000_000_000, "gpu": True}, (8, 4 * 4096, 16, True)),
+        ({"memory_bytes": GIB}, (8, 4096, 16, True)),
+        ({"memory_bytes": 0}, (8, 4 * 4096, 16, True)),
+        ({"slots": 2}, (2, 2 * 4096, 4, True)),
+        ({"slots": 64, "kv_tokens": 100_000}, (64, 100_000, 128, True)),
+        ({"kv_tokens": 16}, (8, 4096, 16, True)),
+        ({"reproducible": True}, (4, 4 * 4096, 4, False)),
+        ({"reproducible": True, "memory_bytes": GIB}, (1, 4096, 1, False)),
+        ({"reproducible": True, "slots": 6}, (6, 6 * 4096, 6, False)),
+    ],
+)
+def test_capacity(changes: dict[str, Any], expected: tuple[int, int, int, bool]) -> None:
+    """One full context always fits; memory and model size bound what nobody asked for."""
+    planned: Capacity = plan_capacity(**(USUAL | changes))
+    assert dataclasses.astuple(planned) == expected
