@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import types
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from runtimes.base import RuntimeFailure
 
@@ -57,12 +57,16 @@ def load_bindings() -> Bindings:
 class LogTail:
     """Takes llama.cpp's log and keeps its last warnings and errors."""
 
+    _installed: ClassVar[object] = None
+    """C holds no reference to what it calls, and calls it for as long as the process lives."""
+
     def __init__(self, bindings: Bindings) -> None:
         self._lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=LOG_LINES_KEPT)
         self._is_loud = os.environ.get(LOG_VARIABLE, "") not in ("", "0")
         self._level = 0
-        self._callback = bindings.llama_log_callback(self._take)  # C holds no reference to it
-        bindings.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = bindings.llama_log_callback(self._take)
+        bindings.llama_log_set(callback, ctypes.c_void_p(0))
+        LogTail._installed = callback
 
     def last_error(self) -> str:
         """The last line that was an error, else the last warning, else an empty string."""
