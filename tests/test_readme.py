@@ -102,14 +102,14 @@ WAYS = {
     "meshd root import": Way(
         machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
     ),
-    "meshd root remove": Way(
-        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
-    ),
     "meshd key create": Way(machine="alpha", more=("phone",), shows="meshd-sk-"),
     "meshd key list": Way(machine="alpha", shows="phone"),
     "meshd key revoke": Way(machine="alpha", more=("phone",), shows="phone"),
     "meshd leave": Way(machine="beta"),
     "meshd revoke": Way(machine="alpha", more=("beta",), shows="beta"),
+    "meshd root remove": Way(
+        machine="alpha", more=("root.pem", "--passphrase-file", "secret"), shows="mesh"
+    ),
 }
 """In the order in which they are run; alpha founds the mesh."""
 EVERYWHERE = {"--home DIR", "--json"}
