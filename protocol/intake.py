@@ -297,12 +297,11 @@ class Intake:
         """Forget who is no member any more, and what it said. What we ourselves are we still need
         to know: others may see it otherwise.
         """
-        is_own = node == self._crypto.node_id
-        is_revoked = self._authority.revocation_of(node) is not None
-        is_revoked = self._authority.is_revoked(node) if is_own else is_revoked
-        self._outbox.add(Evicted(node, is_revoked))
         if node == self._crypto.node_id:
+            self._outbox.add(Evicted(node, self._authority.is_revoked(node)))
             return
+        # Of others a look at their own will do: a cascade may take thousands at once.
+        self._outbox.add(Evicted(node, self._authority.revocation_of(node) is not None))
         self._membership.expel(node)
         self._offers.forget(node)
         self._knowledge.touch(node)

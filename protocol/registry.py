@@ -116,12 +116,10 @@ class Registry:
         """Of the admissions that a node had and that do not count: which revocations did that, of
         what they rest on, however far.
         """
-        keys = dict.fromkeys(self._void.ground_of(node))
-        walked = list(keys)
+        walked = self._void.ground_of(node)
         for key in walked:  # grows while it is walked
             if len(walked) < GROUND_MAX:
-                walked += [k for k in self._under(key) if k not in keys]
-                keys.update(dict.fromkeys(walked))
+                walked += [under for under in self._under(key) if under not in walked]
         found = [
             self._standing.revocations.get((target, key))
             for key in walked

@@ -17,7 +17,6 @@ from protocol.records import NO_ACT, Invite, Revocation, Role, Target
 SPREAD_S: Final = 2.0
 """What must be known before a revocation gets so much time to go round."""
 ID_CHARS_MIN: Final = 8
-SHOWN_MAX: Final = 100
 
 _TOO_NEAR: Final = (
     "{} is as near to the root key as the admin here, or nearer, and equals do not revoke each "
@@ -116,17 +115,9 @@ class TrustCommands:
         if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format("the issuer of that invite"))
 
-        def make(turn: Turn) -> Revocation:
-            return make_revocation(
-                decider.seed,
-                self._authority.mesh,
-                target=Target.INVITE,
-                subject=invite.key,
-                turn=turn,
-                honoured_slot=slot,
-            )
-
-        return await self._put(decider, make, is_cascade=is_cascade)
+        return await self._put(
+            decider, Target.INVITE, invite.key, is_cascade=is_cascade, honoured_slot=slot
+        )
 
     async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
         if node == self._own:
@@ -138,18 +129,9 @@ class TrustCommands:
         if not is_cascade:
             await self._keep_guests(decider, node)
         honoured = NO_ACT if is_cascade else self._authority.last_act(node)
-
-        def make(turn: Turn) -> Revocation:
-            return make_revocation(
-                decider.seed,
-                self._authority.mesh,
-                target=Target.NODE,
-                subject=node,
-                turn=turn,
-                honoured_act=honoured,
-            )
-
-        return await self._put(decider, make, is_cascade=is_cascade)
+        return await self._put(
+            decider, Target.NODE, node, is_cascade=is_cascade, honoured_act=honoured
+        )
 
     async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
         """Let in again whom `node` let in, so that they stay; and give that time to go round."""
@@ -164,37 +146,51 @@ class TrustCommands:
     async def _put(
         self,
         decider: Decider,
-        make: Callable[[Turn], Revocation],
+        target: Target,
+        subject: bytes,
         *,
         is_cascade: bool,
+        honoured_act: bytes = NO_ACT,
+        honoured_slot: int = 0,
     ) -> Mapping[str, Any]:
         """Revoke, unless that does to others what nobody asked for."""
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=target,
+                subject=subject,
+                turn=turn,
+                honoured_act=honoured_act,
+                honoured_slot=honoured_slot,
+            )
+
         members = self._authority.members()
-        revocation = make(self._authority.next_turn(decider.key))
-        trial = self._decisions.try_out(revocation)
+        trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)))
         evicted = [node for node in members if trial.admission(node) is None]
         if self._own in evicted:
             raise UserError(
                 "that would take this very node out of the mesh, for its own membership rests on "
                 "that: decide on another admin's machine, or where the root key is"
             )
-        others = [self._view.name(node) for node in evicted if node != revocation.subject]
+        others = [self._view.name(node) for node in evicted if node != subject]
         if others and not is_cascade:
             raise UserError(
                 f"others would go with it: {', '.join(others[:8])}; if that is meant: --cascade"
             )
         restored = [node for node in trial.members() if self._authority.admission(node) is None]
         answer = {
-            "kind": revocation.target.name.lower(),
-            "id": key_text(revocation.subject),
+            "kind": target.name.lower(),
+            "id": key_text(subject),
             "evicted": [self._view.name(node) for node in evicted],
             "restored": [self._view.name(node) for node in restored],
         }
         await self._decisions.put(self._decisions.sign(decider, make))
         self._note(
             "revocation.made",
-            target=revocation.target.name.lower(),
-            subject=key_text(revocation.subject),
+            target=target.name.lower(),
+            subject=key_text(subject),
             evicted=len(evicted),
         )
         return answer
