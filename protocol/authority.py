@@ -44,7 +44,9 @@ GRANTS_MAX: Final = 1_024
 REVOCATIONS_MAX: Final = 8_192
 API_KEYS_MAX: Final = 1_024
 SHARES: Final = 8
-"""No admin fills more than one part in so many of a table."""
+"""No admin of level 1, with all whom it made admins, fills more than one part in so many of a table;
+and of each table one part is the root key's alone.
+"""
 
 
 class Authority(Registry):
@@ -60,6 +62,7 @@ class Authority(Registry):
         """Checked, and still to be judged."""
         self._lost: list[Record] = []
         self._issued: Counter[tuple[bytes, type]] = Counter()
+        """Acts by branch and kind."""
 
     def add(self, wire: bytes, *, is_part: bool = False) -> list[Record]:
         """Take in a record; returns what counts newly because of it (waiting ones may follow it).
@@ -234,17 +237,22 @@ class Authority(Registry):
 
     def _has_room(self, record: Record) -> bool:
         """Where a table is full, what was there stays; a rival of what is there takes its place.
-        An admin has its own share of a table, so that it cannot keep others from deciding.
+        Nobody keeps others from deciding, whatever he decides, and whoever helps him.
         """
         standing = self._standing
         if isinstance(record, Admission):
             is_rival = not standing.is_free(record) and not standing.confirms(record)
             return is_rival or self._counts[Admission] < ADMISSIONS_MAX
-        kind = type(record)
+        kind, room = type(record), _tables()[type(record)]
         if record.issuer == self._root:
-            return self._issued[self._root, kind] < _tables()[kind]
-        own = self._issued[record.issuer, kind]
-        return own < max(_tables()[kind] // SHARES, 1) and self._counts[kind] < _tables()[kind]
+            return self._counts[kind] < room
+        share = max(room // SHARES, 1)
+        own = self._issued[self._branch_of(record.issuer), kind]
+        return own < share and self._counts[kind] < room - share
+
+    def _branch_of(self, issuer: bytes) -> bytes:
+        """The admin of level 1 to whom this one owes its power."""
+        return self._standing.branches.get(issuer, issuer)
 
     def _count_it(self, record: Record) -> list[Record]:
         """Let a record count that changes nothing else."""
@@ -269,7 +277,7 @@ class Authority(Registry):
     def _tally(self, record: Record) -> None:
         self._counts[type(record)] += 1
         if not isinstance(record, Admission):
-            self._issued[record.issuer, type(record)] += 1
+            self._issued[self._branch_of(record.issuer), type(record)] += 1
 
     def _adds_only(self, record: Record) -> bool:
         """Whether a record that is supported only adds to what stands, so that nothing else need be

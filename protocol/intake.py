@@ -61,6 +61,8 @@ JUDGMENTS_BURST: Final = 64
 """Frames with records over which all must be judged anew: so many of one sender at once ..."""
 JUDGMENTS_PER_S: Final = 1
 """... and then so many per second."""
+_STRANGERS: Final = NodeId(bytes(32))
+"""All who are not admitted, as far as we know, pay for judgments together: keys are cheap."""
 CORRECTIONS_BURST: Final = 32
 """Answers to one member's outdated accusations ..."""
 CORRECTIONS_PER_S: Final = 8
@@ -160,12 +162,13 @@ class Intake:
         if not is_record(wire):
             self.take(wire, now)
             return
-        if not self._judgments.has_room(sender, JUDGMENTS_BURST, now):
+        payer = sender if self._authority.admission(sender) is not None else _STRANGERS
+        if not self._judgments.has_room(payer, JUDGMENTS_BURST, now):
             raise Refused(DropReason.RATE_LIMITED, "records to be judged")
         was_settled = self._authority.is_settled
         self._spread(self._authority.add(wire, is_part=True))
         if was_settled and not self._authority.is_settled:
-            self._judgments.spend(sender, now)
+            self._judgments.spend(payer, now)
 
     def _is_known(self, wire: bytes) -> bool:
         """Whether this very item is in force here already, as most of what gossip brings is.

@@ -45,6 +45,10 @@ class Standing:
     """By their wires, premises first."""
     levels: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """Who may issue acts, and how far each is from the root (0)."""
+    branches: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    """Through which admin of level 1 each of them came to it, of several the lowest key; the root
+    through itself.
+    """
     invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
     admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
     """Also of revoked members: what they did before may rest on theirs."""
@@ -234,6 +238,7 @@ class _Judge:
         """Level by level, then round by round."""
         standing = self._standing
         standing.levels[root] = level = 0
+        standing.branches[root] = root
         issuers = [root]
         while issuers:
             signed = [act for issuer in issuers for act in self._acts.get(issuer, ())]
@@ -241,14 +246,25 @@ class _Judge:
             revocations = [act for act in acts if isinstance(act, Revocation)]
             for revocation in sorted(revocations, key=_precedence):
                 self._revoke(revocation)
-            raised = [node for act in acts for node in self._do(act)]
+            for act in acts:
+                self._do(act)
+            raised = [(act.subject, act.issuer) for act in acts if isinstance(act, Grant)]
             raised += self._made_admins()
             level += 1
-            issuers = list(dict.fromkeys(n for n in raised if n not in standing.levels))
-            issuers = issuers if level < LEVELS_MAX else []
-            standing.levels.update(dict.fromkeys(issuers, level))
+            issuers = self._raise(raised, level) if level < LEVELS_MAX else []
         self._admit_all()
         return standing
+
+    def _raise(self, raised: list[tuple[bytes, bytes]], level: int) -> list[bytes]:
+        """Those of them who come to power on this level; each with whom it owes that to."""
+        standing = self._standing
+        found: dict[bytes, None] = {}
+        for node, by in raised:
+            if standing.levels.setdefault(node, level) == level:
+                branch = node if level == 1 else standing.branches[by]
+                standing.branches[node] = min(branch, standing.branches.get(node, branch))
+                found[node] = None
+        return list(found)
 
     def _revoke(self, revocation: Revocation) -> None:
         """It counts in any case, for its issuer's later acts name it; and if it is one that its
@@ -273,12 +289,12 @@ class _Judge:
             name = self._previous.get((issuer, name), NO_ACT)
         return names
 
-    def _do(self, act: Act) -> list[bytes]:
-        """Let an act count that holds; whom it raises."""
+    def _do(self, act: Act) -> None:
+        """Let an act count that holds; revocations do already."""
         standing = self._standing
         match act:
             case Revocation():
-                return []
+                return
             case Invite():
                 standing.invites.setdefault(act.key, act)
             case Grant():
@@ -286,19 +302,20 @@ class _Judge:
             case ApiKey():
                 standing.api_keys.setdefault(act.key_hash, act)
         standing.count(act)
-        return [act.subject] if isinstance(act, Grant) else []
 
-    def _made_admins(self) -> list[bytes]:
-        """Let in, as far as powers go by now, who comes as an admin."""
+    def _made_admins(self) -> list[tuple[bytes, bytes]]:
+        """Let in, as far as powers go by now, who comes as an admin; each with whose invite that
+        was.
+        """
         standing = self._standing
-        made: list[bytes] = []
+        made: list[tuple[bytes, bytes]] = []
         waiting: list[Admission] = []
         for admission in self._of_admins:
             if not standing.supports(admission):
                 waiting.append(admission)
             elif standing.is_free(admission):
                 standing.enter(admission)
-                made.append(admission.node)
+                made.append((admission.node, standing.invites[admission.proof.invite_key].issuer))
             elif standing.confirms(admission):
                 standing.count(admission)
         self._of_admins = waiting

@@ -10,8 +10,8 @@ from meshd.failures import ExitCode, UserError
 from meshd.trust.decisions import Decider, Decisions
 from meshd.view import View
 from protocol.authority import Authority
-from protocol.identity import NodeId, key_text
-from protocol.issuing import Turn, make_grant, make_revocation
+from protocol.identity import MeshId, NodeId, key_text
+from protocol.issuing import Turn, issue_again, make_grant, make_revocation
 from protocol.records import NO_ACT, Invite, Revocation, Role, Target
 
 SPREAD_S: Final = 2.0
@@ -72,16 +72,21 @@ class TrustCommands:
     async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make a member an admin: `{"node", "name"}`.
 
-        It is let in again by the key that grants: what it decides later must not rest on whoever
-        happened to admit it, whom it may have to revoke one day.
+        It is let in again by the key that grants, which also takes over its invite: what it decides
+        later must not rest on somebody farther from the root, whom it may have to revoke one day.
         """
         node = self._node(argument(arguments, "node", str))
         decider = self._decisions.decider()
-        admission = self._authority.admission(node)
-        if admission is None or decider.key == node:
+        level = self._authority.level_of(decider.key)
+        admission, invite = self._authority.admission(node), self._authority.invite_of(node)
+        if admission is None or invite is None or decider.key == node:
             raise UserError(f"{self._view.name(node)} is an admin already")
-        if self._authority.role_of(node) is Role.ADMIN and admission.admitter == decider.key:
+        is_far = self._authority.level_of(invite.issuer) > level
+        is_admin = self._authority.may_issue(node)
+        if is_admin and admission.admitter == decider.key and not is_far:
             raise UserError(f"{self._view.name(node)} is an admin already")
+        if is_far:
+            await self._take_over(decider, invite)
         again = self._decisions.admit_again(decider, admission)
         if not self._authority.is_counting(again.wire):
             await self._decisions.put(again)
@@ -92,6 +97,21 @@ class TrustCommands:
         await self._decisions.put(grant)
         self._note("admin.granted", node=key_text(node))
         return {"node": key_text(node), "name": self._view.name(node)}
+
+    async def _take_over(self, decider: Decider, invite: Invite) -> None:
+        """Stand for an invite of somebody farther from the root. If it was revoked it stays so."""
+        mesh = self._authority.mesh
+        old = self._authority.revocation_of(invite.key, Target.INVITE)
+        if old is not None:
+            make = _revocation(
+                decider, mesh, Target.INVITE, invite.key, honoured_slot=old.honoured_slot
+            )
+            await self._decisions.put(self._decisions.sign(decider, make))
+        await self._decisions.put(
+            self._decisions.sign(
+                decider, lambda turn: issue_again(decider.seed, mesh, invite, turn)
+            )
+        )
 
     async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take back a membership or an invite: `{"kind", "id", "evicted": [names],
@@ -154,18 +174,14 @@ class TrustCommands:
         honoured_slot: int = 0,
     ) -> Mapping[str, Any]:
         """Revoke, unless that does to others what nobody asked for."""
-
-        def make(turn: Turn) -> Revocation:
-            return make_revocation(
-                decider.seed,
-                self._authority.mesh,
-                target=target,
-                subject=subject,
-                turn=turn,
-                honoured_act=honoured_act,
-                honoured_slot=honoured_slot,
-            )
-
+        make = _revocation(
+            decider,
+            self._authority.mesh,
+            target,
+            subject,
+            honoured_act=honoured_act,
+            honoured_slot=honoured_slot,
+        )
         members = self._authority.members()
         trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)))
         evicted = [node for node in members if trial.admission(node) is None]
@@ -218,6 +234,27 @@ class TrustCommands:
             )
         ids = [key_text(n) for n in nodes] + [key_text(i.key) for i in invites]
         return UserError(f"{text[:64]!a} means several: {', '.join(ids[:8])}; give one of the ids")
+
+
+def _revocation(
+    decider: Decider,
+    mesh: MeshId,
+    target: Target,
+    subject: bytes,
+    *,
+    honoured_act: bytes = NO_ACT,
+    honoured_slot: int = 0,
+) -> Callable[[Turn], Revocation]:
+    """Signs it, once its turn is known."""
+    return lambda turn: make_revocation(
+        decider.seed,
+        mesh,
+        target=target,
+        subject=subject,
+        turn=turn,
+        honoured_act=honoured_act,
+        honoured_slot=honoured_slot,
+    )
 
 
 def _means(text: str, key: bytes) -> bool:

@@ -221,6 +221,29 @@ def test_a_short_id_belongs_to_the_first_that_has_it(monkeypatch: pytest.MonkeyP
     assert authority.resolve(b"the same") == FOUNDER.node_id
 
 
+def test_a_branch_of_admins_has_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an admin of level 1 decides and what the admins below it do is counted together; other
+    branches, and the root key, have room of their own.
+    """
+    monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
+    authority = _authority()
+    seeds = [seed_of("branch", n) for n in range(4)]
+    admins = [SodiumCrypto(seed).node_id for seed in seeds]
+    for subject, issuer in ((0, None), (1, seeds[0]), (2, seeds[1]), (3, None)):
+        authority.add(A.grant(admins[subject], issuer).wire)
+
+    def revokes(issuer: bytes | None, number: int) -> DropReason | None:
+        subject = SodiumCrypto(seed_of("revoked", number)).node_id
+        return refusal(authority.add, A.revoke(subject, issuer_seed=issuer).wire)
+
+    assert revokes(seeds[1], 1) is None
+    assert revokes(seeds[0], 2) is None
+    assert [revokes(seeds[n], 10 + n) for n in range(3)] == [DropReason.TABLE_FULL] * 3
+    assert [revokes(seeds[3], 20 + n) for n in range(2)] == [None, None]
+    assert [revokes(None, 30 + n) for n in range(12)] == [None] * 12
+    assert revokes(None, 42) is DropReason.TABLE_FULL
+
+
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many invites or admissions: what was there stays. Others fill no room of the root key."""
     monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)

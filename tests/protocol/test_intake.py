@@ -452,3 +452,20 @@ def test_what_changes_nothing_costs_its_author_all_the_same() -> None:
     assert taken is Taken.BROKEN
     checked = [wire for wire in wires if mesh[0]._intake._statements.find(wire) is not None]
     assert len(checked) <= intake.CHANGES_BURST
+
+
+def test_judging_costs_who_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each member pays for the judgments that it causes; strangers, whose keys cost nothing, pay
+    all from one account.
+    """
+    monkeypatch.setattr(intake, "JUDGMENTS_BURST", 2)
+    mesh = Mesh(3).start_all()
+    strangers = [SodiumCrypto(seed_of("stranger", n)).node_id for n in range(2)]
+    senders = [mesh.id(1)] * 3 + [mesh.id(2)] + [strangers[0]] * 2 + [strangers[1]]
+    reasons: list[list[DropReason]] = []
+    for number, sender in enumerate(senders):
+        grant = mesh.authorities.grant(SodiumCrypto(seed_of("granted", number)).node_id)
+        mesh[0]._intake.take_all([grant.wire], sender, mesh.now)
+        reasons.append(drops_in(mesh[0]._outbox.drain()))
+    assert [bool(found) for found in reasons] == [False, False, True, False, False, False, True]
+    assert reasons[2] == reasons[6] == [DropReason.RATE_LIMITED]
