@@ -44,8 +44,8 @@ GRANTS_MAX: Final = 1_024
 REVOCATIONS_MAX: Final = 8_192
 API_KEYS_MAX: Final = 1_024
 SHARES: Final = 8
-"""No admin of level 1, with all whom it made admins, fills more than one part in so many of a table;
-and of each table one part is the root key's alone.
+"""No admin of level 1, with all below it, fills more than one part in so many of a table; and of
+each table one part is the root key's alone.
 """
 
 

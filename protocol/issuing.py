@@ -70,7 +70,7 @@ def make_invite(
 
 
 def issue_again(issuer_seed: bytes, mesh: MeshId, invite: Invite, turn: Turn) -> Invite:
-    """The same invite, for which this key stands as well: who came by it rests on the nearer one."""
+    """The same invite, for which this key stands as well."""
     return make_invite(
         issuer_seed,
         mesh,

@@ -12,7 +12,7 @@ from meshd.view import View
 from protocol.authority import Authority
 from protocol.identity import MeshId, NodeId, key_text
 from protocol.issuing import Turn, issue_again, make_grant, make_revocation
-from protocol.records import NO_ACT, Invite, Revocation, Role, Target
+from protocol.records import NO_ACT, Invite, Revocation, Target
 
 SPREAD_S: Final = 2.0
 """What must be known before a revocation gets so much time to go round."""

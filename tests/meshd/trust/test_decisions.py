@@ -1,6 +1,7 @@
 """What this machine's owner decides: signed in order, and only if it counts."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -61,7 +62,7 @@ class Owner:
         self.commands = TrustCommands(
             self.book.founder.node_id,
             self.authority,
-            cast(View, _Names()),
+            cast("View", _Names()),
             self.decisions,
             lambda *_, **__: None,
         )
@@ -75,7 +76,7 @@ class Owner:
         """As `meshd grant` does."""
         trio.run(self.commands.grant, {"node": key_text(node)})
 
-    def revoke(self, key: bytes, *, is_cascade: bool = False) -> Any:
+    def revoke(self, key: bytes, *, is_cascade: bool = False) -> Mapping[str, Any]:
         """As `meshd revoke` does."""
         asked = {"subject": key_text(key), "cascade": is_cascade}
         return trio.run(self.commands.revoke, asked)
@@ -121,7 +122,7 @@ def test_a_refused_act_breaks_no_chain(owner: Owner) -> None:
 
 
 def test_numbers_go_on_after_a_crash(owner: Owner) -> None:
-    """An act that was signed and never came out is counted on disk: its number is not used twice."""
+    """An act that never came out is counted on disk: its number is not used twice."""
     decider = owner.decisions.decider()
 
     def grant() -> int:
