@@ -210,10 +210,11 @@ def invited(arguments: Mapping[str, Any]) -> dict[str, Any]:
     owner = arguments.get("owner") or None
     role = arguments.get("role", "worker")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
-        raise UserError("the role is one of admin, worker, client, observer")
+        raise UserError("the role is one of admin, worker, client, observer", ExitCode.WRONG_USAGE)
     if owner is not None and not _may_be_owner(owner):
         raise UserError(
-            f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable"
+            f"an owner's name has at most {OWNER_CHARS_MAX} bytes, all of them printable",
+            ExitCode.WRONG_USAGE,
         )
     return {
         "is_trusted": bool(arguments.get("trusted")),

@@ -54,6 +54,11 @@ def readable_by_others(file: pathlib.Path | int) -> bool:
     return is_file and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
+def readable_by_all(file: pathlib.Path) -> bool:
+    """Whether every user may read or write a file; never on systems without such modes."""
+    return os.name == "posix" and bool(file.stat().st_mode & stat.S_IRWXO)
+
+
 def replaceable_by_all(folder: pathlib.Path) -> bool:
     """Whether every user may exchange the files in `folder`; never on systems without modes."""
     mode = folder.stat().st_mode

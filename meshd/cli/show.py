@@ -28,7 +28,7 @@ def nodes(
         terminal.print_json({"nodes": rows})
         return
     terminal.print_table(
-        ("name", "state", "id", "address", "tier", "load", "rtt", "models"),
+        ("name", "state", "role", "id", "address", "tier", "load", "rtt", "models"),
         [_node_cells(row) for row in rows],
     )
 
@@ -79,6 +79,7 @@ def _node_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _text(row, "name"),
         _text(row, "state"),
+        _text(row, "role"),
         _text(row, "id")[:ID_CHARACTERS],
         _text(row, "address"),
         _text(row, "tier"),

@@ -7,8 +7,13 @@ import pathlib
 import ssl
 from typing import Final
 
+import structlog
+
+from meshd import posix
 from meshd.failures import UserError
 from meshd.trust import der
+
+log = structlog.get_logger()
 
 _SUBJECT_ALTERNATIVE_NAME: Final = der.value(der.OBJECT_ID, bytes.fromhex("551d11"))
 _DNS_NAME: Final = 0x82
@@ -36,6 +41,8 @@ def load_certificate(certificate: pathlib.Path, key: pathlib.Path) -> Certificat
                 file.read(1)
         except OSError as error:
             raise UserError(f"{option} {path}: {error.strerror}; name a PEM file") from error
+    if posix.readable_by_all(key):  # a group's may be meant: so web servers share theirs
+        log.warning("gateway.key_is_readable", file=str(key), mend=f"chmod o-rwx {key}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION

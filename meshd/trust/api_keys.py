@@ -245,7 +245,10 @@ class ApiKeys:
         """Refuse a key from now on. Raises UserError."""
         kept = [key for key in self._keys.values() if key.policy.name != name]
         if len(kept) == len(self._keys):
-            raise UserError(f"there is no key named {name[:80]!a}; see: meshd key list")
+            raise UserError(
+                f"this gateway has no key named {name[:80]!a}; see: meshd key list (a key of the "
+                "mesh is revoked with --mesh)"
+            )
         self._replace(kept)
 
     def _replace(self, keys: Sequence[ApiKey]) -> None:

@@ -48,6 +48,7 @@ def make_certificate(
             else serialization.NoEncryption(),
         )
     )
+    key_file.chmod(0o600)
     return certificate_file, key_file
 
 

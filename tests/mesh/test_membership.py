@@ -158,3 +158,27 @@ def test_the_ready_line(standing: list[Daemon]) -> None:
     for daemon in standing:
         assert set(daemon.said) == {"event", "node", "name", "mesh", "listen", "gateway"}
         assert daemon.said["event"] == "ready"
+
+
+def test_one_place_that_two_took_apart(daemons: Daemons) -> None:
+    """A token for one lets one machine in on each side of a cut; healed, everybody agrees who of
+    the two stays, and the other is told.
+    """
+    anna, bert = daemons.mesh({"anna": "none", "bert": "none"})
+    made = anna.cli_json("invite")
+
+    def invites_of_bert() -> list[str]:
+        return [row["invite"] for row in bert.cli_json("invites")["invites"]]
+
+    until("bert knows the invite", lambda: made["invite"] in invites_of_bert(), 15.0)
+    bert.kill()
+    carl = daemons.add("carl").launch("--join", made["token"]).ready()
+    for daemon in (anna, carl):
+        daemon.kill()
+    bert.launch().ready()
+    dora = daemons.add("dora").launch("--join", made["token"]).ready()
+    wait_whole([bert, dora])
+    for daemon in (anna, carl):
+        daemon.launch().ready()
+    wait_whole([anna, bert, carl])
+    assert "its invite was used up elsewhere" in dora.log_text()

@@ -234,6 +234,7 @@ def test_who_else_may_read(tmp_path: pathlib.Path) -> None:
     for mode, open_to_others in ((0o600, False), (0o400, False), (0o640, True), (0o602, True)):
         path.chmod(mode)
         assert posix.readable_by_others(path) is open_to_others
+        assert posix.readable_by_all(path) is (mode == 0o602)
 
 
 def test_a_lock_is_exclusive_between_open_files(tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog.testing
 import trio
 
 from meshd.failures import UserError
@@ -206,6 +207,18 @@ def test_of_a_chain_the_first_counts(tmp_path: pathlib.Path) -> None:
     own, other = (make_certificate(tmp_path, names=[name], name=name) for name in ("a", "b"))
     own[0].write_bytes(b"subject=a\n" + own[0].read_bytes() + b"\nissuer\n" + other[0].read_bytes())
     assert load_certificate(*own).names == ("a",)
+
+
+def test_a_key_that_everybody_can_read_is_warned_of(tmp_path: pathlib.Path) -> None:
+    """With the mend; one that a group shares, as web servers do, is not."""
+    files = make_certificate(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        files[1].chmod(0o640)
+        load_certificate(*files)
+        assert lines == []
+        files[1].chmod(0o644)
+        load_certificate(*files)
+    assert [line["mend"] for line in lines] == [f"chmod o-rwx {files[1]}"]
 
 
 def test_certificates_that_cannot_be_used(tmp_path: pathlib.Path) -> None:
