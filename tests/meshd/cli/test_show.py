@@ -56,7 +56,17 @@ def test_nodes_as_text_are_aligned(home: Home, capsys: pytest.CaptureFixture[str
     """Piped, each node is one line under a header, numbers with units, gaps as a dash."""
     assert _shown(home, "nodes", {"nodes": [NODE, UNKNOWN]}) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == "NAME STATE ROLE ID ADDRESS TIER LOAD RTT MODELS".split()
+    assert header.split() == [
+        "NAME",
+        "STATE",
+        "ROLE",
+        "ID",
+        "ADDRESS",
+        "TIER",
+        "LOAD",
+        "RTT",
+        "MODELS",
+    ]
     assert re.split("  +", first) == [
         *("desk", "alive", "worker", "abcdefghijkl", "192.168.1.5:7700", "1"),
         *("1/4 +2", "1.2 ms", "demo, qwen"),
