@@ -57,15 +57,7 @@ def test_nodes_as_text_are_aligned(home: Home, capsys: pytest.CaptureFixture[str
     assert _shown(home, "nodes", {"nodes": [NODE, UNKNOWN]}) == 0
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split() == [
-        "NAME",
-        "STATE",
-        "ROLE",
-        "ID",
-        "ADDRESS",
-        "TIER",
-        "LOAD",
-        "RTT",
-        "MODELS",
+        *("NAME", "STATE", "ROLE", "ID", "ADDRESS", "TIER", "LOAD", "RTT", "MODELS"),
     ]
     assert re.split("  +", first) == [
         *("desk", "alive", "worker", "abcdefghijkl", "192.168.1.5:7700", "1"),
