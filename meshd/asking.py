@@ -5,6 +5,7 @@ up as soon as it is gone or the time is over. What the bodies mean is the caller
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -18,11 +19,13 @@ from typing import Final, TypeVar
 
 import trio
 
-from meshd.frames import FrameStream, StreamBroken
+from meshd.frames import FrameStream, StreamBroken, size_s
 from meshd.payloads import BadPayload
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
+from meshd.watchdogs import CONTACT_S, SILENCE_S
 from protocol.errors import Refused
+from protocol.events import ContactLost, Event
 from protocol.exchange import (
     ANSWER_BYTES_MAX,
     Accept,
@@ -31,14 +34,14 @@ from protocol.exchange import (
     Data,
     End,
     Fail,
+    Heartbeat,
     Refuse,
     encode_frame,
 )
 from protocol.identity import Address, NodeId
 
-SEND_S: Final = 30.0
-"""For a whole request to be taken."""
 REASON_CHARS_MAX: Final = 200
+TIME_IS_OVER: Final = "The request's time is over."
 
 T = TypeVar("T")
 
@@ -61,12 +64,16 @@ class Asking:
         peers: Peers,
         addresses_of: Callable[[NodeId], tuple[Address, ...]],
         caught_up: Callable[[], Awaitable[None]],
+        give: Callable[[Event], object],
     ) -> None:
-        """`caught_up` waits until this node knows who is no member any more (a few seconds)."""
+        """`caught_up` waits until this node knows who is no member any more (a few seconds);
+        `give` tells the node of a member that broke off an exchange, or fell silent in one.
+        """
         self._view = view
         self._peers = peers
         self._addresses_of = addresses_of
         self._caught_up = caught_up
+        self._give = give
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -86,29 +93,56 @@ class Asking:
     ) -> AsyncGenerator[Accept | Data | End, None]:
         """Send `ask`, and give the frames of the answer; close it with `aclosing`.
 
-        `codes` are those that a peer may fail with; anything else counts as `unavailable`. Raises
+        `codes` are those that a peer may fail with; anything else counts as `unavailable`. One that
+        was asked for heartbeats and is silent for longer than a few of them is given up. Raises
         AttemptFailed.
         """
         await self._caught_up()
+        silence_s = SILENCE_S if ask.heartbeat_ms else math.inf
         try:
-            async with self._peers.exchange(node, self._addresses_of(node), kind) as frames:
-                await frames.send(encode_frame(ask), SEND_S)
-                async with contextlib.aclosing(_answer_from(frames, codes)) as answer:
-                    async for frame in answer:
-                        yield frame
+            async with contextlib.AsyncExitStack() as stack:
+                frames = await self._contact(stack, node, kind, ask)
+                answer = _answer_from(frames, codes, silence_s)
+                await stack.enter_async_context(contextlib.aclosing(answer))
+                async for frame in answer:
+                    yield frame
         except PeerUnreachable as error:
+            self._give(ContactLost(node))
             raise AttemptFailed("unavailable", f"it cannot be reached ({error})") from error
         except StreamBroken as error:
-            raise AttemptFailed("unavailable", f"its stream broke ({error})") from error
+            self._give(ContactLost(node))
+            is_silent = error.fault == "silent"
+            reason = "it fell silent" if is_silent else f"its stream broke ({error})"
+            raise AttemptFailed("unavailable", reason) from error
         except Refused as error:
             raise nonsense(error) from error
 
-    async def next(self, node: NodeId, source: AsyncIterator[T], deadline: float) -> T | None:
-        """The next item, None at the end. Raises AttemptFailed, also when the node is gone."""
-        with trio.CancelScope(deadline=deadline) as scope, self._view.when_gone(node, scope.cancel):
+    async def _contact(
+        self, stack: contextlib.AsyncExitStack, node: NodeId, kind: Kind, ask: Ask
+    ) -> FrameStream:
+        """Hand the request over. Raises PeerUnreachable and StreamBroken."""
+        data = encode_frame(ask)
+        with trio.move_on_after(CONTACT_S + size_s(len(data))):
+            exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+            frames = await stack.enter_async_context(exchange)
+            await frames.send(data)
+            return frames
+        raise PeerUnreachable("no answer")
+
+    async def next(
+        self, node: NodeId, source: AsyncIterator[T], deadline: float, limit_s: float = math.inf
+    ) -> T | None:
+        """The next item, None at the end. Raises AttemptFailed, also when the node is gone, or
+        nothing came for `limit_s`.
+        """
+        until = min(deadline, trio.current_time() + limit_s)
+        with trio.CancelScope(deadline=until) as scope, self._view.when_gone(node, scope.cancel):
             return await anext(source, None)
-        if trio.current_time() >= deadline:
-            raise AttemptFailed("timeout", "The request's time is over.")
+        now = trio.current_time()
+        if now >= deadline:
+            raise AttemptFailed("timeout", TIME_IS_OVER)
+        if now >= until:
+            raise AttemptFailed("unavailable", f"nothing came of it for {limit_s:.0f} s")
         raise AttemptFailed("unavailable", "it is gone")
 
 
@@ -118,16 +152,18 @@ def nonsense(error: Refused | BadPayload) -> AttemptFailed:
 
 
 async def _answer_from(
-    frames: FrameStream, codes: Collection[str]
+    frames: FrameStream, codes: Collection[str], silence_s: float
 ) -> AsyncGenerator[Accept | Data | End, None]:
     asker = Asker()
     while not asker.is_over:
-        data = await frames.receive(ANSWER_BYTES_MAX)
+        data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
         if data is None:
             raise StreamBroken("closed in the middle")
         match asker.receive(data):
             case Refuse(code, message) | Fail(code, message):
                 raise _refused(code, message, codes)
+            case Heartbeat():
+                pass
             case frame:
                 yield frame
 

@@ -15,7 +15,7 @@ from meshd.trust.api_keys import Priority
 from protocol.identity import NodeId
 from protocol.policies import DEFAULT, POLICIES, Demand, Policy
 from protocol.routing import Candidate
-from protocol.speeds import Speeds
+from protocol.speeds import Speed, Speeds
 from runtimes.base import GenerateRequest
 
 _Key = TypeVar("_Key")
@@ -84,14 +84,23 @@ class Choosing:
             )
             for candidate in candidates
         ]
-        policy = self._policies[options.ranking or self._default]
-        return policy.rank(known, self._demand(request, options), self._rng)
+        policy = self._policies[self.policy_name(options)]
+        return policy.rank(known, self.demand(request, options), self._rng)
+
+    def policy_name(self, options: RequestOptions) -> str:
+        """The policy by which a request's candidates are ranked."""
+        return options.ranking or self._default
+
+    def speed(self, node: NodeId, model: str) -> Speed | None:
+        """What was learned of a model on a node."""
+        return self._speeds.of(node, model)
 
     def _failed_ago_ns(self, node: NodeId, now: float) -> int | None:
         failed = self._failed.get(node)
         return None if failed is None else int((now - failed) * 1e9)
 
-    def _demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+    def demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+        """What a request asks of whoever runs it, as far as can be known before."""
         size = len((request.prompt or "").encode())
         size += sum(len(message.content.encode()) for message in request.messages or ())
         output = self._usual_output

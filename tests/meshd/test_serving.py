@@ -28,6 +28,7 @@ from protocol.exchange import (
     Data,
     End,
     Fail,
+    Heartbeat,
     Refuse,
     encode_frame,
 )
@@ -40,7 +41,7 @@ PEER = NodeId(b"p" * 32)
 REQUEST = GenerateRequest(model="m", prompt="hello")
 ASK = encode_frame(Ask("ab", 60_000, pack_request(REQUEST)))
 FOREVER = 1e9
-Answer = Accept | Refuse | Data | End | Fail
+Answer = Accept | Refuse | Data | Heartbeat | End | Fail
 
 
 class Served:
