@@ -82,8 +82,9 @@ class Forwarding:
         while self._progress.finished is None:
             node = await self._next_node()
             if isinstance(node, Finished):
+                self._story.done(node)
                 yield node
-                break
+                return
             tried = self._begin(node)
             try:
                 async with aclosing(self._attempt(node, tried)) as events:
@@ -94,8 +95,6 @@ class Forwarding:
                 self._judge(node, failure, has_given=tried.first_at is not None)
             finally:
                 tried.ended_at = trio.current_time()
-        assert self._progress.finished is not None
-        self._story.done(self._progress.finished)
 
     # ---- one attempt ----
 
@@ -131,6 +130,8 @@ class Forwarding:
                     tried.tokens += len(event.token_ids)
                 elif isinstance(event, Finished):
                     self._learn(node, tried, event, now)
+                if progress.finished is not None:
+                    self._story.done(progress.finished)
                 for each in passed:
                     yield each
 

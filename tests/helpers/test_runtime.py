@@ -214,6 +214,13 @@ def text_of(token_ids: Sequence[int]) -> str:
     return "".join(word(token) for token in token_ids if token != END_OF_TURN)
 
 
+def answer_text(name: str, text: str, count: int) -> str:
+    """What a chat that says `text` is answered, in so many tokens."""
+    turns = (ChatMessage(role="user", content=text),)
+    prompt = prompt_ids(GenerateRequest(model=name, messages=turns))
+    return text_of(completion_ids(name, prompt, count))
+
+
 def word(token: int) -> str:
     """The text of one completion token: three syllables and a space; some letters are not ASCII."""
     number = token - FIRST_WORD
