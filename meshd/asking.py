@@ -49,10 +49,12 @@ T = TypeVar("T")
 class AttemptFailed(Exception):
     """One candidate did not work out."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, is_unreached: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_unreached = is_unreached
+        """Nothing is heard of it."""
 
 
 class Asking:
@@ -89,40 +91,51 @@ class Asking:
                 del self.running[node]
 
     async def ask(
-        self, node: NodeId, kind: Kind, ask: Ask, codes: Collection[str]
+        self,
+        node: NodeId,
+        kind: Kind,
+        ask: Ask,
+        codes: Collection[str],
+        contact_s: float = CONTACT_S,
     ) -> AsyncGenerator[Accept | Data | End, None]:
         """Send `ask`, and give the frames of the answer; close it with `aclosing`.
 
         `codes` are those that a peer may fail with; anything else counts as `unavailable`. One that
-        was asked for heartbeats and is silent for longer than a few of them is given up. Raises
-        AttemptFailed.
+        was asked for heartbeats and is silent for longer than a few of them is given up.
+        `contact_s`: to be reached within. Raises AttemptFailed.
         """
         await self._caught_up()
         silence_s = SILENCE_S if ask.heartbeat_ms else math.inf
         try:
             async with contextlib.AsyncExitStack() as stack:
-                frames = await self._contact(stack, node, kind, ask)
+                frames = await self._contact(stack, node, kind, ask, contact_s)
                 answer = _answer_from(frames, codes, silence_s)
                 await stack.enter_async_context(contextlib.aclosing(answer))
                 async for frame in answer:
                     yield frame
         except PeerUnreachable as error:
             self._give(ContactLost(node))
-            raise AttemptFailed("unavailable", f"it cannot be reached ({error})") from error
+            reason = f"it cannot be reached ({error})"
+            raise AttemptFailed("unavailable", reason, is_unreached=True) from error
         except StreamBroken as error:
             self._give(ContactLost(node))
             is_silent = error.fault == "silent"
             reason = "it fell silent" if is_silent else f"its stream broke ({error})"
-            raise AttemptFailed("unavailable", reason) from error
+            raise AttemptFailed("unavailable", reason, is_unreached=is_silent) from error
         except Refused as error:
             raise nonsense(error) from error
 
     async def _contact(
-        self, stack: contextlib.AsyncExitStack, node: NodeId, kind: Kind, ask: Ask
+        self,
+        stack: contextlib.AsyncExitStack,
+        node: NodeId,
+        kind: Kind,
+        ask: Ask,
+        contact_s: float,
     ) -> FrameStream:
         """Hand the request over. Raises PeerUnreachable and StreamBroken."""
         data = encode_frame(ask)
-        with trio.move_on_after(CONTACT_S + size_s(len(data))):
+        with trio.move_on_after(contact_s + size_s(len(data))):
             exchange = self._peers.exchange(node, self._addresses_of(node), kind)
             frames = await stack.enter_async_context(exchange)
             await frames.send(data)
@@ -143,7 +156,7 @@ class Asking:
             raise AttemptFailed("timeout", TIME_IS_OVER)
         if now >= until:
             raise AttemptFailed("unavailable", f"nothing came of it for {limit_s:.0f} s")
-        raise AttemptFailed("unavailable", "it is gone")
+        raise AttemptFailed("unavailable", "it is gone", is_unreached=True)
 
 
 def nonsense(error: Refused | BadPayload) -> AttemptFailed:

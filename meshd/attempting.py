@@ -44,11 +44,12 @@ class Attempting:
         *,
         deadline: float,
         speed: Speed | None,
+        contact_s: float,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """The run's events up to `Finished`; close it with `aclosing`, which cancels it over there.
 
-        `request_id`: of all attempts at one request; `speed`: as learned of the node. Raises
-        AttemptFailed.
+        `request_id`: of all attempts at one request; `speed`: as learned of the node;
+        `contact_s`: for a peer to be reached. Raises AttemptFailed.
         """
         with self._asking.counted(node):
             if node == self._own:
@@ -57,7 +58,7 @@ class Attempting:
                 budget_ms = max(1, int((deadline - trio.current_time()) * 1000))
                 body = pack_request(request)
                 ask = Ask(request_id, budget_ms, body, int(HEARTBEAT_S * 1000))
-                source = self._run_there(node, ask)
+                source = self._run_there(node, ask, contact_s)
             watch = TokenWatch(speed, len(request.continued_ids))
             is_whole = False
             async with aclosing(source):
@@ -88,8 +89,10 @@ class Attempting:
         except RuntimeFailure as failure:
             raise AttemptFailed(failure.code, failure.message) from failure
 
-    async def _run_there(self, node: NodeId, ask: Ask) -> AsyncGenerator[GenerateEvent, None]:
-        frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES)
+    async def _run_there(
+        self, node: NodeId, ask: Ask, contact_s: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES, contact_s)
         try:
             async with aclosing(frames):
                 async for frame in frames:

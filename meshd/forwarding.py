@@ -8,7 +8,7 @@ watchdog, or with the app going away.
 """
 
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -24,7 +24,9 @@ from meshd.continuing import Progress, PromptDiffers
 from meshd.failures import RequestFailed
 from meshd.story import Story, Try
 from meshd.view import View
+from meshd.watchdogs import contact_s
 from protocol.identity import NodeId, key_text
+from protocol.routing import Candidate
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
 
 log = structlog.get_logger()
@@ -80,14 +82,16 @@ class Forwarding:
     async def events(self) -> AsyncGenerator[GenerateEvent, None]:
         """What the app gets: up to `Finished`. Raises RequestFailed."""
         while self._progress.finished is None:
-            node = await self._next_node()
-            if isinstance(node, Finished):
-                self._story.done(node)
-                yield node
+            ranked = await self._next()
+            if isinstance(ranked, Finished):
+                self._story.done(ranked)
+                yield ranked
                 return
+            node = ranked[0].node
+            within_s = contact_s(ranked[0].distance_ns, is_last=len(ranked) == 1)
             tried = self._begin(node)
             try:
-                async with aclosing(self._attempt(node, tried)) as events:
+                async with aclosing(self._attempt(node, tried, within_s)) as events:
                     async for event in events:
                         yield event
             except AttemptFailed as failure:
@@ -102,8 +106,10 @@ class Forwarding:
         tokens_before = self._progress.tokens if self._progress.has_begun else 0
         return self._story.begin_try(node, trio.current_time(), tokens_before)
 
-    async def _attempt(self, node: NodeId, tried: Try) -> AsyncGenerator[GenerateEvent, None]:
-        """What one node adds to the answer. Raises AttemptFailed."""
+    async def _attempt(
+        self, node: NodeId, tried: Try, within_s: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """What one node adds to the answer; it must be reached `within_s`. Raises AttemptFailed."""
         means, progress = self._means, self._progress
         model = self._request.model
         is_continuation = progress.has_begun
@@ -113,6 +119,7 @@ class Forwarding:
             self._options.request_id,
             deadline=self._deadline,
             speed=means.choosing.speed(node, model),
+            contact_s=within_s,
         )
         async with aclosing(events):
             async for event in events:
@@ -157,15 +164,17 @@ class Forwarding:
 
     # ---- between attempts ----
 
-    async def _next_node(self) -> NodeId | Finished:
-        """Whom to ask now, or the end if nobody is needed for it. Raises RequestFailed."""
+    async def _next(self) -> Sequence[Candidate] | Finished:
+        """Who may be asked now, best first, or the end if nobody is needed for it. Raises
+        RequestFailed.
+        """
         while True:
             ranking = self._means.candidates.rank(
                 self._request, self._options, like=self._progress.like, tried=self._tried
             )
             self._story.note_ranking(ranking)
             if ranking.ranked:
-                return ranking.ranked[0].node
+                return ranking.ranked
             now = trio.current_time()
             if not self._progress.has_begun:
                 raise self._nobody(ranking)
@@ -192,7 +201,7 @@ class Forwarding:
         has_begun = self._progress.has_begun
         if failure.code == "timeout" or (failure.code in FINAL_CODES and not has_begun):
             raise RequestFailed(failure.code, failure.message) from failure
-        self._means.choosing.failed(node)
+        self._means.choosing.failed(node, is_unreached=failure.is_unreached)
         self._failures.append((node, failure))
         self._tried.add(node)
         if has_given:

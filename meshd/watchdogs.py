@@ -13,10 +13,14 @@ from protocol.speeds import Speed
 from runtimes.base import Chunk, GenerateEvent, Started
 
 CONTACT_S: Final = 3.0
-"""To be connected, and to hand over a request of no size."""
+"""To be connected, and to hand over a request of no size, where nobody else could be asked ..."""
+BRISK_CONTACT_S: Final = 1.0
+"""... and where somebody can, beside what the way there takes:"""
+ROUND_TRIPS: Final = 10
+"""A connection, a handshake, the request; some of it twice."""
 HEARTBEAT_S: Final = 0.5
 """A serving node is heard at least so often."""
-SILENCE_S: Final = 2.0
+SILENCE_S: Final = 1.8
 """It has missed three of them and more: stopped, hung, or out of reach."""
 PREFILL_S_MIN: Final = 60.0
 PREFILL_S_MAX: Final = 600.0
@@ -30,6 +34,13 @@ PACE_FACTOR: Final = 20
 """A token may take so many times as long as the slowest ones lately."""
 _FADING: Final = 0.95
 """What one slow token counts at the next one."""
+
+
+def contact_s(round_trip_ns: int, *, is_last: bool) -> float:
+    """How long a node may take to be reached; `is_last`: nobody else could be asked."""
+    if is_last:
+        return CONTACT_S
+    return min(CONTACT_S, BRISK_CONTACT_S + ROUND_TRIPS * round_trip_ns / 1e9)
 
 
 class TokenWatch:

@@ -105,13 +105,17 @@ def _mean_busy(candidates: Sequence[Candidate]) -> int:
 
 
 def _cooled(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The same order, but who has just failed comes last."""
+    """The same order, but who has just failed comes last; and behind them all, who was not heard
+    of at all: to find that out again takes long.
+    """
 
-    def has_failed(candidate: Candidate) -> bool:
+    def how_badly(candidate: Candidate) -> int:
         failed = candidate.failed_ago_ns
-        return failed is not None and failed < COOL_DOWN_NS
+        if failed is None or failed >= COOL_DOWN_NS:
+            return 0
+        return 2 if candidate.is_unreached else 1
 
-    return sorted(candidates, key=has_failed)
+    return sorted(candidates, key=how_badly)
 
 
 class Fastest:

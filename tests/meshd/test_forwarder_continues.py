@@ -20,7 +20,7 @@ from protocol.identity import NodeId
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.forwarding_house import FOREVER, REQUEST, House, run
 from tests.meshd.members import until
-from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, TellingRuntime
+from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, Step, TellingRuntime
 
 WHOLE = b"".join(PIECES).decode()
 CRASH = RuntimeFailure("crashed", "gone")
@@ -221,7 +221,7 @@ def test_the_broken_node_itself_may_go_on(tmp_path: pathlib.Path) -> None:
 
 def test_an_upstreams_answer_is_not_continued(tmp_path: pathlib.Path) -> None:
     """It tells no token ids. Before its first word the next node is asked as ever."""
-    steps = [Started(()), Chunk((), "Hel"), CRASH]
+    steps: list[Step] = [Started(()), Chunk((), "Hel"), CRASH]
     upstreams = [PlayedRuntime(steps, kind="openai"), PlayedRuntime(kind="openai")]
     got = answered(House(tmp_path / "after", None, *upstreams))
     assert got.failure is not None
