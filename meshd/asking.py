@@ -49,12 +49,16 @@ T = TypeVar("T")
 class AttemptFailed(Exception):
     """One candidate did not work out."""
 
-    def __init__(self, code: str, message: str, *, is_unreached: bool = False) -> None:
+    def __init__(
+        self, code: str, message: str, *, is_lost: bool = False, is_unreached: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_lost = is_lost or is_unreached
+        """It has said nothing against the request: what lies between broke."""
         self.is_unreached = is_unreached
-        """Nothing is heard of it."""
+        """Nothing at all is heard of it."""
 
 
 class Asking:
@@ -121,7 +125,9 @@ class Asking:
             self._give(ContactLost(node))
             is_silent = error.fault == "silent"
             reason = "it fell silent" if is_silent else f"its stream broke ({error})"
-            raise AttemptFailed("unavailable", reason, is_unreached=is_silent) from error
+            raise AttemptFailed(
+                "unavailable", reason, is_lost=True, is_unreached=is_silent
+            ) from error
         except Refused as error:
             raise nonsense(error) from error
 

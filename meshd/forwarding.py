@@ -18,7 +18,7 @@ import trio
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import TIME_IS_OVER, AttemptFailed
 from meshd.attempting import FINAL_CODES, Attempting
-from meshd.candidates import Candidates, Ranking
+from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, PromptDiffers
 from meshd.failures import RequestFailed
@@ -34,7 +34,9 @@ log = structlog.get_logger()
 CONTINUATIONS_MAX: Final = 16
 """Of one answer: each costs a prefill of all that has come."""
 PATIENCE_S: Final = 10.0
-"""A node that is restarted, or its model's worker, is back within this."""
+"""For an answer that has begun: a daemon or a worker that is restarted is back by then."""
+BEGIN_PATIENCE_S: Final = 2.0
+"""For one that has not, where a node was lost rather than refused: its app can ask again, too."""
 LOOK_EVERY_S: Final = 0.25
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
@@ -49,7 +51,7 @@ class Means:
     choosing: Choosing
     attempting: Attempting
     patience_s: float
-    """How long an answer that broke off waits for who can go on with it."""
+    """How long an answer that broke off waits for who can go on with it; at most."""
 
 
 class Forwarding:
@@ -176,11 +178,11 @@ class Forwarding:
             if ranking.ranked:
                 return ranking.ranked
             now = trio.current_time()
-            if not self._progress.has_begun:
-                raise self._nobody(ranking)
             if now >= self._deadline:
                 raise RequestFailed("timeout", TIME_IS_OVER)
             if now >= self._patient_until:
+                if not self._progress.has_begun:
+                    raise self._nobody()
                 finished = self._progress.end_as_far_as_known()
                 if finished is None:
                     raise self._broken_off()
@@ -204,14 +206,19 @@ class Forwarding:
         self._means.choosing.failed(node, is_unreached=failure.is_unreached)
         self._failures.append((node, failure))
         self._tried.add(node)
+        if not has_begun and failure.is_lost and self._patient_until == 0.0:
+            self._be_patient(BEGIN_PATIENCE_S)
         if has_given:
-            patience_s = self._means.patience_s
-            self._patient_until = min(trio.current_time() + patience_s, self._deadline)
+            self._be_patient(PATIENCE_S)
             is_over = self.answer.resumed >= CONTINUATIONS_MAX
             if is_over or not self._progress.can_continue:
                 raise self._broken_off() from failure
 
-    def _nobody(self, ranking: Ranking) -> RequestFailed:
+    def _be_patient(self, seconds: float) -> None:
+        until = trio.current_time() + min(seconds, self._means.patience_s)
+        self._patient_until = min(until, self._deadline)
+
+    def _nobody(self) -> RequestFailed:
         if not self._failures:
             return RequestFailed(
                 "unavailable",

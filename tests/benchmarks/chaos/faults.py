@@ -10,12 +10,14 @@ from typing import Final
 from tests.benchmarks.chaos.network import Machine
 from tests.helpers.daemons import Daemon
 
-DOWN_S: Final = (3.0, 6.0)
+DOWN_S: Final = (2.5, 4.5)
 """How long a daemon is stopped, or its cable out."""
 HEARD_S: Final = 1.5
 """Until all others know that it is back."""
 ODD: Final = 0.4
 """So often a daemon that was killed comes back as another than the usual one."""
+SEVERED: Final = 8
+"""Connections of one daemon that are reset at once."""
 STEP_S: Final = 0.02
 
 
@@ -88,7 +90,7 @@ class Chaos:
         target = self._rng.choice(well)
         # Somebody with room for all must be left.
         is_needed = not any(each.kind == "usual" for each in well if each is not target)
-        strikes = [self._kill, self._kill, self._stop, self._unplug, self._sever]
+        strikes = [self._kill, self._kill, self._stop, self._unplug]
         strike = self._sever if is_needed else self._rng.choice(strikes)
         strike(target)
 
@@ -123,8 +125,11 @@ class Chaos:
         self._heal(target, lambda: target.machine.set_cable("up"))
 
     def _sever(self, target: Serving) -> None:
+        port = target.daemon.port
+        peers = target.machine.streams(port)
         self._note("sever", target)
-        target.machine.reset_streams(target.daemon.port)
+        for peer in self._rng.sample(peers, min(SEVERED, len(peers))):
+            target.machine.reset_stream(port, peer)
 
     def _heal(self, target: Serving, heal: Callable[[], None]) -> None:
         def healed() -> None:

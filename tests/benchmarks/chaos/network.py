@@ -39,10 +39,16 @@ class Machine:
         """Plug the cable in (`up`) or out (`down`), at the switch: the machine notices nothing."""
         _ip("-n", self._switch, "link", "set", self._cable, state)
 
-    def reset_streams(self, port: int) -> None:
-        """Reset all connections that are accepted there on `port`."""
-        what = ["ss", "-K", "state", "established", f"sport = :{port}"]
-        subprocess.run([*self.prefix, *what], capture_output=True, check=False)
+    def streams(self, port: int) -> list[str]:
+        """Where the other ends are of all connections that were accepted there on `port`."""
+        command = ["ss", "-Htn", "state", "established", f"sport = :{port}"]
+        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, check=False)
+        return [line.split()[3] for line in done.stdout.splitlines()]
+
+    def reset_stream(self, port: int, peer: str) -> None:
+        """Reset one of them."""
+        command = ["ss", "-K", f"sport = :{port}", "dst", peer]
+        subprocess.run([*self.prefix, *command], capture_output=True, check=False)
 
     def enter(self) -> None:
         """From now on, this thread's new sockets are on that machine."""
