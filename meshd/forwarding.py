@@ -33,10 +33,11 @@ log = structlog.get_logger()
 
 CONTINUATIONS_MAX: Final = 16
 """Of one answer: each costs a prefill of all that has come."""
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 15.0
 """For an answer that has begun: a daemon or a worker that is restarted is back by then."""
-BEGIN_PATIENCE_S: Final = 2.0
-"""For one that has not, where a node was lost rather than refused: its app can ask again, too."""
+BEGIN_PATIENCE_S: Final = 5.0
+"""For one that has not: so long until it is settled which nodes live. Refusals are passed on at
+once, so that the app can do something else."""
 LOOK_EVERY_S: Final = 0.25
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
@@ -90,7 +91,8 @@ class Forwarding:
                 yield ranked
                 return
             node = ranked[0].node
-            within_s = contact_s(ranked[0].distance_ns, is_last=len(ranked) == 1)
+            is_only_chance = len(ranked) == 1 and not self._progress.has_begun
+            within_s = contact_s(ranked[0].distance_ns, is_only_chance=is_only_chance)
             tried = self._begin(node)
             try:
                 async with aclosing(self._attempt(node, tried, within_s)) as events:
@@ -180,6 +182,9 @@ class Forwarding:
             now = trio.current_time()
             if now >= self._deadline:
                 raise RequestFailed("timeout", TIME_IS_OVER)
+            if not self._failures and not self._patient_until:
+                self._be_patient(BEGIN_PATIENCE_S)  # all are under suspicion
+                continue
             if now >= self._patient_until:
                 if not self._progress.has_begun:
                     raise self._nobody()
@@ -205,14 +210,16 @@ class Forwarding:
             raise RequestFailed(failure.code, failure.message) from failure
         self._means.choosing.failed(node, is_unreached=failure.is_unreached)
         self._failures.append((node, failure))
-        self._tried.add(node)
-        if not has_begun and failure.is_lost and self._patient_until == 0.0:
-            self._be_patient(BEGIN_PATIENCE_S)
         if has_given:
             self._be_patient(PATIENCE_S)
             is_over = self.answer.resumed >= CONTINUATIONS_MAX
             if is_over or not self._progress.can_continue:
                 raise self._broken_off() from failure
+        elif not has_begun and failure.is_lost and not self._patient_until:
+            self._be_patient(BEGIN_PATIENCE_S)
+        is_only_cut_off = has_given and failure.is_lost and not failure.is_unreached
+        if not is_only_cut_off or trio.current_time() >= self._patient_until:
+            self._tried.add(node)
 
     def _be_patient(self, seconds: float) -> None:
         until = trio.current_time() + min(seconds, self._means.patience_s)

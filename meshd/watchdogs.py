@@ -13,9 +13,9 @@ from protocol.speeds import Speed
 from runtimes.base import Chunk, GenerateEvent, Started
 
 CONTACT_S: Final = 3.0
-"""To be connected, and to hand over a request of no size, where nobody else could be asked ..."""
+"""To be connected, and to hand over a request of no size, where that is the only chance ..."""
 BRISK_CONTACT_S: Final = 1.0
-"""... and where somebody can, beside what the way there takes:"""
+"""... and where it is not, beside what the way there takes:"""
 ROUND_TRIPS: Final = 10
 """A connection, a handshake, the request; some of it twice."""
 HEARTBEAT_S: Final = 0.5
@@ -36,9 +36,11 @@ _FADING: Final = 0.95
 """What one slow token counts at the next one."""
 
 
-def contact_s(round_trip_ns: int, *, is_last: bool) -> float:
-    """How long a node may take to be reached; `is_last`: nobody else could be asked."""
-    if is_last:
+def contact_s(round_trip_ns: int, *, is_only_chance: bool) -> float:
+    """How long a node may take to be reached; `is_only_chance`: nobody else could be
+    asked, and nothing would be tried again.
+    """
+    if is_only_chance:
         return CONTACT_S
     return min(CONTACT_S, BRISK_CONTACT_S + ROUND_TRIPS * round_trip_ns / 1e9)
 

@@ -74,6 +74,9 @@ def test_tokens_are_waited_for_by_the_pace_that_was_shown() -> None:
 
 def test_a_node_far_away_has_longer_to_be_reached() -> None:
     """And one beside which nobody could be asked has all the time there is."""
-    near, far = contact_s(1_000_000, is_last=False), contact_s(150_000_000, is_last=False)
+    near, far = (
+        contact_s(1_000_000, is_only_chance=False),
+        contact_s(150_000_000, is_only_chance=False),
+    )
     assert 1.0 <= near < far < CONTACT_S
-    assert contact_s(10**10, is_last=False) == contact_s(0, is_last=True) == CONTACT_S
+    assert contact_s(10**10, is_only_chance=False) == contact_s(0, is_only_chance=True) == CONTACT_S

@@ -30,7 +30,7 @@ from tests.helpers.daemons import Daemon, Daemons, until
 
 SERVING: Final = ("anna", "bert", "cleo")
 GATEWAYS: Final = ("dora", "emil")
-DELAY_MS: Final = 200
+DELAY_MS: Final = 300
 USUAL: Final = f"test:{MODEL},delay_ms={DELAY_MS},slots=64,queue=16"
 SPECS: Final = (
     ("usual", USUAL),

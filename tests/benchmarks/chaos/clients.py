@@ -16,7 +16,7 @@ MODEL: Final = "words"
 HUNG_S: Final = 40.0
 """Without a word of the answer, however many keep-alives come."""
 LINE_S: Final = 60.0
-TOKENS: Final = (20, 80)
+TOKENS: Final = (10, 50)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
