@@ -72,6 +72,10 @@ class Mesh(Protocol):
         """The jobs that were submitted here, the newest first, without arguments and results."""
         ...
 
+    def explain(self, request_id: str) -> Mapping[str, Any] | None:
+        """Why a request went where it went (`story.py`); None for one that is not remembered."""
+        ...
+
     def generate(
         self, request: GenerateRequest, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:

@@ -20,6 +20,7 @@ from protocol.exchange import (
     Data,
     End,
     Fail,
+    Heartbeat,
     Refuse,
     Server,
     decode_frame,
@@ -33,6 +34,8 @@ ASK_S: Final = 30.0
 """To send the whole request, once the exchange has begun."""
 UNREAD_S: Final = 60.0
 """An asker that takes no frame for so long has lost its request."""
+HEARTBEAT_S_MIN: Final = 0.1
+"""However often an asker wants to hear that its request is not forgotten."""
 RETRY_AFTER_MS: Final = 1_000
 _MESSAGE_CHARS_MAX: Final = 1_000
 
@@ -65,13 +68,16 @@ class Answering:
         self._load = load
         self._server = Server()
         self._has_accepted = False
+        self._sending = trio.Lock()
+        self._said_at = trio.current_time()
 
     async def refuse(self, code: str, message: str) -> None:
         """Say at once that it does not run. Raises StreamBroken."""
         await self._frames.send(self._failure(code, message), UNREAD_S)
 
-    async def run(self, work: Work, deadline_s: float) -> None:
-        """Do the work while the asker wants it, for `deadline_s` at most.
+    async def run(self, work: Work, ask: Ask) -> None:
+        """Do the work while the asker wants it, until its deadline at most; be heard as often as it
+        wants.
 
         Raises StreamBroken when the stream cannot be used any more.
         """
@@ -95,19 +101,35 @@ class Answering:
             except StreamBroken as error:
                 give_up(str(error), error.fault)
 
-        async def send(frame: Accept | Data) -> None:
-            self._has_accepted = True
+        async def say(frame: Accept | Data | Heartbeat) -> None:
             try:
                 await self._frames.send(self._server.send(frame), UNREAD_S)
             except StreamBroken as error:
                 give_up(str(error), error.fault)
                 await trio.lowlevel.checkpoint()  # ends the work as any cancellation does
+            self._said_at = trio.current_time()
+
+        async def send(frame: Accept | Data) -> None:
+            self._has_accepted = True
+            async with self._sending:
+                await say(frame)
+
+        async def beat(every_s: float) -> None:
+            while True:
+                await trio.sleep_until(self._said_at + every_s)
+                async with self._sending:
+                    if trio.current_time() >= self._said_at + every_s:
+                        await say(Heartbeat())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_asker)
-            with trio.move_on_after(deadline_s):  # the asker's too: nobody waits for words
+            if ask.heartbeat_ms:
+                nursery.start_soon(beat, max(HEARTBEAT_S_MIN, ask.heartbeat_ms / 1000))
+            with trio.move_on_after(ask.deadline_ms / 1000):
+                # The deadline is the asker's too: nobody waits for words.
                 last = await self._last(work, send)
-            nursery.cancel_scope.cancel()
+            async with self._sending:  # no heartbeat is cut off in the middle
+                nursery.cancel_scope.cancel()
         if last is None or not is_wanted:
             raise StreamBroken("the asker went away or the deadline passed", fault)
         # As soon as the asker has this, its next exchange may begin: the watch must be over.

@@ -5,6 +5,7 @@ up as soon as it is gone or the time is over. What the bodies mean is the caller
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -18,11 +19,13 @@ from typing import Final, TypeVar
 
 import trio
 
-from meshd.frames import FrameStream, StreamBroken
+from meshd.frames import FrameStream, StreamBroken, size_s
 from meshd.payloads import BadPayload
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
+from meshd.watchdogs import CONTACT_S, SILENCE_S
 from protocol.errors import Refused
+from protocol.events import ContactLost, Event
 from protocol.exchange import (
     ANSWER_BYTES_MAX,
     Accept,
@@ -31,14 +34,14 @@ from protocol.exchange import (
     Data,
     End,
     Fail,
+    Heartbeat,
     Refuse,
     encode_frame,
 )
 from protocol.identity import Address, NodeId
 
-SEND_S: Final = 30.0
-"""For a whole request to be taken."""
 REASON_CHARS_MAX: Final = 200
+TIME_IS_OVER: Final = "The request's time is over."
 
 T = TypeVar("T")
 
@@ -46,10 +49,16 @@ T = TypeVar("T")
 class AttemptFailed(Exception):
     """One candidate did not work out."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(
+        self, code: str, message: str, *, is_lost: bool = False, is_unreached: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_lost = is_lost or is_unreached
+        """It has said nothing against the request: what lies between broke."""
+        self.is_unreached = is_unreached
+        """Nothing at all is heard of it."""
 
 
 class Asking:
@@ -61,12 +70,16 @@ class Asking:
         peers: Peers,
         addresses_of: Callable[[NodeId], tuple[Address, ...]],
         caught_up: Callable[[], Awaitable[None]],
+        give: Callable[[Event], object],
     ) -> None:
-        """`caught_up` waits until this node knows who is no member any more (a few seconds)."""
+        """`caught_up` waits until this node knows who is no member any more (a few seconds);
+        `give` tells the node of a member that broke off an exchange, or fell silent in one.
+        """
         self._view = view
         self._peers = peers
         self._addresses_of = addresses_of
         self._caught_up = caught_up
+        self._give = give
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -82,34 +95,74 @@ class Asking:
                 del self.running[node]
 
     async def ask(
-        self, node: NodeId, kind: Kind, ask: Ask, codes: Collection[str]
+        self,
+        node: NodeId,
+        kind: Kind,
+        ask: Ask,
+        codes: Collection[str],
+        contact_s: float = CONTACT_S,
     ) -> AsyncGenerator[Accept | Data | End, None]:
         """Send `ask`, and give the frames of the answer; close it with `aclosing`.
 
-        `codes` are those that a peer may fail with; anything else counts as `unavailable`. Raises
-        AttemptFailed.
+        `codes` are those that a peer may fail with; anything else counts as `unavailable`. One that
+        was asked for heartbeats and is silent for longer than a few of them is given up.
+        `contact_s`: to be reached within. Raises AttemptFailed.
         """
         await self._caught_up()
+        silence_s = SILENCE_S if ask.heartbeat_ms else math.inf
         try:
-            async with self._peers.exchange(node, self._addresses_of(node), kind) as frames:
-                await frames.send(encode_frame(ask), SEND_S)
-                async with contextlib.aclosing(_answer_from(frames, codes)) as answer:
-                    async for frame in answer:
-                        yield frame
+            async with contextlib.AsyncExitStack() as stack:
+                frames = await self._contact(stack, node, kind, ask, contact_s)
+                answer = _answer_from(frames, codes, silence_s)
+                await stack.enter_async_context(contextlib.aclosing(answer))
+                async for frame in answer:
+                    yield frame
         except PeerUnreachable as error:
-            raise AttemptFailed("unavailable", f"it cannot be reached ({error})") from error
+            self._give(ContactLost(node))
+            reason = f"it cannot be reached ({error})"
+            raise AttemptFailed("unavailable", reason, is_unreached=True) from error
         except StreamBroken as error:
-            raise AttemptFailed("unavailable", f"its stream broke ({error})") from error
+            self._give(ContactLost(node))
+            is_silent = error.fault == "silent"
+            reason = "it fell silent" if is_silent else f"its stream broke ({error})"
+            raise AttemptFailed(
+                "unavailable", reason, is_lost=True, is_unreached=is_silent
+            ) from error
         except Refused as error:
             raise nonsense(error) from error
 
-    async def next(self, node: NodeId, source: AsyncIterator[T], deadline: float) -> T | None:
-        """The next item, None at the end. Raises AttemptFailed, also when the node is gone."""
-        with trio.CancelScope(deadline=deadline) as scope, self._view.when_gone(node, scope.cancel):
+    async def _contact(
+        self,
+        stack: contextlib.AsyncExitStack,
+        node: NodeId,
+        kind: Kind,
+        ask: Ask,
+        contact_s: float,
+    ) -> FrameStream:
+        """Hand the request over. Raises PeerUnreachable and StreamBroken."""
+        data = encode_frame(ask)
+        with trio.move_on_after(contact_s + size_s(len(data))):
+            exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+            frames = await stack.enter_async_context(exchange)
+            await frames.send(data)
+            return frames
+        raise PeerUnreachable("no answer")
+
+    async def next(
+        self, node: NodeId, source: AsyncIterator[T], deadline: float, limit_s: float = math.inf
+    ) -> T | None:
+        """The next item, None at the end. Raises AttemptFailed, also when the node is gone, or
+        nothing came for `limit_s`.
+        """
+        until = min(deadline, trio.current_time() + limit_s)
+        with trio.CancelScope(deadline=until) as scope, self._view.when_gone(node, scope.cancel):
             return await anext(source, None)
-        if trio.current_time() >= deadline:
-            raise AttemptFailed("timeout", "The request's time is over.")
-        raise AttemptFailed("unavailable", "it is gone")
+        now = trio.current_time()
+        if now >= deadline:
+            raise AttemptFailed("timeout", TIME_IS_OVER)
+        if now >= until:
+            raise AttemptFailed("unavailable", f"nothing came of it for {limit_s:.0f} s")
+        raise AttemptFailed("unavailable", "it is gone", is_unreached=True)
 
 
 def nonsense(error: Refused | BadPayload) -> AttemptFailed:
@@ -118,16 +171,18 @@ def nonsense(error: Refused | BadPayload) -> AttemptFailed:
 
 
 async def _answer_from(
-    frames: FrameStream, codes: Collection[str]
+    frames: FrameStream, codes: Collection[str], silence_s: float
 ) -> AsyncGenerator[Accept | Data | End, None]:
     asker = Asker()
     while not asker.is_over:
-        data = await frames.receive(ANSWER_BYTES_MAX)
+        data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
         if data is None:
             raise StreamBroken("closed in the middle")
         match asker.receive(data):
             case Refuse(code, message) | Fail(code, message):
                 raise _refused(code, message, codes)
+            case Heartbeat():
+                pass
             case frame:
                 yield frame
 

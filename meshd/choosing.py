@@ -15,7 +15,7 @@ from meshd.trust.api_keys import Priority
 from protocol.identity import NodeId
 from protocol.policies import DEFAULT, POLICIES, Demand, Policy
 from protocol.routing import Candidate
-from protocol.speeds import Speeds
+from protocol.speeds import Speed, Speeds
 from runtimes.base import GenerateRequest
 
 _Key = TypeVar("_Key")
@@ -62,7 +62,7 @@ class Choosing:
         self._default = default
         self._policies: dict[str, Policy] = {name: make() for name, make in POLICIES.items()}
         self._speeds = Speeds()
-        self._failed: dict[NodeId, float] = {}
+        self._failed: dict[NodeId, tuple[float, bool]] = {}
         self._homes: dict[bytes, NodeId] = {}
         """Who has answered which conversation, by a hash of its messages so far."""
         self._served: dict[NodeId, int] = {}
@@ -79,19 +79,29 @@ class Choosing:
                 candidate,
                 speed=self._speeds.of(candidate.node, request.model),
                 failed_ago_ns=self._failed_ago_ns(candidate.node, now),
+                is_unreached=self._failed.get(candidate.node, (0.0, False))[1],
                 had_before=candidate.node == home,
                 served_tokens=self._served.get(candidate.node, 0),
             )
             for candidate in candidates
         ]
-        policy = self._policies[options.ranking or self._default]
-        return policy.rank(known, self._demand(request, options), self._rng)
+        policy = self._policies[self.policy_name(options)]
+        return policy.rank(known, self.demand(request, options), self._rng)
+
+    def policy_name(self, options: RequestOptions) -> str:
+        """The policy by which a request's candidates are ranked."""
+        return options.ranking or self._default
+
+    def speed(self, node: NodeId, model: str) -> Speed | None:
+        """What was learned of a model on a node."""
+        return self._speeds.of(node, model)
 
     def _failed_ago_ns(self, node: NodeId, now: float) -> int | None:
         failed = self._failed.get(node)
-        return None if failed is None else int((now - failed) * 1e9)
+        return None if failed is None else int((now - failed[0]) * 1e9)
 
-    def _demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+    def demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+        """What a request asks of whoever runs it, as far as can be known before."""
         size = len((request.prompt or "").encode())
         size += sum(len(message.content.encode()) for message in request.messages or ())
         output = self._usual_output
@@ -102,10 +112,10 @@ class Choosing:
 
     # ---- learning ----
 
-    def failed(self, node: NodeId) -> None:
-        """A request was sent there in vain."""
+    def failed(self, node: NodeId, *, is_unreached: bool = False) -> None:
+        """A request was sent there in vain; `is_unreached`: nothing was heard of the node."""
         self._failed.pop(node, None)
-        self._failed[node] = self._now()
+        self._failed[node] = (self._now(), is_unreached)
         _forget_oldest(self._failed, FAILURES_MAX)
 
     def answered(self, node: NodeId, request: GenerateRequest, timing: Timing) -> None:

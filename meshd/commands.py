@@ -13,6 +13,7 @@ from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
+from meshd.story import STORIES_MAX
 from meshd.trust.keys import new_seed
 from meshd.trust.root_key import ACTS
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
@@ -50,6 +51,7 @@ class Commands:
             "models": self.models,
             "events": Streaming(self.events, timeout_s=math.inf),
             "gateway": self.gateway,
+            "explain": self.explain,
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
@@ -95,6 +97,18 @@ class Commands:
             await _follow(log, log.id_before(recent), report)
         finally:
             self._followers -= 1
+
+    async def explain(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Why a request went where it went."""
+        request_id = argument(arguments, "request", str)
+        told = self._running.explain(request_id)
+        if told is None:
+            raise UserError(
+                f"this node remembers no request {request_id[:64]!a}: of those that came to its "
+                f"own gateway it knows the last {STORIES_MAX:,} since it started; an id is "
+                "in an answer's header x-meshd-request"
+            )
+        return told
 
     async def invite(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Issue an invite: `{"token", "invite"}`."""

@@ -74,7 +74,7 @@ def unpack_request(body: bytes) -> GenerateRequest:
             model=model,
             messages=messages,
             prompt=_take_optional_text(fields),
-            max_tokens=_take_optional_int(fields, 1, _TOKENS_MAX),
+            max_tokens=_take_optional_int(fields, 0, _TOKENS_MAX),
             temperature=_take_float(fields, 0.0, 100.0),
             top_p=_take_float(fields, 0.0, 1.0),
             top_k=fields.take_int(0, 2**31),

@@ -131,7 +131,7 @@ class Running:
             self.gossip.give, local_models, functions, self.view, options.labels
         )
         self._catching_up = CatchingUp(node)
-        asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
+        asking = Asking(self.view, peers, node.address_of, self._catching_up.wait, self.gossip.give)
         rng = random.SystemRandom()
         choosing = Choosing(rng, trio.current_time, options.policy)
         self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, choosing)
@@ -380,6 +380,11 @@ class Running:
     def jobs(self) -> Sequence[Mapping[str, Any]]:
         """See `answer.Mesh`."""
         return self._jobs.rows()
+
+    def explain(self, request_id: str) -> Mapping[str, Any] | None:
+        """See `answer.Mesh`."""
+        story = self._forwarder.stories.find(request_id)
+        return story.told(trio.current_time()) if story is not None else None
 
     def generate(
         self, request: GenerateRequest, options: RequestOptions

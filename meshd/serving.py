@@ -1,12 +1,13 @@
 """The one place where this node's models answer a request that another member sent it."""
 
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 import structlog
+import trio
 
 from meshd.answering import Answering, Send, receive_ask
-from meshd.frames import FrameStream
+from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import (
     BadPayload,
@@ -30,6 +31,8 @@ class Serving:
         """`load`: this node's, which a refusal tells; None: that of the models."""
         self._models = models
         self._load = load or (lambda: models.load)
+        self._runs: dict[tuple[NodeId, str], trio.CancelScope] = {}
+        """By who asked, and the request's id."""
 
     async def serve_stream(self, peer: NodeId, frames: FrameStream) -> None:
         """One request of `peer`. Raises StreamBroken when the stream cannot go on."""
@@ -61,4 +64,23 @@ class Serving:
                             end = End(pack_finished(event))
             return end
 
-        await answering.run(generate, ask.deadline_ms / 1000)
+        with self._only_run(peer, ask.request_id):
+            await answering.run(generate, ask)
+            return
+        raise StreamBroken("it was asked anew")
+
+    @contextmanager
+    def _only_run(self, peer: NodeId, request_id: str) -> Iterator[None]:
+        """End the run of this very request that its asker has given up, and may not have been able
+        to say so.
+        """
+        before = self._runs.pop((peer, request_id), None)
+        if before is not None:
+            before.cancel()
+        with trio.CancelScope() as scope:
+            self._runs[peer, request_id] = scope
+            try:
+                yield
+            finally:
+                if self._runs.get((peer, request_id)) is scope:
+                    del self._runs[peer, request_id]

@@ -182,6 +182,10 @@ class View:
             return []
         return list(self._cards.get(node, {}).values())
 
+    def card(self, node: NodeId, model: str) -> ModelCard | None:
+        """What a member that is there offers under a name."""
+        return next((card for card in self.cards(node) if card.name == model), None)
+
     def models(self) -> list[Mapping[str, Any]]:
         """One row per model name in the mesh, with the names of the nodes that offer it."""
         rows: dict[str, dict[str, Any]] = {}
@@ -209,9 +213,7 @@ class View:
 
     def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
         """Members that offer `model`, for ranking."""
-        return self._candidates(
-            lambda node: any(card.name == model for card in self.cards(node)), own_requests
-        )
+        return self._candidates(lambda node: self.card(node, model) is not None, own_requests)
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]

@@ -66,6 +66,14 @@ class SendFailed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ContactLost:
+    """A request that `node` was asked broke, or nothing more was heard of it: it deserves to be
+    looked at now. That alone says nothing against it."""
+
+    node: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Delayed:
     """This process came `lag_ns` too late to something, or ran out of something: it is not well,
     and should judge others slowly."""
@@ -141,6 +149,7 @@ Event = (
     | StreamReceived
     | StreamFailed
     | SendFailed
+    | ContactLost
     | Delayed
     | DeadlineReached
     | OfferChanged

@@ -5,6 +5,8 @@
                                   <-          Accept(body)      or  Refuse(code, message, load)
                                   <-          Data(body) ...
                                   <-          End(body)         or  Fail(code, message)
+                                  <-          Heartbeat         (at any time before those, if the
+                                                                 Ask wants it)
       Cancel                      ->                            (at any time after Ask)
 
 Bodies are opaque here: the protocol carries requests, it does not know what they ask for. The two
@@ -36,8 +38,12 @@ class Ask:
     """Run this, within `deadline_ms` from now."""
 
     request_id: str
+    """The same in every attempt at one request."""
     deadline_ms: int
     body: bytes
+    heartbeat_ms: int = 0
+    """Be silent for no longer than this; 0: for as long as it takes. A version that knows no
+    heartbeats sends none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The server lives, and has nothing else to say: the request waits, or is worked at."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class End:
     """The answer is whole."""
 
@@ -84,7 +95,7 @@ class Cancel:
     """The asker does not want it any more."""
 
 
-Frame = Ask | Accept | Refuse | Data | End | Fail | Cancel
+Frame = Ask | Accept | Refuse | Data | Heartbeat | End | Fail | Cancel
 
 
 class _Type(enum.IntEnum):
@@ -95,13 +106,15 @@ class _Type(enum.IntEnum):
     END = 5
     FAIL = 6
     CANCEL = 7
+    HEARTBEAT = 8
 
 
 def encode_frame(frame: Frame) -> bytes:
     """One frame's bytes, without the length that the stream puts before them."""
     match frame:
         case Ask():
-            return pack((_Type.ASK, frame.request_id, frame.deadline_ms, frame.body))
+            ask = (frame.request_id, frame.deadline_ms, frame.body, frame.heartbeat_ms)
+            return pack((_Type.ASK, *ask))
         case Accept():
             return pack((_Type.ACCEPT, frame.body))
         case Refuse():
@@ -113,6 +126,8 @@ def encode_frame(frame: Frame) -> bytes:
             return pack((_Type.END, frame.body))
         case Fail():
             return pack((_Type.FAIL, frame.code, frame.message))
+        case Heartbeat():
+            return pack((_Type.HEARTBEAT,))
         case _:
             return pack((_Type.CANCEL,))
 
@@ -124,7 +139,9 @@ def decode_frame(data: bytes) -> Frame:
         case _Type.ASK:
             request_id = fields.take_text(64)
             deadline_ms = fields.take_int(0, DEADLINE_MS_MAX)
-            return Ask(request_id, deadline_ms, fields.take_blob(REQUEST_BYTES_MAX))
+            body = fields.take_blob(REQUEST_BYTES_MAX)
+            heartbeat_ms = fields.take_int(0, DEADLINE_MS_MAX) if fields.has_more else 0
+            return Ask(request_id, deadline_ms, body, heartbeat_ms)
         case _Type.ACCEPT:
             return Accept(fields.take_blob(ANSWER_BYTES_MAX))
         case _Type.REFUSE:
@@ -139,6 +156,8 @@ def decode_frame(data: bytes) -> Frame:
             return Fail(fields.take_text(64), fields.take_text(_TEXT_CHARS_MAX))
         case _Type.CANCEL:
             return Cancel()
+        case _Type.HEARTBEAT:
+            return Heartbeat()
         case _:
             raise Refused(DropReason.MALFORMED, "unknown frame")
 
@@ -168,7 +187,7 @@ class Asker:
         """Whether the server has said its last; only then may the stream carry another request."""
         return self._phase is _Phase.OVER
 
-    def receive(self, data: bytes) -> Accept | Refuse | Data | End | Fail:
+    def receive(self, data: bytes) -> Accept | Refuse | Data | Heartbeat | End | Fail:
         """Read the server's next frame. Raises Refused: MALFORMED, UNEXPECTED."""
         frame = decode_frame(data)
         match frame, self._phase:
@@ -179,6 +198,8 @@ class Asker:
                 self._phase = _Phase.OVER
                 return frame
             case Data(), _Phase.RUNNING:
+                return frame
+            case Heartbeat(), _Phase.ASKED | _Phase.RUNNING:
                 return frame
             case ((End() | Fail()), _Phase.RUNNING):
                 self._phase = _Phase.OVER
@@ -193,7 +214,7 @@ class Server:
     def __init__(self) -> None:
         self._phase = _Phase.ASKED
 
-    def send(self, frame: Accept | Refuse | Data | End | Fail) -> bytes:
+    def send(self, frame: Accept | Refuse | Data | Heartbeat | End | Fail) -> bytes:
         """The bytes of our next frame. Raises LocalProtocolError when it is not its turn."""
         match frame, self._phase:
             case Accept(), _Phase.ASKED:
@@ -201,6 +222,8 @@ class Server:
             case Refuse(), _Phase.ASKED:
                 self._phase = _Phase.OVER
             case Data(), _Phase.RUNNING:
+                pass
+            case Heartbeat(), _Phase.ASKED | _Phase.RUNNING:
                 pass
             case ((End() | Fail()), _Phase.RUNNING):
                 self._phase = _Phase.OVER

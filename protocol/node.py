@@ -20,6 +20,7 @@ from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.events import (
     AddressesChanged,
     AddressFound,
+    ContactLost,
     DatagramReceived,
     DeadlineReached,
     Delayed,
@@ -121,6 +122,8 @@ class Node:
                 self._reconciler.give_up(event.peer, now)
             case SendFailed():
                 self._traffic.on_send_failed(event.to)
+            case ContactLost():
+                self._prober.attend(event.node, now)
             case Delayed():
                 self._awareness.note(1)
             case OfferChanged():

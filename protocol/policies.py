@@ -52,8 +52,24 @@ class Policy(Protocol):
         ...
 
 
-def expected_ns(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli: int) -> int:
-    """When a request that came now would be complete there. `usual`: the speed of who is unknown;
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """When a request that came now would be complete on one candidate, in nanoseconds."""
+
+    wait_ns: int
+    """For a slot."""
+    prefill_ns: int
+    decode_ns: int
+    round_trip_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        """All of it."""
+        return self.wait_ns + self.prefill_ns + self.decode_ns + self.round_trip_ns
+
+
+def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli: int) -> Expected:
+    """What a request that came now would take there. `usual`: the speed of who is unknown;
     `mean_busy_milli`: work before a request, per slot, over all candidates.
     """
     speed = candidate.speed or usual
@@ -66,7 +82,14 @@ def expected_ns(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_mi
     slots = max(1, candidate.load.slots if candidate.load is not None else 1)
     # A request waits while all slots are taken: for so many slots' worth of those before it.
     waiting_milli = max(0, busy - 1000 + 1000 // slots)
-    return waiting_milli * service_ns // 1000 + prefill_ns + decode_ns + candidate.distance_ns
+    wait_ns = waiting_milli * service_ns // 1000
+    return Expected(wait_ns, prefill_ns, decode_ns, candidate.distance_ns)
+
+
+def expected_of_all(candidates: Sequence[Candidate], demand: Demand) -> list[Expected]:
+    """The same for each of those between whom there is to choose."""
+    usual, mean = typical(c.speed for c in candidates), _mean_busy(candidates)
+    return [expected(candidate, demand, usual, mean) for candidate in candidates]
 
 
 def _blended(candidate: Candidate, mean_busy_milli: int) -> int:
@@ -82,13 +105,17 @@ def _mean_busy(candidates: Sequence[Candidate]) -> int:
 
 
 def _cooled(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The same order, but who has just failed comes last."""
+    """The same order, but who has just failed comes last; and behind them all, who was not heard
+    of at all: to find that out again takes long.
+    """
 
-    def has_failed(candidate: Candidate) -> bool:
+    def how_badly(candidate: Candidate) -> int:
         failed = candidate.failed_ago_ns
-        return failed is not None and failed < COOL_DOWN_NS
+        if failed is None or failed >= COOL_DOWN_NS:
+            return 0
+        return 2 if candidate.is_unreached else 1
 
-    return sorted(candidates, key=has_failed)
+    return sorted(candidates, key=how_badly)
 
 
 class Fastest:
@@ -99,8 +126,11 @@ class Fastest:
     ) -> list[Candidate]:
         """See Policy."""
         able = alive(candidates)
-        usual, mean = typical(c.speed for c in able), _mean_busy(able)
-        keyed = [(expected_ns(c, demand, usual, mean), rng.getrandbits(32), c) for c in able]
+        estimates = [each.total_ns for each in expected_of_all(able, demand)]
+        keyed = [
+            (estimate, rng.getrandbits(32), candidate)
+            for estimate, candidate in zip(estimates, able, strict=True)
+        ]
         keyed.sort(key=lambda entry: entry[:2])
         if len(keyed) > 1 and keyed[0][2].distance_ns > 0:  # how we ourselves are is no hearsay
             limit = keyed[0][0] * NEAR_PERCENT // 100 + NEAR_NS

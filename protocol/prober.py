@@ -8,6 +8,9 @@ pass; newcomers enter at a random place. One probe lasts one interval:
 Interval and time-out are stretched by our own health (`awareness.py`). Nothing but the end of the
 interval raises a suspicion. The signed nacks of helpers then count as their accusations.
 
+A member with whom a request of ours has just broken is probed next, and at once if the running
+probe is answered (and once more per interval at most): attention, which by itself proves nothing.
+
 A target that answers with a challenge (it does not hold our boot, or we not its) was reached:
 the ping goes out again, with our token, and the probe starts over, once.
 """
@@ -15,6 +18,7 @@ the ping goes out again, with our token, and the probe starts over, once.
 import dataclasses
 import random
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from protocol.awareness import Awareness
 from protocol.config import ProtocolConfig
@@ -27,6 +31,9 @@ from protocol.outbox import Outbox
 from protocol.proofs import Proofs
 from protocol.round_trips import RoundTrips
 from protocol.statements import Statement
+
+ATTENDED_MAX: Final = 64
+"""Members that are to be probed out of turn; the others' turn comes anyway."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -96,6 +103,10 @@ class Prober:
         """... and who has come since."""
         self._position = 0
         """So many of this pass have been drawn."""
+        self._wanted: dict[NodeId, None] = {}
+        """Who is probed before everybody else of this pass; they stay in it."""
+        self._hurried_ns = -NEVER
+        """When a probe was last ended early for one of them."""
         self._probe: Probe | None = None
         self._next_probe_ns = NEVER
 
@@ -128,6 +139,20 @@ class Prober:
         if node not in self._listed and node not in self._newcomers:
             self._order.append(node)  # what is to come has no order yet
             self._newcomers[node] = None
+
+    def attend(self, node: NodeId, now: int) -> None:
+        """Probe a member next: something went wrong between it and us."""
+        probe = self._probe
+        if not self._is_probed(node) or (probe is not None and probe.target == node):
+            return
+        if len(self._wanted) < ATTENDED_MAX:
+            self._wanted[node] = None
+        if now - self._hurried_ns < self._config.probe_interval_ns:
+            return
+        if probe is None and self._next_probe_ns < NEVER:
+            self._hurried_ns = self._next_probe_ns = now
+        elif probe is not None and probe.is_answered:
+            self._hurried_ns = probe.ends_ns = now
 
     def advance(self, now: int) -> None:
         """Do what is due: ask helpers, pass the verdict, start the next probe."""
@@ -181,6 +206,11 @@ class Prober:
         self._outbox.send(probe.target, ping, first, is_repeated=True)  # by `on_told`
 
     def _next_target(self) -> NodeId | None:
+        while self._wanted:
+            target = next(iter(self._wanted))
+            del self._wanted[target]
+            if self._is_probed(target):
+                return target
         for _ in range(2):
             while self._position < len(self._order):
                 target = self._draw()

@@ -29,6 +29,7 @@ from protocol.errors import BadRecording
 from protocol.events import (
     AddressesChanged,
     AddressFound,
+    ContactLost,
     DatagramReceived,
     DeadlineReached,
     Delayed,
@@ -311,6 +312,7 @@ _KINDS: Final[Sequence[tuple[Callable[..., Event], dict[str, Callable[[object, s
     (StreamReceived, {"stream": an_int, "peer": a_node_id, "data": some_bytes, "wall_s": an_int}),
     (StreamFailed, {"peer": a_node_id, "reason": a_failure}),
     (SendFailed, {"to": an_address}),
+    (ContactLost, {"node": a_node_id}),
     (Delayed, {"lag_ns": an_int}),
     (DeadlineReached, {}),
     (OfferChanged, {"key": a_text, "value": some_bytes}),

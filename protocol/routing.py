@@ -40,6 +40,8 @@ class Candidate:
     """1 to 3, by its hardware."""
     failed_ago_ns: int | None = None
     """How long ago it failed a request of ours; None: it has not, or has answered since."""
+    is_unreached: bool = False
+    """When it failed, nothing was heard of it."""
     had_before: bool = False
     """It answered the turn of this conversation before: much of the prompt may lie there."""
     served_tokens: int = 0

@@ -66,7 +66,8 @@ class GenerateRequest:
     """A JSON schema as JSON text, which the completion keeps."""
     continued_ids: tuple[int, ...] = ()
     """Completion tokens that another run has emitted already: this one goes on behind them, as
-    that one would have, and emits and counts only what is new. `max_tokens` is of the new ones."""
+    that one would have, and emits and counts only what is new. `max_tokens` is of the new ones, and
+    here alone may be 0: nothing is to be added, and `Finished` says how the answer ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def check_request(request: GenerateRequest) -> None:
     """Raise RuntimeFailure `bad_request` with one clear line, unless `request` is well formed."""
     _check_text(request)
     _check_stops(request.stop)
-    _check_integer("max_tokens", request.max_tokens, 1, TOKENS_MAX)
+    _check_integer("max_tokens", request.max_tokens, 0 if request.continued_ids else 1, TOKENS_MAX)
     _check_integer("top_k", request.top_k, 0, TOKENS_MAX)
     _check_integer("seed", request.seed, 0, SEED_MAX)
     _check_number("temperature", request.temperature, TEMPERATURE_MAX)

@@ -17,6 +17,7 @@ from meshd.cli import (
     chat,
     demo,
     events,
+    explain,
     keys,
     membership,
     pair,
@@ -60,6 +61,7 @@ app.command()(show.models)
 app.command()(show.status)
 app.command()(events.events)
 app.command()(chat.chat)
+app.command()(explain.explain)
 app.command()(tasks.submit)
 app.command()(tasks.jobs)
 app.command()(tasks.job)

@@ -22,6 +22,7 @@ SILENCE_TIMEOUT_S = 620.0
 """Between two lines: the gateway ends a request after 600 s by itself."""
 LINE_BYTES_MAX = 1024 * 1024
 REFUSAL_BYTES_MAX = 64 * 1024
+_SERVED_BY = b": meshd nodes="
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class Answer:
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.node = response.getheader("x-meshd-node") or ""
         """Who answers, by name; empty when the gateway does not say."""
+        self.nodes: Sequence[str] = ()
+        """Known at the end: all who gave a part of it, in order."""
         self.finish_reason: str | None = None
         """Known at the end."""
         self._response = response
@@ -54,6 +57,8 @@ class Answer:
                 line = self._response.readline(LINE_BYTES_MAX)
             if not line.endswith(b"\n"):
                 raise UserError("the answer broke off: the gateway closed the connection")
+            if line.startswith(_SERVED_BY):
+                self.nodes = line.removeprefix(_SERVED_BY).decode().split()[0].split(",")
             if not line.startswith(b"data:"):
                 continue  # comments, event names and the blank lines between events
             content = line.removeprefix(b"data:").strip()

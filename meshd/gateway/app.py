@@ -169,6 +169,7 @@ class Gateway:
             route("/mesh/v1/status", self._status),
             route("/mesh/v1/jobs", self._jobs),
             route("/mesh/v1/events", self._events),
+            route("/mesh/v1/explain/{id}", self._explain),
             route("/healthz", self._health),
             route("/readyz", self._readiness),
         ]
@@ -207,6 +208,16 @@ class Gateway:
 
     async def _jobs(self, exchange: Exchange) -> None:
         await exchange.reply_json({"jobs": [dict(row) for row in self._mesh.jobs()]})
+
+    async def _explain(self, exchange: Exchange) -> None:
+        request_id, policy = exchange.path_param("id"), exchange.policy
+        told = self._mesh.explain(request_id)
+        if told is None or (policy is not None and not policy.may_use(told["model"])):
+            raise Refusal(
+                "not_found",
+                f"This node remembers no request {request_id[:64]!r}; ask where it came.",
+            )
+        await exchange.reply_json(dict(told))
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.reply_json({"status": "ok"})

@@ -45,4 +45,4 @@ class TaskServing:
             returned = await self._functions.run(call, started, deadline_s=deadline_s)
             return End(pack_returned(returned))
 
-        await answering.run(work, deadline_s)
+        await answering.run(work, ask)

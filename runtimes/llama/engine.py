@@ -134,7 +134,7 @@ class Engine:
             text=CompletionText(request.stop),
         )
         try:
-            sequence.continue_from(self.model, request.continued_ids, room)
+            sequence.continue_from(self.model, request.continued_ids)
             if not sequence.ending:
                 sampler.begin(prompt, request.continued_ids)
         except RuntimeFailure:

@@ -41,18 +41,15 @@ class Sequence:
         """Tokens that the context has not seen."""
         return len(self.tokens) - self.decoded
 
-    def continue_from(self, model: LoadedModel, continued: tuple[int, ...], room: int) -> None:
-        """Take in tokens that were generated elsewhere, as if they had been sampled here.
-
-        `room`: how many more the context holds.
-        """
+    def continue_from(self, model: LoadedModel, continued: tuple[int, ...]) -> None:
+        """Take in tokens that were generated elsewhere, as if they had been sampled here."""
         for token in continued:
             is_end = model.is_end(token)
             if not is_end:
                 self.text.push(model.piece(token))
             if is_end or self.text.stopped:
                 self.ending = "stop"
-        if not self.ending and room < 1:
+        if continued and not self.ending and self.tokens_max < 1:
             self.ending = "length"
 
     def push(self, model: LoadedModel, token: int | None) -> Tokens | None:

@@ -107,10 +107,11 @@ class Daemon:
 
     def ready(self, within_s: float = READY_S) -> "Daemon":
         """Wait for its ready line."""
-        until(f"{self.name} is ready (see {self.log})", self._is_ready, within_s)
+        until(f"{self.name} is ready (see {self.log})", self.is_ready, within_s)
         return self
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether its ready line has come."""
         line = self._output.read_bytes()
         if line.endswith(b"\n"):
             self.said = json.loads(line)

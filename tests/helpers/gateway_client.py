@@ -51,6 +51,8 @@ class Stream:
         self._response = connection.getresponse()
         self.status = self._response.status
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+        self.comments: list[str] = []
+        """What has come of them."""
 
     def __enter__(self) -> "Stream":
         return self
@@ -64,6 +66,8 @@ class Stream:
             if line.startswith(b"data: "):
                 data = line.removeprefix(b"data: ").strip()
                 yield "[DONE]" if data == b"[DONE]" else json.loads(data)
+            elif line.startswith(b": "):
+                self.comments.append(line.removeprefix(b": ").strip().decode())
 
     def first_text(self) -> str:
         """Read up to the first text."""

@@ -8,7 +8,8 @@ completion's tokens are FIRST_WORD and above, each a short word.
 Keys: `delay_ms` before each token (0); `first_ms` before the first one, beside that (0); `load_ms`
 until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes
 and `hang_at=N` falls silent before token N, counted from 0; `end_one_in=N` makes every Nth token or
-so end the turn (0: never by itself).
+so end the turn (0: never by itself); `torn=1` moves the first two bytes of each token behind its
+others, so that some tokens end in the middle of a character.
 """
 
 import dataclasses
@@ -56,6 +57,7 @@ class Script:
     fail_at: int | None = None
     hang_at: int | None = None
     end_one_in: int = 0
+    torn: int = 0
 
 
 def create(source: str, *, options: Mapping[str, str]) -> "ScriptedRuntime":
@@ -122,7 +124,7 @@ class ScriptedRuntime(Runtime):
             room = self._script.context - len(prompt) - len(request.continued_ids)
             if not prompt:
                 raise RuntimeFailure("bad_request", "the prompt is empty")
-            if room < 1:
+            if room < (0 if request.continued_ids else 1):
                 raise RuntimeFailure(
                     "context_too_long",
                     f"{len(prompt)} tokens, and the context holds {self._script.context}",
@@ -132,12 +134,17 @@ class ScriptedRuntime(Runtime):
             before = [*prompt, *request.continued_ids]
             chain = _Chain(self._script, before, may_end=not request.ignore_eos)
             for token in request.continued_ids:
-                text.push(b"" if token == END_OF_TURN else word(token).encode())
-            tokens_max = min(room, request.max_tokens or DEFAULT_MAX_TOKENS)
+                text.push(self._piece(token))
+            wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+            tokens_max = min(room, wanted)
+            if END_OF_TURN in request.continued_ids or text.stopped or tokens_max == 0:
+                has_stopped = END_OF_TURN in request.continued_ids or text.stopped
+                yield Finished("stop" if has_stopped else "length", len(prompt), 0)
+                return
             for index in range(tokens_max):
                 await self._before(index)
                 token = chain.next()
-                piece = text.push(b"" if token == END_OF_TURN else word(token).encode())
+                piece = text.push(self._piece(token))
                 stopped = token == END_OF_TURN or text.stopped
                 is_last = stopped or index + 1 == tokens_max
                 yield Chunk((token,), piece + (text.finish() if is_last else ""))
@@ -146,6 +153,10 @@ class ScriptedRuntime(Runtime):
                     return
         finally:
             self._slots.release()
+
+    def _piece(self, token: int) -> bytes:
+        piece = b"" if token == END_OF_TURN else word(token).encode()
+        return piece[2:] + piece[:2] if self._script.torn else piece
 
     async def _before(self, index: int) -> None:
         if index == self._script.fail_at:
@@ -201,6 +212,13 @@ def completion_ids(name: str, tokens_before: Sequence[int], count: int) -> list[
 def text_of(token_ids: Sequence[int]) -> str:
     """The text of completion tokens."""
     return "".join(word(token) for token in token_ids if token != END_OF_TURN)
+
+
+def answer_text(name: str, text: str, count: int) -> str:
+    """What a chat that says `text` is answered, in so many tokens."""
+    turns = (ChatMessage(role="user", content=text),)
+    prompt = prompt_ids(GenerateRequest(model=name, messages=turns))
+    return text_of(completion_ids(name, prompt, count))
 
 
 def word(token: int) -> str:

@@ -22,7 +22,7 @@ from meshd.trust.api_keys import KeyPolicy
 from meshd.view import View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged
-from protocol.events import OfferChanged
+from protocol.events import Event, OfferChanged
 from protocol.exchange import Accept, Data, End, encode_frame
 from protocol.identity import Address, NodeId
 from protocol.members import Gone, State
@@ -46,16 +46,20 @@ class House:
     """
 
     def __init__(
-        self, folder: pathlib.Path, *serving: PlayedRuntime | Handler | None, own: bool = False
+        self,
+        folder: pathlib.Path,
+        *serving: PlayedRuntime | Handler | None,
+        own: bool = False,
+        patience_s: float = 0.0,
     ) -> None:
-        """`own`: number 0 itself offers the model too."""
+        """`own`: number 0 itself offers the model too; `patience_s`: as `Forwarder` has it."""
         self.mesh = Mesh(len(serving)).start_all()
         roles = workers(*range(len(serving)))
         self.members = [Member(folder, index, roles) for index in range(len(serving))]
         self.serving = serving
         for index, what in enumerate(serving):
             if index > 0 or own:
-                self._offer(index, what.name if isinstance(what, PlayedRuntime) else "m")
+                self._offer(index, what if isinstance(what, PlayedRuntime) else PlayedRuntime())
         self.mesh.settle()
         self.mesh.advance(5 * SECOND)
         self.view = View(self.mesh[0])
@@ -65,19 +69,27 @@ class House:
             # Tried in the order of their numbers, whatever chance says.
             self.load(index, index)
         self.addresses: dict[NodeId, tuple[Address, ...]] = {}
+        self.events: list[Event] = []
+        """What the asking node was told."""
         anna = self.members[0]
         here = serving[0]
         models = LocalModels([here] if isinstance(here, PlayedRuntime) else [])
         self.asking = Asking(
-            self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once
+            self.view,
+            anna.peers,
+            lambda node: self.addresses.get(node, ()),
+            at_once,
+            self.events.append,
         )
         self.choosing = Choosing(random.Random(1), trio.current_time, "least_loaded")
-        self.forwarder = Forwarder(anna.id, self.view, models, self.asking, self.choosing)
+        self.forwarder = Forwarder(
+            anna.id, self.view, models, self.asking, self.choosing, patience_s=patience_s
+        )
 
-    def _offer(self, index: int, name: str) -> None:
-        card = PlayedRuntime(name=name).card
+    def _offer(self, index: int, runtime: PlayedRuntime) -> None:
+        card = runtime.card
         assert card is not None
-        key, value = advertisement.model_key(name), advertisement.encode_model(card)
+        key, value = advertisement.model_key(card.name), advertisement.encode_model(card)
         self.mesh.give(index, OfferChanged(key, value))
 
     def load(self, index: int, running: int) -> None:

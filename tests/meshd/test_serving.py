@@ -28,6 +28,7 @@ from protocol.exchange import (
     Data,
     End,
     Fail,
+    Heartbeat,
     Refuse,
     encode_frame,
 )
@@ -40,7 +41,7 @@ PEER = NodeId(b"p" * 32)
 REQUEST = GenerateRequest(model="m", prompt="hello")
 ASK = encode_frame(Ask("ab", 60_000, pack_request(REQUEST)))
 FOREVER = 1e9
-Answer = Accept | Refuse | Data | End | Fail
+Answer = Accept | Refuse | Data | Heartbeat | End | Fail
 
 
 class Served:
@@ -334,5 +335,86 @@ def test_a_runtime_that_ends_without_an_end_breaks_the_stream() -> None:
         async with _serving(PlayedRuntime(HELLO[:2])) as (served, _):
             await served.frames.send(ASK)
         assert served.broken
+
+    _run(main)
+
+
+def test_an_asker_that_wants_it_hears_a_heartbeat() -> None:
+    """In the queue, in a long prefill and between slow tokens, and never closer than needed."""
+    steps = [1.2, HELLO[0], 1.2, HELLO[1], 0.1, HELLO[2], 1.2, HELLO[3]]
+
+    async def main() -> None:
+        async with _serving(PlayedRuntime(steps)) as (served, _):
+            await served.frames.send(encode_frame(Ask("ab", 60_000, pack_request(REQUEST), 500)))
+            kinds = [type(frame).__name__ for frame in await served.answer()]
+        assert kinds == [
+            *["Heartbeat"] * 2,
+            "Accept",
+            *["Heartbeat"] * 2,
+            "Data",
+            "Data",
+            *["Heartbeat"] * 2,
+            "End",
+        ]
+        assert served.broken is None
+
+    _run(main)
+
+
+def test_heartbeats_are_bounded() -> None:
+    """Whatever an asker wants."""
+
+    async def main() -> None:
+        async with _serving(PlayedRuntime([1.05, *HELLO])) as (served, _):
+            await served.frames.send(encode_frame(Ask("ab", 60_000, pack_request(REQUEST), 1)))
+            beats = [frame for frame in await served.answer() if isinstance(frame, Heartbeat)]
+        assert len(beats) == 10
+
+    _run(main)
+
+
+def test_an_asker_that_does_not_read_gets_no_pile_of_heartbeats() -> None:
+    """One waits for its reader, and is given up with it; the generation ends."""
+    runtime = PlayedRuntime([FOREVER])
+
+    async def main() -> None:
+        patient = encode_frame(Ask("ab", 3_600_000, pack_request(REQUEST), 500))
+        async with _serving(runtime, pair=lockstep_stream_pair) as (served, _):
+            await served.frames.send(patient)
+            started = trio.current_time()
+            await served.is_over.wait()
+            assert trio.current_time() - started == pytest.approx(answering.UNREAD_S + 0.5, abs=0.1)
+        assert runtime.running == 0
+
+    _run(main)
+
+
+def test_asked_anew_the_older_run_ends() -> None:
+    """The same request of the same peer: its asker has given the older one up."""
+    runtime = PlayedRuntime([HELLO[0], FOREVER])
+    serving = Serving(LocalModels([runtime]))
+    ends = {name: tuple(map(FrameStream, memory_stream_pair())) for name in ("old", "new", "else")}
+    broken: list[str] = []
+
+    async def serve(name: str, peer: NodeId) -> None:
+        try:
+            await serving.serve_stream(peer, ends[name][1])
+        except StreamBroken:
+            broken.append(name)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for name, peer in (("old", PEER), ("else", NodeId(b"q" * 32))):
+                nursery.start_soon(serve, name, peer)
+                await ends[name][0].send(ASK)
+                await ends[name][0].receive(1_000)
+            nursery.start_soon(serve, "new", PEER)
+            await ends["new"][0].send(ASK)
+            await ends["new"][0].receive(1_000)
+            await wait_all_tasks_blocked()
+            assert broken == ["old"]
+            assert runtime.running == 2
+            nursery.cancel_scope.cancel()
+        assert not serving._runs
 
     _run(main)

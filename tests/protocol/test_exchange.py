@@ -18,6 +18,7 @@ from protocol.exchange import (
     End,
     Fail,
     Frame,
+    Heartbeat,
     Refuse,
     Server,
     decode_frame,
@@ -30,7 +31,13 @@ from tests.helpers.strategies import loads
 
 _blobs = st.binary(max_size=100)
 frames: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(Ask, st.text(max_size=64), st.integers(0, DEADLINE_MS_MAX), _blobs),
+    st.builds(
+        Ask,
+        st.text(max_size=64),
+        st.integers(0, DEADLINE_MS_MAX),
+        _blobs,
+        st.integers(0, DEADLINE_MS_MAX),
+    ),
     st.builds(Accept, _blobs),
     st.builds(
         Refuse,
@@ -43,6 +50,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(End, _blobs),
     st.builds(Fail, st.text(max_size=64), st.text(max_size=100)),
     st.builds(Cancel),
+    st.builds(Heartbeat),
 )
 REFUSE = Refuse("full", "later", 10, Load(1, 2, 3))
 
@@ -80,10 +88,15 @@ def test_a_frame_holds_only_so_many_values(junk: bytes) -> None:
         tracemalloc.stop()
 
 
+def test_an_ask_without_a_heartbeat_is_an_earlier_versions() -> None:
+    """It wants none."""
+    assert decode_frame(pack((1, "ab", 5, b"x"))) == Ask("ab", 5, b"x", 0)
+
+
 def test_unknown_frames_are_refused() -> None:
     """A frame of a later version ends the exchange."""
     with pytest.raises(Refused, match="unknown frame"):
-        decode_frame(pack((8,)))
+        decode_frame(pack((9,)))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +106,13 @@ def test_unknown_frames_are_refused() -> None:
         [Accept(b"a"), End(b"")],
         [Accept(b"a"), Fail("crashed", "so sorry")],
         [REFUSE],
+        [Heartbeat(), Heartbeat(), Accept(b"a"), Heartbeat(), Data(b"1"), Heartbeat(), End(b"e")],
+        [Heartbeat(), REFUSE],
     ],
 )
-def test_orders_that_both_ends_allow(answer: list[Accept | Refuse | Data | End | Fail]) -> None:
+def test_orders_that_both_ends_allow(
+    answer: list[Accept | Refuse | Data | Heartbeat | End | Fail],
+) -> None:
     """What the server may send, the asker takes; then it is over for both."""
     asker, server = Asker(), Server()
     for frame in answer:
@@ -118,6 +135,7 @@ def test_orders_that_both_ends_allow(answer: list[Accept | Refuse | Data | End |
         [Accept(b""), REFUSE],
         [Accept(b""), End(b""), Data(b"")],
         [REFUSE, Accept(b"")],
+        [REFUSE, Heartbeat()],
     ],
 )
 def test_orders_that_neither_end_allows(frames: list[Frame]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import COOL_DOWN_NS, DEFAULT, POLICIES, Demand, expected_ns
+from protocol.policies import COOL_DOWN_NS, DEFAULT, POLICIES, Demand, expected
 from protocol.routing import Candidate
 from protocol.speeds import UNKNOWN, Speed
 
@@ -96,12 +96,12 @@ class TestFastest:
         """Wait, prefill, decode and the way there; a conversation's home prefills less."""
         idle = _candidate(1, speed=FAST)
         alone = 100 * MS + 1_000 * MS + MS
-        assert expected_ns(idle, DEMAND, UNKNOWN, 0) == alone
+        assert expected(idle, DEMAND, UNKNOWN, 0).total_ns == alone
         kept = dataclasses.replace(idle, had_before=True)
-        assert expected_ns(kept, DEMAND, UNKNOWN, 0) == alone - 80 * MS
+        assert expected(kept, DEMAND, UNKNOWN, 0).total_ns == alone - 80 * MS
         full = dataclasses.replace(idle, load=Load(0, 4, 4))
-        assert expected_ns(full, DEMAND, UNKNOWN, 1000) == alone + 1_100 * MS // 4
-        assert expected_ns(dataclasses.replace(idle, speed=None), DEMAND, UNKNOWN, 0) == (
+        assert expected(full, DEMAND, UNKNOWN, 1000).total_ns == alone + 1_100 * MS // 4
+        assert expected(dataclasses.replace(idle, speed=None), DEMAND, UNKNOWN, 0).total_ns == (
             100 * UNKNOWN.prefill_ns + 100 * UNKNOWN.decode_ns + MS
         )
 

@@ -9,7 +9,7 @@ from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, SendDatagram
 from protocol.envelope import Unproven
 from protocol.errors import DropReason
-from protocol.events import LoadChanged, StreamFailure
+from protocol.events import ContactLost, DeadlineReached, LoadChanged, StreamFailure
 from protocol.identity import Address, NodeId
 from protocol.members import State
 from protocol.messages import (
@@ -25,7 +25,7 @@ from protocol.messages import (
 )
 from protocol.statements import make_alive
 from tests.helpers.nodes import Insider, Mesh, Parcel
-from tests.helpers.taps import STEP, proof_of, run, tapped, to_the_end, until_asked
+from tests.helpers.taps import STEP, Tap, proof_of, run, tapped, to_the_end, until_asked
 
 
 def test_everybody_is_probed_once_per_pass() -> None:
@@ -381,3 +381,58 @@ def test_a_lone_node_probes_nobody() -> None:
     sent = [e for e in mesh.machines[0].log if isinstance(e, SendDatagram)]
     assert sent == []
     assert mesh[0].deadline <= mesh.now + SECOND
+
+
+def _answers(tap: Tap) -> int:
+    """Acks what has come; how many pings that were."""
+    pings = [ping for ping in tap.pings(0) if ping.sequence]
+    for ping in pings:
+        tap.say(0, Ack(ping.sequence, None))
+    return len(pings)
+
+
+class TestAttention:
+    """A member with whom a request broke is looked at."""
+
+    def test_it_is_probed_at_once(self) -> None:
+        """As soon as the running probe is answered, whoever's turn it would be."""
+        mesh, taps = tapped(6, 1, 2, 3, 4, 5)
+        probed: list[Tap] = []
+        while not probed:
+            run(mesh, STEP)
+            probed = [tap for tap in taps if _answers(tap)]
+        last = next(tap for tap in reversed(taps) if tap is not probed[0])
+        mesh.give(0, ContactLost(last.id))
+        assert mesh[0].deadline <= mesh.now
+        mesh.give(0, DeadlineReached())
+        assert last.pings(0)
+
+    def test_no_flood_of_it_makes_probes_more_frequent(self) -> None:
+        """One more in each interval at most, however much breaks."""
+        mesh, taps = tapped(4, 1, 2, 3)
+        probes = 0
+        for _ in range(100):
+            for tap in taps:
+                mesh.give(0, ContactLost(tap.id))
+            mesh.give(0, DeadlineReached())
+            probes += sum(_answers(tap) for tap in taps)
+            run(mesh, SECOND // 10)
+        assert 15 <= probes <= 21
+
+    def test_it_proves_nothing(self) -> None:
+        """Who answers stays alive, however often requests with it break."""
+        mesh = Mesh(2).start_all()
+        mesh.settle()
+        mesh.advance(3 * SECOND)
+        for _ in range(50):
+            mesh.give(0, ContactLost(mesh.id(1)))
+            mesh.advance(SECOND // 10)
+        assert mesh.state(0, 1) is State.ALIVE
+
+    def test_a_stranger_is_nobody_to_look_at(self) -> None:
+        """Nor are we ourselves, nor the dead."""
+        mesh = Mesh(2).start_all()
+        mesh.settle()
+        for node in (mesh.id(0), NodeId(b"x" * 32)):
+            mesh.give(0, ContactLost(node))
+        assert not mesh[0]._prober._wanted

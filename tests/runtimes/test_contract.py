@@ -47,11 +47,18 @@ def make_scripted() -> Runtime:
     return test_runtime.create(source, options={})
 
 
+def make_torn() -> Runtime:
+    """Another, whose tokens end in the middle of characters."""
+    source = f"torn,context=2048,queue={QUEUE_MAX},end_one_in=40,torn=1"
+    return test_runtime.create(source, options={})
+
+
 @pytest.fixture(
     params=[
         pytest.param(make_llama, marks=[pytest.mark.llama, needs_llama], id="llama"),
         pytest.param(make_llama_alone, marks=[pytest.mark.llama, needs_llama], id="llama-alone"),
         pytest.param(make_scripted, id="scripted"),
+        pytest.param(make_torn, id="torn"),
     ]
 )
 def runtime(request: pytest.FixtureRequest) -> Runtime:
@@ -343,6 +350,37 @@ def test_a_completion_goes_on_where_another_ended(runtime: Runtime) -> None:
             assert rest.finished.completion_tokens == len(rest.ids) == 30 - cut
             assert rest.ids == whole.ids[cut:]
             assert whole.text.endswith(rest.text)
+
+    with_served(runtime, test)
+
+
+def test_wherever_it_is_cut_the_text_is_the_same(runtime: Runtime) -> None:
+    """Inside a character, inside what may become a stop string, and behind the last token: what
+    came before and what the next run gives are the unbroken text, with its finish reason.
+    """
+
+    async def test() -> None:
+        plain = await complete(runtime, ask(24, temperature=0.0))
+        middle = len(plain.text) // 2
+        stops = [
+            (),
+            (plain.text[middle : middle + 5],),
+            (plain.text[-3:],),
+            (plain.text[:4] + "~",),
+        ]
+        for stop in stops:
+            whole = await complete(runtime, ask(24, temperature=0.0, stop=stop))
+            for cut in range(1, len(whole.ids) + 1):
+                before = whole.chunks[:cut]
+                continued = tuple(token for chunk in before for token in chunk.token_ids)
+                request = ask(
+                    24 - len(continued), temperature=0.0, stop=stop, continued_ids=continued
+                )
+                rest = await complete(runtime, request)
+                assert "".join(chunk.text for chunk in before) + rest.text == whole.text
+                assert [*continued, *rest.ids] == whole.ids
+                assert rest.finished.finish_reason == whole.finished.finish_reason
+                assert rest.finished.completion_tokens == len(rest.ids)
 
     with_served(runtime, test)
 

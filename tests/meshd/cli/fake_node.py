@@ -2,7 +2,8 @@
 
 The "mesh" is the other homes beside its own; a node whose home contains `model` has the model.
 `FAKE_NODE_FAILS` names the node that does not start, `FAKE_NODE_DIES` the one that ends once it is
-ready; `FAKE_NODE_DEAF` lets all ignore SIGTERM.
+ready; `FAKE_NODE_DEAF` lets all ignore SIGTERM. `FAKE_NODE_ANSWERS` names who answers, then who goes
+on.
 """
 
 import argparse
@@ -46,7 +47,8 @@ async def _main(options: argparse.Namespace, gateway_url: str) -> None:
         return {"nodes": [{"name": name, "state": "alive"} for name in names]}
 
     async def models(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"models": [{"name": "demo"} for _ in home.path.parent.glob("*/model")]}
+        holders = [path.parent.name for path in home.path.parent.glob("*/model")]
+        return {"models": [{"name": "demo", "nodes": holders}] if holders else []}
 
     async def invite(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         assert arguments["uses"] >= 1
@@ -75,6 +77,10 @@ def main() -> None:
         print(json.dumps({"event": "ready", "gateway": "http://127.0.0.1:1"}), flush=True)
         sys.exit("meshd: out of memory")
     with gateway_running() as gateway:
+        if names := os.environ.get("FAKE_NODE_ANSWERS"):
+            gateway.headers["x-meshd-node"] = names.partition(",")[0]
+            comment = f": meshd nodes={names} continuations={names.count(',')}\n\n"
+            gateway.body = gateway.body.replace(b": by far\n\n", comment.encode())
         trio.run(_main, options, gateway.url)
 
 

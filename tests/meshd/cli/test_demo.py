@@ -48,12 +48,12 @@ def _nodes_in(folder: pathlib.Path) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter()
-        if process.status() != psutil.STATUS_ZOMBIE
-        and any(argument.startswith(f"{folder}/meshd-demo-") for argument in _arguments(process))
+        if any(argument.startswith(f"{folder}/meshd-demo-") for argument in _arguments(process))
     ]
 
 
 def _arguments(process: psutil.Process) -> list[str]:
+    """Of one that lives; a zombie has none."""
     try:
         return list(process.cmdline())
     except psutil.Error:
@@ -67,7 +67,7 @@ def test_another_node_answers_and_nothing_is_left(
     assert run(["demo"]) == 0
     story = capsys.readouterr().out
     assert story.startswith("3 nodes are one mesh after ")
-    assert "only demo-2 has a model" in story
+    assert "only demo-2 and demo-3 have the same model" in story
     assert "\nYou ask demo-1: " in story
     assert "\nHello\n" in story
     assert "far answered, through demo-1" in story
@@ -84,9 +84,36 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
         "nodes": 2,
         "asked": "demo-1",
         "answered": "far",
+        "killed": None,
+        "continued": None,
         "question": demo.QUESTION,
         "answer": "Hello",
     }
+
+
+def test_who_answers_is_killed_and_another_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Truly killed, once, and said so; that it had said everything before, too."""
+    killed: list[str] = []
+    kill = children.Child.kill
+
+    def note(child: children.Child) -> None:
+        if child._process.poll() is None:
+            killed.append(child.name)
+        kill(child)
+
+    monkeypatch.setattr(children.Child, "kill", note)
+    monkeypatch.setenv("FAKE_NODE_ANSWERS", "demo-3,demo-2")
+    assert run(["demo"]) == 0
+    assert killed == ["demo-3"]
+    story = capsys.readouterr().out
+    assert "\nHello\n" in story
+    assert "demo-3 was killed (kill -9) amid its answer; demo-2 went on with it" in story
+    monkeypatch.setenv("FAKE_NODE_ANSWERS", "demo-2")
+    assert run(["demo", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["answered"], result["killed"], result["continued"]) == ("demo-2", "demo-2", None)
 
 
 @pytest.mark.parametrize("count", ["1", "17", "-1"])

@@ -87,6 +87,9 @@ class FakeMesh:
     def jobs(self) -> Sequence[Mapping[str, Any]]:
         return [{"id": "j1", "state": "done"}]
 
+    def explain(self, request_id: str) -> Mapping[str, Any] | None:
+        return {"request": request_id, "model": "demo"} if request_id == "ab" else None
+
     @contextlib.asynccontextmanager
     async def generate(
         self, request: GenerateRequest, options: RequestOptions

@@ -125,7 +125,13 @@ class House:
             self.view.note(LoadLearned(self.id(index), Load(0, index, 100)))
         self.addresses: dict[NodeId, tuple[Address, ...]] = {}
         anna = self.members[0]
-        asking = Asking(self.view, anna.peers, lambda node: self.addresses.get(node, ()), at_once)
+        asking = Asking(
+            self.view,
+            anna.peers,
+            lambda node: self.addresses.get(node, ()),
+            at_once,
+            lambda event: None,
+        )
         self.functions = own or FunctionRunner({}, folder / "scratch")
         self.jobs = Jobs(anna.home)
         self.driver = Driver(

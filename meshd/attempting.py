@@ -1,0 +1,112 @@
+"""The one place for one attempt: one candidate asked for one run, until its end or its failure."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+import trio
+
+from meshd.asking import Asking, AttemptFailed, nonsense
+from meshd.local_models import LocalModels
+from meshd.payloads import (
+    BadPayload,
+    pack_request,
+    unpack_chunk,
+    unpack_finished,
+    unpack_started,
+)
+from meshd.peers import Kind
+from meshd.watchdogs import HEARTBEAT_S, TokenWatch
+from protocol.exchange import Accept, Ask, Data, End
+from protocol.identity import NodeId
+from protocol.speeds import Speed
+from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
+
+FINAL_CODES: Final = ("bad_request", "context_too_long")
+"""Refusals that every node would repeat: the request itself is at fault."""
+_PEERS_CODES: Final = (*FINAL_CODES, "queue_full", "unavailable", "crashed")
+"""What a peer may say of itself; anything else counts as `unavailable`."""
+
+
+class Attempting:
+    """Has one node run a request: this one, or a peer."""
+
+    def __init__(self, own: NodeId, models: LocalModels, asking: Asking) -> None:
+        self._own = own
+        self._models = models
+        self._asking = asking
+
+    async def run(
+        self,
+        node: NodeId,
+        request: GenerateRequest,
+        request_id: str,
+        *,
+        deadline: float,
+        speed: Speed | None,
+        contact_s: float,
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """The run's events up to `Finished`; close it with `aclosing`, which cancels it over there.
+
+        `request_id`: of all attempts at one request; `speed`: as learned of the node;
+        `contact_s`: for a peer to be reached. Raises AttemptFailed.
+        """
+        with self._asking.counted(node):
+            if node == self._own:
+                source = self._run_here(request)
+            else:
+                budget_ms = max(1, int((deadline - trio.current_time()) * 1000))
+                body = pack_request(request)
+                ask = Ask(request_id, budget_ms, body, int(HEARTBEAT_S * 1000))
+                source = self._run_there(node, ask, contact_s)
+            watch = TokenWatch(speed, len(request.continued_ids))
+            is_whole = False
+            async with aclosing(source):
+                while True:
+                    waits_since = trio.current_time()
+                    try:
+                        event = await self._asking.next(node, source, deadline, watch.limit_s)
+                    except AttemptFailed:
+                        if is_whole:
+                            return  # what ends the stream now does not matter
+                        raise
+                    if event is None and is_whole:
+                        return
+                    if event is None:
+                        raise AttemptFailed("unavailable", "it ended without an end")
+                    watch.note(event, trio.current_time() - waits_since)
+                    is_whole = isinstance(event, Finished)
+                    yield event
+
+    async def _run_here(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        runtime = self._models.find(request.model)
+        if runtime is None:
+            raise AttemptFailed("unavailable", "its model is not loaded")
+        try:
+            async with aclosing(runtime.generate(request)) as events:
+                async for event in events:
+                    yield event
+        except RuntimeFailure as failure:
+            raise AttemptFailed(failure.code, failure.message) from failure
+
+    async def _run_there(
+        self, node: NodeId, ask: Ask, contact_s: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES, contact_s)
+        try:
+            async with aclosing(frames):
+                async for frame in frames:
+                    yield _event(frame)
+        except BadPayload as error:
+            raise nonsense(error) from error
+
+
+def _event(frame: Accept | Data | End) -> GenerateEvent:
+    """Raises BadPayload."""
+    match frame:
+        case Accept(body):
+            return unpack_started(body)
+        case Data(body):
+            return unpack_chunk(body)
+        case End(body):
+            return unpack_finished(body)

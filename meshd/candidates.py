@@ -1,0 +1,107 @@
+"""The one place for who may run a request, and in which order they are asked.
+
+members that offer the model (view) -> demanded node, trust -> choosing (protocol.policies)
+"""
+
+import dataclasses
+from collections.abc import Container, Sequence
+from typing import Final
+
+from meshd.answer import RequestOptions
+from meshd.asking import Asking
+from meshd.choosing import Choosing
+from meshd.failures import RequestFailed
+from meshd.view import View
+from protocol.identity import NodeId
+from protocol.policies import Demand
+from protocol.routing import Candidate, trusted
+from runtimes.base import GenerateRequest, ModelCard
+
+_MODELS_NAMED: Final = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Who may be asked now, best first, and why others may not."""
+
+    policy: str
+    demand: Demand
+    ranked: Sequence[Candidate]
+    left_out: Sequence[tuple[NodeId, str]]
+
+
+class Candidates:
+    """Chooses for one node."""
+
+    def __init__(self, view: View, asking: Asking, choosing: Choosing) -> None:
+        self._view = view
+        self._asking = asking
+        self._choosing = choosing
+
+    def check(self, request: GenerateRequest, options: RequestOptions) -> None:
+        """Raise RequestFailed when nobody may run it, whoever answers at present."""
+        if not self._view.may_ask():
+            raise RequestFailed("bad_request", "This node's role does not let it ask.")
+        model = request.model
+        candidates = self._view.candidates(model, {})
+        if not candidates:
+            known = [str(row["name"]) for row in self._view.models()][:_MODELS_NAMED]
+            hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."
+            raise RequestFailed("model_not_found", f"No node offers the model {model!r}. {hint}")
+        if options.node is not None:
+            wanted = self._view.find(options.node)
+            candidates = [candidate for candidate in candidates if candidate.node in wanted]
+            if not candidates:
+                raise RequestFailed(
+                    "model_not_found", f"The node {options.node!r} does not offer {model!r}."
+                )
+        if options.is_trusted_only and not trusted(candidates):
+            raise RequestFailed(
+                "no_trusted_node",
+                f"No trusted node offers the model {model!r}, and this request may only go to "
+                "one; a machine is trusted that joined by: meshd invite --trusted",
+            )
+
+    def rank(
+        self,
+        request: GenerateRequest,
+        options: RequestOptions,
+        *,
+        like: ModelCard | None,
+        tried: Container[NodeId],
+    ) -> Ranking:
+        """Who may be asked now. `like`: whose answer is to be continued; only the very same
+        weights, with no less context, will do.
+        """
+        able: list[Candidate] = []
+        left_out: list[tuple[NodeId, str]] = []
+        wanted = None if options.node is None else self._view.find(options.node)
+        for candidate in self._view.candidates(request.model, self._asking.running):
+            node = candidate.node
+            why = self._why_not(candidate, request.model, like)
+            if wanted is not None and node not in wanted:
+                why = "another node was demanded"
+            elif options.is_trusted_only and not candidate.is_trusted:
+                why = "it is not trusted"
+            if why:
+                left_out.append((node, why))
+            elif node not in tried:
+                able.append(candidate)
+        return Ranking(
+            policy=self._choosing.policy_name(options),
+            demand=self._choosing.demand(request, options),
+            ranked=self._choosing.rank(able, request, options),
+            left_out=left_out,
+        )
+
+    def _why_not(self, candidate: Candidate, model: str, like: ModelCard | None) -> str:
+        if not candidate.is_alive:
+            return "it is under suspicion"
+        card = self._view.card(candidate.node, model)
+        if like is None or card is None:
+            return ""
+        if card.content_hash != like.content_hash:
+            return "its model is another one of that name"
+        if card.context_tokens < like.context_tokens:
+            return "its context is too small"
+        return ""

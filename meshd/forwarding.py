@@ -1,0 +1,259 @@
+"""The one place for one request on its way: who is asked next, and what is done when one fails.
+
+Until the first token has come, the next candidate is tried when one cannot be reached, refuses for
+reasons of its own, or breaks. After it the answer is continued on another node that holds the very
+same model, in the same stream. When nobody can, it ends with a typed failure that names what was
+tried. Every wait ends with the request's deadline, with the death of the serving node, with a
+watchdog, or with the app going away.
+"""
+
+import dataclasses
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+import structlog
+import trio
+
+from meshd.answer import Answer, RequestOptions
+from meshd.asking import TIME_IS_OVER, AttemptFailed
+from meshd.attempting import FINAL_CODES, Attempting
+from meshd.candidates import Candidates
+from meshd.choosing import Choosing, Timing
+from meshd.continuing import Progress, PromptDiffers
+from meshd.failures import RequestFailed
+from meshd.story import Story, Try
+from meshd.view import View
+from meshd.watchdogs import contact_s
+from protocol.identity import NodeId, key_text
+from protocol.routing import Candidate
+from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
+
+log = structlog.get_logger()
+
+CONTINUATIONS_MAX: Final = 16
+"""Of one answer: each costs a prefill of all that has come."""
+PATIENCE_S: Final = 15.0
+"""For an answer that has begun: a daemon or a worker that is restarted is back by then."""
+BEGIN_PATIENCE_S: Final = 5.0
+"""For one that has not: so long until it is settled which nodes live. Refusals are passed on at
+once, so that the app can do something else."""
+LOOK_EVERY_S: Final = 0.25
+_REASONS_MAX: Final = 8
+"""Failed attempts that an error names."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Means:
+    """What all requests of a node share."""
+
+    view: View
+    candidates: Candidates
+    choosing: Choosing
+    attempting: Attempting
+    patience_s: float
+    """How long an answer that broke off waits for who can go on with it; at most."""
+
+
+class Forwarding:
+    """One request, from its first attempt to its end."""
+
+    def __init__(
+        self,
+        means: Means,
+        request: GenerateRequest,
+        options: RequestOptions,
+        story: Story,
+        deadline: float,
+    ) -> None:
+        self._means = means
+        self._request = request
+        self._options = options
+        self._story = story
+        self._deadline = deadline
+        self._progress = Progress(request)
+        self._failures: list[tuple[NodeId, AttemptFailed]] = []
+        """Since something came of the request."""
+        self._tried: set[NodeId] = set()
+        """Who is not asked in this round."""
+        self._patient_until = 0.0
+        self.answer = Answer(
+            request_id=options.request_id, node_name="", node_id="", events=self.events()
+        )
+        """Who serves is told once somebody does."""
+
+    async def events(self) -> AsyncGenerator[GenerateEvent, None]:
+        """What the app gets: up to `Finished`. Raises RequestFailed."""
+        while self._progress.finished is None:
+            ranked = await self._next()
+            if isinstance(ranked, Finished):
+                self._story.done(ranked)
+                yield ranked
+                return
+            node = ranked[0].node
+            is_only_chance = len(ranked) == 1 and not self._progress.has_begun
+            within_s = contact_s(ranked[0].distance_ns, is_only_chance=is_only_chance)
+            tried = self._begin(node)
+            try:
+                async with aclosing(self._attempt(node, tried, within_s)) as events:
+                    async for event in events:
+                        yield event
+            except AttemptFailed as failure:
+                tried.code, tried.reason = failure.code, failure.message
+                self._judge(node, failure, has_given=tried.first_at is not None)
+            finally:
+                tried.ended_at = trio.current_time()
+
+    # ---- one attempt ----
+
+    def _begin(self, node: NodeId) -> Try:
+        tokens_before = self._progress.tokens if self._progress.has_begun else 0
+        return self._story.begin_try(node, trio.current_time(), tokens_before)
+
+    async def _attempt(
+        self, node: NodeId, tried: Try, within_s: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """What one node adds to the answer; it must be reached `within_s`. Raises AttemptFailed."""
+        means, progress = self._means, self._progress
+        model = self._request.model
+        is_continuation = progress.has_begun
+        events = means.attempting.run(
+            node,
+            progress.next_request(means.view.card(node, model)),
+            self._options.request_id,
+            deadline=self._deadline,
+            speed=means.choosing.speed(node, model),
+            contact_s=within_s,
+        )
+        async with aclosing(events):
+            async for event in events:
+                now = trio.current_time()
+                try:
+                    passed = progress.take(event)
+                except PromptDiffers as error:
+                    raise AttemptFailed("unavailable", "it renders another prompt") from error
+                if isinstance(event, Started):
+                    tried.started_at = now
+                elif tried.first_at is None:
+                    tried.first_at = now
+                    self._serves(node, is_continuation=is_continuation)
+                if isinstance(event, Chunk):
+                    tried.tokens += len(event.token_ids)
+                elif isinstance(event, Finished):
+                    self._learn(node, tried, event, now)
+                if progress.finished is not None:
+                    self._story.done(progress.finished)
+                for each in passed:
+                    yield each
+
+    def _serves(self, node: NodeId, *, is_continuation: bool) -> None:
+        self._failures.clear()
+        self._tried.clear()
+        self._patient_until = 0.0
+        self.answer.node_name = self._means.view.name(node)
+        self.answer.node_id = key_text(node)
+        if is_continuation:
+            self.answer.resumed += 1
+            self._story.continuations += 1
+
+    def _learn(self, node: NodeId, tried: Try, finished: Finished, now: float) -> None:
+        assert tried.first_at is not None
+        timing = Timing(
+            prompt_tokens=finished.prompt_tokens + tried.tokens_before,
+            first_s=tried.first_at - tried.asked_at,
+            output_tokens=finished.completion_tokens,
+            rest_s=now - tried.first_at,
+        )
+        self._means.choosing.answered(node, self._request, timing)
+
+    # ---- between attempts ----
+
+    async def _next(self) -> Sequence[Candidate] | Finished:
+        """Who may be asked now, best first, or the end if nobody is needed for it. Raises
+        RequestFailed.
+        """
+        while True:
+            ranking = self._means.candidates.rank(
+                self._request, self._options, like=self._progress.like, tried=self._tried
+            )
+            self._story.note_ranking(ranking)
+            if ranking.ranked:
+                return ranking.ranked
+            now = trio.current_time()
+            if now >= self._deadline:
+                raise RequestFailed("timeout", TIME_IS_OVER)
+            if not self._failures and not self._patient_until:
+                self._be_patient(BEGIN_PATIENCE_S)  # all are under suspicion
+                continue
+            if now >= self._patient_until:
+                if not self._progress.has_begun:
+                    raise self._nobody()
+                finished = self._progress.end_as_far_as_known()
+                if finished is None:
+                    raise self._broken_off()
+                return finished
+            self._tried.clear()
+            await trio.sleep_until(min(now + LOOK_EVERY_S, self._patient_until))
+
+    def _judge(self, node: NodeId, failure: AttemptFailed, *, has_given: bool) -> None:
+        """Remember a failed attempt, and see whether there may be another. Raises RequestFailed."""
+        log.info(
+            "request.attempt_failed",
+            request=self._options.request_id,
+            node=self._means.view.name(node),
+            code=failure.code,
+            reason=failure.message,
+            tokens=self._progress.tokens,
+        )
+        has_begun = self._progress.has_begun
+        if failure.code == "timeout" or (failure.code in FINAL_CODES and not has_begun):
+            raise RequestFailed(failure.code, failure.message) from failure
+        self._means.choosing.failed(node, is_unreached=failure.is_unreached)
+        self._failures.append((node, failure))
+        if has_given:
+            self._be_patient(PATIENCE_S)
+            is_over = self.answer.resumed >= CONTINUATIONS_MAX
+            if is_over or not self._progress.can_continue:
+                raise self._broken_off() from failure
+        elif not has_begun and failure.is_lost and not self._patient_until:
+            self._be_patient(BEGIN_PATIENCE_S)
+        is_only_cut_off = has_given and failure.is_lost and not failure.is_unreached
+        if not is_only_cut_off or trio.current_time() >= self._patient_until:
+            self._tried.add(node)
+
+    def _be_patient(self, seconds: float) -> None:
+        until = trio.current_time() + min(seconds, self._means.patience_s)
+        self._patient_until = min(until, self._deadline)
+
+    def _nobody(self) -> RequestFailed:
+        if not self._failures:
+            return RequestFailed(
+                "unavailable",
+                f"The nodes that offer {self._request.model!r} do not answer at present.",
+                retry_after_s=2.0,
+            )
+        is_full = any(failure.code == "queue_full" for _, failure in self._failures)
+        code = "queue_full" if is_full else "unavailable"
+        tried = self._named(self._failures)
+        return RequestFailed(code, f"No node could take the request ({tried}).", retry_after_s=1.0)
+
+    def _broken_off(self) -> RequestFailed:
+        """Why an answer that has begun does not become whole."""
+        (node, failure), *others = self._failures
+        message = f"The answer broke off on node {self._means.view.name(node)}: {failure.message}."
+        if not self._progress.can_continue:
+            message += " Such a server's answer cannot be continued elsewhere."
+        elif self.answer.resumed >= CONTINUATIONS_MAX:
+            message += f" It had been continued {self.answer.resumed} times before."
+        elif others:
+            message += f" Nobody could go on with it ({self._named(others)})."
+        else:
+            message += " No other node offers the very same model."
+        return RequestFailed("interrupted", message.replace("..", "."))
+
+    def _named(self, failures: list[tuple[NodeId, AttemptFailed]]) -> str:
+        """What was tried, each node once, with what it said last."""
+        last = {self._means.view.name(node): failure.message for node, failure in failures}
+        named = [f"{name}: {message}" for name, message in last.items()]
+        more = [f"and {len(named) - _REASONS_MAX} more"] if len(named) > _REASONS_MAX else []
+        return "; ".join(named[:_REASONS_MAX] + more)

@@ -1,0 +1,138 @@
+"""Answers whose serving node is lost in the middle: another goes on with them, to the letter."""
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.helpers.daemons import (
+    Daemon,
+    Daemons,
+    chat_body,
+    until,
+    wait_offered,
+    wait_state,
+    wait_whole,
+)
+from tests.helpers.gateway_client import text_of_event
+from tests.helpers.severing import can_reset_streams, reset_streams
+from tests.helpers.test_runtime import answer_text
+from tests.mesh.conftest import WORDS
+
+pytestmark = pytest.mark.processes
+
+SLOW = f"{WORDS},delay_ms=40,slots=8"
+TOKENS = 60
+
+
+@pytest.fixture(scope="module")
+def trio_of_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    """Two nodes with a model, and one without; every test leaves all three running."""
+    with Daemons(tmp_path_factory.mktemp("continuation")) as daemons:
+        yield daemons.mesh({"anna": SLOW, "bert": SLOW, "cleo": "none"})
+        daemons.check_logs()
+
+
+@pytest.fixture
+def three(trio_of_nodes: list[Daemon]) -> list[Daemon]:
+    """The same, whole."""
+    for daemon in trio_of_nodes:
+        if not daemon.is_running:
+            daemon.launch().ready()
+    wait_whole(trio_of_nodes)
+    for owner in ("anna", "bert"):
+        wait_offered(trio_of_nodes, "words", owner)
+    return trio_of_nodes
+
+
+def _kill(daemon: Daemon) -> None:
+    daemon.kill()
+
+
+def _stop(daemon: Daemon) -> None:
+    daemon.signal(signal.SIGSTOP)
+
+
+def _say_goodbye(daemon: Daemon) -> None:
+    daemon.signal(signal.SIGTERM)
+
+
+def _sever(daemon: Daemon) -> None:
+    reset_streams(daemon.port)
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [
+        _kill,
+        _stop,
+        _say_goodbye,
+        pytest.param(
+            _sever,
+            marks=pytest.mark.skipif(not can_reset_streams(), reason="cannot reset connections"),
+        ),
+    ],
+)
+def test_a_stream_goes_on_elsewhere(three: list[Daemon], strike: Callable[[Daemon], None]) -> None:
+    """Killed, stopped in its tracks, told to end, or cut off: the text is that of an unbroken run,
+    it is counted once, and the answer says who gave it.
+    """
+    *nodes, cleo = three
+    asked = {"max_tokens": TOKENS, "stream_options": {"include_usage": True}}
+    with cleo.stream("words", "Go on", **asked) as stream:
+        text = stream.first_text()
+        [serving] = [node for node in nodes if node.name == stream.headers["x-meshd-node"]]
+        strike(serving)
+        events = list(stream.events())
+        comment = stream.comments[-1]
+    if strike is _stop:
+        serving.signal(signal.SIGCONT)
+    elif strike is not _sever:
+        serving.ended()
+    text += "".join(text_of_event(event) for event in events)
+    assert text == answer_text("words", "Go on", TOKENS)
+    *_, usage, done = events
+    assert done == "[DONE]"
+    assert usage["usage"]["completion_tokens"] == TOKENS
+    [other] = [node for node in nodes if node is not serving]
+    assert comment == f"meshd nodes={serving.name},{other.name} continuations=1"
+    told = cleo.get(f"/mesh/v1/explain/{stream.headers['x-meshd-request']}")
+    assert (told["state"], told["continuations"]) == ("done", 1)
+    assert [attempt["node"] for attempt in told["attempts"]] == [serving.name, other.name]
+    assert sum(attempt["tokens"] for attempt in told["attempts"]) == TOKENS
+    if strike is _stop:
+        wait_state(three, serving.name, "alive", 10.0)
+
+
+def test_a_whole_answer_goes_on_elsewhere(three: list[Daemon]) -> None:
+    """Not streamed: its client sees nothing but the header."""
+    *nodes, cleo = three
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(cleo.chat, "words", "Go on", max_tokens=TOKENS)
+        [serving] = until(
+            "one of them works", lambda: [n for n in nodes if n.running_requests()], 15.0
+        )
+        # When this one has five tokens, the other, which came before, has some too.
+        body = chat_body("words", "Hi", {"max_tokens": 5})
+        cleo.request("POST", "/v1/chat/completions", body, x_meshd_node=serving.name)
+        serving.kill()
+        reply = answer.result(30.0)
+    assert reply.text == answer_text("words", "Go on", TOKENS)
+    assert reply.headers["x-meshd-resumed"] == "1"
+    assert reply.headers["x-meshd-node"] != serving.name
+
+
+def test_a_person_is_told_why(three: list[Daemon]) -> None:
+    """`meshd explain` names candidates, what was expected of each, and who was asked."""
+    *_, cleo = three
+    reply = cleo.chat("words", max_tokens=3)
+    request = reply.headers["x-meshd-request"]
+    told = cleo.cli("explain", request)
+    assert told.returncode == 0, told
+    for words in (request, "3 completion tokens", "anna", "bert", "ranked by fastest"):
+        assert words in told.stdout
+    assert cleo.cli_json("explain", request) == cleo.get(f"/mesh/v1/explain/{request}")
+    unknown = cleo.cli("explain", "0" * 16)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "x-meshd-request" in unknown.stderr
