@@ -116,6 +116,7 @@ class Commands:
         uses = argument(arguments, "uses", int)
         if not 1 <= expires_s <= EXPIRES_S_MAX or not 1 <= uses <= USES_MAX:
             raise UserError("the invite's expiry or number of uses is out of range")
+        await self._running.decisions.ready()
         token = self.make_token(expires_s=expires_s, uses=uses, **invited(arguments))
         return {"token": encode_token(token), "invite": key_text(token.invite.key)}
 

@@ -59,7 +59,7 @@ class PairingCommands:
         if port is not None and (type(port) is not int or not 0 <= port < 65_536):
             raise wrong_usage("the request's 'port' must be an int from 0 to 65535")
         whom = invited(arguments)
-        self._running.decisions.decider()
+        await self._running.decisions.ready()
         if self._offers >= OFFERS_MAX:
             raise UserError(f"{OFFERS_MAX} offers wait already; end one of them with Ctrl-C")
         self._offers += 1

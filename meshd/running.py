@@ -158,7 +158,7 @@ class Running:
     def _take_up_trust(self, keys: ApiKeys) -> None:
         """Make what decides about members and keys."""
         authority = self.node.authority
-        self.decisions = Decisions(self.home, authority, self.gossip.give)
+        self.decisions = Decisions(self.home, authority, self.gossip.give, self._catching_up.wait)
         mesh_keys = MeshKeys(authority, self.decisions)
         self.key_commands = KeyCommands(keys, mesh_keys, self.audit.note)
         self._keyring = Keyring(

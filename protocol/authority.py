@@ -3,7 +3,8 @@
 Rule 1: an act counts when its issuer is the root key or an admin: a member whose invite or a grant
         says so.
 Rule 2: an admission counts when its invite counts, its role is the invite's, its slot is within
-        the uses, and its admitter is the root key or a member whose role may admit.
+        the uses, and its admitter is the root key or a member whose role may admit. Who was made an
+        admin by a grant, and admitted by somebody as near to the root, needs no invite.
 Rule 3: one admission per slot and per node. Which of two stays, and what revocations take back, is
         a function of all records (`judgment.py`): everybody who holds them agrees.
 Rule 4: records whose premise is not here yet wait, unchecked, in a small bounded buffer. Those that
@@ -13,9 +14,10 @@ Rule 4: records whose premise is not here yet wait, unchecked, in a small bounde
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from protocol import judgment
 from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
@@ -32,20 +34,21 @@ from protocol.records import (
     Role,
     Target,
     decode_record,
+    record_name,
     signer_of,
     verify_record,
 )
 from protocol.registry import Registry
+from protocol.void import VoidRecords, needed_keys
 from protocol.waiting import Waiting
 
 INVITES_MAX: Final = 4_096
-ADMISSIONS_MAX: Final = 16_384
 GRANTS_MAX: Final = 1_024
 REVOCATIONS_MAX: Final = 8_192
 API_KEYS_MAX: Final = 1_024
 SHARES: Final = 8
-"""No admin of level 1, with all below it, fills more than one part in so many of a table; and of
-each table one part is the root key's alone.
+"""Whom the root key made an admin fills no more than one part in so many of a table, with all who
+owe it their power; and of each table one part is the root key's alone.
 """
 
 
@@ -58,11 +61,11 @@ class Authority(Registry):
         self._crypto = crypto
         self._records = records or Records()
         self._waiting = Waiting()
-        self._fresh: dict[bytes, Record] = {}
+        self._fresh = VoidRecords()
         """Checked, and still to be judged."""
         self._lost: list[Record] = []
         self._issued: Counter[tuple[bytes, type]] = Counter()
-        """Acts by branch and kind."""
+        """Records by branch and kind."""
 
     def add(self, wire: bytes, *, is_part: bool = False) -> list[Record]:
         """Take in a record; returns what counts newly because of it (waiting ones may follow it).
@@ -74,20 +77,23 @@ class Authority(Registry):
         """
         if wire in self._standing.counting or wire in self._void or wire in self._fresh:
             raise Refused(DropReason.STALE)
-        if wire in self._waiting:
-            raise Refused(DropReason.NOT_ADMITTED, "still waiting")
         record = self._records.find(wire) or decode_record(wire)
         premise = self._missing(record)
         if premise is not None:
             self._waiting.add(wire, premise)
             raise Refused(DropReason.NOT_ADMITTED, "its premise is unknown")
+        self._waiting.drop(wire)
         gained = self._take(record)
-        for known in gained:  # grows while it is walked
-            gained.extend(self._release(known))
+        taken = [record]
+        for known in taken:  # grows while it is walked
+            for waiting in self._released(known):
+                with contextlib.suppress(Refused):
+                    gained += self._take(waiting)
+                    taken.append(waiting)
         if not is_part:
             gained += self.settle()
-            if not gained:
-                raise Refused(DropReason.NOT_ALLOWED, "something else stands against it")
+        if not gained and (not is_part or wire in self._void):
+            raise Refused(DropReason.NOT_ALLOWED, "something else stands against it")
         return gained
 
     @property
@@ -97,13 +103,7 @@ class Authority(Registry):
 
     def settle(self) -> list[Record]:
         """Judge what was left to be judged; returns what counts newly."""
-        gained: list[Record] = []
-        while self._fresh:
-            found = self._judge_anew()
-            for known in found:  # grows while it is walked
-                found.extend(self._release(known))
-            gained += found
-        return gained
+        return [] if self.is_settled else self._judge_anew()
 
     def load(self, wires: Iterable[bytes]) -> None:
         """Take in what was kept, or came as a whole: all that is good of it, judged once."""
@@ -114,7 +114,8 @@ class Authority(Registry):
                 if verify_record(self._crypto, self.mesh, record):
                     self._records.trust(record)
                     records[wire] = record
-        self._fresh.update(records)
+        for record in records.values():
+            self._fresh.keep(record)
         self.settle()
         self.take_evicted()
         self.take_lost()
@@ -144,8 +145,8 @@ class Authority(Registry):
 
     # ---- taking in ----
 
-    def _release(self, known: Record) -> list[Record]:
-        """Take in what waited for `known`."""
+    def _released(self, known: Record) -> Iterator[Record]:
+        """What waited for `known`, and lacks nothing else."""
         match known:
             case Invite():
                 premise = known.key
@@ -154,45 +155,41 @@ class Authority(Registry):
             case Grant():
                 premise = known.subject
             case _:
-                return []
-        released: list[Record] = []
+                return
         for wire in self._waiting.take(premise):
             record = self._records.find(wire) or decode_record(wire)
-            try:
+            with contextlib.suppress(Refused):
                 lacks = self._missing(record)
-                if lacks is not None:
+                if lacks is None:
+                    yield record
+                else:
                     self._waiting.add(wire, lacks)
-                    continue
-                released += self._take(record)
-            except Refused:
-                continue
-        return released
 
     def _missing(self, record: Record) -> bytes | None:
         """The key of the premise that `record` lacks, None if it has all. Raises Refused."""
         if isinstance(record, Admission):
             return self._missing_to_admit(record)
-        if isinstance(record, Revocation) and record.subject == self._root:
-            raise Refused(DropReason.NOT_ALLOWED, "the root key cannot be revoked")
-        is_granted = NodeId(record.issuer) in self._standing.grants
-        if record.issuer in self._standing.levels:
+        issuer = NodeId(record.issuer)
+        if issuer in self._standing.levels or issuer in self._standing.grants:
             return None
-        if self._void.might_issue(record.issuer, is_granted=is_granted):
+        if self._void.might_issue(issuer) or self._fresh.might_issue(issuer):
             return None
-        if NodeId(record.issuer) not in self._standing.admissions:
-            return record.issuer
+        if issuer not in self._standing.admissions:
+            return issuer
         raise Refused(DropReason.NOT_ALLOWED, "its issuer is no admin")
 
     def _missing_to_admit(self, admission: Admission) -> bytes | None:
         key, admitter = admission.proof.invite_key, admission.admitter
-        invite = self._standing.invites.get(key) or self._void.invite(key)
-        if invite is None:
-            return key
-        if not fits(admission, invite):
-            raise Refused(DropReason.NOT_ALLOWED, "not what the invite allows")
-        if admitter in self._standing.levels or self._void.might_admit(admitter):
+        standing, void, fresh = self._standing, self._void, self._fresh
+        if not standing.is_granted(admission):
+            invite = standing.invites.get(key) or void.invite(key) or fresh.invite(key)
+            if invite is None:
+                return key
+            if not fits(admission, invite) and admission.node not in standing.grants:
+                raise Refused(DropReason.NOT_ALLOWED, "not what the invite allows")
+        if admitter in standing.levels or void.might_admit(admitter) or fresh.might_admit(admitter):
             return None
-        held = self._standing.admissions.get(NodeId(admitter))
+        held = standing.admissions.get(NodeId(admitter))
         if held is None:
             return admitter
         if not held.role.may_admit or admission.role is Role.ADMIN:
@@ -200,8 +197,8 @@ class Authority(Registry):
         return None
 
     def _take(self, record: Record) -> list[Record]:
-        """Check the signatures of a record that has its premises, and let it count, or leave it to
-        be judged; returns what counts newly. Raises Refused.
+        """Check the signatures of a record that has its premises, and let it count, or keep it as
+        void, or to be judged; returns what counts newly. Raises Refused.
         """
         if self._records.find(record.wire) is not record:
             if not verify_record(self._crypto, self.mesh, record):
@@ -210,15 +207,13 @@ class Authority(Registry):
         if not self._has_room(record):
             raise Refused(DropReason.TABLE_FULL)
         is_vain = not self._standing.supports(record) or self._loses(record)
-        if is_vain and not self._standing.links(record):
+        is_open = self._standing.links(record) or self._fresh.makes(*needed_keys(record))
+        if is_vain and not is_open:
             self._void.keep(record)
-            gained = self._release(record)
-            if not gained:
-                raise Refused(DropReason.NOT_ALLOWED, "something else stands against it")
-            return gained
-        if self._adds_only(record):
+            return []
+        if not is_vain and self._adds_only(record):
             return self._count_it(record)
-        self._fresh[record.wire] = record
+        self._fresh.keep(record)
         self._tally(record)
         return []
 
@@ -227,8 +222,11 @@ class Authority(Registry):
         standing = self._standing
         if not isinstance(record, Admission) or record.role is Role.ADMIN:
             return False
-        if standing.confirms(record):
+        if record.node in standing.grants or standing.confirms(record):
             return False
+        name = standing.admitted.get((record.node, record.admitter))
+        if name is not None:
+            return name < record_name(record)
         place, slot = standing.place_of(record), (record.proof.invite_key, record.slot)
         rivals = [standing.admissions.get(record.node)]
         holder = standing.slots.get(slot)
@@ -236,31 +234,46 @@ class Authority(Registry):
         return any(r is not None and standing.place_of(r) < place for r in rivals)
 
     def _has_room(self, record: Record) -> bool:
-        """Where a table is full, what was there stays; a rival of what is there takes its place.
+        """Where a table is full, what was there stays.
         Nobody keeps others from deciding, whatever he decides, and whoever helps him.
         """
         standing = self._standing
         if isinstance(record, Admission):
             is_rival = not standing.is_free(record) and not standing.confirms(record)
-            return is_rival or self._counts[Admission] < ADMISSIONS_MAX
+            if is_rival:  # it takes the place of what is there, or does not count
+                return True
         kind, room = type(record), _tables()[type(record)]
-        if record.issuer == self._root:
+        issuer = self._answers_for(record)
+        if issuer == self._root:
             return self._counts[kind] < room
         share = max(room // SHARES, 1)
-        own = self._issued[self._branch_of(record.issuer), kind]
+        own = self._issued[self._branch_of(issuer, kind), kind]
         return own < share and self._counts[kind] < room - share
 
-    def _branch_of(self, issuer: bytes) -> bytes:
-        """The admin of level 1 to whom this one owes its power."""
-        return self._standing.branches.get(issuer, issuer)
+    def _answers_for(self, record: Record) -> bytes:
+        """Whose share of a table a record takes: of an admission, whose invite it is, or who lets
+        in again somebody that is in already.
+        """
+        if not isinstance(record, Admission):
+            return record.issuer
+        held = self._standing.admissions.get(record.node)
+        invite = self._standing.invites.get(record.proof.invite_key)
+        is_first = held is None or held.wire == record.wire
+        return invite.issuer if is_first and invite is not None else record.admitter
+
+    def _branch_of(self, issuer: bytes, kind: type) -> bytes:
+        """To whom this one owes its power; of several to whoever has more room left."""
+        branches = self._standing.branches.get(issuer, {issuer: None})
+        return min(branches, key=lambda branch: (self._issued[branch, kind], branch))
 
     def _count_it(self, record: Record) -> list[Record]:
         """Let a record count that changes nothing else."""
         standing = self._own_standing()
         match record:
-            case Admission() if standing.is_free(record):
-                standing.enter(record)
-                self._enrolment.enlist(record)
+            case Admission():
+                if standing.is_free(record):
+                    self._enrolment.enlist(record)
+                standing.let_in(record)
             case Invite():
                 standing.invites[record.key] = record
             case ApiKey():
@@ -275,9 +288,9 @@ class Authority(Registry):
         return [record]
 
     def _tally(self, record: Record) -> None:
-        self._counts[type(record)] += 1
-        if not isinstance(record, Admission):
-            self._issued[self._branch_of(record.issuer), type(record)] += 1
+        kind = type(record)
+        self._counts[kind] += 1
+        self._issued[self._branch_of(self._answers_for(record), kind), kind] += 1
 
     def _adds_only(self, record: Record) -> bool:
         """Whether a record that is supported only adds to what stands, so that nothing else need be
@@ -289,6 +302,8 @@ class Authority(Registry):
         match record:
             case Admission():
                 if record.role is Role.ADMIN or self._void.rests_on(record.node):
+                    return False
+                if record.node in standing.grants:
                     return False
                 if standing.is_free(record):
                     return not standing.is_revoked(record.node)
@@ -315,8 +330,8 @@ class Authority(Registry):
     def _judge_anew(self) -> list[Record]:
         """Judge all records together with the fresh ones; returns what counts newly."""
         before = self._own_standing()
-        fresh, self._fresh = self._fresh, {}
-        held = [*before.counting.values(), *self._void, *fresh.values()]
+        fresh, self._fresh = self._fresh, VoidRecords()
+        held = [*before.counting.values(), *self._void, *fresh]
         standing = judge(self._root, held)
         self._standing = standing
         self._counts.clear()
@@ -328,7 +343,7 @@ class Authority(Registry):
         self._lost += lost
         for known in gained:
             self._void.drop(known)
-        for known in (*lost, *(r for w, r in fresh.items() if w not in standing.counting)):
+        for known in (*lost, *(r for r in fresh if r.wire not in standing.counting)):
             self._void.keep(known)
         self._enrolment.update(standing.members(), standing.admissions)
         return gained
@@ -345,7 +360,7 @@ def _tables() -> dict[type, int]:
     """How many records of each kind may count."""
     return {
         Invite: INVITES_MAX,
-        Admission: ADMISSIONS_MAX,
+        Admission: judgment.ADMISSIONS_MAX,
         Grant: GRANTS_MAX,
         Revocation: REVOCATIONS_MAX,
         ApiKey: API_KEYS_MAX,

@@ -27,9 +27,9 @@ class Budgets:
         """Whether one more change is within the budget of this author."""
         return self._spent(author, now) + self._price <= burst * self._price
 
-    def spend(self, author: NodeId, now: int) -> None:
-        """A change was made."""
-        spent = self._spent(author, now) + self._price
+    def spend(self, author: NodeId, now: int, changes: int = 1) -> None:
+        """So many changes were made; more than there was room for delays the next one."""
+        spent = self._spent(author, now) + changes * self._price
         self._levels.pop(author, None)
         self._forget_saved(now)
         if len(self._levels) >= _AUTHORS_MAX:

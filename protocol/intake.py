@@ -59,6 +59,8 @@ ACCUSATIONS_PER_S: Final = 4
 
 JUDGMENTS_BURST: Final = 64
 """Frames with records over which all must be judged anew: so many of one sender at once ..."""
+JUDGED_PER_UNIT: Final = 512
+"""Records: a judgment of more of them costs as much as several."""
 JUDGMENTS_PER_S: Final = 1
 """... and then so many per second."""
 _STRANGERS: Final = NodeId(bytes(32))
@@ -168,7 +170,7 @@ class Intake:
         was_settled = self._authority.is_settled
         self._spread(self._authority.add(wire, is_part=True))
         if was_settled and not self._authority.is_settled:
-            self._judgments.spend(payer, now)
+            self._judgments.spend(payer, now, 1 + self._authority.size // JUDGED_PER_UNIT)
 
     def _is_known(self, wire: bytes) -> bool:
         """Whether this very item is in force here already, as most of what gossip brings is.

@@ -69,21 +69,6 @@ def make_invite(
     )
 
 
-def issue_again(issuer_seed: bytes, mesh: MeshId, invite: Invite, turn: Turn) -> Invite:
-    """The same invite, for which this key stands as well."""
-    return make_invite(
-        issuer_seed,
-        mesh,
-        key=invite.key,
-        turn=turn,
-        role=invite.role,
-        expires_at_s=invite.expires_at_s,
-        uses=invite.uses,
-        is_trusted=invite.is_trusted,
-        owner=invite.owner,
-    )
-
-
 def make_grant(issuer_seed: bytes, mesh: MeshId, *, subject: NodeId, turn: Turn) -> Grant:
     """Make a member an admin."""
     issuer = public_key_of(issuer_seed)

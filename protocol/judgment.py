@@ -31,6 +31,7 @@ from protocol.records import (
     signer_of,
 )
 
+ADMISSIONS_MAX: Final = 16_384
 LEVELS_MAX: Final = 16
 """So far from the root key nobody has power: each level is a walk over what waits for it."""
 ROUNDS_MAX: Final = 256
@@ -45,9 +46,9 @@ class Standing:
     """By their wires, premises first."""
     levels: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """Who may issue acts, and how far each is from the root (0)."""
-    branches: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
-    """Through which admin of level 1 each of them came to it, of several the lowest key; the root
-    through itself.
+    branches: dict[bytes, dict[bytes, None]] = dataclasses.field(default_factory=dict)
+    """Through which admins of the root's own making each of them came to it; the root through
+    itself.
     """
     invites: dict[bytes, Invite] = dataclasses.field(default_factory=dict)
     admissions: dict[NodeId, Admission] = dataclasses.field(default_factory=dict)
@@ -55,8 +56,10 @@ class Standing:
     rounds: dict[NodeId, int] = dataclasses.field(default_factory=dict)
     """When each was let in: by whom has power 0, by these 1, and so on."""
     slots: dict[tuple[bytes, int], NodeId] = dataclasses.field(default_factory=dict)
-    grants: dict[NodeId, Grant] = dataclasses.field(default_factory=dict)
-    """The one nearest to the root of each subject."""
+    admitted: dict[tuple[NodeId, bytes], bytes] = dataclasses.field(default_factory=dict)
+    """By node and admitter: the name of the admission that counts. One does."""
+    grants: dict[NodeId, dict[bytes, Grant]] = dataclasses.field(default_factory=dict)
+    """By subject, then by issuer."""
     api_keys: dict[bytes, ApiKey] = dataclasses.field(default_factory=dict)
     revocations: dict[tuple[Target, bytes], Revocation] = dataclasses.field(default_factory=dict)
     """By what is revoked; the one that has effect of several. One that names an API key, or an
@@ -83,7 +86,8 @@ class Standing:
         honoured = self.honoured.get(signer_of(record))
         if isinstance(record, Admission):
             limit = self.slot_limits.get(record.proof.invite_key)
-            return honoured is None and (limit is None or record.slot <= limit)
+            is_within = limit is None or record.slot <= limit or self.is_granted(record)
+            return honoured is None and is_within
         return honoured is None or record_name(record) in honoured
 
     def links(self, record: Record) -> bool:
@@ -96,13 +100,20 @@ class Standing:
         match record:
             case Admission():
                 invite = self.invites.get(record.proof.invite_key)
-                if invite is None or not fits(record, invite):
+                is_invited = invite is not None and fits(record, invite)
+                if not is_invited and not self.is_granted(record):
                     return False
                 return self.may_admit(record) and self.holds(record)
-            case Revocation():
-                return record.issuer in self.levels and self.holds(record)
             case _:
                 return record.issuer in self.levels and self.holds(record)
+
+    def is_granted(self, admission: Admission) -> bool:
+        """Whether its admitter, or somebody no nearer to the root, has made this node an admin:
+        then its membership rests on these two, and on no invite.
+        """
+        level = self.levels.get(admission.admitter)
+        issuers = self.grants.get(admission.node, {})
+        return level is not None and any(self.levels[issuer] >= level for issuer in issuers)
 
     def may_admit(self, admission: Admission) -> bool:
         """Whether its admitter may let such a one in: admins are let in by admins only."""
@@ -151,10 +162,12 @@ class Standing:
 
     def confirms(self, admission: Admission) -> bool:
         """Whether somebody with power lets in again, in its own slot, who is in already: so that it
-        stays when its admitter is revoked.
+        stays when its admitter is revoked. Once is enough.
         """
         held = self.admissions.get(admission.node)
         if held is None or admission.admitter not in self.levels:
+            return False
+        if (admission.node, admission.admitter) in self.admitted:
             return False
         return (held.proof.invite_key, held.slot) == (admission.proof.invite_key, admission.slot)
 
@@ -163,9 +176,16 @@ class Standing:
         slot = (admission.proof.invite_key, admission.slot)
         return admission.node not in self.admissions and slot not in self.slots
 
-    def enter(self, admission: Admission) -> None:
-        """Let an admission count that has all its premises."""
+    def let_in(self, admission: Admission) -> None:
+        """Let an admission count that has all its premises, if nothing excludes it."""
+        if self.is_free(admission):
+            self._enter(admission)
+        elif not self.confirms(admission):
+            return
         self.count(admission)
+        self.admitted[admission.node, admission.admitter] = record_name(admission)
+
+    def _enter(self, admission: Admission) -> None:
         self.admissions[admission.node] = admission
         self.slots[admission.proof.invite_key, admission.slot] = admission.node
         admitter = NodeId(admission.admitter)
@@ -187,15 +207,21 @@ class Standing:
 
     def _of_key(self, key: bytes) -> list[Record]:
         """What makes a key what it is."""
-        held = self.admissions.get(NodeId(key)), self.grants.get(NodeId(key))
-        return [record for record in held if record is not None]
+        held = self.admissions.get(NodeId(key))
+        if held is None:
+            return []
+        level = self.levels.get(held.admitter, 0)
+        grants = [g for i, g in self.grants.get(held.node, {}).items() if self.levels[i] >= level]
+        nearest = sorted(grants, key=lambda grant: (self.levels[grant.issuer], grant.issuer))
+        return [held, *nearest[:1]]
 
     def _under(self, record: Record) -> list[Record]:
         """What a record rests on."""
         signer = self._of_key(signer_of(record))
         if not isinstance(record, Admission):
             return signer
-        return [self.invites[record.proof.invite_key], *signer]
+        invite = self.invites.get(record.proof.invite_key)
+        return signer if invite is None else [invite, *signer]
 
 
 def fits(admission: Admission, invite: Invite) -> bool:
@@ -221,6 +247,8 @@ class _Judge:
         self._admissions: dict[bytes, list[Admission]] = {}
         self._of_admins: list[Admission] = []
         """Those that make admins."""
+        self._of_nodes: dict[NodeId, list[Admission]] = {}
+        self._admitted = 0
         self._previous: dict[tuple[bytes, bytes], bytes] = {}
         """Of each act by its issuer and name: the name of the one before."""
         self._standing = Standing()
@@ -228,7 +256,9 @@ class _Judge:
             if not isinstance(record, Admission):
                 self._acts.setdefault(record.issuer, []).append(record)
                 self._previous[record.issuer, record_name(record)] = record.previous
-            elif record.role is Role.ADMIN:
+                continue
+            self._of_nodes.setdefault(record.node, []).append(record)
+            if record.role is Role.ADMIN:
                 self._of_admins.append(record)
             else:
                 self._admissions.setdefault(record.admitter, []).append(record)
@@ -238,7 +268,7 @@ class _Judge:
         """Level by level, then round by round."""
         standing = self._standing
         standing.levels[root] = level = 0
-        standing.branches[root] = root
+        standing.branches[root] = {root: None}
         issuers = [root]
         while issuers:
             signed = [act for issuer in issuers for act in self._acts.get(issuer, ())]
@@ -248,8 +278,7 @@ class _Judge:
                 self._revoke(revocation)
             for act in acts:
                 self._do(act)
-            raised = [(act.subject, act.issuer) for act in acts if isinstance(act, Grant)]
-            raised += self._made_admins()
+            raised = [*self._made_admins(), *self._granted(acts)]
             level += 1
             issuers = self._raise(raised, level) if level < LEVELS_MAX else []
         self._admit_all()
@@ -260,10 +289,14 @@ class _Judge:
         standing = self._standing
         found: dict[bytes, None] = {}
         for node, by in raised:
-            if standing.levels.setdefault(node, level) == level:
-                branch = node if level == 1 else standing.branches[by]
-                standing.branches[node] = min(branch, standing.branches.get(node, branch))
-                found[node] = None
+            is_roots = standing.levels[by] == 0
+            branches = {node: None} if is_roots else standing.branches[by]
+            if node in standing.levels:
+                standing.branches[node] |= branches
+                continue
+            standing.branches.setdefault(node, {}).update(branches)
+            found[node] = None
+        standing.levels.update(dict.fromkeys(found, level))
         return list(found)
 
     def _revoke(self, revocation: Revocation) -> None:
@@ -298,7 +331,7 @@ class _Judge:
             case Invite():
                 standing.invites.setdefault(act.key, act)
             case Grant():
-                standing.grants.setdefault(act.subject, act)
+                standing.grants.setdefault(act.subject, {}).setdefault(act.issuer, act)
             case ApiKey():
                 standing.api_keys.setdefault(act.key_hash, act)
         standing.count(act)
@@ -308,18 +341,31 @@ class _Judge:
         was.
         """
         standing = self._standing
-        made: list[tuple[bytes, bytes]] = []
-        waiting: list[Admission] = []
-        for admission in self._of_admins:
-            if not standing.supports(admission):
-                waiting.append(admission)
-            elif standing.is_free(admission):
-                standing.enter(admission)
-                made.append((admission.node, standing.invites[admission.proof.invite_key].issuer))
-            elif standing.confirms(admission):
-                standing.count(admission)
-        self._of_admins = waiting
-        return made
+        ready = [a for a in self._of_admins if standing.supports(a)]
+        self._of_admins = [a for a in self._of_admins if not standing.supports(a)]
+        before = len(standing.admissions)
+        self._let_in(ready)
+        made = list(standing.admissions.values())[before:]
+        invites = [(a, standing.invites.get(a.proof.invite_key)) for a in made]
+        return [(a.node, invite.issuer) for a, invite in invites if invite and fits(a, invite)]
+
+    def _granted(self, acts: list[Act]) -> list[tuple[bytes, bytes]]:
+        """Let in whom these acts make admins, if somebody as near to the root as who says so, or
+        nearer, has admitted them; each with who says so.
+        """
+        standing = self._standing
+        grants = [act for act in acts if isinstance(act, Grant)]
+        for node in dict.fromkeys(grant.subject for grant in grants):
+            given = filter(standing.is_granted, self._of_nodes.get(node, ()))
+            self._let_in(filter(standing.supports, sorted(given, key=record_name)))
+        return [(g.subject, g.issuer) for g in grants if g.subject in standing.admissions]
+
+    def _let_in(self, given: Iterable[Admission]) -> None:
+        """In this order, as far as there is room."""
+        for admission in given:
+            if admission.wire not in self._standing.counting and self._admitted < ADMISSIONS_MAX:
+                self._standing.let_in(admission)
+                self._admitted += admission.wire in self._standing.counting
 
     def _admit_all(self) -> None:
         standing = self._standing
@@ -345,11 +391,4 @@ class _Judge:
             admitters = list(standing.admissions)[before:]
 
     def _admit(self, given: list[Admission]) -> None:
-        standing = self._standing
-        for admission in sorted(given, key=record_name):
-            if not standing.supports(admission):
-                continue
-            if standing.is_free(admission):
-                standing.enter(admission)
-            elif standing.confirms(admission):
-                standing.count(admission)
+        self._let_in(filter(self._standing.supports, sorted(given, key=record_name)))

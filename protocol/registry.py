@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from protocol.enrolment import Enrolment
@@ -23,7 +23,7 @@ from protocol.records import (
     Target,
     record_name,
 )
-from protocol.void import VoidRecords
+from protocol.void import VOID_MAX, VoidRecords
 
 GROUND_MAX: Final = 64
 """Steps back from a lost membership to the revocation that took it."""
@@ -39,7 +39,7 @@ class Registry:
         self.mesh: MeshId = mesh_id_of(root)
         self._standing = Standing(levels={root: 0})
         self._enrolment = Enrolment()
-        self._void = VoidRecords()
+        self._void = VoidRecords(VOID_MAX)
         self._counts: Counter[type] = Counter()
 
     # ---- who is who ----
@@ -49,9 +49,9 @@ class Registry:
         return self._enrolment.members.get(node)
 
     def invite_of(self, node: NodeId) -> Invite | None:
-        """The invite by which `node` came."""
+        """The invite by which `node` came, if that counts: an admin needs none any more."""
         admission = self._enrolment.members.get(node)
-        return self._standing.invites[admission.proof.invite_key] if admission is not None else None
+        return self._standing.invites.get(admission.proof.invite_key) if admission else None
 
     def role_of(self, node: NodeId) -> Role | None:
         """The role of a member, None for everybody else."""
@@ -68,9 +68,15 @@ class Registry:
         """Everybody who is admitted, in the order of admission as far as it is known."""
         return tuple(self._enrolment.members)
 
-    def admitted_by(self, admitter: NodeId) -> Sequence[Admission]:
-        """The members that `admitter` let in itself."""
-        return tuple(a for a in self._enrolment.members.values() if a.admitter == admitter)
+    def admitted_by(self, admitter: bytes) -> Sequence[Admission]:
+        """The admissions of members that `admitter` gave, also to who was one already."""
+        admitted = self._standing.admitted
+        members = self._enrolment.members.items()
+        return tuple(held for node, held in members if (node, admitter) in admitted)
+
+    def has_admitted(self, admitter: bytes, node: NodeId) -> bool:
+        """Whether an admission of `node` by this key counts."""
+        return (node, admitter) in self._standing.admitted
 
     def may_issue(self, key: bytes) -> bool:
         """Whether this key may sign acts now: the root's, or an admin's."""
@@ -96,9 +102,9 @@ class Registry:
         """The highest slot of an invite that is taken; 0: none."""
         return max((slot for key, slot in self._standing.slots if key == invite_key), default=0)
 
-    def slots_taken(self, invite_key: bytes) -> int:
-        """How many slots of an invite are taken; those of revoked members stay so."""
-        return sum(key == invite_key for key, _ in self._standing.slots)
+    def slots_taken(self) -> Mapping[bytes, int]:
+        """How many slots of each invite are taken; those of revoked members stay so."""
+        return Counter(key for key, _ in self._standing.slots)
 
     def rival_of(self, node: NodeId) -> NodeId | None:
         """Who has the slot that an admission of `node` wanted."""
@@ -173,6 +179,11 @@ class Registry:
         return (r for r in self._standing.counting.values() if not isinstance(r, Admission))
 
     # ---- records ----
+
+    @property
+    def size(self) -> int:
+        """How many records are judged in one go, about."""
+        return len(self._standing.counting) + len(self._void)
 
     def is_counting(self, wire: bytes) -> bool:
         """Whether exactly this record is among those that count."""

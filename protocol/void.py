@@ -1,8 +1,8 @@
-"""The one place for records that do not count now, but may again: what speaks against them may
-itself turn out not to count.
+"""The one place for records that do not count, but may: what speaks against them may itself turn
+out not to count. And, until the next judgment, for those that have just come and need one.
 
-They are kept as far as there is room, and not passed on. If one is missing when it is wanted, who
-holds it as one that counts brings it again.
+They are not passed on. If one is missing when it is wanted, who holds it as one that counts brings
+it again.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,31 @@ from protocol.records import Admission, Grant, Invite, Record, Role, signer_of
 VOID_MAX: Final = 2_048
 
 
+def needed_keys(record: Record) -> tuple[bytes, ...]:
+    """What a record rests on: its signer, and its invite."""
+    signer = signer_of(record)
+    if not isinstance(record, Admission):
+        return (signer,)
+    return tuple(dict.fromkeys((signer, record.proof.invite_key)))
+
+
 class VoidRecords:
     """Records with good signatures, by their bytes; of too many the oldest goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """`most`: how many; None: as many as come."""
+        self._most = most
         self._records: dict[bytes, Record] = {}
+        self._making: dict[bytes, dict[bytes, Record]] = {}
+        """By the key of what each makes: an invite, a member, an admin."""
+        self._needing: dict[bytes, dict[bytes, Record]] = {}
+        """By the keys that each rests on."""
 
     def __contains__(self, wire: bytes) -> bool:
         return wire in self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
@@ -29,55 +46,76 @@ class VoidRecords:
     def keep(self, record: Record) -> None:
         """One more."""
         self._records[record.wire] = record
-        if len(self._records) > VOID_MAX:
-            del self._records[next(iter(self._records))]
+        for index, key in self._places(record):
+            index.setdefault(key, {})[record.wire] = record
+        if self._most is not None and len(self._records) > self._most:
+            self.drop(next(iter(self._records.values())))
 
     def drop(self, record: Record) -> None:
-        """It counts now."""
-        self._records.pop(record.wire, None)
+        """It counts now, or is forgotten."""
+        if self._records.pop(record.wire, None) is None:
+            return
+        for index, key in self._places(record):
+            index[key].pop(record.wire, None)
+            if not index[key]:
+                del index[key]
+
+    def _places(self, record: Record) -> list[tuple[dict[bytes, dict[bytes, Record]], bytes]]:
+        made: list[bytes] = []
+        match record:
+            case Admission():
+                made = [record.node]
+            case Invite():
+                made = [record.key]
+            case Grant():
+                made = [record.subject]
+            case _:
+                pass
+        needs = [(self._needing, key) for key in needed_keys(record)]
+        return [*needs, *((self._making, key) for key in made)]
 
     def copy(self) -> "VoidRecords":
         """To try something out."""
-        other = VoidRecords()
-        other._records = dict(self._records)
+        other = VoidRecords(self._most)
+        for record in self:
+            other.keep(record)
         return other
 
-    def invite(self, key: bytes) -> Invite | None:
-        """An invite that was one."""
-        return next((r for r in self if isinstance(r, Invite) and r.key == key), None)
+    def makes(self, *keys: bytes) -> bool:
+        """Whether something here would make one of these keys an invite, a member or an admin."""
+        return any(key in self._making for key in keys)
 
-    def might_issue(self, key: bytes, *, is_granted: bool) -> bool:
-        """Whether this key would be an admin's if these counted; `is_granted`: by what does."""
+    def _makers(self, key: bytes) -> Iterator[Record]:
+        return iter(self._making.get(key, {}).values())
+
+    def invite(self, key: bytes) -> Invite | None:
+        """An invite that was one, or may be."""
+        return next((r for r in self._makers(key) if isinstance(r, Invite)), None)
+
+    def might_issue(self, key: bytes) -> bool:
+        """Whether this key would be an admin's if these counted."""
         return any(
-            (isinstance(r, Grant) and r.subject == key)
-            or (isinstance(r, Admission) and r.node == key and (is_granted or r.role is Role.ADMIN))
-            for r in self
+            isinstance(r, Grant) or (isinstance(r, Admission) and r.role is Role.ADMIN)
+            for r in self._makers(key)
         )
 
     def might_admit(self, key: bytes) -> bool:
         """Whether this key might let others in if these counted."""
         return any(
-            (isinstance(r, Grant) and r.subject == key)
-            or (isinstance(r, Admission) and r.node == key and r.role.may_admit)
-            for r in self
+            isinstance(r, Grant) or (isinstance(r, Admission) and r.role.may_admit)
+            for r in self._makers(key)
         )
 
     def rests_on(self, key: bytes) -> bool:
         """Whether something here needs this key to stand: as its signer, or as its invite."""
-        return any(
-            signer_of(r) == key or (isinstance(r, Admission) and r.proof.invite_key == key)
-            for r in self
-        )
+        return key in self._needing
 
     def ground_of(self, node: NodeId) -> list[bytes]:
         """Admitters and invites of a node's admissions."""
-        admissions = [r for r in self if isinstance(r, Admission) and r.node == node]
+        admissions = [r for r in self._makers(node) if isinstance(r, Admission)]
         return [key for a in admissions for key in (a.admitter, a.proof.invite_key)]
 
     def slots_of(self, node: NodeId) -> list[tuple[bytes, int]]:
         """Which slots of which invites a node wanted."""
-        return [
-            (r.proof.invite_key, r.slot)
-            for r in self
-            if isinstance(r, Admission) and r.node == node
-        ]
+        admissions = [r for r in self._makers(node) if isinstance(r, Admission)]
+        return [(a.proof.invite_key, a.slot) for a in admissions]

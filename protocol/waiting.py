@@ -23,6 +23,10 @@ class Waiting:
         if len(self._lacks) > WAITING_MAX:
             del self._lacks[next(iter(self._lacks))]
 
+    def drop(self, wire: bytes) -> None:
+        """It lacks nothing any more."""
+        self._lacks.pop(wire, None)
+
     def take(self, premise: bytes) -> list[bytes]:
         """All that wait for this premise; they wait no more."""
         wires = [wire for wire, lacks in self._lacks.items() if lacks == premise]

@@ -10,8 +10,8 @@ from meshd.failures import ExitCode, UserError
 from meshd.trust.decisions import Decider, Decisions
 from meshd.view import View
 from protocol.authority import Authority
-from protocol.identity import MeshId, NodeId, key_text
-from protocol.issuing import Turn, issue_again, make_grant, make_revocation
+from protocol.identity import NodeId, key_text
+from protocol.issuing import Turn, make_grant, make_revocation
 from protocol.records import NO_ACT, Invite, Revocation, Target
 
 SPREAD_S: Final = 2.0
@@ -49,17 +49,18 @@ class TrustCommands:
     async def invites(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """All invites of the mesh: `{"invites": [...]}`, the newest first."""
         del arguments
-        rows = [self._row(invite) for invite in self._authority.invites()]
+        used = self._authority.slots_taken()
+        rows = [self._row(invite, used.get(invite.key, 0)) for invite in self._authority.invites()]
         return {"invites": sorted(rows, key=lambda row: -int(row["expires_at"]))}
 
-    def _row(self, invite: Invite) -> Mapping[str, Any]:
+    def _row(self, invite: Invite, used: int) -> Mapping[str, Any]:
         return {
             "invite": key_text(invite.key),
             "role": invite.role.name.lower(),
             "owner": invite.owner,
             "trusted": invite.is_trusted,
             "uses": invite.uses,
-            "used": self._authority.slots_taken(invite.key),
+            "used": used,
             "expires_at": invite.expires_at_s,
             "issuer": self._name(invite.issuer),
             "revoked": self._authority.revocation_of(invite.key, Target.INVITE) is not None,
@@ -72,46 +73,25 @@ class TrustCommands:
     async def grant(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make a member an admin: `{"node", "name"}`.
 
-        It is let in again by the key that grants, which also takes over its invite: what it decides
-        later must not rest on somebody farther from the root, whom it may have to revoke one day.
+        It is let in again by the key that grants: an admin's membership rests on these two, and on
+        no invite, nor on whoever happened to admit it, whom it may have to revoke one day.
         """
         node = self._node(argument(arguments, "node", str))
-        decider = self._decisions.decider()
-        level = self._authority.level_of(decider.key)
-        admission, invite = self._authority.admission(node), self._authority.invite_of(node)
-        if admission is None or invite is None or decider.key == node:
+        decider = await self._decisions.ready()
+        authority, level = self._authority, self._authority.level_of(decider.key)
+        admission = authority.admission(node)
+        is_near = authority.may_issue(node) and authority.level_of(node) <= level + 1
+        if admission is None or decider.key == node or is_near:
             raise UserError(f"{self._view.name(node)} is an admin already")
-        is_far = self._authority.level_of(invite.issuer) > level
-        is_admin = self._authority.may_issue(node)
-        if is_admin and admission.admitter == decider.key and not is_far:
-            raise UserError(f"{self._view.name(node)} is an admin already")
-        if is_far:
-            await self._take_over(decider, invite)
-        again = self._decisions.admit_again(decider, admission)
-        if not self._authority.is_counting(again.wire):
-            await self._decisions.put(again)
+        if not authority.has_admitted(decider.key, node):
+            await self._decisions.put(self._decisions.admit_again(decider, admission))
         grant = self._decisions.sign(
             decider,
-            lambda turn: make_grant(decider.seed, self._authority.mesh, subject=node, turn=turn),
+            lambda turn: make_grant(decider.seed, authority.mesh, subject=node, turn=turn),
         )
         await self._decisions.put(grant)
         self._note("admin.granted", node=key_text(node))
         return {"node": key_text(node), "name": self._view.name(node)}
-
-    async def _take_over(self, decider: Decider, invite: Invite) -> None:
-        """Stand for an invite of somebody farther from the root. If it was revoked it stays so."""
-        mesh = self._authority.mesh
-        old = self._authority.revocation_of(invite.key, Target.INVITE)
-        if old is not None:
-            make = _revocation(
-                decider, mesh, Target.INVITE, invite.key, honoured_slot=old.honoured_slot
-            )
-            await self._decisions.put(self._decisions.sign(decider, make))
-        await self._decisions.put(
-            self._decisions.sign(
-                decider, lambda turn: issue_again(decider.seed, mesh, invite, turn)
-            )
-        )
 
     async def revoke(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take back a membership or an invite: `{"kind", "id", "evicted": [names],
@@ -131,7 +111,7 @@ class TrustCommands:
 
     async def _revoke_invite(self, invite: Invite, *, is_cascade: bool) -> Mapping[str, Any]:
         slot = 0 if is_cascade else self._authority.last_slot(invite.key)
-        decider = self._decisions.decider()
+        decider = await self._decisions.ready()
         if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format("the issuer of that invite"))
 
@@ -142,7 +122,7 @@ class TrustCommands:
     async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
         if node == self._own:
             raise UserError("a node does not revoke itself; meshd leave gives its membership up")
-        decider = self._decisions.decider()
+        decider = await self._decisions.ready()
         is_admin = self._authority.may_issue(node)
         if is_admin and self._authority.level_of(node) <= self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format(self._view.name(node)))
@@ -156,10 +136,9 @@ class TrustCommands:
     async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
         """Let in again whom `node` let in, so that they stay; and give that time to go round."""
         guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
-        again = [self._decisions.admit_again(decider, guest) for guest in guests]
-        unknown = [a for a in again if not self._authority.is_counting(a.wire)]
-        for admission in unknown:
-            await self._decisions.put(admission)
+        unknown = [g for g in guests if not self._authority.has_admitted(decider.key, g.node)]
+        for guest in unknown:
+            await self._decisions.put(self._decisions.admit_again(decider, guest))
         if unknown:
             await trio.sleep(SPREAD_S)
 
@@ -174,14 +153,18 @@ class TrustCommands:
         honoured_slot: int = 0,
     ) -> Mapping[str, Any]:
         """Revoke, unless that does to others what nobody asked for."""
-        make = _revocation(
-            decider,
-            self._authority.mesh,
-            target,
-            subject,
-            honoured_act=honoured_act,
-            honoured_slot=honoured_slot,
-        )
+
+        def make(turn: Turn) -> Revocation:
+            return make_revocation(
+                decider.seed,
+                self._authority.mesh,
+                target=target,
+                subject=subject,
+                turn=turn,
+                honoured_act=honoured_act,
+                honoured_slot=honoured_slot,
+            )
+
         members = self._authority.members()
         trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)))
         evicted = [node for node in members if trial.admission(node) is None]
@@ -190,10 +173,13 @@ class TrustCommands:
                 "that would take this very node out of the mesh, for its own membership rests on "
                 "that: decide on another admin's machine, or where the root key is"
             )
-        others = [self._view.name(node) for node in evicted if node != subject]
+        weakened = [n for n in members if self._authority.may_issue(n) and not trial.may_issue(n)]
+        lost = dict.fromkeys([*evicted, *weakened])
+        others = [self._view.name(node) for node in lost if node != subject]
         if others and not is_cascade:
             raise UserError(
-                f"others would go with it: {', '.join(others[:8])}; if that is meant: --cascade"
+                f"others would go with it, or be admins no more: {', '.join(others[:8])}; if that "
+                "is meant: --cascade"
             )
         restored = [node for node in trial.members() if self._authority.admission(node) is None]
         answer = {
@@ -234,27 +220,6 @@ class TrustCommands:
             )
         ids = [key_text(n) for n in nodes] + [key_text(i.key) for i in invites]
         return UserError(f"{text[:64]!a} means several: {', '.join(ids[:8])}; give one of the ids")
-
-
-def _revocation(
-    decider: Decider,
-    mesh: MeshId,
-    target: Target,
-    subject: bytes,
-    *,
-    honoured_act: bytes = NO_ACT,
-    honoured_slot: int = 0,
-) -> Callable[[Turn], Revocation]:
-    """Signs it, once its turn is known."""
-    return lambda turn: make_revocation(
-        decider.seed,
-        mesh,
-        target=target,
-        subject=subject,
-        turn=turn,
-        honoured_act=honoured_act,
-        honoured_slot=honoured_slot,
-    )
 
 
 def _means(text: str, key: bytes) -> bool:

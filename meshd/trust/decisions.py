@@ -5,7 +5,7 @@ admin. Every decision is one of that key's numbered acts (`protocol/records.py`)
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import trio
@@ -49,8 +49,17 @@ class Decider:
 class Decisions:
     """Signs what the owner decides, and waits until it is in force at this node."""
 
-    def __init__(self, home: Home, authority: Authority, give: Callable[[Event], bool]) -> None:
-        """`give` puts an event before the node."""
+    def __init__(
+        self,
+        home: Home,
+        authority: Authority,
+        give: Callable[[Event], bool],
+        caught_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`give` puts an event before the node; `caught_up` waits until it knows what was decided
+        while it was away (a few seconds).
+        """
+        self._caught_up = caught_up
         self._home = home
         self._authority = authority
         self._give = give
@@ -58,6 +67,13 @@ class Decisions:
         """What each key signs next, also while the node has not yet taken in what it signed."""
         self._awaited: dict[bytes, trio.Event] = {}
         self._refusals: dict[bytes, str] = {}
+
+    async def ready(self) -> Decider:
+        """The same as `decider`, once this node knows what that key has decided before: an act
+        names the one before it.
+        """
+        await self._caught_up()
+        return self.decider()
 
     def decider(self) -> Decider:
         """The key of this home that may decide. Raises UserError when it has none."""

@@ -70,7 +70,7 @@ class MeshKeys:
         text = new_key_text()
         key_hash = hash_of(text)
         assert key_hash is not None
-        decider = self._decisions.decider()
+        decider = await self._decisions.ready()
         (priority,) = (ours for ours, theirs in _PRIORITIES.items() if theirs is policy.priority)
 
         def make(turn: Turn) -> ApiKey:
@@ -96,7 +96,7 @@ class MeshKeys:
         named = self._named(name, wall_s)
         if not named:
             raise UserError(f"the mesh has no key named {name[:80]!a}; see: meshd key list")
-        decider = self._decisions.decider()
+        decider = await self._decisions.ready()
         for key in named:
 
             def make(turn: Turn, key_hash: bytes = key.key_hash) -> Revocation:

@@ -43,6 +43,7 @@ from protocol.issuing import (
     make_grant,
     make_invite,
     make_join_proof,
+    make_keyed_admission,
     make_revocation,
     turn_after,
 )
@@ -178,6 +179,19 @@ class Authorities:
             admitted_at_s=admitted_at_s,
         )
         return invite, admission
+
+    def admit_again(
+        self, admission: Admission, admitter_seed: bytes | None = None, *, later: int = 0
+    ) -> Admission:
+        """The root key, or another one, lets in who is in already, `later` by so many seconds."""
+        return make_keyed_admission(
+            admitter_seed or self.root_seed,
+            self.mesh,
+            admission.proof,
+            role=admission.role,
+            slot=admission.slot,
+            admitted_at_s=admission.admitted_at_s + later,
+        )
 
 
 @dataclasses.dataclass(slots=True)

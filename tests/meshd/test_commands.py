@@ -70,7 +70,7 @@ class Asked:
             view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
             job_commands=SimpleNamespace(handlers=dict),
             trust_commands=SimpleNamespace(handlers=dict),
-            decisions=Decisions(self.home, self.authority, self._give),
+            decisions=Decisions(self.home, self.authority, self._give, trio.lowlevel.checkpoint),
             key_commands=SimpleNamespace(handlers=dict),
         )
         self.running = running
@@ -219,7 +219,7 @@ def test_only_admins_invite(asked: Asked) -> None:
     assert token.invite.role is Role.CLIENT
     asked.issued.clear()
     nobody = Authority(SodiumCrypto(asked.seed), asked.founded.root)
-    asked.running.decisions = Decisions(asked.home, nobody, asked._give)
+    asked.running.decisions = Decisions(asked.home, nobody, asked._give, trio.lowlevel.checkpoint)
     with pytest.raises(UserError, match="only admins may"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued

@@ -53,7 +53,9 @@ class Founder:
             owner="founder",
             own_addresses=(Address("127.0.0.1", 7700),),
             gossip=SimpleNamespace(give=self._give),
-            decisions=Decisions(self.home, self.mesh[0].authority, self._give),
+            decisions=Decisions(
+                self.home, self.mesh[0].authority, self._give, trio.lowlevel.checkpoint
+            ),
             audit=SimpleNamespace(note=lambda kind, **fields: None),
         )
         running.commands = Commands(self.home, cast("Running", running))

@@ -222,15 +222,18 @@ def test_a_short_id_belongs_to_the_first_that_has_it(monkeypatch: pytest.MonkeyP
 
 
 def test_a_branch_of_admins_has_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an admin of level 1 decides and what the admins below it do is counted together; other
+    """What an admin of the root's decides, and what those below it do, is counted together; other
     branches, and the root key, have room of their own.
     """
     monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
     authority = _authority()
     seeds = [seed_of("branch", n) for n in range(4)]
-    admins = [SodiumCrypto(seed).node_id for seed in seeds]
-    for subject, issuer in ((0, None), (1, seeds[0]), (2, seeds[1]), (3, None)):
-        authority.add(A.grant(admins[subject], issuer).wire)
+    for number, issuer in ((0, None), (1, seeds[0]), (2, seeds[1]), (3, None)):
+        token = seed_of("to branch", number)
+        invite = A.issue(token, role=Role.ADMIN, issuer_seed=issuer)
+        admin = SodiumCrypto(seeds[number])
+        for record in A.admit(admin, role=Role.ADMIN, invite=invite, key_seed=token):
+            authority.add(record.wire)
 
     def revokes(issuer: bytes | None, number: int) -> DropReason | None:
         subject = SodiumCrypto(seed_of("revoked", number)).node_id
@@ -247,7 +250,7 @@ def test_a_branch_of_admins_has_one_share(monkeypatch: pytest.MonkeyPatch) -> No
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many invites or admissions: what was there stays. Others fill no room of the root key."""
     monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)
-    monkeypatch.setattr("protocol.authority.ADMISSIONS_MAX", 1)
+    monkeypatch.setattr("protocol.judgment.ADMISSIONS_MAX", 1)
     authority = _authority()
     invite, admission = A.admit(CRYPTOS[0])
     authority.add(invite.wire)

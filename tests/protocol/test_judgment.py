@@ -1,7 +1,9 @@
 """What counts, whatever the order in which it came."""
 
+import contextlib
 import itertools
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 
 from protocol.authority import Authority
 from protocol.crypto import SodiumCrypto
-from protocol.errors import DropReason
+from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
 from protocol.issuing import Turn, make_api_key, make_grant, make_invite, turn_after
-from protocol.judgment import LEVELS_MAX, judge
+from protocol.judgment import LEVELS_MAX, Standing, judge
 from protocol.records import (
     NO_ACT,
     Admission,
@@ -274,10 +276,91 @@ def test_a_grant_to_oneself_raises_nobody(case: Case) -> None:
 
 
 def test_the_root_cannot_be_revoked(case: Case) -> None:
-    """By nobody."""
+    """Such an act has no effect, and is one of its issuer's acts like any other."""
     case.join(0, Role.ADMIN)
-    act = case.book.revoke(NodeId(case.book.root), issuer_seed=SEEDS[0])
-    assert refusal(case.authority().add, act.wire) is DropReason.NOT_ALLOWED
+    case.revoke(NodeId(case.book.root), issuer_seed=SEEDS[0])
+    case.join(1, issuer_seed=SEEDS[0])
+    case.join(2)
+    case.revoke(CRYPTOS[0].node_id, honoured_act=record_name(case.records[-4]))
+    assert case.agreed_roles()[:3] == [None, Role.WORKER, Role.WORKER]
+
+
+def test_a_grant_raises_only_whom_somebody_as_near_has_let_in(case: Case) -> None:
+    """So nobody has power who is no member, and could not be revoked by name."""
+    case.join(0, Role.ADMIN)
+    case.add(case.book.grant(CRYPTOS[1].node_id))  # by the root key, for the founder's guest
+    guest = case.join(1)
+    case.add(case.book.grant(CRYPTOS[2].node_id, SEEDS[0]))  # for nobody's guest
+    case.agreed_roles()
+    authority = case.authority()
+    assert [authority.may_issue(CRYPTOS[n].node_id) for n in range(3)] == [True, False, False]
+    case.add(case.book.admit_again(guest))
+    assert case.agreed_roles()[:3] == [Role.ADMIN, Role.ADMIN, None]
+
+
+def test_whom_a_grant_raised_needs_no_invite(case: Case) -> None:
+    """Not the one by which it came, whoever issued that; its power goes with who gave it."""
+    case.join(0, Role.ADMIN)
+    guest = case.join(1, issuer_seed=SEEDS[0])
+    case.add(case.book.admit_again(guest))
+    case.add(case.book.grant(guest.node))
+    case.revoke(guest.proof.invite_key, Target.INVITE, issuer_seed=SEEDS[0])
+    assert case.agreed_roles()[:2] == [Role.ADMIN, Role.ADMIN]
+    case.revoke(CRYPTOS[0].node_id)
+    assert case.agreed_roles()[:2] == [None, Role.ADMIN]
+    assert case.authority().invite_of(guest.node) is None
+    premises = [decode_record(wire) for wire in case.authority().premises(guest.node, 63)]
+    assert [type(record).__name__ for record in premises] == ["Grant", "Admission"]
+
+
+def test_once_is_enough_to_let_somebody_in_again(case: Case) -> None:
+    """One admission of one node by one key counts: nobody fills the table with more."""
+    case.join(0, Role.ADMIN)
+    guest = case.join(1)
+    for later in range(1, 5):
+        case.add(case.book.admit_again(guest, SEEDS[0], later=later))
+    assert case.agreed_roles()[:2] == [Role.ADMIN, Role.WORKER]
+    counting = [r for r in case.authority().records() if isinstance(r, Admission)]
+    assert len([r for r in counting if r.node == guest.node]) == 2
+
+
+def test_the_table_of_admissions_does_not_grow_by_rivals(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are void because of one, and count again when that one is revoked."""
+    monkeypatch.setattr("protocol.judgment.ADMISSIONS_MAX", 4)
+    case.join(0)
+    for index in range(1, 5):
+        case.join(index, admitter=CRYPTOS[0])
+    case.revoke(CRYPTOS[0].node_id)
+    for index in range(1, 6):
+        case.join(index, label="again")
+    judged = judge(case.book.root, case.records)
+    assert len([r for r in judged.counting.values() if isinstance(r, Admission)]) == 4
+
+
+def test_a_frame_is_judged_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose records wait for each other, in the order that is worst."""
+    judged: list[int] = []
+
+    def counted(root: bytes, records: Iterable[Record]) -> Standing:
+        held = list(records)
+        judged.append(len(held))
+        return judge(root, held)
+
+    monkeypatch.setattr("protocol.authority.judge", counted)
+    authority = case.authority()
+    for index in range(5):
+        admitter = CRYPTOS[index - 1] if index else None
+        issuer_seed = SEEDS[index - 1] if index else None
+        case.join(index, Role.ADMIN, admitter=admitter, issuer_seed=issuer_seed)
+    judged.clear()
+    for record in reversed(case.records[2:]):
+        with contextlib.suppress(Refused):
+            authority.add(record.wire, is_part=True)
+    authority.settle()
+    assert judged == [len(case.records)]
+    assert authority.role_of(CRYPTOS[4].node_id) is Role.ADMIN
 
 
 def test_a_node_has_one_admission(case: Case) -> None:
@@ -339,14 +422,19 @@ def _acts(data: st.DataObject, case: Case) -> None:
     for number in range(data.draw(st.integers(1, 16))):
         whom = data.draw(st.integers(0, 5))
         issuer = data.draw(st.sampled_from([None, *SEEDS[:3]]))
-        match data.draw(st.integers(0, 5)):
+        match data.draw(st.integers(0, 6)):
             case 0 | 1:
                 admitter = data.draw(st.sampled_from([None, *CRYPTOS[:4]]))
                 role = data.draw(st.sampled_from([Role.ADMIN, Role.WORKER, Role.CLIENT]))
                 case.join(whom, role, admitter=admitter, issuer_seed=issuer, label=number)
             case 2:
                 case.add(case.book.grant(CRYPTOS[whom].node_id, issuer))
-            case 3 | 4:
+            case 3:
+                again = [r for r in case.records if isinstance(r, Admission)]
+                later = data.draw(st.integers(0, 2))
+                whose = data.draw(st.sampled_from(again))
+                case.add(case.book.admit_again(whose, issuer, later=later))
+            case 4 | 5:
                 honoured = data.draw(st.sampled_from(case.records))
                 name = data.draw(st.sampled_from([NO_ACT, record_name(honoured)]))
                 case.revoke(CRYPTOS[whom].node_id, issuer_seed=issuer, honoured_act=name)

@@ -58,7 +58,7 @@ class Owner:
 
     def restart(self) -> None:
         """With what is on disk, and what the node knows."""
-        self.decisions = Decisions(self.home, self.authority, self._give)
+        self.decisions = Decisions(self.home, self.authority, self._give, trio.lowlevel.checkpoint)
         self.commands = TrustCommands(
             self.book.founder.node_id,
             self.authority,
@@ -151,19 +151,24 @@ def test_whom_a_nearer_key_makes_an_admin_rests_on_no_farther_one(owner: Owner) 
         owner.grant(GUESTS)
 
 
-def test_an_invite_that_was_revoked_is_taken_over_as_such(owner: Owner) -> None:
-    """Whoever stands for it now has not opened it again."""
-    key = _guest_of_an_admin(owner, uses=3)
-    owner.take(owner.book.revoke(key, Target.INVITE, issuer_seed=ADMIN, honoured_slot=1))
+def test_a_nearer_key_may_grant_what_a_farther_one_has_granted(owner: Owner) -> None:
+    """So that the power rests on the nearer one, whatever becomes of the other."""
+    _guest_of_an_admin(owner)
+    owner.take(owner.book.grant(GUESTS, ADMIN))
+    assert owner.authority.level_of(GUESTS) == 3
     owner.grant(GUESTS)
-    invite = owner.authority.invite(key)
-    assert invite is not None
-    assert invite.issuer == owner.book.root
-    _, late = owner.book.admit(
-        SodiumCrypto(OTHER), slot=2, invite=invite, key_seed=seed_of("by the admin")
-    )
-    refusal(owner.authority.add, late.wire)
-    assert owner.authority.role_of(OTHERS) is None
+    assert owner.authority.level_of(GUESTS) == 1
+    owner.revoke(ADMINS, is_cascade=True)
+    assert owner.authority.role_of(GUESTS) is Role.ADMIN
+
+
+def test_an_admins_admins_outlive_it(owner: Owner) -> None:
+    """A plain revocation honours its grants, and whom only it had let in is let in again."""
+    owner.take(*owner.book.admit(SodiumCrypto(ADMIN), role=Role.ADMIN))
+    owner.take(*owner.book.admit(SodiumCrypto(GUEST), admitter=SodiumCrypto(ADMIN)))
+    owner.take(owner.book.grant(GUESTS, ADMIN))
+    assert owner.authority.role_of(GUESTS) is Role.ADMIN
+    assert owner.revoke(ADMINS)["evicted"] == [key_text(ADMINS)[:8]]
     assert owner.authority.role_of(GUESTS) is Role.ADMIN
 
 
@@ -189,3 +194,23 @@ def test_a_revocation_names_the_last_act_that_it_honours(owner: Owner) -> None:
     late = owner.book.issue(seed_of("afterwards"), issuer_seed=ADMIN)
     assert record_name(late) != last
     assert refusal(owner.authority.add, late.wire) is not None
+
+
+def test_who_was_away_decides_nothing_before_it_has_caught_up(owner: Owner) -> None:
+    """An act that knows less than its own key has signed would begin a second chain."""
+
+    async def catches_up() -> None:
+        owner.take(act)
+
+    act = owner.book.grant(OTHERS)
+    decisions = Decisions(owner.home, owner.authority, lambda event: True, catches_up)
+
+    async def main() -> None:
+        decider = await decisions.ready()
+        mesh = owner.book.mesh
+        following = decisions.sign(
+            decider, lambda turn: make_grant(decider.seed, mesh, subject=GUESTS, turn=turn)
+        )
+        assert following.previous == record_name(act)
+
+    trio.run(main)

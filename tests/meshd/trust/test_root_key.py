@@ -5,6 +5,7 @@ import pathlib
 import stat
 
 import pytest
+import trio
 
 from meshd.failures import UserError
 from meshd.home import Home
@@ -36,7 +37,7 @@ class Two:
     def decide(self, home: Home) -> int:
         """The number of the act."""
         nobody = Authority(SodiumCrypto(seed_of("nobody")), self.mesh.root)
-        decisions = Decisions(home, nobody, lambda event: True)
+        decisions = Decisions(home, nobody, lambda event: True, trio.lowlevel.checkpoint)
         decider = decisions.decider()
         return decisions.sign(
             decider,
