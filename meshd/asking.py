@@ -46,10 +46,12 @@ T = TypeVar("T")
 class AttemptFailed(Exception):
     """One candidate did not work out."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after_s = retry_after_s
+        """When it may work out, as the candidate says."""
 
 
 class Asking:
@@ -126,13 +128,18 @@ async def _answer_from(
         if data is None:
             raise StreamBroken("closed in the middle")
         match asker.receive(data):
-            case Refuse(code, message) | Fail(code, message):
+            case Refuse(code, message, retry_after_ms):
+                raise _refused(code, message, codes, retry_after_ms / 1000)
+            case Fail(code, message):
                 raise _refused(code, message, codes)
             case frame:
                 yield frame
 
 
-def _refused(code: str, message: str, codes: Collection[str]) -> AttemptFailed:
+def _refused(
+    code: str, message: str, codes: Collection[str], retry_after_s: float | None = None
+) -> AttemptFailed:
     """What a peer said, made harmless: neither its code nor its words are to be believed."""
     reason = "".join(c if c.isprintable() else " " for c in message[:REASON_CHARS_MAX])
-    return AttemptFailed(code if code in codes else "unavailable", reason)
+    known = code if code in codes else "unavailable"
+    return AttemptFailed(known, reason, retry_after_s=retry_after_s)

@@ -16,11 +16,11 @@ from typing import Final
 import structlog
 import trio
 
+from meshd.admitting import Admitting, NotAdmitted
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking, AttemptFailed, nonsense
 from meshd.choosing import Choosing, Timing
 from meshd.failures import RequestFailed
-from meshd.local_models import LocalModels
 from meshd.payloads import (
     BadPayload,
     pack_request,
@@ -29,6 +29,7 @@ from meshd.payloads import (
     unpack_started,
 )
 from meshd.peers import Kind
+from meshd.requesters import requester_of
 from meshd.view import View
 from protocol.exchange import Accept, Ask, Data, End
 from protocol.identity import NodeId, key_text
@@ -40,7 +41,8 @@ log = structlog.get_logger()
 
 _FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
-_PEERS_CODES: Final = (*_FINAL_CODES, "queue_full", "unavailable", "crashed")
+_FULL_CODES: Final = ("queue_full", "wait_too_long")
+_PEERS_CODES: Final = (*_FINAL_CODES, *_FULL_CODES, "unavailable", "crashed")
 """What a peer may say of itself; anything else counts as `unavailable`."""
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
@@ -66,13 +68,13 @@ class Forwarder:
         self,
         own: NodeId,
         view: View,
-        models: LocalModels,
+        admitting: Admitting,
         asking: Asking,
         choosing: Choosing,
     ) -> None:
         self._own = own
         self._view = view
-        self._models = models
+        self._admitting = admitting
         self._asking = asking
         self._choosing = choosing
 
@@ -174,9 +176,14 @@ class Forwarder:
         if len(failures) > len(named):
             named.append(f"and {len(failures) - len(named)} more")
         tried = "; ".join(named)
-        is_full = any(failure.code == "queue_full" for _, failure in failures)
+        is_full = any(failure.code in _FULL_CODES for _, failure in failures)
         code = "queue_full" if is_full else "unavailable"
-        return RequestFailed(code, f"No node could take the request ({tried}).", retry_after_s=1.0)
+        told = [f.retry_after_s for _, f in failures if f.retry_after_s is not None]
+        return RequestFailed(
+            code,
+            f"No node could take the request ({tried}).",
+            retry_after_s=min(told, default=1.0),
+        )
 
     # ---- one attempt ----
 
@@ -192,12 +199,11 @@ class Forwarder:
         asked_at = trio.current_time()
         stack.enter_context(self._asking.counted(node))
         if node == self._own:
-            source = self._run_here(request)
+            source = self._run_here(request, options, deadline)
         else:
             budget_ms = max(1, int((deadline - trio.current_time()) * 1000))
-            source = self._run_there(
-                node, Ask(options.request_id, budget_ms, pack_request(request))
-            )
+            body, requester = pack_request(request), requester_of(options)
+            source = self._run_there(node, Ask(options.request_id, budget_ms, body, requester))
         await stack.enter_async_context(aclosing(source))
         first: list[GenerateEvent] = []
         while len(first) < 2:  # Started, then a token or the end
@@ -245,14 +251,20 @@ class Forwarder:
         final = code if code == "timeout" else "interrupted"
         return RequestFailed(final, message.replace("..", "."))
 
-    async def _run_here(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        runtime = self._models.find(request.model)
-        if runtime is None:
-            raise AttemptFailed("unavailable", "its model is not loaded")
+    async def _run_here(
+        self, request: GenerateRequest, options: RequestOptions, deadline: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        left_s = deadline - trio.current_time()
+        events = self._admitting.generate(request, self._own, requester_of(options), left_s)
         try:
-            async with aclosing(runtime.generate(request)) as events:
+            async with aclosing(events):
                 async for event in events:
                     yield event
+        except NotAdmitted as failure:
+            retry_after_s = failure.retry_after_ms / 1000
+            raise AttemptFailed(
+                failure.code, failure.message, retry_after_s=retry_after_s
+            ) from failure
         except RuntimeFailure as failure:
             raise AttemptFailed(failure.code, failure.message) from failure
 

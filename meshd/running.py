@@ -18,6 +18,7 @@ import trio
 
 from meshd import __version__, clock, upstreams
 from meshd.addresses import advertised
+from meshd.admitting import Admitting
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
@@ -127,14 +128,17 @@ class Running:
             recording=recording,
         )
         self._functions = functions
+        self._admitting = Admitting(
+            local_models, self.view.is_owners, yields=options.yield_to_owner
+        )
         self._advertiser = Advertiser(
-            self.gossip.give, local_models, functions, self.view, options.labels
+            self.gossip.give, local_models, self._admitting, functions, self.view, options.labels
         )
         self._catching_up = CatchingUp(node)
         asking = Asking(self.view, peers, node.address_of, self._catching_up.wait)
         rng = random.SystemRandom()
         choosing = Choosing(rng, trio.current_time, options.policy)
-        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, choosing)
+        self._forwarder = Forwarder(node.node_id, self.view, self._admitting, asking, choosing)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
@@ -175,7 +179,7 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self.local_models, self._load)
+        serving = Serving(self._admitting, self._load)
         task_serving = TaskServing(self._functions, self._load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
@@ -202,8 +206,9 @@ class Running:
                     )
                 )
                 self._is_ready = True
-                nursery.start_soon(self.local_models.serve, self._advertiser.models_changed)
+                nursery.start_soon(self.local_models.serve, self._models_changed)
                 nursery.start_soon(self._advertiser.run)
+                nursery.start_soon(self._admitting.run)
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch_addresses)
@@ -247,6 +252,10 @@ class Running:
         await self.say_goodbye()
 
     # ---- what it does beside ----
+
+    def _models_changed(self) -> None:
+        self._admitting.models_changed()
+        self._advertiser.models_changed()
 
     def _load(self) -> Load:
         return self._advertiser.load
@@ -359,7 +368,7 @@ class Running:
             "superseded": self.node.is_superseded,
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
-            "load": dataclasses.asdict(self.local_models.load),
+            "load": dataclasses.asdict(self._admitting.load),
             "tasks": dataclasses.asdict(self._functions.load),
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),

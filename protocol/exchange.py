@@ -18,6 +18,7 @@ from typing import Final
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.fields import Fields, pack, unpack_fields
 from protocol.messages import Load
+from protocol.requester import ANYBODY, Requester, take_requester, to_fields
 
 REQUEST_BYTES_MAX: Final = 16 * 2**20
 """An Ask with its body."""
@@ -38,6 +39,8 @@ class Ask:
     request_id: str
     deadline_ms: int
     body: bytes
+    requester: Requester = ANYBODY
+    """Who is behind it; an earlier version tells nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def encode_frame(frame: Frame) -> bytes:
     """One frame's bytes, without the length that the stream puts before them."""
     match frame:
         case Ask():
-            return pack((_Type.ASK, frame.request_id, frame.deadline_ms, frame.body))
+            told = (to_fields(frame.requester),) if frame.requester != ANYBODY else ()
+            return pack((_Type.ASK, frame.request_id, frame.deadline_ms, frame.body, *told))
         case Accept():
             return pack((_Type.ACCEPT, frame.body))
         case Refuse():
@@ -124,7 +128,9 @@ def decode_frame(data: bytes) -> Frame:
         case _Type.ASK:
             request_id = fields.take_text(64)
             deadline_ms = fields.take_int(0, DEADLINE_MS_MAX)
-            return Ask(request_id, deadline_ms, fields.take_blob(REQUEST_BYTES_MAX))
+            body = fields.take_blob(REQUEST_BYTES_MAX)
+            requester = take_requester(fields.take()) if fields.has_more else ANYBODY
+            return Ask(request_id, deadline_ms, body, requester)
         case _Type.ACCEPT:
             return Accept(fields.take_blob(ANSWER_BYTES_MAX))
         case _Type.REFUSE:

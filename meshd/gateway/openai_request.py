@@ -166,6 +166,7 @@ GrammarText = Annotated[Text, pydantic.Field(max_length=limits.GRAMMAR_CHARACTER
 Schema = Annotated[str | None, pydantic.BeforeValidator(_schema_text)]
 Format = Annotated[str | None, pydantic.BeforeValidator(_schema_of_format)]
 Biases = Annotated[Any, pydantic.BeforeValidator(_biases)]
+User = Annotated[Text, pydantic.Field(max_length=512)]
 Unsupported = Annotated[Any, pydantic.AfterValidator(_unless_harmless)]
 
 
@@ -231,7 +232,7 @@ class ChatBody(pydantic.BaseModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, pydantic.Field(ge=1, le=1)] | None = None
-    user: str | None = None
+    user: User | None = None
     tools: Unsupported = None
     tool_choice: Unsupported = None
     functions: Unsupported = None
@@ -251,6 +252,8 @@ class ChatCall:
     stream: bool
     with_usage: bool
     """Streamed: end with the token counts. (An answer in one piece always has them.)"""
+    user: str | None
+    """Whom the app asks for, in its own words."""
 
 
 def parse_chat(body: bytes | bytearray) -> ChatCall:
@@ -273,6 +276,7 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
         request=_request(parsed),
         stream=bool(parsed.stream),
         with_usage=options is not None and bool(options.include_usage),
+        user=parsed.user,
     )
 
 

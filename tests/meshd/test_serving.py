@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from meshd import answering
+from meshd.admitting import Admitting
 from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import (
@@ -43,6 +44,10 @@ FOREVER = 1e9
 Answer = Accept | Refuse | Data | End | Fail
 
 
+def _admitting(*runtimes: PlayedRuntime) -> Admitting:
+    return Admitting(LocalModels(runtimes), lambda node: False)
+
+
 class Served:
     """The asker's end of one exchange, and what the serving end made of it."""
 
@@ -73,7 +78,7 @@ async def _serving(
 
     async def serve() -> None:
         try:
-            await Serving(LocalModels(runtimes)).serve_stream(PEER, frames)
+            await Serving(_admitting(*runtimes)).serve_stream(PEER, frames)
         except StreamBroken as error:
             served.broken = str(error)
         served.is_over.set()
