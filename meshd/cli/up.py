@@ -63,6 +63,9 @@ _PolicyOption = Annotated[
     str,
     typer.Option(metavar="NAME", help="Who is asked first, such as least_loaded."),
 ]
+_NoLanOption = Annotated[
+    bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
+]
 _YieldOption = Annotated[
     bool,
     typer.Option(
@@ -100,9 +103,7 @@ def up(
     ] = None,
     policy: _PolicyOption = "fastest",
     yield_to_owner: _YieldOption = False,
-    no_lan: Annotated[
-        bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
-    ] = False,
+    no_lan: _NoLanOption = False,
     passphrase_file: PassphraseFile = None,
     record: Annotated[
         str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
