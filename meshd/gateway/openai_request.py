@@ -166,7 +166,6 @@ GrammarText = Annotated[Text, pydantic.Field(max_length=limits.GRAMMAR_CHARACTER
 Schema = Annotated[str | None, pydantic.BeforeValidator(_schema_text)]
 Format = Annotated[str | None, pydantic.BeforeValidator(_schema_of_format)]
 Biases = Annotated[Any, pydantic.BeforeValidator(_biases)]
-User = Annotated[Text, pydantic.Field(max_length=512)]
 Unsupported = Annotated[Any, pydantic.AfterValidator(_unless_harmless)]
 
 
@@ -232,7 +231,7 @@ class ChatBody(pydantic.BaseModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, pydantic.Field(ge=1, le=1)] | None = None
-    user: User | None = None
+    user: str | None = None
     tools: Unsupported = None
     tool_choice: Unsupported = None
     functions: Unsupported = None
