@@ -39,6 +39,8 @@ from protocol.identity import Address, NodeId
 SEND_S: Final = 30.0
 """For a whole request to be taken."""
 REASON_CHARS_MAX: Final = 200
+RETRY_S_MAX: Final = 3_600.0
+"""Of what a peer says when to ask again."""
 
 T = TypeVar("T")
 
@@ -129,7 +131,7 @@ async def _answer_from(
             raise StreamBroken("closed in the middle")
         match asker.receive(data):
             case Refuse(code, message, retry_after_ms):
-                raise _refused(code, message, codes, retry_after_ms / 1000)
+                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
             case Fail(code, message):
                 raise _refused(code, message, codes)
             case frame:
