@@ -25,12 +25,22 @@ from protocol.exchange import (
 )
 from protocol.fields import pack
 from protocol.messages import Load
+from protocol.records import Priority
+from protocol.requester import ANYBODY, NAME_BYTES_MAX, Requester
 from tests.helpers.nodes import refusal
 from tests.helpers.strategies import loads
 
 _blobs = st.binary(max_size=100)
+_names = st.binary(max_size=NAME_BYTES_MAX)
+requesters = st.builds(
+    Requester,
+    key=_names,
+    user=_names,
+    priority=st.sampled_from(Priority),
+    is_batch=st.booleans(),
+)
 frames: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(Ask, st.text(max_size=64), st.integers(0, DEADLINE_MS_MAX), _blobs),
+    st.builds(Ask, st.text(max_size=64), st.integers(0, DEADLINE_MS_MAX), _blobs, requesters),
     st.builds(Accept, _blobs),
     st.builds(
         Refuse,
@@ -78,6 +88,22 @@ def test_a_frame_holds_only_so_many_values(junk: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_an_earlier_version_tells_nothing_of_who_is_behind_a_request() -> None:
+    """And reads what later ones tell as the nearest that it knows; what is longer is skipped."""
+    assert decode_frame(pack((1, "ab", 5, b"body"))) == Ask("ab", 5, b"body", ANYBODY)
+    later = decode_frame(pack((1, "ab", 5, b"body", (7, 9, b"k", b"u", "more"), "more")))
+    assert later == Ask("ab", 5, b"body", Requester(key=b"k", user=b"u", priority=Priority.HIGH))
+
+
+@pytest.mark.parametrize(
+    "told", [None, 1, (), (0, 1, b"k"), (-1, 1, b"", b""), (0, 1, b"k" * 17, b""), (0, 1, "k", b"")]
+)
+def test_who_is_behind_a_request_is_bounded(told: object) -> None:
+    """A name has 16 bytes, and all is there or nothing."""
+    data = pack((1, "ab", 5, b"body", told))
+    assert refusal(decode_frame, data) is DropReason.MALFORMED
 
 
 def test_unknown_frames_are_refused() -> None:
