@@ -182,6 +182,7 @@ class Admitting:
             await turn.decided.wait()
         if not turn.decided.is_set():
             self._decide(admission)
+        assert turn.decided.is_set(), "its deadline has passed"
         if turn.refusal is not None:
             raise NotAdmitted(turn.refusal)
 

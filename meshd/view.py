@@ -253,11 +253,8 @@ class View:
 
     def is_owners(self, node: NodeId) -> bool:
         """Whether a member is of the owner of this node."""
-        own = self._node.node_id
-        ours, theirs = map(self._node.authority.invite_of, (own, node))
-        return node == own or (
-            ours is not None and theirs is not None and ours.owner == theirs.owner
-        )
+        ours, theirs = map(self._node.authority.invite_of, (self._node.node_id, node))
+        return ours is not None and theirs is not None and ours.owner == theirs.owner
 
     def may_ask(self) -> bool:
         """Whether this node's role lets it send requests."""

@@ -267,7 +267,7 @@ def test_ten_times_the_load_gets_no_more(claims: dict[str, Sequence[Claim]], slo
     the while, and refusals do not fall on the one that offers little.
     """
     machine = Machine(slots)
-    _flood(machine, claims, {"light": 8, "heavy": 80}, 250)
+    _flood(machine, claims, {"heavy": 80, "light": 8}, 250)
     assert jain(machine.served.values()) >= 0.95
     assert {name for name, _ in machine.refused} == {"heavy"}
 
@@ -299,7 +299,7 @@ def test_long_answers_pay_for_what_they_were() -> None:
 
 def test_a_huge_max_tokens_that_is_not_used_does_not_hurt() -> None:
     """Who leaves it at a million has as much as who says what it needs."""
-    machine = Machine()
+    machine = Machine(4)
     claims = {
         "huge": [claim("a", output_max=1_000_000)],
         "exact": [claim("b", output_max=150)],
