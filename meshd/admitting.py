@@ -41,6 +41,10 @@ _LATE_S: Final = 0.001
 """A deadline is looked at when it has passed, not at the moment itself."""
 
 
+OnServed = Callable[[NodeId, str, int, int, float], None]
+"""(who asked, model, tokens of prompt and answer, seconds of a slot)."""
+
+
 class NotAdmitted(RuntimeFailure):
     """A request does not run here now; the code is a `Reason`."""
 
@@ -64,19 +68,22 @@ class Admitting:
         self,
         models: LocalModels,
         is_owners: Callable[[NodeId], bool],
+        on_served: OnServed | None = None,
         *,
         yields: bool = False,
         queue_max: int = QUEUE_MAX,
         on_battery: Callable[[], bool] = hardware.is_on_battery,
     ) -> None:
-        """`is_owners`: whether a node is of the owner of this one; `yields`: run nothing of others
-        while the owner is at work or the machine runs on battery.
+        """`is_owners`: whether a node is of the owner of this one; `on_served` hears of every
+        request that has run, whole or not; `yields`: run nothing of others while the owner is at
+        work or the machine runs on battery.
         """
         self._models = models
         self._is_owners = is_owners
         self._yields = yields
         self._queue_max = queue_max
         self._on_battery = on_battery
+        self._on_served = on_served
         self._admissions: dict[str, Admission] = {}
         """By model: those that are offered, or have somebody waiting or running."""
         self._turns: dict[Ticket, _Turn] = {}
@@ -134,6 +141,10 @@ class Admitting:
                     yield event
         finally:
             self._turns.pop(ticket, None)
+            if self._on_served is not None and ticket.started_ns is not None and ticket.has_begun:
+                seconds = (_now_ns() - ticket.started_ns) / _SECOND
+                tokens = ticket.prompt_tokens, ticket.output_tokens
+                self._on_served(node, request.model, *tokens, seconds)
             admission.leave(ticket, _now_ns(), is_whole=count.is_whole)
             if ticket.claim.is_owner:
                 self._owner_until = trio.current_time() + OWNER_ACTIVE_S

@@ -54,6 +54,7 @@ from meshd.trust.commands import TrustCommands
 from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
 from meshd.trust.mesh_keys import MeshKeys
+from meshd.usage import Usage
 from meshd.view import View
 from protocol.effects import (
     Admitted,
@@ -68,7 +69,6 @@ from protocol.effects import (
 from protocol.events import AddressesChanged, LeaveRequested, Started
 from protocol.identity import Address, key_text
 from protocol.members import State
-from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission
 from runtimes.base import GenerateRequest
@@ -87,6 +87,10 @@ ADDRESSES_S: Final = 15.0
 
 class Running:
     """A started node. It is what the gateway (`answer.Mesh`) and the control socket see."""
+
+    wants_restart = False
+    is_revoked = False
+    """This node was revoked, and ends because of it."""
 
     def __init__(
         self,
@@ -128,8 +132,9 @@ class Running:
             recording=recording,
         )
         self._functions = functions
+        self._usage = Usage(home.usage)
         self._admitting = Admitting(
-            local_models, self.view.is_owners, yields=options.yield_to_owner
+            local_models, self.view.is_owners, self._usage.served, yields=options.yield_to_owner
         )
         self._advertiser = Advertiser(
             self.gossip.give, local_models, self._admitting, functions, self.view, options.labels
@@ -155,9 +160,6 @@ class Running:
         self._has_said_goodbye = False
         self._keeps_memory = True
         self._started_at = trio.current_time()
-        self.wants_restart = False
-        self.is_revoked = False
-        """This node was revoked, and ends because of it."""
 
     def _take_up_trust(self, keys: ApiKeys) -> None:
         """Make what decides about members and keys."""
@@ -179,8 +181,8 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self._admitting, self._load)
-        task_serving = TaskServing(self._functions, self._load)
+        serving = Serving(self._admitting, lambda: self._advertiser.load)
+        task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
             Kind.REQUEST: self._catching_up.guard(serving.serve_stream),
@@ -209,6 +211,7 @@ class Running:
                 nursery.start_soon(self.local_models.serve, self._models_changed)
                 nursery.start_soon(self._advertiser.run)
                 nursery.start_soon(self._admitting.run)
+                nursery.start_soon(self._usage.run)
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch_addresses)
@@ -256,9 +259,6 @@ class Running:
     def _models_changed(self) -> None:
         self._admitting.models_changed()
         self._advertiser.models_changed()
-
-    def _load(self) -> Load:
-        return self._advertiser.load
 
     async def _persist(self, effect: Persist | Admitted | Issued) -> None:
         """Make something durable; the next effect waits for it.
@@ -394,4 +394,5 @@ class Running:
         self, request: GenerateRequest, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
-        return self._forwarder.generate(request, options)
+        answering = self._forwarder.generate(request, options)
+        return self._usage.asking(answering, request.model, options)

@@ -27,6 +27,7 @@ from meshd.cli import (
     tasks,
     trust,
     up,
+    usage,
 )
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
@@ -59,6 +60,7 @@ app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)
 app.command()(events.events)
+app.command()(usage.usage)
 app.command()(chat.chat)
 app.command()(tasks.submit)
 app.command()(tasks.jobs)

@@ -7,7 +7,7 @@ long as it is told to.
 
     10x, nodes     anna offers 8 at a time, bert 80
     10x, keys      the same with two API keys of anna's gateway
-    1,000 users    both offer 20 at a time, bert as 1,000 users in turn
+    1,000 users    as the first, bert as 1,000 users in turn
     owner          anna and bert offer 40 each; the owner asks one at a time, at his other node
 
 Of the first three Jain's index of served tokens (prompts and answers), of the last the time to the
@@ -171,8 +171,8 @@ def run_all(folder: pathlib.Path, seconds: float, slots: int) -> list[dict[str, 
                 "key two": Client(daemon=anna, at_a_time=80, key=keys[1]),
             },
             "1,000 users": {
-                "anna": Client(daemon=anna, at_a_time=20),
-                "bert": Client(daemon=bert, at_a_time=20, users=users),
+                "anna": Client(daemon=anna, at_a_time=8),
+                "bert": Client(daemon=bert, at_a_time=80, users=users),
             },
             "owner alone": {"owner": Client(daemon=phone, at_a_time=1)},
             "owner": {

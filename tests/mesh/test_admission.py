@@ -28,7 +28,8 @@ class Crowd:
 
     def ask(self, daemon: Daemon, **headers: str) -> None:
         """One more, once it waits at the serving node."""
-        body = {"model": "words", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        messages = [{"role": "user", "content": "More than a quantum. " * 8}]
+        body = {"model": "words", "messages": messages, "max_tokens": 4}
         name = headers.get("x-meshd-class", daemon.name)
 
         def answered() -> None:
@@ -82,3 +83,8 @@ def test_the_owner_is_next_and_nodes_share(tmp_path: pathlib.Path) -> None:
         assert (crowd.order[0], crowd.order[-1]) == ("phone", "batch")
         assert crowd.order.index("bert") <= 2, "anna has one turn before, if it is hers"
         assert serving.status()["load"] == {"queued": 0, "running": 0, "slots": 1}
+        assert serving.stop() == 0
+        served = {row["identity"]: row for row in serving.cli_json("usage")["usage"]}
+        assert {served[node.id]["requests"] for node in (bert, phone)} == {1}
+        assert (served[bert.id]["side"], served[bert.id]["output_tokens"]) == ("served", 4)
+        assert served[anna.id]["requests"] == 7, "the stream that broke off counts"
