@@ -111,6 +111,9 @@ class Ticket:
     output_tokens: int = 0
     """So far."""
     charged: int = 0
+    asked_ns: int
+    computed_ns: int | None
+    """How long it was thought to wait."""
     started_ns: int | None = None
     """None while it waits."""
     has_begun: bool = False
@@ -129,7 +132,11 @@ class Ticket:
         if self.output_tokens == 0:
             return self.cost
         left = self.output_estimate - self.output_tokens
-        return left if left > 0 else self.output_estimate
+        if left <= 0:
+            left = self.output_estimate
+            if self.claim.output_max is not None:
+                left = min(left, self.claim.output_max - self.output_tokens)
+        return max(0, left)
 
 
 Decision = tuple[Ticket, Refusal | None]
@@ -199,7 +206,8 @@ class Admission:
         if claim.output_max is not None:
             output = min(output, claim.output_max)
         cost = claim.prompt_tokens + output
-        wait_ns = self._wait_ns(claim, cost)
+        computed_ns = self._computed_ns(claim, cost)
+        wait_ns = self._times.expected_ns(computed_ns) if computed_ns is not None else None
         if wait_ns is not None and now + wait_ns > deadline:
             return self._refusal(Reason.WAIT_TOO_LONG, wait_ns, now + wait_ns - deadline)
         if self._is_full and not self._make_room(claim):
@@ -211,6 +219,8 @@ class Admission:
             deadline_ns=deadline,
             output_estimate=output,
             prompt_tokens=claim.prompt_tokens,
+            asked_ns=now,
+            computed_ns=computed_ns,
         )
         self._lanes[claim.lane].add(claim.path, ticket, cost)
         return ticket
@@ -244,6 +254,8 @@ class Admission:
                 self._refuse(late, Reason.EXPIRED)
         while len(self._running) < self._slots and (ticket := self._next()) is not None:
             ticket.started_ns = now
+            if ticket.computed_ns:
+                self._times.note_wait(ticket.computed_ns, now - ticket.asked_ns)
             self._running[ticket] = None
             self._settle(ticket, ticket.cost)
             self._decided.append((ticket, None))
@@ -298,7 +310,7 @@ class Admission:
 
     def _refuse(self, ticket: Ticket, reason: Reason) -> None:
         self._lanes[ticket.claim.lane].leave(ticket)
-        retry_ns = PAUSE_NS if reason is Reason.PAUSED else None
+        retry_ns = PAUSE_NS if reason is Reason.PAUSED else self._place_ns()
         self._decided.append((ticket, self._refusal(reason, None, retry_ns)))
 
     def _refusal(self, reason: Reason, wait_ns: int | None, retry_ns: int | None) -> Refusal:
@@ -312,7 +324,7 @@ class Admission:
 
     # ---- estimates ----
 
-    def _wait_ns(self, claim: Claim, cost: int) -> int | None:
+    def _computed_ns(self, claim: Claim, cost: int) -> int | None:
         """How long a request that comes now waits for its turn, if nobody else comes."""
         free = self._slots - len(self._running)
         if free > 0 and not any(lane.waiting for lane in self._lanes):

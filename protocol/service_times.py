@@ -2,6 +2,8 @@
 
 Kept is one number, nanoseconds of a slot for each token of prompt and answer, and the usual length
 of an answer; both smoothed. A slot's time holds whatever others cost it while they ran beside.
+What is foretold of a wait knows nothing of those who come later and have their turn before; so it
+is put right by how much longer waits lately were than foretold, within bounds.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,9 @@ SMOOTHING: Final = 8
 OUTPUT_SMOOTHING: Final = 16
 OUTPUT_TOKENS: Final = 200
 """Of an answer, before any was seen."""
+WAIT_SMOOTHING: Final = 32
+WAIT_FACTOR_MAX: Final = 2
+"""By so much at most a wait that was computed is corrected, up and down."""
 TOKENS_MIN: Final = 8
 """Of a request that says something about a speed."""
 
@@ -23,6 +28,8 @@ class ServiceTimes:
         self._token_ns: int | None = None
         self.output_tokens = OUTPUT_TOKENS
         """What to expect of an answer."""
+        self._computed_ns = self._waited_ns = 0
+        """Waits as they were computed and as they became, the latest with most weight."""
 
     def note(self, slot_ns: int, tokens: int) -> None:
         """A request had a slot for so long, and so many tokens of prompt and answer."""
@@ -36,9 +43,21 @@ class ServiceTimes:
         """An answer came to its own end after so many tokens."""
         self.output_tokens = max(1, self.output_tokens + _part(tokens - self.output_tokens))
 
+    def note_wait(self, computed_ns: int, waited_ns: int) -> None:
+        """A request had its turn, `waited_ns` after it came."""
+        self._computed_ns += computed_ns - self._computed_ns // WAIT_SMOOTHING
+        self._waited_ns += waited_ns - self._waited_ns // WAIT_SMOOTHING
+
+    def expected_ns(self, computed_ns: int) -> int:
+        """A wait that was computed, corrected by how such waits went lately."""
+        if self._computed_ns == 0:
+            return computed_ns
+        expected_ns = computed_ns * self._waited_ns // self._computed_ns
+        return min(max(expected_ns, computed_ns // WAIT_FACTOR_MAX), computed_ns * WAIT_FACTOR_MAX)
+
     def wait_ns(self, running: Sequence[int], slots: int, ahead: int) -> int | None:
-        """When the next slot is free for one before which `ahead` tokens are served; `running`: the
-        tokens that are left of each that runs. None: nothing was seen yet.
+        """Computed: when the next slot is free for one before which `ahead` tokens are served;
+        `running`: the tokens that are left of each that runs. None: nothing was seen yet.
 
         Work is poured into the slots as water, always where it is done first.
         """

@@ -48,6 +48,24 @@ def test_waits_pour_work_into_the_slots() -> None:
     assert times.wait_ns([10, 20, 60], 2, 0) == 200, "one more runs than may"
 
 
+def test_waits_are_put_right_by_how_they_went() -> None:
+    """Half as long again as computed, or less; never by more than twice; the latest count most."""
+    times = _known()
+    assert times.expected_ns(1_000) == 1_000
+    for _ in range(10):
+        times.note_wait(1_000, 1_500)
+    assert 1_490 <= times.expected_ns(1_000) <= 1_500
+    for _ in range(200):
+        times.note_wait(1_000, 900)
+    assert 890 <= times.expected_ns(1_000) <= 910
+    for _ in range(1_000):
+        times.note_wait(1_000, 10**9)
+    assert times.expected_ns(1_000) == 2_000
+    for _ in range(1_000):
+        times.note_wait(1_000, 0)
+    assert times.expected_ns(1_000) == 500
+
+
 @given(st.lists(st.integers(0, 10_000), max_size=8), st.integers(1, 8), st.integers(0, 10**6))
 def test_more_work_is_never_a_shorter_wait(running: list[int], slots: int, ahead: int) -> None:
     """And all the work that there is takes no longer than one slot would."""
