@@ -6,7 +6,7 @@ queues stay empty and put nothing in order. Tokens are counted here as they flow
 """
 
 import dataclasses
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -53,6 +53,10 @@ class NotAdmitted(RuntimeFailure):
         self.retry_after_ms = refusal.retry_after_ms
 
 
+async def _is_on_battery() -> bool:
+    return await trio.to_thread.run_sync(hardware.is_on_battery, abandon_on_cancel=True)
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class _Turn:
     """What one ticket waits for."""
@@ -72,7 +76,7 @@ class Admitting:
         *,
         yields: bool = False,
         queue_max: int = QUEUE_MAX,
-        on_battery: Callable[[], bool] = hardware.is_on_battery,
+        on_battery: Callable[[], Awaitable[bool]] = _is_on_battery,
     ) -> None:
         """`is_owners`: whether a node is of the owner of this one; `on_served` hears of every
         request that has run, whole or not; `yields`: run nothing of others while the owner is at
@@ -109,9 +113,7 @@ class Admitting:
     async def run(self) -> None:
         """Keep the machine for its owner when it shall be, until cancelled."""
         while self._yields:
-            self._is_on_battery = await trio.to_thread.run_sync(
-                self._on_battery, abandon_on_cancel=True
-            )
+            self._is_on_battery = await self._on_battery()
             self._pause()
             await trio.sleep(WATCH_S)
 

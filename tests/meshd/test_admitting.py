@@ -280,7 +280,7 @@ def test_what_can_never_run_does_not_wait() -> None:
 
 def test_a_machine_that_yields_serves_nobody_else_while_its_owner_is_at_work() -> None:
     """For a minute after his last request ended; those that wait are refused, too."""
-    node = Node(yields=True, on_battery=lambda: False)
+    node = Node(yields=True, on_battery=_plugged_in)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -307,7 +307,11 @@ def test_a_machine_that_yields_serves_nobody_else_while_its_owner_is_at_work() -
 def test_a_machine_that_yields_serves_nobody_else_on_battery() -> None:
     """Until it is plugged in; its owner always. One that does not yield does not look."""
     batteries = [False, True, False]
-    node = Node(*HELLO, yields=True, on_battery=lambda: batteries.pop(0))
+
+    async def look() -> bool:
+        return batteries.pop(0)
+
+    node = Node(*HELLO, yields=True, on_battery=look)
 
     async def ask_and_look_again() -> None:
         """Between two looks."""
@@ -328,5 +332,9 @@ def test_a_machine_that_yields_serves_nobody_else_on_battery() -> None:
     assert node.failures["on battery"].code == "paused"
 
 
-def _never() -> bool:
+async def _plugged_in() -> bool:
+    return False
+
+
+async def _never() -> bool:
     raise AssertionError("nobody asked for this")
