@@ -92,7 +92,7 @@ WAYS = {
         first=("submit", "endless.json", "--detach"),
         shows="cancelled",
     ),
-    "meshd usage": Way(machine="beta", shows="IDENTITY"),
+    "meshd usage": Way(machine="beta"),
     "meshd invites": Way(machine="alpha", shows="worker"),
     "meshd grant": Way(machine="alpha", more=("beta",), shows="beta"),
     "meshd audit verify": Way(machine="alpha", shows="signed"),
