@@ -7,6 +7,7 @@ import structlog
 import trio
 
 from meshd import advertisement
+from meshd.admitting import Admitting
 from meshd.local_models import LocalModels
 from meshd.view import View
 from protocol.events import Event, LoadChanged, OfferChanged
@@ -31,12 +32,14 @@ class Advertiser:
         self,
         give: Callable[[Event], bool],
         models: LocalModels,
+        admitting: Admitting,
         functions: FunctionRunner,
         view: View,
         labels: Mapping[str, str],
     ) -> None:
         self._give = give
         self._models = models
+        self._admitting = admitting
         self._functions = functions
         self._view = view
         self._labels = labels
@@ -72,7 +75,7 @@ class Advertiser:
     @property
     def load(self) -> Load:
         """How busy this node is: models and functions together."""
-        models, functions = self._models.load, self._functions.load
+        models, functions = self._admitting.load, self._functions.load
         return Load(
             models.queued + functions.queued,
             models.running + functions.running,

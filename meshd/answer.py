@@ -29,6 +29,10 @@ class RequestOptions:
     checks which models it is for."""
     is_trusted_only: bool = False
     """Only nodes whose invite was marked trusted: by `x-meshd-trusted`, or by the key."""
+    user: str | None = None
+    """Whom the app says it asks for; nodes are only told a hash of it."""
+    is_batch: bool = False
+    """From `x-meshd-class`: it can wait, others first."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
 

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 import trio
 
+from meshd.admitting import NotAdmitted
 from meshd.frames import FrameStream, StreamBroken
 from protocol.errors import Refused
 from protocol.exchange import (
@@ -139,12 +140,14 @@ class Answering:
         """The frame that ends the answer; None when the work came to no end."""
         try:
             end = await work(send)
+        except NotAdmitted as failure:
+            return self._failure(failure.code, failure.message, failure.retry_after_ms)
         except RuntimeFailure as failure:
             return self._failure(failure.code, failure.message)
         return self._server.send(end) if end is not None else None
 
-    def _failure(self, code: str, message: str) -> bytes:
+    def _failure(self, code: str, message: str, retry_after_ms: int = RETRY_AFTER_MS) -> bytes:
         text = message[:_MESSAGE_CHARS_MAX]
         if self._has_accepted:
             return self._server.send(Fail(code, text))
-        return self._server.send(Refuse(code, text, RETRY_AFTER_MS, self._load()))
+        return self._server.send(Refuse(code, text, retry_after_ms, self._load()))

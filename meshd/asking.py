@@ -42,6 +42,8 @@ from protocol.identity import Address, NodeId
 
 REASON_CHARS_MAX: Final = 200
 TIME_IS_OVER: Final = "The request's time is over."
+RETRY_S_MAX: Final = 3_600.0
+"""Of what a peer says when to ask again."""
 
 T = TypeVar("T")
 
@@ -50,7 +52,13 @@ class AttemptFailed(Exception):
     """One candidate did not work out."""
 
     def __init__(
-        self, code: str, message: str, *, is_lost: bool = False, is_unreached: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        is_lost: bool = False,
+        is_unreached: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -59,6 +67,8 @@ class AttemptFailed(Exception):
         """It has said nothing against the request: what lies between broke."""
         self.is_unreached = is_unreached
         """Nothing at all is heard of it."""
+        self.retry_after_s = retry_after_s
+        """When it may work out, as the candidate says."""
 
 
 class Asking:
@@ -179,7 +189,9 @@ async def _answer_from(
         if data is None:
             raise StreamBroken("closed in the middle")
         match asker.receive(data):
-            case Refuse(code, message) | Fail(code, message):
+            case Refuse(code, message, retry_after_ms):
+                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
+            case Fail(code, message):
                 raise _refused(code, message, codes)
             case Heartbeat():
                 pass
@@ -187,7 +199,10 @@ async def _answer_from(
                 yield frame
 
 
-def _refused(code: str, message: str, codes: Collection[str]) -> AttemptFailed:
+def _refused(
+    code: str, message: str, codes: Collection[str], retry_after_s: float | None = None
+) -> AttemptFailed:
     """What a peer said, made harmless: neither its code nor its words are to be believed."""
     reason = "".join(c if c.isprintable() else " " for c in message[:REASON_CHARS_MAX])
-    return AttemptFailed(code if code in codes else "unavailable", reason)
+    known = code if code in codes else "unavailable"
+    return AttemptFailed(known, reason, retry_after_s=retry_after_s)

@@ -6,8 +6,9 @@ from typing import Final
 
 import trio
 
+from meshd.admitting import Admitting, NotAdmitted
+from meshd.answer import RequestOptions
 from meshd.asking import Asking, AttemptFailed, nonsense
-from meshd.local_models import LocalModels
 from meshd.payloads import (
     BadPayload,
     pack_request,
@@ -16,6 +17,7 @@ from meshd.payloads import (
     unpack_started,
 )
 from meshd.peers import Kind
+from meshd.requesters import requester_of
 from meshd.watchdogs import HEARTBEAT_S, TokenWatch
 from protocol.exchange import Accept, Ask, Data, End
 from protocol.identity import NodeId
@@ -24,23 +26,24 @@ from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailu
 
 FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
-_PEERS_CODES: Final = (*FINAL_CODES, "queue_full", "unavailable", "crashed")
+FULL_CODES: Final = ("queue_full", "wait_too_long")
+_PEERS_CODES: Final = (*FINAL_CODES, *FULL_CODES, "unavailable", "crashed")
 """What a peer may say of itself; anything else counts as `unavailable`."""
 
 
 class Attempting:
     """Has one node run a request: this one, or a peer."""
 
-    def __init__(self, own: NodeId, models: LocalModels, asking: Asking) -> None:
+    def __init__(self, own: NodeId, admitting: Admitting, asking: Asking) -> None:
         self._own = own
-        self._models = models
+        self._admitting = admitting
         self._asking = asking
 
     async def run(
         self,
         node: NodeId,
         request: GenerateRequest,
-        request_id: str,
+        options: RequestOptions,
         *,
         deadline: float,
         speed: Speed | None,
@@ -48,16 +51,18 @@ class Attempting:
     ) -> AsyncGenerator[GenerateEvent, None]:
         """The run's events up to `Finished`; close it with `aclosing`, which cancels it over there.
 
-        `request_id`: of all attempts at one request; `speed`: as learned of the node;
+        `options`: of all attempts at one request; `speed`: as learned of the node;
         `contact_s`: for a peer to be reached. Raises AttemptFailed.
         """
         with self._asking.counted(node):
             if node == self._own:
-                source = self._run_here(request)
+                source = self._run_here(request, options, deadline)
             else:
                 budget_ms = max(1, int((deadline - trio.current_time()) * 1000))
                 body = pack_request(request)
-                ask = Ask(request_id, budget_ms, body, int(HEARTBEAT_S * 1000))
+                requester = requester_of(options)
+                beat_ms = int(HEARTBEAT_S * 1000)
+                ask = Ask(options.request_id, budget_ms, body, beat_ms, requester)
                 source = self._run_there(node, ask, contact_s)
             watch = TokenWatch(speed, len(request.continued_ids))
             is_whole = False
@@ -78,14 +83,20 @@ class Attempting:
                     is_whole = isinstance(event, Finished)
                     yield event
 
-    async def _run_here(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        runtime = self._models.find(request.model)
-        if runtime is None:
-            raise AttemptFailed("unavailable", "its model is not loaded")
+    async def _run_here(
+        self, request: GenerateRequest, options: RequestOptions, deadline: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        left_s = deadline - trio.current_time()
+        events = self._admitting.generate(request, self._own, requester_of(options), left_s)
         try:
-            async with aclosing(runtime.generate(request)) as events:
+            async with aclosing(events):
                 async for event in events:
                     yield event
+        except NotAdmitted as failure:
+            retry_after_s = failure.retry_after_ms / 1000
+            raise AttemptFailed(
+                failure.code, failure.message, retry_after_s=retry_after_s
+            ) from failure
         except RuntimeFailure as failure:
             raise AttemptFailed(failure.code, failure.message) from failure
 

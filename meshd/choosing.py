@@ -102,13 +102,11 @@ class Choosing:
 
     def demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
         """What a request asks of whoever runs it, as far as can be known before."""
-        size = len((request.prompt or "").encode())
-        size += sum(len(message.content.encode()) for message in request.messages or ())
         output = self._usual_output
         if request.max_tokens is not None:
             output = min(output, request.max_tokens)
         priority = options.policy.priority if options.policy is not None else Priority.NORMAL
-        return Demand(size // BYTES_PER_TOKEN + 1, output, _PRIORITIES[priority])
+        return Demand(prompt_estimate(request), output, _PRIORITIES[priority])
 
     # ---- learning ----
 
@@ -140,6 +138,13 @@ class Choosing:
             self._homes.pop(key, None)
             self._homes[key] = node
             _forget_oldest(self._homes, CONVERSATIONS_MAX)
+
+
+def prompt_estimate(request: GenerateRequest) -> int:
+    """About how many tokens a request's prompt has."""
+    size = len((request.prompt or "").encode())
+    size += sum(len(message.content.encode()) for message in request.messages or ())
+    return size // BYTES_PER_TOKEN + 1
 
 
 def _turns_before(request: GenerateRequest) -> int:

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 import trio
 
 from meshd import clock
+from meshd.admitting import Admitting
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
 from meshd.attempting import Attempting
@@ -17,7 +18,6 @@ from meshd.candidates import Candidates
 from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.forwarding import PATIENCE_S, Forwarding, Means
-from meshd.local_models import LocalModels
 from meshd.story import Stories, Story
 from meshd.view import View
 from protocol.identity import NodeId
@@ -32,7 +32,7 @@ class Forwarder:
         self,
         own: NodeId,
         view: View,
-        models: LocalModels,
+        admitting: Admitting,
         asking: Asking,
         choosing: Choosing,
         *,
@@ -41,7 +41,7 @@ class Forwarder:
         """`patience_s`: how long an answer that broke off waits for who can go on with it."""
         self._view = view
         candidates = Candidates(view, asking, choosing)
-        attempting = Attempting(own, models, asking)
+        attempting = Attempting(own, admitting, asking)
         self._means = Means(view, candidates, choosing, attempting, patience_s)
         self.stories = Stories()
 

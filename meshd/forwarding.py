@@ -17,7 +17,7 @@ import trio
 
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import TIME_IS_OVER, AttemptFailed
-from meshd.attempting import FINAL_CODES, Attempting
+from meshd.attempting import FINAL_CODES, FULL_CODES, Attempting
 from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, PromptDiffers
@@ -120,7 +120,7 @@ class Forwarding:
         events = means.attempting.run(
             node,
             progress.next_request(means.view.card(node, model)),
-            self._options.request_id,
+            self._options,
             deadline=self._deadline,
             speed=means.choosing.speed(node, model),
             contact_s=within_s,
@@ -232,10 +232,15 @@ class Forwarding:
                 f"The nodes that offer {self._request.model!r} do not answer at present.",
                 retry_after_s=2.0,
             )
-        is_full = any(failure.code == "queue_full" for _, failure in self._failures)
+        is_full = any(failure.code in FULL_CODES for _, failure in self._failures)
         code = "queue_full" if is_full else "unavailable"
         tried = self._named(self._failures)
-        return RequestFailed(code, f"No node could take the request ({tried}).", retry_after_s=1.0)
+        told = [f.retry_after_s for _, f in self._failures if f.retry_after_s is not None]
+        return RequestFailed(
+            code,
+            f"No node could take the request ({tried}).",
+            retry_after_s=min(told, default=1.0),
+        )
 
     def _broken_off(self) -> RequestFailed:
         """Why an answer that has begun does not become whole."""

@@ -93,6 +93,11 @@ class Home:
         return self.path / "jobs"
 
     @property
+    def usage(self) -> pathlib.Path:
+        """Who has used how much (SQLite)."""
+        return self.path / "usage.sqlite"
+
+    @property
     def scratch(self) -> pathlib.Path:
         """The folder in which jobs that run here work; nothing in it outlives them."""
         return self.path / "scratch"

@@ -50,9 +50,20 @@ class LocalModels:
         return [runtime for source in self._sources for runtime in source.runtimes]
 
     def find(self, model: str) -> Runtime | None:
-        """The runtime that serves `model` now; of several the least busy."""
-        serving = [r for r in self._runtimes() if r.card is not None and r.card.name == model]
-        return min(serving, key=lambda r: r.load.queued + r.load.running, default=None)
+        """The runtime that serves `model` now; of several the one with the most free slots."""
+
+        def taken(runtime: Runtime) -> int:
+            load = runtime.load
+            return load.queued + load.running - load.slots
+
+        return min(self._serving(model), key=taken, default=None)
+
+    def slots(self, model: str) -> int:
+        """How many requests the runtimes that serve `model` now can run at a time."""
+        return sum(runtime.load.slots for runtime in self._serving(model))
+
+    def _serving(self, model: str) -> list[Runtime]:
+        return [r for r in self._runtimes() if r.card is not None and r.card.name == model]
 
     def cards(self) -> list[ModelCard]:
         """What can be served now, one card a name."""

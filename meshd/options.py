@@ -63,6 +63,8 @@ class UpOptions:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     policy: str = "fastest"
     """How the nodes that could run a request are put in order, where it does not say."""
+    yield_to_owner: bool = False
+    """Run nothing of others while the owner is at work, or on battery."""
     lan: bool = True
     """Announce and look for nodes of the same mesh on the local network."""
     record: pathlib.Path | None = None

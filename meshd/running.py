@@ -18,6 +18,7 @@ import trio
 
 from meshd import __version__, clock, upstreams
 from meshd.addresses import advertised
+from meshd.admitting import Admitting
 from meshd.advertiser import Advertiser
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import Asking
@@ -53,6 +54,7 @@ from meshd.trust.commands import TrustCommands
 from meshd.trust.decisions import Decisions
 from meshd.trust.mesh import FOUNDER
 from meshd.trust.mesh_keys import MeshKeys
+from meshd.usage import Usage
 from meshd.view import View
 from protocol.effects import (
     Admitted,
@@ -67,7 +69,6 @@ from protocol.effects import (
 from protocol.events import AddressesChanged, LeaveRequested, Started
 from protocol.identity import Address, key_text
 from protocol.members import State
-from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission
 from runtimes.base import GenerateRequest
@@ -86,6 +87,10 @@ ADDRESSES_S: Final = 15.0
 
 class Running:
     """A started node. It is what the gateway (`answer.Mesh`) and the control socket see."""
+
+    wants_restart = False
+    is_revoked = False
+    """This node was revoked, and ends because of it."""
 
     def __init__(
         self,
@@ -127,14 +132,18 @@ class Running:
             recording=recording,
         )
         self._functions = functions
+        self._usage = Usage(home.usage)
+        self._admitting = Admitting(
+            local_models, self.view.is_owners, self._usage.served, yields=options.yield_to_owner
+        )
         self._advertiser = Advertiser(
-            self.gossip.give, local_models, functions, self.view, options.labels
+            self.gossip.give, local_models, self._admitting, functions, self.view, options.labels
         )
         self._catching_up = CatchingUp(node)
         asking = Asking(self.view, peers, node.address_of, self._catching_up.wait, self.gossip.give)
         rng = random.SystemRandom()
         choosing = Choosing(rng, trio.current_time, options.policy)
-        self._forwarder = Forwarder(node.node_id, self.view, local_models, asking, choosing)
+        self._forwarder = Forwarder(node.node_id, self.view, self._admitting, asking, choosing)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
@@ -151,9 +160,6 @@ class Running:
         self._has_said_goodbye = False
         self._keeps_memory = True
         self._started_at = trio.current_time()
-        self.wants_restart = False
-        self.is_revoked = False
-        """This node was revoked, and ends because of it."""
 
     def _take_up_trust(self, keys: ApiKeys) -> None:
         """Make what decides about members and keys."""
@@ -175,8 +181,8 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self.local_models, self._load)
-        task_serving = TaskServing(self._functions, self._load)
+        serving = Serving(self._admitting, lambda: self._advertiser.load)
+        task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
             Kind.REQUEST: self._catching_up.guard(serving.serve_stream),
@@ -202,8 +208,10 @@ class Running:
                     )
                 )
                 self._is_ready = True
-                nursery.start_soon(self.local_models.serve, self._advertiser.models_changed)
+                nursery.start_soon(self.local_models.serve, self._models_changed)
                 nursery.start_soon(self._advertiser.run)
+                nursery.start_soon(self._admitting.run)
+                nursery.start_soon(self._usage.run)
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch_addresses)
@@ -248,8 +256,9 @@ class Running:
 
     # ---- what it does beside ----
 
-    def _load(self) -> Load:
-        return self._advertiser.load
+    def _models_changed(self) -> None:
+        self._admitting.models_changed()
+        self._advertiser.models_changed()
 
     async def _persist(self, effect: Persist | Admitted | Issued) -> None:
         """Make something durable; the next effect waits for it.
@@ -359,7 +368,7 @@ class Running:
             "superseded": self.node.is_superseded,
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
-            "load": dataclasses.asdict(self.local_models.load),
+            "load": dataclasses.asdict(self._admitting.load),
             "tasks": dataclasses.asdict(self._functions.load),
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),
@@ -390,4 +399,5 @@ class Running:
         self, request: GenerateRequest, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
-        return self._forwarder.generate(request, options)
+        answering = self._forwarder.generate(request, options)
+        return self._usage.asking(answering, request.model, options)

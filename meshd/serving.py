@@ -6,9 +6,9 @@ from contextlib import aclosing, contextmanager
 import structlog
 import trio
 
+from meshd.admitting import Admitting
 from meshd.answering import Answering, Send, receive_ask
 from meshd.frames import FrameStream, StreamBroken
-from meshd.local_models import LocalModels
 from meshd.payloads import (
     BadPayload,
     pack_chunk,
@@ -27,10 +27,10 @@ log = structlog.get_logger()
 class Serving:
     """Answers the exchanges of kind REQUEST."""
 
-    def __init__(self, models: LocalModels, load: Callable[[], Load] | None = None) -> None:
+    def __init__(self, admitting: Admitting, load: Callable[[], Load] | None = None) -> None:
         """`load`: this node's, which a refusal tells; None: that of the models."""
-        self._models = models
-        self._load = load or (lambda: models.load)
+        self._admitting = admitting
+        self._load = load or (lambda: admitting.load)
         self._runs: dict[tuple[NodeId, str], trio.CancelScope] = {}
         """By who asked, and the request's id."""
 
@@ -43,17 +43,14 @@ class Serving:
         except BadPayload as error:
             await answering.refuse("bad_request", str(error))
             return
-        runtime = self._models.find(request.model)
-        if runtime is None:
-            message = f"this node does not serve {request.model[:100]!r} now"
-            await answering.refuse("unavailable", message)
-            return
+        deadline_s = ask.deadline_ms / 1000
         who = key_text(peer)[:8]
         log.debug("request.serving", request=ask.request_id, peer=who, model=request.model)
 
         async def generate(send: Send) -> End | None:
             end: End | None = None
-            async with aclosing(runtime.generate(request)) as events:
+            mine = self._admitting.generate(request, peer, ask.requester, deadline_s)
+            async with aclosing(mine) as events:
                 async for event in events:
                     match event:
                         case Started():

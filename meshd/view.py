@@ -253,6 +253,11 @@ class View:
         invite = self._node.authority.invite_of(node)
         return invite is not None and invite.is_trusted
 
+    def is_owners(self, node: NodeId) -> bool:
+        """Whether a member is of the owner of this node."""
+        ours, theirs = map(self._node.authority.invite_of, (self._node.node_id, node))
+        return ours is not None and theirs is not None and ours.owner == theirs.owner
+
     def may_ask(self) -> bool:
         """Whether this node's role lets it send requests."""
         role = self._node.authority.role_of(self._node.node_id)

@@ -20,6 +20,7 @@ from typing import Final
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.fields import Fields, pack, unpack_fields
 from protocol.messages import Load
+from protocol.requester import ANYBODY, Requester, take_requester, to_fields
 
 REQUEST_BYTES_MAX: Final = 16 * 2**20
 """An Ask with its body."""
@@ -44,6 +45,8 @@ class Ask:
     heartbeat_ms: int = 0
     """Be silent for no longer than this; 0: for as long as it takes. A version that knows no
     heartbeats sends none."""
+    requester: Requester = ANYBODY
+    """Who is behind it; an earlier version tells nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ def encode_frame(frame: Frame) -> bytes:
     """One frame's bytes, without the length that the stream puts before them."""
     match frame:
         case Ask():
-            ask = (frame.request_id, frame.deadline_ms, frame.body, frame.heartbeat_ms)
+            told = (to_fields(frame.requester),) if frame.requester != ANYBODY else ()
+            ask = (frame.request_id, frame.deadline_ms, frame.body, frame.heartbeat_ms, *told)
             return pack((_Type.ASK, *ask))
         case Accept():
             return pack((_Type.ACCEPT, frame.body))
@@ -141,7 +145,8 @@ def decode_frame(data: bytes) -> Frame:
             deadline_ms = fields.take_int(0, DEADLINE_MS_MAX)
             body = fields.take_blob(REQUEST_BYTES_MAX)
             heartbeat_ms = fields.take_int(0, DEADLINE_MS_MAX) if fields.has_more else 0
-            return Ask(request_id, deadline_ms, body, heartbeat_ms)
+            requester = take_requester(fields.take()) if fields.has_more else ANYBODY
+            return Ask(request_id, deadline_ms, body, heartbeat_ms, requester)
         case _Type.ACCEPT:
             return Accept(fields.take_blob(ANSWER_BYTES_MAX))
         case _Type.REFUSE:

@@ -138,6 +138,16 @@ def _nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
+def is_on_battery() -> bool:
+    """Whether this machine runs on its battery now; one without a battery, or without word, does
+    not.
+    """
+    with contextlib.suppress(OSError, psutil.Error, AttributeError):  # not on every system
+        battery = psutil.sensors_battery()
+        return battery is not None and battery.power_plugged is False
+    return False
+
+
 def available_memory_bytes() -> int:
     """Memory that programs could take now without swapping; 0: unknown. Fast."""
     return _memory()[1]

@@ -28,6 +28,7 @@ from meshd.cli import (
     tasks,
     trust,
     up,
+    usage,
 )
 from meshd.cli.options import HomeOption
 from meshd.cli.terminal import complain, forget_output
@@ -60,6 +61,7 @@ app.command()(show.nodes)
 app.command()(show.models)
 app.command()(show.status)
 app.command()(events.events)
+app.command()(usage.usage)
 app.command()(chat.chat)
 app.command()(explain.explain)
 app.command()(tasks.submit)

@@ -63,6 +63,15 @@ _PolicyOption = Annotated[
     str,
     typer.Option(metavar="NAME", help="Who is asked first, such as least_loaded."),
 ]
+_NoLanOption = Annotated[
+    bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
+]
+_YieldOption = Annotated[
+    bool,
+    typer.Option(
+        "--yield-to-owner", help="Serve nobody else while its owner asks it, or on battery."
+    ),
+]
 
 
 def up(
@@ -93,9 +102,8 @@ def up(
         typer.Option(metavar="KEY=VALUE", help="Say this of the node; repeatable."),
     ] = None,
     policy: _PolicyOption = "fastest",
-    no_lan: Annotated[
-        bool, typer.Option("--no-lan", help="Neither announce nor look on the local network.")
-    ] = False,
+    yield_to_owner: _YieldOption = False,
+    no_lan: _NoLanOption = False,
     passphrase_file: PassphraseFile = None,
     record: Annotated[
         str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
@@ -128,6 +136,7 @@ def up(
         upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
         policy=parse_policy(policy),
+        yield_to_owner=yield_to_owner,
         lan=not no_lan,
         record=None if record is None else _checked_record(record),
         json=as_json,

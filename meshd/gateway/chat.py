@@ -1,5 +1,6 @@
 """The one place that answers `POST /v1/chat/completions`, streamed or in one piece."""
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _NODE_CHARS_MAX = 128
 _DEMANDS_TO_COME = ("x-meshd-label",)
+_CLASSES = {"interactive": False, "batch": True}
 _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -36,6 +38,7 @@ class ChatEndpoint:
 
         options = request_options(exchange)
         call = parse_chat(await exchange.incoming.read())
+        options = dataclasses.replace(options, user=call.user)
         exchange.incoming.close()
         completion = ChatCompletion(
             request_id=exchange.request_id,
@@ -96,6 +99,13 @@ def request_options(exchange: Exchange) -> RequestOptions:
     trusted = _YES_AND_NO.get(exchange.headers.get("x-meshd-trusted", "0").lower())
     if trusted is None:
         raise Refusal("bad_request", "x-meshd-trusted must be 1 or 0.", param="x-meshd-trusted")
+    is_batch = _CLASSES.get(exchange.headers.get("x-meshd-class", "interactive").lower())
+    if is_batch is None:
+        raise Refusal(
+            "bad_request",
+            f"x-meshd-class must be one of {', '.join(_CLASSES)}.",
+            param="x-meshd-class",
+        )
     policy = exchange.policy
     return RequestOptions(
         request_id=exchange.request_id,
@@ -103,6 +113,7 @@ def request_options(exchange: Exchange) -> RequestOptions:
         node=node,
         policy=policy,
         is_trusted_only=trusted or (policy is not None and policy.is_trusted),
+        is_batch=is_batch,
     )
 
 

@@ -251,6 +251,8 @@ class ChatCall:
     stream: bool
     with_usage: bool
     """Streamed: end with the token counts. (An answer in one piece always has them.)"""
+    user: str | None
+    """Whom the app asks for, in its own words."""
 
 
 def parse_chat(body: bytes | bytearray) -> ChatCall:
@@ -273,6 +275,7 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
         request=_request(parsed),
         stream=bool(parsed.stream),
         with_usage=options is not None and bool(options.include_usage),
+        user=parsed.user,
     )
 
 

@@ -1,4 +1,6 @@
-"""The one place for one machine at work: slots, the queue before them, and continuous batching.
+"""The one place for one machine at work: slots, and continuous batching.
+
+Whose turn it is, and who is refused, says `protocol/admission.py`, as in the daemon.
 
 Time passes in steps from event to event; between two events every running request goes on at a
 constant speed (`machines.py` has the law). All in integers: what is left of a phase is counted in
@@ -6,16 +8,21 @@ thousandths of a token per second times nanoseconds; speeds are whole thousandth
 """
 
 import dataclasses
-from collections import deque
+import functools
 from collections.abc import Callable
 from typing import Final
 
+from protocol.admission import Admission, Claim, Reason, Refusal, Ticket
 from protocol.config import SECOND
+from protocol.identity import NodeId
 from protocol.messages import Load
+from protocol.requester import Requester
 from simulations.inference.machines import Machine
 
 _PER_TOKEN: Final = 1_000 * SECOND
 """Thousandths of a token per second, times nanoseconds, that make one token."""
+NOBODY: Final = NodeId(bytes(32))
+PATIENT_NS: Final = 2**62
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -28,12 +35,31 @@ class Work:
     """Its first token is there."""
     on_done: Callable[[], None]
     """Its last one, too."""
+    on_refused: Callable[[Reason], None] = lambda reason: None
+    """It waited, and does not run after all."""
+    node: NodeId = NOBODY
+    """Whose gateway asks."""
+    user: int = 0
+    is_owner: bool = True
+    """It asks for the owner of this machine."""
+    deadline_ns: int = PATIENT_NS
     is_prefilling: bool = True
     left: int = 0
     """Of the present phase."""
 
     def __post_init__(self) -> None:
         self.left = self.prompt_tokens * _PER_TOKEN
+
+    @property
+    def claim(self) -> Claim:
+        """What the admission judges. The prompt's length is known, the answer's is not."""
+        user = self.user.to_bytes(8, "big")
+        return Claim(
+            node=self.node,
+            is_owner=self.is_owner,
+            requester=Requester(user=user),
+            prompt_tokens=self.prompt_tokens,
+        )
 
     @property
     def emitted_tokens(self) -> int:
@@ -56,7 +82,9 @@ class Engine:
         self._at = at
         self._now = now
         self._running: dict[Work, None] = {}
-        self._waiting: deque[Work] = deque()
+        self._admission = Admission(machine.slots, machine.queue)
+        self._tickets: dict[Work, Ticket] = {}
+        self._works: dict[Ticket, Work] = {}
         self._since_ns = now()
         self._turn = 0
         """Counts changes, so that an alarm that was set before one is none."""
@@ -67,38 +95,35 @@ class Engine:
     @property
     def load(self) -> Load:
         """What it would tell gossip."""
-        return Load(len(self._waiting), len(self._running), self._machine.slots)
+        return self._admission.load
 
-    def submit(self, work: Work) -> bool:
-        """Run it, or let it wait; False: the queue is full. First come, first served.
-
-        This is the place for `protocol/admission.py` (classes, fair shares, the owner first).
-        """
-        if len(self._running) < self._machine.slots:
-            self._pass_time()
-            self._running[work] = None
-            self._set_alarm()
-            return True
-        if len(self._waiting) >= self._machine.queue:
-            return False
-        self._waiting.append(work)
-        return True
+    def submit(self, work: Work) -> Reason | None:
+        """Run it, or let it wait; else why not."""
+        self._pass_time()
+        self._note_tokens()
+        ticket = self._admission.ask(work.claim, self._now(), work.deadline_ns)
+        if isinstance(ticket, Refusal):
+            return ticket.reason
+        self._tickets[work], self._works[ticket] = ticket, work
+        for tell in self._decide():
+            tell()
+        return None
 
     def cancel(self, work: Work) -> None:
         """Nobody wants it any more: its slot, or its place in the queue, is free."""
-        if work in self._running:
-            self._pass_time()
-            del self._running[work]
-            self._fill()
-            self._set_alarm()
-        elif work in self._waiting:
-            self._waiting.remove(work)
+        if work not in self._tickets:
+            return
+        self._pass_time()
+        self._leave(work)
+        for tell in self._decide():
+            tell()
 
     def stop(self) -> None:
         """The process is gone, and all that it did."""
         self._pass_time()
         self._running.clear()
-        self._waiting.clear()
+        self._tickets.clear()
+        self._works.clear()
         self._turn += 1
 
     def freeze(self) -> None:
@@ -142,9 +167,34 @@ class Engine:
             done = elapsed * (prefill if work.is_prefilling else decode)
             work.left = max(0, work.left - done)
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._machine.slots:
-            self._running[self._waiting.popleft()] = None
+    def _note_tokens(self) -> None:
+        for work in self._running:
+            self._admission.note(
+                self._tickets[work],
+                prompt_tokens=work.prompt_tokens,
+                output_tokens=work.emitted_tokens,
+            )
+
+    def _leave(self, work: Work) -> None:
+        self._note_tokens()
+        ticket = self._tickets.pop(work)
+        del self._works[ticket]
+        is_whole = work in self._running and work.left == 0 and not work.is_prefilling
+        self._running.pop(work, None)
+        self._admission.leave(ticket, self._now(), is_whole=is_whole)
+
+    def _decide(self) -> list[Callable[[], None]]:
+        """Take up whose turn it is; gives what those are to be told who do not run after all."""
+        told: list[Callable[[], None]] = []
+        for ticket, refusal in self._admission.decide(self._now()):
+            work = self._works[ticket]
+            if refusal is None:
+                self._running[work] = None
+            else:
+                del self._works[ticket], self._tickets[work]
+                told.append(functools.partial(work.on_refused, refusal.reason))
+        self._set_alarm()
+        return told
 
     def _set_alarm(self) -> None:
         self._turn += 1
@@ -169,9 +219,8 @@ class Engine:
                 work.left = (work.output_tokens - 1) * _PER_TOKEN
                 told.append(work.on_first)
             if work.left == 0:
-                del self._running[work]
+                self._leave(work)
                 told.append(work.on_done)
-        self._fill()
-        self._set_alarm()
+        told += self._decide()
         for tell in told:
             tell()

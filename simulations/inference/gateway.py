@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from protocol.admission import Reason
 from protocol.effects import Effect, MembershipChanged
 from protocol.identity import NodeId
 from protocol.members import State
@@ -25,7 +26,7 @@ from simulations.host import Host
 from simulations.inference.connections import CONNECT_NS, HANDSHAKE_NS, Connections
 from simulations.inference.engine import Work
 from simulations.inference.request import Request
-from simulations.inference.server import QUEUE_FULL, UNAVAILABLE, Server
+from simulations.inference.server import UNAVAILABLE, Server
 from simulations.inference.view import View
 from simulations.world import World
 
@@ -33,6 +34,7 @@ COMPLETED: Final = "completed"
 INTERRUPTED: Final = "interrupted"
 TIMEOUT: Final = "timeout"
 NO_MODEL: Final = "model_not_found"
+FULL: Final = (Reason.QUEUE_FULL, Reason.WAIT_TOO_LONG)
 GATEWAY_GONE: Final = "gateway_gone"
 """The app's own node is not there: nobody can answer."""
 
@@ -71,6 +73,7 @@ class Gateway:
         rng: random.Random,
         deadline_ns: int,
         may_continue: bool,
+        has_one_owner: bool,
         on_end: Callable[[Request], None],
     ) -> None:
         self._world = world
@@ -84,6 +87,7 @@ class Gateway:
         self._rng = rng
         self._deadline_ns = deadline_ns
         self._may_continue = may_continue
+        self._has_one_owner = has_one_owner
         self._on_end = on_end
         self._connections = Connections(world, host)
         self.view = make_view()
@@ -166,8 +170,8 @@ class Gateway:
                 return
             request.retries += 1
             self._failures[request].append(UNAVAILABLE)
-        is_full = QUEUE_FULL in self._failures[request]
-        self._finish(request, QUEUE_FULL if is_full else UNAVAILABLE)
+        is_full = any(code in FULL for code in self._failures[request])
+        self._finish(request, Reason.QUEUE_FULL if is_full else UNAVAILABLE)
 
     def _try(self, request: Request, node: NodeId) -> None:
         host, server = self._servers[node]
@@ -176,6 +180,13 @@ class Gateway:
             request.output_tokens - request.kept_tokens,
             on_first=lambda: self._answer(attempt, self._on_first),
             on_done=lambda: self._end_there(attempt),
+            on_refused=lambda reason: self._answer(
+                attempt, lambda attempt: self._refused(attempt, reason)
+            ),
+            node=self._host.crypto.node_id,
+            user=request.user,
+            is_owner=self._has_one_owner or host is self._host,
+            deadline_ns=request.arrived_ns + self._deadline_ns,
         )
         attempt = Attempt(request, server, host, host.life, work, self._world.now)
         self._attempts[attempt] = None

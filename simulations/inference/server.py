@@ -21,7 +21,6 @@ LOAD_NS: Final = 250 * MILLISECOND
 MODEL_KEY: Final = "model/simulated"
 MODEL: Final = pack({"name": "simulated", "runtime": "simulated"})
 """One model that all serve; what stands in the offer is of no matter to gossip but its size."""
-QUEUE_FULL: Final = "queue_full"
 UNAVAILABLE: Final = "unavailable"
 
 
@@ -101,10 +100,9 @@ class Server:
         """Take a request: "" if it runs or waits, else the code of the refusal."""
         if self._engine is None:
             return UNAVAILABLE
-        if not self._engine.submit(work):
-            return QUEUE_FULL
+        refusal = self._engine.submit(work)
         self._changed()
-        return ""
+        return refusal or ""
 
     def cancel(self, work: Work) -> None:
         """Its asker is gone, or wants it no more."""

@@ -86,6 +86,7 @@ class Service:
             rng=rng,
             deadline_ns=self.workload.deadline_ns,
             may_continue=self.workload.may_continue,
+            has_one_owner=self.workload.has_one_owner,
             on_end=self._note_end,
         )
 

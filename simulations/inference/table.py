@@ -29,7 +29,7 @@ REQUESTS_MAX: Final = 2_000_000
 FILE_BYTES_MAX: Final = 64 * 2**20
 ROWS_MAX: Final = 1_000_000
 _ASKED: Final = ("prompt_tokens", "output_tokens", "arrivals", "requests_per_s", "offered_load")
-_WHO: Final = ("machine", "users", "shares", "gateways", "policy", "load_age_s")
+_WHO: Final = ("machine", "owners", "users", "shares", "gateways", "policy", "load_age_s")
 _KEYS: Final = (*_ASKED, *_WHO, "lasts_s", "deadline_s", "may_continue")
 
 
@@ -73,6 +73,7 @@ def read_workload(place: str, folder: pathlib.Path, table: object) -> Workload:
         lasts_ns=round(lasts_s * SECOND) if section.has("lasts_s") else None,
         deadline_ns=round(section.number("deadline_s", 0.001, DURATION_S_MAX, 600) * SECOND),
         may_continue=section.flag("may_continue", default=False),
+        has_one_owner=section.text("owners", "one", ("one", "each")) == "one",
         told_ns=told,
     )
 

@@ -37,6 +37,8 @@ class Workload:
     """A request that is not complete by then has failed; the daemon's default is 600 s."""
     may_continue: bool = False
     """A stream that breaks after its first token goes on elsewhere. The daemon cannot yet."""
+    has_one_owner: bool = True
+    """All nodes are one person's; else each is somebody else's."""
     told_ns: tuple[int, int] | None = None
     """Gateways know loads as they were so long ago, in the place of what gossip told them."""
 

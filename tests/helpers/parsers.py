@@ -73,6 +73,7 @@ from protocol.messages import (
     StreamProbe,
 )
 from protocol.records import Role, decode_record
+from protocol.requester import Requester
 from protocol.statements import decode_statement, make_accusation, make_alive, make_left, make_offer
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 from runtimes.functions.call import FunctionCall, Returned
@@ -148,6 +149,7 @@ def _streams() -> tuple[bytes, ...]:
 def _frames() -> tuple[bytes, ...]:
     frames: tuple[Frame, ...] = (
         Ask("f" * 16, 1_000, b"body"),
+        Ask("f" * 16, 1_000, b"body", 0, Requester(key=b"k" * 8, user=b"u" * 8, is_batch=True)),
         Accept(b"body"),
         Refuse("queue_full", "later", 10, _LOAD),
         Data(b"x" * 300),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from protocol.admission import QUEUE_MAX
 from tests.helpers.daemons import Daemon, Daemons, until, wait_offered, wait_state, wait_whole
 from tests.mesh.conftest import WORDS
 
@@ -99,10 +100,10 @@ def test_a_client_that_leaves_before_the_first_token(daemons: Daemons) -> None:
 
 def test_a_full_queue_is_said_at_once(daemons: Daemons) -> None:
     """The only node is full: 503 with advice when to come back."""
-    anna, bert = daemons.mesh({"anna": f"{WORDS},hang_at=0,queue=1", "bert": "none"})
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(bert.chat, "words") for _ in range(2)]
-        load = {"queued": 1, "running": 1, "slots": 1}
+    anna, bert = daemons.mesh({"anna": f"{WORDS},hang_at=0", "bert": "none"})
+    with ThreadPoolExecutor(QUEUE_MAX + 1) as pool:
+        waiting = [pool.submit(bert.chat, "words") for _ in range(QUEUE_MAX + 1)]
+        load = {"queued": QUEUE_MAX, "running": 1, "slots": 1}
         until("it is full", lambda: anna.status()["load"] == load, 15.0)
         reply = bert.chat("words")
         assert (reply.status, reply.error["code"]) == (503, "queue_full")

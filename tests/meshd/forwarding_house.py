@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from meshd import advertisement
+from meshd.admitting import Admitting
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
 from meshd.choosing import Choosing
@@ -82,8 +83,9 @@ class House:
             self.events.append,
         )
         self.choosing = Choosing(random.Random(1), trio.current_time, "least_loaded")
+        admitting = Admitting(models, self.view.is_owners)
         self.forwarder = Forwarder(
-            anna.id, self.view, models, self.asking, self.choosing, patience_s=patience_s
+            anna.id, self.view, admitting, self.asking, self.choosing, patience_s=patience_s
         )
 
     def _offer(self, index: int, runtime: PlayedRuntime) -> None:
@@ -118,7 +120,8 @@ class House:
                     continue
                 handler = what
                 if isinstance(what, PlayedRuntime):
-                    handler = Serving(LocalModels([what])).serve_stream
+                    admitting = Admitting(LocalModels([what]), self.view.is_owners)
+                    handler = Serving(admitting).serve_stream
                 assert not isinstance(handler, PlayedRuntime)
                 address = await stack.enter_async_context(member.serving({Kind.REQUEST: handler}))
                 self.addresses[member.id] = (address,)

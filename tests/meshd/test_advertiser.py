@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from meshd import advertisement
+from meshd.admitting import Admitting
 from meshd.advertiser import Advertiser
 from meshd.local_models import LocalModels
 from meshd.view import View
@@ -33,7 +34,12 @@ class Offering:
         self.events: list[Event] = []
         self.is_full = False
         self.advertiser = Advertiser(
-            self._give, self.models, cast("FunctionRunner", self.functions), self.view, labels
+            self._give,
+            self.models,
+            Admitting(self.models, self.view.is_owners),
+            cast("FunctionRunner", self.functions),
+            self.view,
+            labels,
         )
 
     def _give(self, event: Event) -> bool:

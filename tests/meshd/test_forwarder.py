@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from meshd.answer import RequestOptions
+from meshd.answering import receive_ask
 from meshd.failures import RequestFailed
 from meshd.frames import FrameStream, StreamBroken
 from meshd.peers import Handler
-from meshd.trust.api_keys import KeyPolicy
+from meshd.trust.api_keys import KeyPolicy, Priority
+from protocol import records
 from protocol.exchange import Accept, Ask, Data, End, Fail, Refuse, encode_frame
 from protocol.fields import pack
 from protocol.identity import NodeId
@@ -191,6 +193,37 @@ def test_when_nobody_can_the_reasons_are_given(tmp_path: pathlib.Path) -> None:
     assert failure.retry_after_s is not None
     house = House(tmp_path / "2", None, None, _scripted())
     assert failing(house, "unavailable", "its stream broke").retry_after_s is not None
+
+
+def _refusing(code: str, retry_after_ms: int) -> Handler:
+    return _scripted(encode_frame(Refuse(code, "busy", retry_after_ms, Load(9, 1, 1))))
+
+
+def test_when_all_are_full_the_soonest_time_is_told(tmp_path: pathlib.Path) -> None:
+    """Of those that any of them named, and a full queue or a wait too long is the same to an app;
+    nobody is believed who says more than an hour.
+    """
+    house = House(tmp_path, None, _refusing("wait_too_long", 12_300), _refusing("paused", 60_000))
+    assert failing(house, "queue_full", "n1: busy; n2: busy").retry_after_s == 12.3
+    house = House(tmp_path / "2", None, _refusing("queue_full", 80_000_000))
+    assert failing(house, "queue_full", "busy").retry_after_s == 3_600
+
+
+def test_a_node_hears_who_is_behind_a_request_and_no_name(tmp_path: pathlib.Path) -> None:
+    """Priority, and a hash of the key; the key's name is nowhere in what is sent."""
+    heard: list[Ask] = []
+
+    async def handler(peer: NodeId, frames: FrameStream) -> None:
+        heard.append(await receive_ask(frames))
+        raise StreamBroken("that was all")
+
+    house = House(tmp_path, None, handler)
+    policy = KeyPolicy(name="secret-name", priority=Priority.HIGH)
+    failing(house, "unavailable", "broke", policy=policy)
+    [ask] = heard
+    assert ask.requester.priority is records.Priority.HIGH
+    assert ask.requester.key
+    assert b"secret" not in encode_frame(ask)
 
 
 def test_a_peers_words_are_made_harmless(tmp_path: pathlib.Path) -> None:

@@ -57,6 +57,17 @@ def _run(models: LocalModels, test: Callable[[list[int]], object]) -> None:
     trio.run(main)
 
 
+def test_of_several_the_one_with_free_slots_is_chosen() -> None:
+    """And all of them count as places for the model."""
+    small, large = Loading(), Loading()
+    small.is_up = large.is_up = True
+    small.busy, large.busy = RuntimeLoad(0, 1, 1), RuntimeLoad(0, 2, 4)
+    models = LocalModels([small, large])
+    assert models.find("m") is large
+    assert models.slots("m") == 5
+    assert models.slots("another") == 0
+
+
 def test_models_appear_as_they_are_loaded() -> None:
     """Each by itself, and every appearance is told."""
     one, other = Loading("one"), Loading("other")

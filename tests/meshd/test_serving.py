@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from meshd import answering
+from meshd.admitting import Admitting
 from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import (
@@ -44,6 +45,10 @@ FOREVER = 1e9
 Answer = Accept | Refuse | Data | Heartbeat | End | Fail
 
 
+def _admitting(*runtimes: PlayedRuntime) -> Admitting:
+    return Admitting(LocalModels(runtimes), lambda node: False)
+
+
 class Served:
     """The asker's end of one exchange, and what the serving end made of it."""
 
@@ -74,7 +79,7 @@ async def _serving(
 
     async def serve() -> None:
         try:
-            await Serving(LocalModels(runtimes)).serve_stream(PEER, frames)
+            await Serving(_admitting(*runtimes)).serve_stream(PEER, frames)
         except StreamBroken as error:
             served.broken = str(error)
         served.is_over.set()
@@ -392,7 +397,7 @@ def test_an_asker_that_does_not_read_gets_no_pile_of_heartbeats() -> None:
 def test_asked_anew_the_older_run_ends() -> None:
     """The same request of the same peer: its asker has given the older one up."""
     runtime = PlayedRuntime([HELLO[0], FOREVER])
-    serving = Serving(LocalModels([runtime]))
+    serving = Serving(_admitting(runtime))
     ends = {name: tuple(map(FrameStream, memory_stream_pair())) for name in ("old", "new", "else")}
     broken: list[str] = []
 

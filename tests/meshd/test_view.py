@@ -13,7 +13,7 @@ from meshd.view import OLD_NS, View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, OffersChanged
 from protocol.events import LeaveRequested, OfferChanged
-from protocol.identity import key_text
+from protocol.identity import NodeId, key_text
 from protocol.members import Gone, State
 from protocol.messages import Load
 from protocol.records import Role
@@ -374,3 +374,13 @@ def test_observers_may_not_ask(role: Role, allowed: bool) -> None:
     """Everybody else may."""
     mesh = Mesh(2, roles=(Role.ADMIN, role)).start_all()
     assert View(mesh[1]).may_ask() is allowed
+
+
+def test_the_owners_nodes_are_known_by_their_invites() -> None:
+    """Oneself always; of others those whose invite names the same owner; no strangers."""
+    mesh = Mesh(3).start_all()
+    mesh.settle()
+    founders, owners = View(mesh[0]), View(mesh[1])
+    assert [founders.is_owners(mesh.id(index)) for index in range(3)] == [True, False, False]
+    assert [owners.is_owners(mesh.id(index)) for index in range(3)] == [False, True, True]
+    assert not owners.is_owners(NodeId(bytes(32)))

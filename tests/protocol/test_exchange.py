@@ -26,10 +26,20 @@ from protocol.exchange import (
 )
 from protocol.fields import pack
 from protocol.messages import Load
+from protocol.records import Priority
+from protocol.requester import ANYBODY, NAME_BYTES_MAX, Requester
 from tests.helpers.nodes import refusal
 from tests.helpers.strategies import loads
 
 _blobs = st.binary(max_size=100)
+_names = st.binary(max_size=NAME_BYTES_MAX)
+requesters = st.builds(
+    Requester,
+    key=_names,
+    user=_names,
+    priority=st.sampled_from(Priority),
+    is_batch=st.booleans(),
+)
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(
         Ask,
@@ -37,6 +47,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(
         st.integers(0, DEADLINE_MS_MAX),
         _blobs,
         st.integers(0, DEADLINE_MS_MAX),
+        requesters,
     ),
     st.builds(Accept, _blobs),
     st.builds(
@@ -91,6 +102,22 @@ def test_a_frame_holds_only_so_many_values(junk: bytes) -> None:
 def test_an_ask_without_a_heartbeat_is_an_earlier_versions() -> None:
     """It wants none."""
     assert decode_frame(pack((1, "ab", 5, b"x"))) == Ask("ab", 5, b"x", 0)
+
+
+def test_an_earlier_version_tells_nothing_of_who_is_behind_a_request() -> None:
+    """And reads what later ones tell as the nearest that it knows; what is longer is skipped."""
+    assert decode_frame(pack((1, "ab", 5, b"body"))) == Ask("ab", 5, b"body", 0, ANYBODY)
+    later = decode_frame(pack((1, "ab", 5, b"body", 0, (7, 9, b"k", b"u", "more"), "more")))
+    assert later == Ask("ab", 5, b"body", 0, Requester(key=b"k", user=b"u", priority=Priority.HIGH))
+
+
+@pytest.mark.parametrize(
+    "told", [None, 1, (), (0, 1, b"k"), (-1, 1, b"", b""), (0, 1, b"k" * 17, b""), (0, 1, "k", b"")]
+)
+def test_who_is_behind_a_request_is_bounded(told: object) -> None:
+    """A name has 16 bytes, and all is there or nothing."""
+    data = pack((1, "ab", 5, b"body", 0, told))
+    assert refusal(decode_frame, data) is DropReason.MALFORMED
 
 
 def test_unknown_frames_are_refused() -> None:

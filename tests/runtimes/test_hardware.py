@@ -84,6 +84,25 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert hardware.snapshot().tier == 1
 
 
+@pytest.mark.parametrize(
+    ("battery", "is_on"),
+    [
+        (None, False),
+        (types.SimpleNamespace(power_plugged=True), False),
+        (types.SimpleNamespace(power_plugged=False), True),
+        (types.SimpleNamespace(power_plugged=None), False),
+    ],
+)
+def test_a_battery_counts_only_where_it_is_known_to_be_used(
+    monkeypatch: pytest.MonkeyPatch, battery: object, is_on: bool
+) -> None:
+    """No battery, a charging one, one that cannot tell; and systems that psutil cannot ask."""
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
+    assert hardware.is_on_battery() is is_on
+    monkeypatch.delattr(psutil, "sensors_battery")
+    assert not hardware.is_on_battery()
+
+
 def test_a_psutil_that_fails_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     """A locked-down system still gives an answer."""
 

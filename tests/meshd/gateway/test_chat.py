@@ -42,10 +42,11 @@ def test_answer_in_one_piece() -> None:
     async def main() -> None:
         mesh = FakeMesh()
         async with gateway(mesh) as running:
-            body = json.dumps(
-                {"model": "org/demo", "messages": [{"role": "user", "content": "Hi"}], "seed": 3}
-            ).encode()
-            reply = await running.ask("POST", "/v1/chat/completions", body, x_meshd_node="bert")
+            messages = [{"role": "user", "content": "Hi"}]
+            fields = {"model": "org/demo", "messages": messages, "seed": 3, "user": "ann"}
+            headers = {"x_meshd_node": "bert", "x_meshd_class": "batch"}
+            body = json.dumps(fields).encode()
+            reply = await running.ask("POST", "/v1/chat/completions", body, **headers)
             assert reply.status == 200
             assert reply.json["choices"][0]["message"]["content"] == TEXT
             assert reply.json["usage"]["total_tokens"] == 6
@@ -54,7 +55,7 @@ def test_answer_in_one_piece() -> None:
             assert reply.headers["x-meshd-resumed"] == "0"
             [(request, options)] = mesh.requests
             assert (request.model, request.seed) == ("org/demo", 3)
-            assert options.node == "bert"
+            assert (options.node, options.user, options.is_batch) == ("bert", "ann", True)
             assert reply.headers["x-meshd-request"] == options.request_id
             assert reply.json["id"] == f"chatcmpl-{options.request_id}"
 
@@ -316,6 +317,7 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
         ("x-meshd-trusted", "perhaps"),
         ("x-meshd-label", "gpu=big"),
         ("x-meshd-policy", "as_you_like"),
+        ("x-meshd-class", "first"),
     ],
 )
 def test_demands_in_headers_are_met_or_refused(name: str, value: str) -> None:

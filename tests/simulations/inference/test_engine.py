@@ -7,6 +7,7 @@ import random
 import pytest
 
 from protocol.config import SECOND
+from protocol.identity import NodeId
 from protocol.messages import Load
 from simulations.chance import exponential
 from simulations.inference.arrivals import MILLION, Poisson, times
@@ -36,19 +37,26 @@ class Bench:
         self.done: dict[int, float] = {}
         self.refused: list[int] = []
 
-    def work(self, number: int, prompt: int, output: int) -> Work:
+    def work(
+        self, number: int, prompt: int, output: int, node: str = "", *, is_owner: bool = True
+    ) -> Work:
         """A request that writes down its ends, in seconds."""
         return Work(
             prompt,
             output,
             on_first=lambda: self.first.update({number: self.clock.now / SECOND}),
             on_done=lambda: self.done.update({number: self.clock.now / SECOND}),
+            on_refused=lambda reason: self.refused.append(number),
+            node=NodeId(node.encode()),
+            is_owner=is_owner,
         )
 
-    def submit(self, number: int, prompt: int, output: int) -> Work:
+    def submit(
+        self, number: int, prompt: int, output: int, node: str = "", *, is_owner: bool = True
+    ) -> Work:
         """Ask now."""
-        work = self.work(number, prompt, output)
-        if not self.engine.submit(work):
+        work = self.work(number, prompt, output, node, is_owner=is_owner)
+        if self.engine.submit(work) is not None:
             self.refused.append(number)
         return work
 
@@ -93,6 +101,18 @@ def test_first_come_first_served_and_no_more_than_the_queue() -> None:
     bench.clock.run()
     assert list(bench.done) == [0, 2, 4]
     assert bench.engine.load == Load(0, 0, 1)
+
+
+def test_turns_are_those_of_the_daemon() -> None:
+    """The owner next, then nodes in turn; the one with most makes room in a full queue."""
+    bench = Bench(_machine(queue=4))
+    for number in range(5):
+        bench.submit(number, 100, 11, "much", is_owner=False)
+    bench.submit(5, 100, 11, "little", is_owner=False)
+    bench.submit(6, 100, 11, "owner")
+    bench.clock.run()
+    assert list(bench.done) in ([0, 6, 5, 1, 2], [0, 6, 1, 5, 2])
+    assert bench.refused == [4, 3]
 
 
 def test_cancel_and_freeze() -> None:

@@ -38,7 +38,7 @@ def _workload(*rows: Recorded, servers: int = 2, **changes: object) -> Workload:
         portions=(Portion(machine=SERVER, count=servers),),
         prompt=Constant(100),
         output=Constant(101),
-        arrivals=Trace(rows) if rows else Poisson(),
+        arrivals=Trace(tuple(sorted(rows, key=lambda row: row.at_ns))) if rows else Poisson(),
         rate_uhz=0 if rows else MILLION,
         deadline_ns=600 * SECOND,
     )
@@ -108,6 +108,53 @@ def test_a_refusal_goes_on_to_the_next_candidate() -> None:
     assert all(request.refusals == 2 for request in full)
     assert measures_of(served.service)["refusals"] == sum(r.refusals for r in requests) >= 16
     _assert_none_is_lost(requests)
+
+
+def _crowd(gateway: int, each_s: float) -> list[Recorded]:
+    """The user of a gateway asks so often, for a minute."""
+    return [
+        dataclasses.replace(_row(1 + number * each_s), user=gateway, gateway=gateway)
+        for number in range(round(60 / each_s))
+    ]
+
+
+def test_gateways_share_a_machine_whatever_they_offer() -> None:
+    """One offers a tenth of the other's load, and each more than its half: both get a half."""
+    machine = dataclasses.replace(SERVER, queue=16)
+    served = Served(
+        _workload(
+            *_crowd(0, 0.1),
+            *_crowd(1, 1.0),
+            portions=(Portion(machine=machine, count=1),),
+            gateways=2,
+        )
+    )
+    requests = served.run(61)
+    done = [r.user for r in requests if r.outcome == "completed"]
+    assert len(done) >= 50
+    assert abs(done.count(0) - done.count(1)) <= 2
+    assert measures_of(served.service)["fairness_tokens"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("has_one_owner", [True, False])
+def test_the_owner_of_a_machine_is_next_there(has_one_owner: bool) -> None:
+    """He waits for one request at most, however many of others wait; where all are his, no longer
+    than his share lets him.
+    """
+    rows = [*_crowd(0, 0.2), dataclasses.replace(_row(30), user=4, gateway=4)]
+    machine = dataclasses.replace(SERVER, queue=16)
+    served = Served(
+        _workload(
+            *rows,
+            portions=(Portion(machine=machine, share_ppm=MILLION),),
+            policy="random",
+            gateways=5,
+            has_one_owner=has_one_owner,
+        )
+    )
+    [own] = [request for request in served.run(61) if request.user == 4]
+    assert own.ended_ns is not None
+    assert (own.ended_ns - own.arrived_ns) / SECOND < 2.3
 
 
 def test_nobody_is_asked_twice_while_others_are_free() -> None:

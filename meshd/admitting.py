@@ -1,0 +1,264 @@
+"""The one place where a request waits for its turn at this node's own models, whoever sent it.
+
+This node's apps and its peers go the same way: `protocol/admission.py` says whose turn it is, then
+the runtime runs it. No more are let through than the runtimes have slots, so the runtimes' own
+queues stay empty and put nothing in order. Tokens are counted here as they flow.
+"""
+
+import dataclasses
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final
+
+import structlog
+import trio
+
+from meshd.choosing import prompt_estimate
+from meshd.local_models import LocalModels
+from protocol.admission import QUEUE_MAX, Admission, Claim, Reason, Refusal, Ticket
+from protocol.identity import NodeId
+from protocol.messages import Load
+from protocol.requester import Requester
+from runtimes import hardware
+from runtimes.base import (
+    Chunk,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    RuntimeFailure,
+    Started,
+)
+from runtimes.limits import check_request
+
+log = structlog.get_logger()
+
+OWNER_ACTIVE_S: Final = 60.0
+"""After a request of his the owner is held to be at work for so long."""
+WATCH_S: Final = 5.0
+"""How often the battery is looked at, and whether the owner has gone."""
+_SECOND: Final = 1_000_000_000
+_LATE_S: Final = 0.001
+"""A deadline is looked at when it has passed, not at the moment itself."""
+
+
+OnServed = Callable[[NodeId, str, int, int, float], None]
+"""(who asked, model, tokens of prompt and answer, seconds of a slot)."""
+
+
+class NotAdmitted(RuntimeFailure):
+    """A request does not run here now; the code is a `Reason`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason, _words(refusal))
+        self.retry_after_ms = refusal.retry_after_ms
+
+
+async def _is_on_battery() -> bool:
+    return await trio.to_thread.run_sync(hardware.is_on_battery, abandon_on_cancel=True)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Turn:
+    """What one ticket waits for."""
+
+    decided: trio.Event = dataclasses.field(default_factory=trio.Event)
+    refusal: Refusal | None = None
+
+
+class Admitting:
+    """Turns at all models of this node."""
+
+    def __init__(
+        self,
+        models: LocalModels,
+        is_owners: Callable[[NodeId], bool],
+        on_served: OnServed | None = None,
+        *,
+        yields: bool = False,
+        queue_max: int = QUEUE_MAX,
+        on_battery: Callable[[], Awaitable[bool]] = _is_on_battery,
+    ) -> None:
+        """`is_owners`: whether a node is of the owner of this one; `on_served` hears of every
+        request that has run, whole or not; `yields`: run nothing of others while the owner is at
+        work or the machine runs on battery.
+        """
+        self._models = models
+        self._is_owners = is_owners
+        self._yields = yields
+        self._queue_max = queue_max
+        self._on_battery = on_battery
+        self._on_served = on_served
+        self._admissions: dict[str, Admission] = {}
+        """By model: those that are offered, or have somebody waiting or running."""
+        self._turns: dict[Ticket, _Turn] = {}
+        self._owner_until = 0.0
+        self._is_on_battery = False
+
+    @property
+    def load(self) -> Load:
+        """How busy the models are, with all who wait for a turn."""
+        load = self._models.load
+        waiting = sum(admission.load.queued for admission in self._admissions.values())
+        return Load(load.queued + waiting, load.running, load.slots)
+
+    def models_changed(self) -> None:
+        """Slots or models may be others than before."""
+        for model, admission in [*self._admissions.items()]:
+            slots = self._models.slots(model)
+            admission.resize(slots)
+            self._decide(admission)
+            if slots == 0 and admission.is_idle:
+                del self._admissions[model]
+
+    async def run(self) -> None:
+        """Keep the machine for its owner when it shall be, until cancelled."""
+        while self._yields:
+            self._is_on_battery = await self._on_battery()
+            self._pause()
+            await trio.sleep(WATCH_S)
+
+    async def generate(
+        self, request: GenerateRequest, node: NodeId, requester: Requester, deadline_s: float
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Run a request of `node` when it is its turn; as `Runtime.generate`. Close it with
+        `aclosing`. Raises RuntimeFailure, also NotAdmitted.
+        """
+        check_request(request)  # what can never run shall not wait first
+        admission = self._admission(request.model)
+        ticket = self._ask(admission, request, node, requester, deadline_s)
+        count = _Count(continued_tokens=len(request.continued_ids))
+        try:
+            await self._wait(admission, ticket)
+            runtime = self._models.find(request.model)
+            if runtime is None:
+                raise _not_served(request.model)
+            async with aclosing(runtime.generate(request)) as events:
+                async for event in events:
+                    count.add(event)
+                    admission.note(
+                        ticket,
+                        prompt_tokens=count.prompt_tokens,
+                        output_tokens=count.output_tokens,
+                    )
+                    yield event
+        finally:
+            self._turns.pop(ticket, None)
+            if self._on_served is not None and ticket.started_ns is not None and ticket.has_begun:
+                seconds = (_now_ns() - ticket.started_ns) / _SECOND
+                tokens = ticket.prompt_tokens, ticket.output_tokens
+                self._on_served(node, request.model, *tokens, seconds)
+            admission.leave(ticket, _now_ns(), is_whole=count.is_whole)
+            if ticket.claim.is_owner:
+                self._owner_until = trio.current_time() + OWNER_ACTIVE_S
+            self._decide(admission)
+
+    def _admission(self, model: str) -> Admission:
+        slots = self._models.slots(model)
+        if slots == 0:
+            raise _not_served(model)
+        admission = self._admissions.get(model)
+        if admission is None:
+            admission = self._admissions[model] = Admission(slots, self._queue_max)
+        admission.resize(slots)
+        return admission
+
+    def _ask(
+        self,
+        admission: Admission,
+        request: GenerateRequest,
+        node: NodeId,
+        requester: Requester,
+        deadline_s: float,
+    ) -> Ticket:
+        claim = Claim(
+            node=node,
+            is_owner=self._is_owners(node),
+            requester=requester,
+            prompt_tokens=prompt_estimate(request) + len(request.continued_ids),
+            output_max=request.max_tokens,
+        )
+        if claim.is_owner:
+            self._owner_until = trio.current_time() + OWNER_ACTIVE_S
+        if self._yields:
+            self._pause()
+        now = _now_ns()
+        ticket = admission.ask(claim, now, now + int(deadline_s * _SECOND))
+        if isinstance(ticket, Refusal):
+            raise NotAdmitted(ticket)
+        self._turns[ticket] = _Turn()
+        self._decide(admission)
+        return ticket
+
+    async def _wait(self, admission: Admission, ticket: Ticket) -> None:
+        turn = self._turns[ticket]
+        with trio.move_on_at(ticket.deadline_ns / _SECOND + _LATE_S):
+            await turn.decided.wait()
+        if not turn.decided.is_set():
+            self._decide(admission)
+        assert turn.decided.is_set(), "its deadline has passed"
+        if turn.refusal is not None:
+            raise NotAdmitted(turn.refusal)
+
+    def _decide(self, admission: Admission) -> None:
+        for ticket, refusal in admission.decide(_now_ns()):
+            turn = self._turns[ticket]
+            turn.refusal = refusal
+            turn.decided.set()
+
+    def _pause(self) -> None:
+        is_paused = self._is_on_battery or trio.current_time() < self._owner_until
+        is_paused = is_paused or any(each.has_owner for each in self._admissions.values())
+        for admission in self._admissions.values():
+            admission.pause(is_paused=is_paused)
+            self._decide(admission)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Count:
+    """Tokens of one request, as they become known. Of those of another run that it continues, the
+    prefill is work as that of a prompt.
+    """
+
+    continued_tokens: int
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
+    is_whole: bool = False
+
+    def add(self, event: GenerateEvent) -> None:
+        """One more event. An upstream tells no ids: each piece counts as one until it ends."""
+        match event:
+            case Started(ids):
+                self.prompt_tokens = len(ids) + self.continued_tokens if ids else None
+            case Chunk(ids, _):
+                self.output_tokens += len(ids) or 1
+            case Finished():
+                self.prompt_tokens = event.prompt_tokens + self.continued_tokens
+                self.output_tokens = event.completion_tokens
+                self.is_whole = True
+
+
+def _now_ns() -> int:
+    return int(trio.current_time() * _SECOND)
+
+
+def _not_served(model: str) -> RuntimeFailure:
+    return RuntimeFailure("unavailable", f"this node does not serve {model[:100]!r} now")
+
+
+def _words(refusal: Refusal) -> str:
+    load = refusal.load
+    busy = f"{load.running} requests run and {load.queued} wait"
+    wait = ""
+    if refusal.wait_ns is not None:
+        wait = f", and one more would wait {max(1, round(refusal.wait_ns / _SECOND))} s"
+    match refusal.reason:
+        case Reason.PAUSED:
+            return "its owner has it for himself at present"
+        case Reason.UNAVAILABLE:
+            return "its model is not loaded any more"
+        case Reason.EXPIRED:
+            return f"the deadline passed before its turn: {busy}"
+        case Reason.WAIT_TOO_LONG:
+            return f"{busy}{wait}, which is longer than its deadline allows"
+        case Reason.QUEUE_FULL:
+            return f"{busy}{wait}"
