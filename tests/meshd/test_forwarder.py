@@ -145,7 +145,6 @@ def test_the_least_busy_is_asked_first(tmp_path: pathlib.Path) -> None:
         _scripted(STARTED, encode_frame(Fail("internal", ""))),
         None,
     ],
-    ids=str,
 )
 def test_until_the_first_token_the_next_is_tried(
     tmp_path: pathlib.Path, first: PlayedRuntime | Handler | None
