@@ -138,23 +138,27 @@ def test_gateways_share_a_machine_whatever_they_offer() -> None:
 
 @pytest.mark.parametrize("has_one_owner", [True, False])
 def test_the_owner_of_a_machine_is_next_there(has_one_owner: bool) -> None:
-    """He waits for one request at most, however many of others wait; where all are his, no longer
-    than his share lets him.
+    """Of many of others one runs to its end, then all six of his; where all are his, they only
+    share.
     """
-    rows = [*_crowd(0, 0.2), dataclasses.replace(_row(30), user=4, gateway=4)]
+    place = 2  # where the one machine is
+    his = [dataclasses.replace(_row(30), user=place, gateway=place)] * 6
     machine = dataclasses.replace(SERVER, queue=16)
     served = Served(
         _workload(
-            *rows,
-            portions=(Portion(machine=machine, share_ppm=MILLION),),
-            policy="random",
-            gateways=5,
+            *_crowd(0, 0.2),
+            *his,
+            portions=(Portion(machine=machine, count=1),),
+            gateways=place + 1,
             has_one_owner=has_one_owner,
         )
     )
-    [own] = [request for request in served.run(61) if request.user == 4]
-    assert own.ended_ns is not None
-    assert (own.ended_ns - own.arrived_ns) / SECOND < 2.3
+    assert [*served.service.servers] == [place]
+    own = [request for request in served.run(61) if request.user == place]
+    ended = [request.ended_ns for request in own if request.ended_ns is not None]
+    assert len(ended) == 6
+    took_s = (max(ended) - own[0].arrived_ns) / SECOND
+    assert took_s > 10 if has_one_owner else took_s < 8
 
 
 def test_nobody_is_asked_twice_while_others_are_free() -> None:
