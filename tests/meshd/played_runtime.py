@@ -51,6 +51,7 @@ class PlayedRuntime(Runtime):
         self.given = 0
         """Events so far, over all requests."""
         self.running = 0
+        self.slots = 1
         self._clean_up_s = clean_up_s
         self._card = ModelCard(
             name=name, content_hash=content_hash, runtime=kind, context_tokens=context_tokens
@@ -63,8 +64,8 @@ class PlayedRuntime(Runtime):
 
     @property
     def load(self) -> Load:
-        """One slot."""
-        return Load(0, self.running, 1)
+        """As many slots as it has."""
+        return Load(0, self.running, self.slots)
 
     async def serve(self, on_change: ChangeCallback) -> None:
         """Nothing has to be loaded."""

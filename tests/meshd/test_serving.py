@@ -397,6 +397,7 @@ def test_an_asker_that_does_not_read_gets_no_pile_of_heartbeats() -> None:
 def test_asked_anew_the_older_run_ends() -> None:
     """The same request of the same peer: its asker has given the older one up."""
     runtime = PlayedRuntime([HELLO[0], FOREVER])
+    runtime.slots = 2
     serving = Serving(_admitting(runtime))
     ends = {name: tuple(map(FrameStream, memory_stream_pair())) for name in ("old", "new", "else")}
     broken: list[str] = []
