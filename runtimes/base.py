@@ -67,6 +67,8 @@ class GenerateRequest:
     continued_ids: tuple[int, ...] = ()
     """Completion tokens that another run has emitted already: this one goes on behind them, as
     that one would have, and emits and counts only what is new. `max_tokens` is of the new ones."""
+    logprobs: int | None = None
+    """Tell with each token how likely it was, and so many of the likeliest; None: do not tell."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,12 +79,25 @@ class Started:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was: the model's own say, before penalties, filters and temperature."""
+
+    token: int
+    data: bytes
+    """What the token adds to the text; a part of a character, perhaps."""
+    logprob: float
+    """Natural logarithm of its share."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
     """Some completion tokens and the text that they complete."""
 
     token_ids: tuple[int, ...]
     text: str
     """May be empty while a character or a possible stop string is unfinished."""
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    """If they were asked for, for each token: it itself, then the likeliest in its place."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

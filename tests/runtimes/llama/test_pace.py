@@ -36,13 +36,13 @@ def test_a_fast_machine_fills_its_batches() -> None:
 
 
 def test_a_slow_machine_takes_short_steps() -> None:
-    """A quarter of a second beside streams, one second alone, never less than is worth it."""
+    """A quarter of a second beside streams, one second alone, in whole tiles of attention."""
     clock = Clock()
     pace = Pace(clock)
     for _ in range(20):
         decoded(pace, clock, 100, 0.25)
-    assert 95 <= pace.prompt_tokens(streams=4) <= 100
-    assert 380 <= pace.prompt_tokens(streams=0) <= 400
+    assert pace.prompt_tokens(streams=4) == PIECE_TOKENS_MIN
+    assert pace.prompt_tokens(streams=0) == 6 * PIECE_TOKENS_MIN
     for _ in range(20):
         decoded(pace, clock, 100, 60.0)
     assert pace.prompt_tokens(streams=4) == pace.prompt_tokens(streams=0) == PIECE_TOKENS_MIN

@@ -121,6 +121,7 @@ def request(number: int, prompt: str = "p") -> Generate:
         grammar=None,
         json_schema=None,
         continued_ids=(),
+        logprobs=None,
     )
 
 
