@@ -29,6 +29,7 @@ from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
+from runtimes.llama.parking import Parking
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
 
@@ -92,6 +93,7 @@ class Engine:
             capacity,
             load.flash_attention,
         )
+        parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,
             self._llama.llama_get_memory(self._context),
@@ -100,6 +102,9 @@ class Engine:
             is_shared=capacity.is_shared,
             can_cut=not self.model.is_recurrent,
             unit=1 if capacity.is_shared else REPRODUCIBLE_TOKENS,
+            tile=PIECE_TOKENS_MIN if capacity.is_shared else 1,
+            parking=parking if capacity.is_shared else None,
+            kept_max=capacity.kept_tokens,
         )
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
         self._pace = Pace(clock)
