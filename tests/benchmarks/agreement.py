@@ -4,8 +4,8 @@ Both run the same model from the same llama.cpp. Compared are text, finish reaso
 and the likeliest tokens with their logprobs where they are asked for; what one of them refuses the
 other must refuse. Rounding differs with the shape of a batch, so of two tokens that are equally
 likely to within LOGPROB_TOLERANCE either may come: such an answer is compared up to there, and
-counted. One thing is known to differ: in chats with a schema llama-server lets the answer begin with
-a blank, and then strips it, so that only finish reason and the JSON's shape are compared there.
+counted. One thing is known to differ: in chats with a schema llama-server lets the answer begin
+with a blank, and then strips it; only finish reason and the JSON's shape are compared there.
 
 Run: python -m tests.benchmarks.agreement [--llama-server PATH] [--model FILE.gguf]
 Needs the program that tests.benchmarks.llama_server builds. The exit status is 1 when anything

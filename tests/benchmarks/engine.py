@@ -99,6 +99,8 @@ async def measure(servers: Sequence[Server], runs: int) -> dict[str, Figures]:
                 dice = random.Random(f"{run} {number}")  # the same prompts for each
                 if number < len(STREAMS):
                     told = await streams(server, STREAMS[number], dice)
+                elif server.is_one_at_a_time:
+                    continue  # a minute for each, which says nothing new
                 elif number == len(STREAMS):
                     told = await beside_long_prompt(server, dice)
                 else:
@@ -113,7 +115,7 @@ def show(figures: Mapping[str, Figures]) -> None:
     """Medians, a line a figure; streams as tokens per second."""
     print(f"{'':28}" + "".join(f"{name:>18}" for name in figures))
     for name in next(iter(figures.values())):
-        medians = [statistics.median(of_server[name]) for of_server in figures.values()]
+        medians = [statistics.median(them[name]) for them in figures.values() if name in them]
         if "/token" in name:
             name = name.replace("s/token", "tokens/s").replace("CPU tokens/s", "tokens/CPU s")
             medians = [1 / median for median in medians]

@@ -49,6 +49,7 @@ class Server:
     """A prompt and how many tokens it shall be answered with."""
     cpu_s: Callable[[], float]
     """Processor time so far, of all its threads."""
+    is_one_at_a_time: bool = False
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +117,8 @@ async def python_server(model: pathlib.Path, threads: int) -> AsyncIterator[Serv
     command += ["--n_ctx", str(CONTEXT_TOKENS), "--n_threads", str(threads)]
     command += ["--n_threads_batch", str(threads), "--interrupt_requests", "false"]
     async with http_server([*command, "--host", "127.0.0.1"]) as (port, pid):
-        yield _asked_by_http("llama_cpp.server", port, pid)
+        server = _asked_by_http("llama_cpp.server", port, pid)
+        yield dataclasses.replace(server, is_one_at_a_time=True)
 
 
 @contextlib.asynccontextmanager
