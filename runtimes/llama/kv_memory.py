@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from runtimes.llama.bindings import Bindings, Handle
-from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking
+from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking, common_length
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -164,14 +164,13 @@ class KvMemory:
             return False
         held = self._begin()
         held.reusable = 2**31
-        if not self._parking.restore(best, held.number):
-            self._parking.drop(best)
+        # What was parked to make room may have pushed it out.
+        is_there = best in self._parking.parked
+        if not is_there or not self._parking.restore(best, held.number):
             self._remove(held)
             return False
         self.grow(held, best.tokens)
         self._kept.append(held)
-        if lengths[best] + 1 >= len(best.tokens):  # it goes on from its end
-            self._parking.drop(best)
         return True
 
     def _longest_beginning(self, tokens: Sequence[int]) -> tuple[Held | None, int]:
@@ -231,15 +230,3 @@ class KvMemory:
                 del self._users[cell]
             else:
                 self._users[cell] -= 1
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """With how many equal items two lists begin."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:  # slices are compared in C: faster than item by item
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -46,6 +46,9 @@ class Parking:
         size = self._llama.llama_state_seq_get_size(self._context, number)
         if not 0 < size <= self._bytes_max:
             return
+        for parked in list(self._parked):  # what this goes on from
+            if len(parked.tokens) - common_length(parked.tokens, tokens) < PARKED_TOKENS_MIN:
+                self.drop(parked)
         while self._bytes + size > self._bytes_max:
             self.drop(self._parked[0])
         state = bytearray(size)
@@ -55,15 +58,30 @@ class Parking:
             self._bytes += size
 
     def restore(self, parked: Parked, number: int) -> bool:
-        """Make it the empty sequence `number`; False if llama.cpp has no room for it."""
+        """Copy it into the empty sequence `number`; False, and forgotten, if that fails."""
         size = len(parked.state)
         buffer = (ctypes.c_uint8 * size).from_buffer(parked.state)
         read = self._llama.llama_state_seq_set_data(self._context, buffer, size, number)
+        if not read:
+            self.drop(parked)
+            return False
         self._parked.remove(parked)
         self._parked.append(parked)  # used last
-        return bool(read)
+        return True
 
     def drop(self, parked: Parked) -> None:
         """Forget it."""
         self._parked.remove(parked)
         self._bytes -= len(parked.state)
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """With how many equal items two lists begin."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:  # slices are compared in C: faster than item by item
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimes.llama.kv_memory import Held, KvMemory, common_length
-from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking
+from runtimes.llama.kv_memory import Held, KvMemory
+from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking, common_length
 
 
 class FakeCache:
@@ -83,7 +83,7 @@ def test_the_count_is_that_of_the_cache(
     is_parking = is_parking and is_shared
     times = PARKED_TOKENS_MIN if is_parking else 1
     cache, slots, cells = FakeCache(), 3, 40 * times
-    parking = Parking(cache, None, 20 * times)
+    parking = Parking(cache, None, 14 * times)
     memory = KvMemory(
         cache,
         None,
@@ -115,7 +115,7 @@ def test_the_count_is_that_of_the_cache(
         elif act in ("keep", "drop") and running:
             memory.release(running.pop(which % len(running)).held, keep=act == "keep")
         assert memory.free_cells == cells - cache.used
-        assert sum(len(each.state) for each in parking.parked) <= 20 * times
+        assert sum(len(each.state) for each in parking.parked) <= 14 * times
         numbers = [run.held.number for run in running]
         assert len(numbers) == len(set(numbers))
     for run in running:
