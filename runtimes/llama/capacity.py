@@ -10,7 +10,7 @@ MEMORY_SHARE = 8
 """One part in so many of the available memory is for the KV cache, and one for what left it."""
 PARKED_BYTES_UNKNOWN = 2**30
 """Where it is not known how much memory there is."""
-KEPT_TOKENS_MAX = 512
+KEPT_TOKENS_MAX = 128
 """On a processor each cell in use slows down attention, also that of others."""
 CONTEXTS_MAX = 4
 """Full contexts that the KV cache holds by default; few requests fill theirs."""

@@ -45,9 +45,12 @@ class Pipe(Generic[F]):
             self._inbox.clear()
             return frames
 
-    def send(self, frame: F) -> None:
-        """Write a frame; blocks while the pipe is full, ends the process when it is closed."""
-        data = memoryview(self._codec.encode(frame))
+    def send(self, *frames: F) -> None:
+        """Write frames at once, so that the daemon wakes once for them.
+
+        Blocks while the pipe is full, ends the process when it is closed.
+        """
+        data = memoryview(b"".join(map(self._codec.encode, frames)))
         with self._lock:
             try:
                 while data:

@@ -44,9 +44,9 @@ class FakePipe:
         self.arriving.clear()
         return frames
 
-    def send(self, frame: Frame) -> None:
+    def send(self, *frames: Frame) -> None:
         """As `Pipe.send`."""
-        self.sent.append(frame)
+        self.sent += frames
 
 
 class FakeEngine:
