@@ -146,8 +146,9 @@ class KvMemory:
         """A kept sequence leaves the cache; it is copied unless another has nearly all of it."""
         self._kept.remove(held)
         if self._parking is not None:
-            others = [*self._kept, *self._running, *self._parking.parked]
-            known = max((common_length(held.tokens, o.tokens) for o in others), default=0)
+            others = [other.tokens for other in (*self._kept, *self._running)]
+            others += [other.tokens for other in self._parking.parked]
+            known = max((common_length(held.tokens, other) for other in others), default=0)
             if len(held.tokens) - known >= PARKED_TOKENS_MIN:
                 self._parking.put(held.number, held.tokens)
         self._remove(held)
