@@ -21,7 +21,7 @@ import trio
 
 from meshd import __version__, clock, posix
 from meshd.addresses import advertised
-from meshd.failures import UserError
+from meshd.failures import ExitCode, UserError
 from meshd.gateway.access import Access, make_access, read_certificate
 from meshd.home import Home
 from meshd.joining import check_joinable, join, join_anew, read_token
@@ -323,7 +323,9 @@ class Starter:
             return make_source(spec, {})
         except RuntimeFailure as failure:
             shown = f"--upstream {spec[7:]}" if spec.startswith("openai:") else f"--model {spec}"
-            raise UserError(f"{shown}: {failure.message}") from failure
+            is_typo = failure.code == "bad_request"
+            code = ExitCode.WRONG_USAGE if is_typo else ExitCode.FAILED
+            raise UserError(f"{shown}: {failure.message}", code) from failure
 
     def ready(self, running: Running) -> Ready:
         """What to announce."""

@@ -9,7 +9,7 @@ from typing import Final
 from protocol.errors import DropReason, Refused
 from protocol.fields import Fields, pack, unpack_array, unpack_fields
 from runtimes import limits
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Logprob, Started
 
 _TEXT_CHARS_MAX: Final = 16 * 2**20
 """Here only what keeps memory bounded; what a request may ask for, runtimes/limits.py judges."""
@@ -21,6 +21,10 @@ _ARRAYS_MAX: Final = _MESSAGES_MAX + 64
 _PROMPT_TOKENS_MAX: Final = 2**21
 """As many as `limits.PROMPT_BYTES_MAX` can become."""
 _CHUNK_TOKENS_MAX: Final = 65_536
+_CHUNK_ARRAYS_MAX: Final = 4_096
+"""With logprobs each token has up to 22."""
+_TOKEN_BYTES_MAX: Final = 4_096
+_LOGPROB_MAX: Final = 1e5
 _TOKENS_MAX: Final = limits.TOKENS_MAX
 _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
@@ -58,6 +62,7 @@ def pack_request(request: GenerateRequest) -> bytes:
             request.grammar,
             request.json_schema,
             request.continued_ids,
+            request.logprobs,
         )
     )
 
@@ -100,6 +105,7 @@ def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequ
         grammar=_take_optional_text(fields),
         json_schema=_take_optional_text(fields),
         continued_ids=_token_ids(fields.take()),
+        logprobs=_take_optional_int(fields, 0, limits.LOGPROBS_MAX) if fields.has_more else None,
     )
 
 
@@ -172,17 +178,41 @@ def unpack_started(body: bytes) -> Started:
 
 def pack_chunk(chunk: Chunk) -> bytes:
     """The body of a Data."""
-    return pack((chunk.token_ids, chunk.text))
+    if not chunk.logprobs:
+        return pack((chunk.token_ids, chunk.text))
+    likely = tuple(
+        tuple((each.token, each.data, each.logprob) for each in of_token)
+        for of_token in chunk.logprobs
+    )
+    return pack((chunk.token_ids, chunk.text, likely))
 
 
 def unpack_chunk(body: bytes) -> Chunk:
     """The inverse. Raises BadPayload."""
     try:
-        fields = unpack_fields(body, 16, _CHUNK_TOKENS_MAX)
+        fields = unpack_fields(body, _CHUNK_ARRAYS_MAX, _CHUNK_TOKENS_MAX)
         token_ids = _token_ids(fields.take())
-        return Chunk(token_ids, fields.take_text(_TEXT_CHARS_MAX))
+        text = fields.take_text(_TEXT_CHARS_MAX)
+        return Chunk(token_ids, text, _take_logprobs(fields) if fields.has_more else ())
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
+
+
+def _take_logprobs(fields: Fields) -> tuple[tuple[Logprob, ...], ...]:
+    read = []
+    for of_token in fields.take_array(_CHUNK_ARRAYS_MAX):
+        if not isinstance(of_token, tuple):
+            raise Refused(DropReason.MALFORMED, "logprobs")
+        read.append(tuple(_logprob(Fields(likely)) for likely in of_token))
+    return tuple(read)
+
+
+def _logprob(fields: Fields) -> Logprob:
+    return Logprob(
+        fields.take_int(0, _TOKEN_ID_MAX - 1),
+        fields.take_blob(_TOKEN_BYTES_MAX),
+        _take_float(fields, -_LOGPROB_MAX, _LOGPROB_MAX),
+    )
 
 
 def pack_finished(finished: Finished) -> bytes:

@@ -68,6 +68,8 @@ class GenerateRequest:
     """Completion tokens that another run has emitted already: this one goes on behind them, as
     that one would have, and emits and counts only what is new. `max_tokens` is of the new ones, and
     here alone may be 0: nothing is to be added, and `Finished` says how the answer ended."""
+    logprobs: int | None = None
+    """Tell with each token how likely it was, and so many of the likeliest; None: do not tell."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,12 +80,25 @@ class Started:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was: the model's own say, before penalties, filters and temperature."""
+
+    token: int
+    data: bytes
+    """What the token adds to the text; a part of a character, perhaps."""
+    logprob: float
+    """Natural logarithm of its share."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
     """Some completion tokens and the text that they complete."""
 
     token_ids: tuple[int, ...]
     text: str
     """May be empty while a character or a possible stop string is unfinished."""
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    """If they were asked for, for each token: it itself, then the likeliest in its place."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ BIAS_MAX = 100.0
 """OpenAI's bound; as good as a command."""
 GRAMMAR_CHARACTERS_MAX = 64 * 1024
 CONTINUED_TOKENS_MAX = 2**20
+LOGPROBS_MAX = 20
+"""OpenAI's bound."""
 
 
 def check_request(request: GenerateRequest) -> None:
@@ -34,6 +36,7 @@ def check_request(request: GenerateRequest) -> None:
     _check_integer("max_tokens", request.max_tokens, 0 if request.continued_ids else 1, TOKENS_MAX)
     _check_integer("top_k", request.top_k, 0, TOKENS_MAX)
     _check_integer("seed", request.seed, 0, SEED_MAX)
+    _check_integer("logprobs", request.logprobs, 0, LOGPROBS_MAX)
     _check_number("temperature", request.temperature, TEMPERATURE_MAX)
     _check_number("top_p", request.top_p, 1.0)
     _check_number("min_p", request.min_p, 1.0)

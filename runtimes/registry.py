@@ -2,7 +2,7 @@
 
 A runtime is an entry point of the group `meshd.runtimes`: a `RuntimeFactory` under a name. What
 a person writes is `demo`, a GGUF file, a folder of them, the name of a model that another program
-has on this disk, or `NAME:REST` for the runtime NAME.
+has on this disk, or `NAME:REST` for the runtime NAME; and behind it options, `,NAME=VALUE` each.
 """
 
 import importlib.metadata
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from runtimes.base import Runtime, RuntimeFactory, RuntimeFailure, Source
+from runtimes.source_options import split_options
 
 ENTRY_POINT_GROUP = "meshd.runtimes"
 BUILT_IN = {
@@ -28,12 +29,15 @@ _PATH = re.compile(r"~|\.{0,2}[/\\]|[A-Za-z]:[/\\]")
 
 
 def make_source(spec: str, options: Mapping[str, str]) -> Source:
-    """Make what `spec` names; `options` are passed on to it.
+    """Make what `spec` names; its options, and `options` before them, are passed on to it.
 
     Raises RuntimeFailure `missing_dependency` when no such runtime can be had, or what the
     runtime's own cheap checks raise; the message is one line that says the mend. `none` is for
     the caller: it names no runtime.
     """
+    if not (_is_file(spec) or _is_folder(spec)):  # one that is there may be called anything
+        spec, written = split_options(spec)
+        options = {**options, **written}
     if not spec or spec == "none":
         raise RuntimeFailure("invalid_model", f"{spec!r} names no model")
     if spec == "demo":

@@ -42,8 +42,9 @@ _NewIdentityOption = Annotated[
 _ModelOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="FILE_OR_NAME",
-        help="Offer this model (repeatable); demo is the one in the package, none offers none.",
+        metavar="FILE_OR_NAME[,OPTION=VALUE]...",
+        help="Offer this model (repeatable), with options such as demo,slots=4; demo is the one "
+        "in the package, none offers none.",
     ),
 ]
 _UpstreamOption = Annotated[

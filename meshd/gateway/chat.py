@@ -11,7 +11,7 @@ from meshd.gateway.errors import Refusal
 from meshd.gateway.event_stream import EventStream, openai_last_words
 from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
-from meshd.gateway.openai import DONE, ChatCompletion
+from meshd.gateway.openai import DONE, ChatCompletion, Likely
 from protocol.policies import POLICIES
 from runtimes.base import Chunk, Finished
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from meshd.gateway.openai_request import ChatCall
 
 _NODE_CHARS_MAX = 128
+_LOGPROB_CHARS = 80
+"""What one takes in the answer, about."""
 _DEMANDS_TO_COME = ("x-meshd-label",)
 _CLASSES = {"interactive": False, "batch": True}
 _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
@@ -57,10 +59,10 @@ class ChatEndpoint:
         completion: ChatCompletion,
     ) -> None:
         async with self._mesh.generate(call.request, options) as answer:
-            text, finished = await _collect(answer, self._limits.answer_chars_max)
+            text, likely, finished = await _collect(answer, self._limits.answer_chars_max)
             headers = served_by(answer)
         # The node is free again before a slow client takes its answer.
-        await exchange.reply_json(completion.whole(text, finished), headers=headers)
+        await exchange.reply_json(completion.whole(text, finished, likely), headers=headers)
 
     async def _stream(
         self,
@@ -126,20 +128,22 @@ def served_by(answer: Answer) -> HeaderList:
     ]
 
 
-async def _collect(answer: Answer, chars_max: int) -> tuple[str, Finished]:
+async def _collect(answer: Answer, chars_max: int) -> tuple[str, list[Likely], Finished]:
     texts: list[str] = []
+    likely: list[Likely] = []
     room = chars_max
     async for event in answer.events:
         match event:
-            case Chunk(text=text):
-                room -= len(text)
+            case Chunk(text=text, logprobs=of_tokens):
+                room -= len(text) + _LOGPROB_CHARS * sum(map(len, of_tokens))
+                likely += of_tokens
                 if room < 0:
                     raise RequestFailed(
                         "interrupted", "The answer is too long for one piece; stream it."
                     )
                 texts.append(text)
             case Finished():
-                return "".join(texts), event
+                return "".join(texts), likely, event
     raise _never_finished()
 
 
@@ -151,8 +155,8 @@ async def _pass_on(answer: Answer, stream: EventStream, completion: ChatCompleti
         if nodes[-1] != answer.node_name:
             nodes.append(answer.node_name)
         match event:
-            case Chunk(text=text) if text:
-                await stream.write(before + completion.piece(text))
+            case Chunk(text=text, logprobs=likely) if text or likely:
+                await stream.write(before + completion.piece(text, likely))
                 before = b""
             case Finished():
                 comment = f"meshd nodes={','.join(nodes)} continuations={answer.resumed}"

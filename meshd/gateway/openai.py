@@ -1,13 +1,16 @@
 """The one place that words answers in the OpenAI dialect. Pure: values in, JSON objects out."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshd.gateway.encoding import sse_event
-from runtimes.base import Finished
+from runtimes.base import Finished, Logprob
 
 DONE = b"data: [DONE]\n\n"
+
+Likely = tuple[Logprob, ...]
+"""Of one token: itself, then the likeliest in its place."""
 
 
 def model_object(row: Mapping[str, Any], *, created: int) -> dict[str, Any]:
@@ -32,6 +35,24 @@ def usage(finished: Finished) -> dict[str, Any]:
     }
 
 
+def logprobs(likely: Sequence[Likely]) -> dict[str, Any] | None:
+    """How likely tokens were, those without text (the end of the turn) left out."""
+    content = [
+        {**_likely_object(own), "top_logprobs": [_likely_object(each) for each in top]}
+        for own, *top in likely
+        if own.data
+    ]
+    return {"content": content, "refusal": None} if content else None
+
+
+def _likely_object(likely: Logprob) -> dict[str, Any]:
+    return {
+        "token": likely.data.decode("utf-8", "replace"),
+        "logprob": likely.logprob,
+        "bytes": list(likely.data),
+    }
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChatCompletion:
     """What all pieces of one chat answer have in common."""
@@ -43,12 +64,12 @@ class ChatCompletion:
     with_usage: bool = False
     """A streamed answer ends with a chunk that has the token counts."""
 
-    def whole(self, text: str, finished: Finished) -> dict[str, Any]:
+    def whole(self, text: str, finished: Finished, likely: Sequence[Likely] = ()) -> dict[str, Any]:
         """The answer in one piece."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "logprobs": logprobs(likely),
             "finish_reason": finished.finish_reason,
         }
         return self._object("chat.completion", [choice], usage=usage(finished))
@@ -57,9 +78,9 @@ class ChatCompletion:
         """The event that comes first: whose turn it is."""
         return self._delta({"role": "assistant", "content": ""}, None)
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, text: str, likely: Sequence[Likely] = ()) -> bytes:
         """The event of some more text."""
-        return self._delta({"content": text}, None)
+        return self._delta({"content": text}, None, likely)
 
     def closing(self, finished: Finished) -> bytes:
         """The events after the last text: why it ended and, if asked for, the token counts."""
@@ -69,8 +90,15 @@ class ChatCompletion:
         counts = self._object("chat.completion.chunk", [], usage=usage(finished))
         return ending + sse_event(counts)
 
-    def _delta(self, delta: dict[str, str], finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _delta(
+        self, delta: dict[str, str], finish_reason: str | None, likely: Sequence[Likely] = ()
+    ) -> bytes:
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": logprobs(likely),
+            "finish_reason": finish_reason,
+        }
         # With counts to come, the dialect has a null in all chunks before them.
         extra = {"usage": None} if self.with_usage else {}
         return sse_event(self._object("chat.completion.chunk", [choice], **extra))

@@ -33,8 +33,6 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
@@ -236,8 +234,8 @@ class ChatBody(pydantic.BaseModel):
     tool_choice: Unsupported = None
     functions: Unsupported = None
     function_call: Unsupported = None
-    logprobs: Unsupported = None
-    top_logprobs: Unsupported = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, pydantic.Field(ge=0, le=limits.LOGPROBS_MAX)] | None = None
     audio: Unsupported = None
     modalities: Unsupported = None
     web_search_options: Unsupported = None
@@ -270,6 +268,10 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
             "Give only one of 'response_format', 'json_schema' and 'grammar'.",
             param="response_format" if parsed.response_format else "grammar",
         )
+    if parsed.top_logprobs and not parsed.logprobs:
+        raise Refusal(
+            "bad_request", "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+        )
     options = parsed.stream_options
     return ChatCall(
         request=_request(parsed),
@@ -300,6 +302,7 @@ def _request(body: ChatBody) -> GenerateRequest:
         logit_bias=tuple(body.logit_bias),
         grammar=body.grammar or None,
         json_schema=body.response_format or body.json_schema,
+        logprobs=body.top_logprobs or 0 if body.logprobs else None,
         # What is absent or null keeps the request's own default.
         **body.model_dump(include=sampling, exclude_none=True),
     )

@@ -44,11 +44,18 @@ class Batch:
         return int(self._llama.llama_decode(context, self._batch))
 
 
-def fair_shares(needs: Sequence[int], room: int) -> list[int]:
-    """Share `room` out: who needs less than an equal part leaves the rest to the others."""
+def fair_shares(needs: Sequence[int], room: int, least: int = 1) -> list[int]:
+    """Share `room` out: who needs less than an equal part leaves the rest to the others.
+
+    Nobody who can help it is left with less than `least` to do after this.
+    """
     shares = [0] * len(needs)
     smallest_first = sorted(range(len(needs)), key=lambda index: needs[index])
     for place, index in enumerate(smallest_first):
-        shares[index] = min(needs[index], room // (len(needs) - place))
-        room -= shares[index]
+        need = needs[index]
+        share = min(need, room // (len(needs) - place))
+        if share < need < share + least and need >= 2 * least:
+            share = need - least
+        shares[index] = share
+        room -= share
     return shares

@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from runtimes.base import ChatMessage, RuntimeFailure
+from runtimes.base import ChatMessage, Logprob, RuntimeFailure
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle, LogTail, load_bindings
@@ -26,8 +26,10 @@ from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.frames import Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
+from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
-from runtimes.llama.pace import BATCH_TOKENS_MAX, Pace
+from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
+from runtimes.llama.parking import Parking
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
 
@@ -35,6 +37,7 @@ REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
 DEFAULT_CONTEXT_TOKENS_MAX = 4096
+CONTEXT_TOKENS_MIN = 16
 PARAMETERS_PER_THREAD = 20_000_000
 """Threads meet after every layer, spinning: a model with less work than this for each is slower
 with more of them, and ten times slower while other programs want the same cores."""
@@ -66,9 +69,10 @@ class Engine:
         self.model = LoadedModel(
             self._llama, self._log, load.path, gpu_layers=load.gpu_layers, on_progress=on_progress
         )
-        self.context_tokens = load.context_tokens or max(
-            1, min(self.model.trained_context_tokens, DEFAULT_CONTEXT_TOKENS_MAX)
-        )
+        trained = self.model.trained_context_tokens
+        if trained < CONTEXT_TOKENS_MIN:  # no sane number; 2**32 - 1 comes as -1
+            trained = DEFAULT_CONTEXT_TOKENS_MAX
+        self.context_tokens = load.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS_MAX)
         self._template = ChatTemplate(
             self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
         )
@@ -87,7 +91,9 @@ class Engine:
         self._context = self._make_context(
             load.threads or min(load.cores, 1 + self.model.parameters // PARAMETERS_PER_THREAD),
             capacity,
+            load.flash_attention,
         )
+        parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,
             self._llama.llama_get_memory(self._context),
@@ -96,6 +102,9 @@ class Engine:
             is_shared=capacity.is_shared,
             can_cut=not self.model.is_recurrent,
             unit=1 if capacity.is_shared else REPRODUCIBLE_TOKENS,
+            tile=PIECE_TOKENS_MIN if capacity.is_shared else 1,
+            parking=parking if capacity.is_shared else None,
+            kept_max=capacity.kept_tokens,
         )
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
         self._pace = Pace(clock)
@@ -132,6 +141,7 @@ class Engine:
             tokens_max=room if request.max_tokens is None else min(room, request.max_tokens),
             sampler=sampler,
             text=CompletionText(request.stop),
+            logprobs=request.logprobs,
         )
         try:
             sequence.continue_from(self.model, request.continued_ids)
@@ -208,7 +218,7 @@ class Engine:
         streams = sum(sequence.pending == 1 for sequence in ready)
         room = self._pace.prompt_tokens(streams=streams)
         needs = [sequence.pending for sequence in ready if sequence.pending > 1]
-        shares = iter(fair_shares(needs, room))
+        shares = iter(fair_shares(needs, room, PIECE_TOKENS_MIN))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
 
     def _has_cells(self, cells: int, allowed: Collection[int]) -> bool:
@@ -274,7 +284,12 @@ class Engine:
                 continue
             row = self._rows[sequence.request]
             token = sequence.sampler.sample(self._context, row, sequence.decoded)
-            told = sequence.push(self.model, token)
+            likely: tuple[Logprob, ...] = ()
+            if sequence.logprobs is not None and token is not None:
+                likely = logprobs(
+                    self._llama, self.model, self._context, row, token, sequence.logprobs
+                )
+            told = sequence.push(self.model, token, likely)
             if told is not None:
                 results.append(told)
         return results
@@ -305,7 +320,9 @@ class Engine:
             f"the prompt has {size}, and the context holds {self.context_tokens} tokens",
         )
 
-    def _make_context(self, threads: int, capacity: Capacity) -> Handle:
+    def _make_context(
+        self, threads: int, capacity: Capacity, flash_attention: bool | None
+    ) -> Handle:
         parameters = self._llama.llama_context_default_params()
         parameters.n_ctx = capacity.kv_tokens
         parameters.n_batch = BATCH_TOKENS_MAX
@@ -315,6 +332,8 @@ class Engine:
         parameters.n_threads_batch = threads
         parameters.kv_unified = capacity.is_shared
         parameters.swa_full = True  # else beginnings could not be reused
+        if flash_attention is not None:
+            parameters.flash_attn_type = int(flash_attention)
         parameters.no_perf = True
         self._log.clear()
         context = self._llama.llama_init_from_model(self.model.handle, parameters)

@@ -40,6 +40,8 @@ class Load:
     kv_tokens: int | None
     """Tokens that the KV cache holds, of all requests together; None: the worker chooses."""
     reproducible: bool
+    flash_attention: bool | None
+    """None: the worker chooses."""
     memory_bytes: int
     """Memory that is available now."""
 
@@ -70,6 +72,7 @@ class Generate:
     grammar: str | None
     json_schema: str | None
     continued_ids: tuple[int, ...]
+    logprobs: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +139,16 @@ class Prefilled:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Sampled tokens and the text that they complete."""
+    """A sampled token and the text that it completes."""
 
     request: int
     token_ids: tuple[int, ...]
     text: str
+    likely_ids: tuple[int, ...] = ()
+    """Where it was asked for: the token itself and the likeliest in its place; what they add to
+    the text; their logprobs."""
+    likely_data: tuple[bytes, ...] = ()
+    likely_logprobs: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,15 +22,15 @@ _BUILT_IN = {
     "char": r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})',
     "digits": "[0-9]{1,16}",
     "whole": '"0" | [1-9] [0-9]{0,15}',
-    "string": r'"\"" char* "\"" space',
-    "integer": '"-"? whole space',
-    "number": '"-"? whole ("." digits)? ([eE] [-+]? [0-9]{1,3})? space',
-    "boolean": '("true" | "false") space',
-    "null": '"null" space',
+    "string": r'"\"" char* "\""',
+    "integer": '"-"? whole',
+    "number": '"-"? whole ("." digits)? ([eE] [-+]? [0-9]{1,3})?',
+    "boolean": '"true" | "false"',
+    "null": '"null"',
     "value": "object | array | string | number | boolean | null",
     "member": 'string ":" space value',
-    "object": '"{" space (member ("," space member)*)? "}" space',
-    "array": '"[" space (value ("," space value)*)? "]" space',
+    "object": '"{" space (member (space "," space member)*)? space "}"',
+    "array": '"[" space (value (space "," space value)*)? space "]"',
 }
 _FORMATS = {
     "date": '[0-9]{4} "-" [01] [0-9] "-" [0-3] [0-9]',
@@ -154,7 +154,7 @@ class _Converter:
 
     def _literals(self, values: list[object]) -> str:
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
-        return self._add(f"({' | '.join(map(_quoted, texts))}) space")
+        return self._add(" | ".join(map(_quoted, texts)))
 
     def _reference(self, path: object) -> str:
         if not isinstance(path, str) or not path.startswith("#"):
@@ -187,16 +187,16 @@ class _Converter:
             first, later = '""', '""'
         else:
             member = self._add(f'string ":" space {self._visit(others)}')
-            later = f'("," space {member})*'
+            later = f'(space "," space {member})*'
             first = f"({member} {later})?"
         # From the last to the first: what may come when none has come before, and when one has.
         for key, value, is_required in reversed(fields):
             pair = f'{_quoted(json.dumps(key, ensure_ascii=False))} space ":" space {value}'
             first_rule, later_rule = self._add(first), self._add(later)
             first = f"{pair} {later_rule}" + ("" if is_required else f" | {first_rule}")
-            comma = f'"," space {pair}'
+            comma = f'space "," space {pair}'
             later = f"{comma if is_required else f'({comma})?'} {later_rule}"
-        return self._add(f'"{{" space {self._add(first)} "}}" space')
+        return self._add(f'"{{" space {self._add(first)} space "}}"')
 
     def _array(self, schema: dict[str, Any]) -> str:
         leading = [self._visit(item) for item in _listed(schema, "prefixItems", [])]
@@ -204,31 +204,31 @@ class _Converter:
         least, most = _count(schema, "minItems"), _count(schema, "maxItems")
         if leading:
             # As many as are listed, or more of `items` where that is asked for.
-            parts = ' "," space '.join(leading)
+            parts = ' space "," space '.join(leading)
             more = ""
             if least is not None and least > len(leading):
-                more = f'("," space {self._visit(items)}){_times(least - len(leading), None)}'
-            return self._add(f'"[" space {parts} {more} "]" space')
+                more = f'(space "," space {self._visit(items)}){_times(least - len(leading), None)}'
+            return self._add(f'"[" space {parts} {more} space "]"')
         if items is False or most == 0:
-            return self._add('"[" space "]" space')
+            return self._add('"[" space "]"')
         item = self._visit(items)
         least = least or 0
         if most is not None and most < least:
             _refuse("'maxItems' is less than 'minItems'")
         times = _times(max(0, least - 1), None if most is None else most - 1)
-        inner = f'{item} ("," space {item}){times}'
-        return self._add(f'"[" space ({inner}){"" if least else "?"} "]" space')
+        inner = f'{item} (space "," space {item}){times}'
+        return self._add(f'"[" space ({inner}){"" if least else "?"} space "]"')
 
     def _string(self, schema: dict[str, Any]) -> str:
         form = schema.get("format")
         if isinstance(form, str) and form in _FORMATS:
-            return self._add(rf'"\"" {_FORMATS[form]} "\"" space')
+            return self._add(rf'"\"" {_FORMATS[form]} "\""')
         least, most = _count(schema, "minLength"), _count(schema, "maxLength")
         if least is None and most is None:
             return "string"
         if most is not None and most < (least or 0):
             _refuse("'maxLength' is less than 'minLength'")
-        return self._add(rf'"\"" char{_times(least or 0, most)} "\"" space')
+        return self._add(rf'"\"" char{_times(least or 0, most)} "\""')
 
     def _number(self, schema: dict[str, Any], kind: str) -> str:
         names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -245,9 +245,9 @@ class _Converter:
             if low is not None and high is not None and 0 <= high - low < COUNT_MAX:
                 return self._literals(list(range(low, high + 1)))
             if high is None and low in (0, 1):
-                return self._add(("whole" if low == 0 else "[1-9] [0-9]{0,15}") + " space")
+                return self._add("whole" if low == 0 else "[1-9] [0-9]{0,15}")
         elif bounds == {"minimum": 0}:
-            return self._add('whole ("." digits)? ([eE] [-+]? [0-9]{1,3})? space')
+            return self._add('whole ("." digits)? ([eE] [-+]? [0-9]{1,3})?')
         return _refuse(
             f"only integers from one number to another ({COUNT_MAX} values at most), "
             "or numbers from 0 on, can be bounded"

@@ -2,14 +2,16 @@
 
 A sequence that runs holds its tokens' cells. One that has ended is kept while there is room, so
 that a later prompt with the same beginning need not be decoded again; the least recently used one
-goes first. In the shared layout all sequences lie in one pool of cells and a common beginning is
-stored once. In the other layout each has a stream of its own, whose cells depend on nothing else.
+goes first, into ordinary memory (parking.py) if it can. In the shared layout all sequences lie in
+one pool of cells and a common beginning is stored once. In the other layout each has a stream of
+its own, whose cells depend on nothing else.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 from runtimes.llama.bindings import Bindings, Handle
+from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking, common_length
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -41,11 +43,15 @@ class KvMemory:
         is_shared: bool,
         can_cut: bool = True,
         unit: int = 1,
+        tile: int = 1,
+        parking: Parking | None = None,
+        kept_max: int | None = None,
     ) -> None:
         """`cells` in all where they are shared, else for each of `sequences`.
 
         `can_cut`: whether a sequence can lose its end (models with a recurrent state cannot).
-        What is reused is a multiple of `unit` tokens.
+        What is reused is a multiple of `unit` tokens. Fewer than `tile` tokens are slow to decode.
+        With `parking`, `kept_max` cells at most are only kept while anything runs; None: all may.
         """
         self._llama = bindings
         self._memory = memory
@@ -53,6 +59,9 @@ class KvMemory:
         self._is_shared = is_shared
         self._can_cut = can_cut
         self._unit = unit
+        self._tile = tile
+        self._parking = parking
+        self._kept_max = cells if kept_max is None else kept_max
         self._free_numbers = list(reversed(range(sequences)))
         self._running: list[Held] = []
         self._kept: list[Held] = []
@@ -76,10 +85,12 @@ class KvMemory:
         whole = min(len(tokens) + margin, self._cells)
         if self._is_shared:
             promised = sum(max(0, held.expected - len(held.tokens)) for held in self._running)
-            running = {cell for held in self._running for cell in held.cells}
             needed = whole + promised
-            if needed - (common if source in self._running else 0) > self._cells - len(running):
+            own = common if source in self._running else 0
+            if needed - own > self._cells - len(self._running_cells()):
                 return None  # what is kept is not forgotten in vain
+            if self._fetch(tokens, common):
+                source, common = self._longest_beginning(tokens)
             if not self.make_room(needed - common, spare=source):
                 source, common = None, 0
                 if not self.make_room(needed):
@@ -93,6 +104,8 @@ class KvMemory:
         held.reusable = prompt_tokens if self._unit > 1 else 2**31
         held.expected = whole
         self._running.append(held)
+        if self._is_shared:
+            self._keep_few()
         return held
 
     def grow(self, held: Held, tokens: Iterable[int]) -> None:
@@ -117,22 +130,65 @@ class KvMemory:
             if self.free_cells >= cells:
                 break
             if held is not spare:
-                self._kept.remove(held)
-                self._remove(held)
+                self._park(held)
         return self.free_cells >= cells
+
+    def _running_cells(self) -> set[int]:
+        return {cell for held in self._running for cell in held.cells}
+
+    def _keep_few(self) -> None:
+        """Move what is kept out of the way of those that run."""
+        running = self._running_cells()
+        while self._kept and len(self._users) - len(running) > self._kept_max:
+            self._park(self._kept[0])
+
+    def _park(self, held: Held) -> None:
+        """A kept sequence leaves the cache; it is copied unless another has nearly all of it."""
+        self._kept.remove(held)
+        if self._parking is not None:
+            others = [other.tokens for other in (*self._kept, *self._running)]
+            others += [other.tokens for other in self._parking.parked]
+            known = max((common_length(held.tokens, other) for other in others), default=0)
+            if len(held.tokens) - known >= PARKED_TOKENS_MIN:
+                self._parking.put(held.number, held.tokens)
+        self._remove(held)
+
+    def _fetch(self, tokens: Sequence[int], common: int) -> bool:
+        """Bring back what is parked, if more than `common` tokens of it are the beginning."""
+        if self._parking is None:
+            return False
+        lengths = {each: self._usable(each.tokens, tokens) for each in self._parking.parked}
+        best = max(lengths, key=lengths.__getitem__, default=None)
+        if best is None or lengths[best] < common + PARKED_TOKENS_MIN:
+            return False
+        if not self.make_room(len(best.tokens)):
+            return False
+        held = self._begin()
+        held.reusable = 2**31
+        # What was parked to make room may have pushed it out.
+        is_there = best in self._parking.parked
+        if not is_there or not self._parking.restore(best, held.number):
+            self._remove(held)
+            return False
+        self.grow(held, best.tokens)
+        self._kept.append(held)
+        return True
 
     def _longest_beginning(self, tokens: Sequence[int]) -> tuple[Held | None, int]:
         best, best_length = None, 0
         for held in [*self._kept, *(self._running if self._is_shared and self._can_cut else ())]:
-            length = common_length(held.tokens, tokens)
-            if not self._can_cut and length < len(held.tokens):
-                continue
-            length = min(length, held.reusable, len(tokens) - 1) // self._unit * self._unit
-            if not self._can_cut and length < len(held.tokens):
-                continue
+            length = self._usable(held.tokens, tokens, held.reusable)
             if length >= best_length and length > 0:  # of equals the one used last
                 best, best_length = held, length
         return best, best_length
+
+    def _usable(self, known: Sequence[int], tokens: Sequence[int], most: int = 2**31) -> int:
+        """How many of the tokens that a sequence has another may begin with, the last never."""
+        length = min(common_length(known, tokens), most, len(tokens) - 1)
+        if self._can_cut and self._tile // 4 < len(tokens) - length < self._tile <= length:
+            length = len(tokens) - self._tile
+        length = length // self._unit * self._unit
+        return length if self._can_cut or length == len(known) else 0
 
     def _take_over(self, source: Held, common: int) -> Held:
         self._kept.remove(source)
@@ -161,7 +217,7 @@ class KvMemory:
     def _begin(self) -> Held:
         """An empty sequence. There are numbers for one more than can run, with one kept."""
         if not self._free_numbers:
-            self._remove(self._kept.pop(0))
+            self._park(self._kept[0])
         return Held(self._free_numbers.pop(), 0)
 
     def _remove(self, held: Held) -> None:
@@ -175,15 +231,3 @@ class KvMemory:
                 del self._users[cell]
             else:
                 self._users[cell] -= 1
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """With how many equal items two lists begin."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:  # slices are compared in C: faster than item by item
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -19,7 +19,14 @@ from collections.abc import Callable
 import trio
 
 from runtimes import hardware
-from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
+from runtimes.base import (
+    Chunk,
+    Finished,
+    GenerateRequest,
+    Logprob,
+    RuntimeFailure,
+    Started,
+)
 from runtimes.llama import frames
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
@@ -111,6 +118,7 @@ class WorkerLink:
             grammar=request.grammar,
             json_schema=request.json_schema,
             continued_ids=request.continued_ids,
+            logprobs=request.logprobs,
         )
 
         def ended() -> None:
@@ -246,7 +254,7 @@ class WorkerLink:
             case frames.Prefilled():
                 self._reply(frame.request)  # a sign of life, no more
             case frames.Tokens():
-                self._reply(frame.request).put(Chunk(frame.token_ids, frame.text))
+                self._reply(frame.request).put(_chunk(frame))
             case frames.Ended():
                 finished = Finished(
                     frame.finish_reason,
@@ -300,5 +308,17 @@ class WorkerLink:
             slots=self._settings.slots,
             kv_tokens=self._settings.kv_tokens,
             reproducible=self._settings.reproducible,
+            flash_attention=self._settings.flash_attention,
             memory_bytes=hardware.available_memory_bytes(),
         )
+
+
+def _chunk(frame: frames.Tokens) -> Chunk:
+    """Raises FrameError."""
+    if not frame.likely_ids:
+        return Chunk(frame.token_ids, frame.text)
+    columns = frame.likely_ids, frame.likely_data, frame.likely_logprobs
+    if len(frame.token_ids) != 1 or len(set(map(len, columns))) != 1:
+        raise FrameError("logprobs that do not fit their token")
+    likely = tuple(map(Logprob, *columns))
+    return Chunk(frame.token_ids, frame.text, (likely,))

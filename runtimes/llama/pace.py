@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 BATCH_TOKENS_MAX = 512
 """Tokens in one decode; more are hardly faster per token."""
-PIECE_TOKENS_MIN = 32
-"""Fewer would waste the way through all weights that each decode is."""
+PIECE_TOKENS_MIN = 64
+"""llama.cpp's attention on processors works on tiles of so many tokens. Where a decode has fewer,
+each of them costs up to five times as much, the more the longer the text before it is."""
 FIRST_PIECE_TOKENS = 128
 """Before anything was measured."""
 STEP_S = 1.0
@@ -47,4 +48,5 @@ class Pace:
         step_s = STEP_BESIDE_STREAMS_S if streams else STEP_S
         if self._token_s * room <= step_s:
             return room
-        return max(PIECE_TOKENS_MIN, int(step_s / self._token_s))
+        tiles = int(step_s / self._token_s) // PIECE_TOKENS_MIN
+        return max(1, tiles) * PIECE_TOKENS_MIN

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from runtimes.base import Logprob
 from runtimes.completion_text import CompletionText
 from runtimes.llama.frames import Ended, Prefilled, Tokens
 from runtimes.llama.kv_memory import Held
@@ -23,6 +24,8 @@ class Sequence:
     """New tokens at most."""
     sampler: Sampler
     text: CompletionText
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told with each; None: nothing is."""
     held: Held | None = None
     """Its part of the KV cache; None while it waits for room."""
     cached_tokens: int | None = None
@@ -52,10 +55,12 @@ class Sequence:
         if continued and not self.ending and self.tokens_max < 1:
             self.ending = "length"
 
-    def push(self, model: LoadedModel, token: int | None) -> Tokens | None:
+    def push(
+        self, model: LoadedModel, token: int | None, likely: tuple[Logprob, ...] = ()
+    ) -> Tokens | None:
         """Add a sampled token and see whether it was the last; None: there can be none.
 
-        Then the turn ends as if the model had ended it. Returns what to tell of it.
+        Then the turn ends as if the model had ended it. Returns what to tell of it, with `likely`.
         """
         if token is None:
             self.ending = "stop"
@@ -72,7 +77,14 @@ class Sequence:
             self.ending = "length"
         if self.ending:
             text += self.text.finish()
-        return Tokens(request=self.request, token_ids=(token,), text=text)
+        return Tokens(
+            request=self.request,
+            token_ids=(token,),
+            text=text,
+            likely_ids=tuple(each.token for each in likely),
+            likely_data=tuple(each.data for each in likely),
+            likely_logprobs=tuple(each.logprob for each in likely),
+        )
 
     def ended(self) -> Ended:
         """The last word."""

@@ -4,21 +4,31 @@ import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from runtimes import hardware
 from runtimes.base import RuntimeFailure
 from runtimes.llama.model_file import check_model_file, model_name
-from runtimes.source_options import integer_option
+from runtimes.source_options import check_names, integer_option
 
 DEMO_SOURCE = "demo"
 DEMO_FILE = pathlib.Path(__file__).with_name("demo") / "demo.gguf"
 NAME_CHARACTERS_MAX = 128
 HASH_CHARACTERS = 64
 SLOTS_MAX = 64
-OPTIONS = (
-    *("context_tokens", "threads", "gpu_layers", "name", "content_hash"),
-    *("slots", "kv_tokens", "reproducible"),
-)
+INTEGERS = {
+    "context_tokens": (16, 2**24),
+    "threads": (1, 1024),
+    "gpu_layers": (-1, 100_000),
+    "slots": (1, SLOTS_MAX),
+    "kv_tokens": (16, 2**28),
+    "reproducible": (0, 1),
+    "flash_attention": (0, 1),
+}
+"""Options that are numbers, and the least and the most of each."""
+SWITCHES = ("reproducible", "flash_attention")
+TEXTS = ("name", "content_hash")
+OPTIONS = (*INTEGERS, *TEXTS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +54,8 @@ class LlamaSettings:
     """Tokens of all running requests together; None: by the slots and the memory."""
     reproducible: bool = False
     """Decode each request in batches of its own, so that no other one changes its rounding."""
+    flash_attention: bool | None = None
+    """None: as llama.cpp sees fit, which is wherever it can."""
     queue_max: int = 32
     """Requests that may wait; more are refused."""
     hang_timeout_s: float = 120.0
@@ -61,9 +73,7 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
     Raises RuntimeFailure: `invalid_model` (the file), `missing_dependency` (no llama.cpp) or
     `bad_request` (an option), with one line that says the mend.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise _bad(f"unknown option {option!r}; known are {', '.join(OPTIONS)}")
+    check_options(options)
     if not source:
         raise RuntimeFailure("invalid_model", "no model file is named; give a GGUF file or 'demo'")
     is_demo = source == DEMO_SOURCE
@@ -73,24 +83,31 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
         raise RuntimeFailure("invalid_model", f"{source} cannot be found ({error})") from error
     check_model_file(path)
     check_llama_cpp()
-    name = options.get("name", DEMO_SOURCE if is_demo else model_name(path))
-    if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+    name = DEMO_SOURCE if is_demo else model_name(path)
+    settings = LlamaSettings(path=path, **({"name": name} | _values(options)))
+    if not 1 <= len(settings.name) <= NAME_CHARACTERS_MAX or not settings.name.isprintable():
         raise _bad(f"a model's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
+    return settings
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Raise RuntimeFailure `bad_request` for an option that no model could have."""
+    check_names(options, OPTIONS)
+    _values(options)
+
+
+def _values(options: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that `options` give, under their own names."""
+    values: dict[str, Any] = {
+        option: integer_option(options, option, least, most)
+        for option, (least, most) in INTEGERS.items()
+        if option in options
+    }
+    values |= {option: values[option] == 1 for option in SWITCHES if option in values}
     content_hash = options.get("content_hash")
     if content_hash is not None and not _is_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
-    gpu_layers = integer_option(options, "gpu_layers", -1, 100_000)
-    return LlamaSettings(
-        path=path,
-        name=name,
-        threads=integer_option(options, "threads", 1, 1024),
-        context_tokens=integer_option(options, "context_tokens", 16, 2**24),
-        gpu_layers=-1 if gpu_layers is None else gpu_layers,
-        content_hash=content_hash,
-        slots=integer_option(options, "slots", 1, SLOTS_MAX),
-        kv_tokens=integer_option(options, "kv_tokens", 16, 2**28),
-        reproducible=bool(integer_option(options, "reproducible", 0, 1)),
-    )
+    return values | {option: options[option] for option in TEXTS if option in options}
 
 
 def check_llama_cpp() -> None:

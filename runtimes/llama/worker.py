@@ -58,12 +58,13 @@ class Worker:
         allowed = [request for request, tokens in self._credits.items() if tokens > 0]
         if not allowed:
             return
-        for result in self._engine.step(allowed):
+        results = self._engine.step(allowed)
+        for result in results:
             if isinstance(result, Tokens):
                 self._credits[result.request] -= len(result.token_ids)
             elif isinstance(result, Ended):
                 del self._credits[result.request]
-            self._pipe.send(result)
+        self._pipe.send(*results)
 
     def _handle(self, frame: Frame) -> None:
         match frame:

@@ -24,7 +24,7 @@ from runtimes.base import (
 )
 from runtimes.llama.model_file import model_name
 from runtimes.llama.runtime import LlamaRuntime, RestartDelay
-from runtimes.llama.settings import check_llama_cpp, read_settings
+from runtimes.llama.settings import check_llama_cpp, check_options, read_settings
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import ScanBudget
 from runtimes.models.hub_cache import hub_cache_models
@@ -50,6 +50,7 @@ class HubModel(Runtime):
     ) -> None:
         """Raises RuntimeFailure `missing_dependency` when it can never be served or fetched."""
         check_llama_cpp()
+        check_options(options)
         self._reference = reference
         self._options = dict(options)
         self._retry_delay = retry_delay or RestartDelay(least_s=1.0, most_s=60.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from runtimes.base import RuntimeFailure
 from runtimes.openai.address import UpstreamAddress, read_url
-from runtimes.source_options import integer_option
+from runtimes.source_options import check_names, integer_option
 
 KEY_VARIABLE = "MESHD_UPSTREAM_KEY"
 KEY_CHARACTERS_MAX = 4096
@@ -54,9 +54,7 @@ def read_settings(source: str, options: Mapping[str, str]) -> UpstreamSettings:
     Raises RuntimeFailure: `invalid_model` (the URL) or `bad_request` (an option or the key), with
     one line that says the mend.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise _bad(f"unknown option {option!r}; known are {', '.join(OPTIONS)}")
+    check_names(options, OPTIONS)
     address = read_url(source)
     slots = integer_option(options, "slots", 1, 1024)
     queue_max = integer_option(options, "queue", 0, 10_000)

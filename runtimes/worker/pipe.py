@@ -13,6 +13,7 @@ from runtimes.worker.framing import Codec, Decoder, FrameError
 
 EXIT_DAEMON_GONE = 0
 EXIT_NONSENSE = 2
+EXIT_NO_MEMORY = 3
 READ_BYTES = 65536
 INBOX_FRAMES_MAX = 1024
 """A daemon that sends more before the worker looks is not ours."""
@@ -44,9 +45,12 @@ class Pipe(Generic[F]):
             self._inbox.clear()
             return frames
 
-    def send(self, frame: F) -> None:
-        """Write a frame; blocks while the pipe is full, ends the process when it is closed."""
-        data = memoryview(self._codec.encode(frame))
+    def send(self, *frames: F) -> None:
+        """Write frames at once, so that the daemon wakes once for them.
+
+        Blocks while the pipe is full, ends the process when it is closed.
+        """
+        data = memoryview(b"".join(map(self._codec.encode, frames)))
         with self._lock:
             try:
                 while data:
@@ -69,6 +73,9 @@ class Pipe(Generic[F]):
             os._exit(EXIT_NONSENSE)
         except OSError:
             pass  # as good as the end of the pipe
+        except MemoryError:  # a worker that hears nothing any more is of no use
+            os.write(2, b"there is no memory left for what the daemon sends\n")
+            os._exit(EXIT_NO_MEMORY)
         os._exit(EXIT_DAEMON_GONE)
 
 

@@ -1,41 +1,39 @@
 """The llama engine beside other servers of the same llama.cpp, on the same machine and model.
 
-A model of about 85 M random weights (F16) is made on the spot. Side by side, one server after the
-other: (a) tokens per second of 1, 4 and 8 streams of 64 tokens, all together; (b) the time to the
-first token of a short request that comes 0.2 s after a prompt of 4,000 tokens; (c) the time to
-the first token of a first and of a second turn, with 2,000 tokens of history. The engine is asked
-through its runtime and worker process, `python -m llama_cpp.server` and llama-server by HTTP.
-Each figure is the median of the runs; every run has prompts that were never seen before.
+A model of about 85 M random weights (F16) is made on the spot. Measured are (a) tokens per second
+of 1, 4 and 8 streams of 64 tokens, all together; (b) the time to the first token of a short
+request that comes 0.2 s after a prompt of 4,000 tokens; (c) the time to the first token of a first
+and of a second turn, with 2,000 tokens of history. The engine is asked through its runtime and
+worker process, llama-server (tests.benchmarks.llama_server) and `python -m llama_cpp.server` by
+HTTP. All are up all the time and are asked in turn, each measure after the other, so that what
+else the machine does hits them alike; ratios are the medians of the runs' own ratios.
 
-Run: python -m tests.benchmarks.engine [--runs 3] [--threads N] [--llama-server PATH] [--short]
---short shows with a tiny model that it works; its figures say nothing.
+Run: python -m tests.benchmarks.engine [--runs 5] [--threads N] [--llama-server PATH] [--short]
+The exit status is 1 when the engine is not as fast as it has to be. --short shows with a tiny
+model that it works; its figures say nothing.
 """
 
 import argparse
+import collections
 import contextlib
-import functools
-import http.client
-import json
 import os
 import pathlib
 import random
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 
 import trio
 
-from runtimes.base import Chunk, GenerateRequest
 from runtimes.llama.demo import build
-from runtimes.llama.runtime import LlamaRuntime
-from runtimes.llama.settings import read_settings
+from tests.benchmarks import engine_servers, llama_server
+from tests.benchmarks.engine_servers import CONTEXT_TOKENS, Server
 
-SHAPE = build.Shape(width=768, layers=12, heads=12, feed_forward=2048, context_tokens=6144)
-SHORT_SHAPE = build.Shape(context_tokens=6144)
+SHAPE = build.Shape(
+    width=768, layers=12, heads=12, feed_forward=2048, context_tokens=CONTEXT_TOKENS
+)
+SHORT_SHAPE = build.Shape(context_tokens=CONTEXT_TOKENS)
 STREAMS = (1, 4, 8)
 TOKENS = 64
 LONG_PROMPT_TOKENS = 4000
@@ -43,13 +41,9 @@ HISTORY_TOKENS = 2000
 HEAD_START_S = 0.2
 LETTERS = "bdgjkpqxz"
 """None of them is merged with another: each is a token."""
-TOKENS_KNOWN = len(build.vocabulary())
-END_TOKENS = range(TOKENS_KNOWN - len(build.SPECIALS), TOKENS_KNOWN)
-"""Forbidden, so that every answer has its full length."""
-START_S = 120.0
 
-Ask = Callable[[str, int], Awaitable[tuple[float, str]]]
-"""(prompt, tokens) -> seconds to the first text, and the text."""
+Figures = dict[str, list[float]]
+"""By the name of a figure, its value in each run; less is better."""
 
 
 def prompt_of(tokens: int, dice: random.Random) -> str:
@@ -57,182 +51,144 @@ def prompt_of(tokens: int, dice: random.Random) -> str:
     return "".join(dice.choices(LETTERS, k=tokens))
 
 
-async def ask_runtime(runtime: LlamaRuntime, prompt: str, tokens: int) -> tuple[float, str]:
-    """One request of the engine."""
-    request = GenerateRequest(model="m", prompt=prompt, max_tokens=tokens, seed=1, ignore_eos=True)
-    started, first_s, text, count = time.perf_counter(), 0.0, "", 0
-    async with contextlib.aclosing(runtime.generate(request)) as events:
-        async for event in events:
-            if isinstance(event, Chunk):
-                first_s = first_s or time.perf_counter() - started
-                text += event.text
-                count += len(event.token_ids)
-    assert count == tokens
-    return first_s, text
-
-
-async def ask_server(port: int, prompt: str, tokens: int) -> tuple[float, str]:
-    """One streamed request of an HTTP server."""
-    return await trio.to_thread.run_sync(_ask_server, port, prompt, tokens)
-
-
-def _ask_server(port: int, prompt: str, tokens: int) -> tuple[float, str]:
-    fields: dict[str, object] = {
-        "model": "m",
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "seed": 1,
-        "stream": True,
-        "temperature": 0.8,
-        "top_p": 0.95,
-        "top_k": 40,
-        "min_p": 0.05,
-        "repeat_penalty": 1.0,
-        "logit_bias": {str(token): -100 for token in END_TOKENS},
-    }
-    started, first_s, text, reason = time.perf_counter(), 0.0, "", None
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    connection.request(
-        "POST", "/v1/completions", json.dumps(fields), {"content-type": "application/json"}
-    )
-    for line in connection.getresponse():
-        if not line.startswith(b"data: {"):
-            continue
-        for choice in json.loads(line.removeprefix(b"data: ")).get("choices", []):
-            # The first event comes with the first token, also where that is half a character.
-            first_s = first_s or time.perf_counter() - started
-            text += choice.get("text") or ""
-            reason = choice.get("finish_reason") or reason
-    connection.close()
-    assert reason == "length", reason
-    return first_s, text
-
-
-async def measure(name: str, ask: Ask, runs: int, seed: int) -> None:
-    """Print all figures of one server."""
-    dice = random.Random(seed)
-    await ask(prompt_of(8, dice), 4)  # whatever is only done once
-    rates: dict[int, list[float]] = {streams: [] for streams in STREAMS}
-    beside, first_turns, second_turns = [], [], []
-    for _ in range(runs):
-        for streams in STREAMS:
-            rates[streams].append(await rate(ask, streams, dice))
-        beside.append(await beside_long_prompt(ask, dice))
-        history = prompt_of(HISTORY_TOKENS, dice)
-        first_s, text = await ask(history, 16)
-        second_s, _ = await ask(history + text + prompt_of(16, dice), 4)
-        first_turns.append(first_s)
-        second_turns.append(second_s)
-    shown = ", ".join(
-        f"{streams}: {statistics.median(values):.0f}" for streams, values in rates.items()
-    )
-    print(f"{name}")
-    print(f"  tokens/s by streams      {shown}")
-    print(f"  first token beside a long prompt   {statistics.median(beside):.2f} s")
-    print(
-        f"  first token of turn 1, turn 2      {statistics.median(first_turns):.2f} s, "
-        f"{statistics.median(second_turns):.3f} s",
-        flush=True,
-    )
-
-
-async def rate(ask: Ask, streams: int, dice: random.Random) -> float:
-    """Tokens per second of so many streams at once, prompts included."""
-    prompts = [prompt_of(16, dice) for _ in range(streams)]
-    started = time.perf_counter()
+async def streams(server: Server, count: int, dice: random.Random) -> dict[str, float]:
+    """Seconds per token of so many streams at once, prompts included."""
+    prompts = [prompt_of(16, dice) for _ in range(count)]
+    started, cpu_before = trio.current_time(), server.cpu_s()
     async with trio.open_nursery() as nursery:
         for prompt in prompts:
-            nursery.start_soon(ask, prompt, TOKENS)
-    return streams * TOKENS / (time.perf_counter() - started)
+            nursery.start_soon(server.ask, prompt, TOKENS)
+    tokens = count * TOKENS
+    return {
+        f"{count} streams, s/token": (trio.current_time() - started) / tokens,
+        f"{count} streams, CPU s/token": (server.cpu_s() - cpu_before) / tokens,
+    }
 
 
-async def beside_long_prompt(ask: Ask, dice: random.Random) -> float:
+async def beside_long_prompt(server: Server, dice: random.Random) -> dict[str, float]:
     """Seconds to the first token of a short request behind a long prompt."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, prompt_of(LONG_PROMPT_TOKENS, dice), 4)
+        nursery.start_soon(server.ask, prompt_of(LONG_PROMPT_TOKENS, dice), 4)
         await trio.sleep(HEAD_START_S)
-        first_s, _ = await ask(prompt_of(16, dice), 4)
-    return first_s
+        told = await server.ask(prompt_of(16, dice), 4)
+    return {"beside a prompt, s": told.first_s, "beside a prompt, CPU s": told.first_cpu_s}
 
 
-async def measure_engine(model: pathlib.Path, threads: int, runs: int) -> None:
-    """Our own engine, as the daemon runs it."""
-    options = {"threads": str(threads), "slots": "8", "kv_tokens": "12288"}
-    options["context_tokens"] = str(SHAPE.context_tokens)
-    runtime = LlamaRuntime(read_settings(str(model), options))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(runtime.serve, lambda: None)
-        with trio.fail_after(START_S):
-            while runtime.card is None:  # noqa: ASYNC110  # a benchmark's start
-                await trio.sleep(0.05)
-        await measure("meshd's engine", functools.partial(ask_runtime, runtime), runs, 1)
-        nursery.cancel_scope.cancel()
+async def turns(server: Server, dice: random.Random) -> dict[str, float]:
+    """Seconds to the first token of a first turn, and of the next."""
+    history = prompt_of(HISTORY_TOKENS, dice)
+    first = await server.ask(history, 16)
+    second = await server.ask(history + first.text + prompt_of(16, dice), 4)
+    return {
+        "turn 1, s": first.first_s,
+        "turn 1, CPU s": first.first_cpu_s,
+        "turn 2, s": second.first_s,
+        "turn 2, CPU s": second.first_cpu_s,
+    }
 
 
-async def measure_server(name: str, command: list[str], port: int, runs: int) -> None:
-    """A server that is started for this, and ended after it."""
-    quiet = subprocess.DEVNULL
-    process = await trio.to_thread.run_sync(
-        functools.partial(subprocess.Popen, command, stdout=quiet, stderr=quiet)
-    )
-    try:
-        with trio.fail_after(START_S):
-            while not await trio.to_thread.run_sync(_answers, port):
-                if process.poll() is not None:
-                    print(f"{name}: did not start (exit status {process.returncode})")
-                    return
-                await trio.sleep(0.2)
-        await measure(name, functools.partial(ask_server, port), runs, 1)
-    finally:
-        process.kill()
-        process.wait()
+async def measure(servers: Sequence[Server], runs: int) -> dict[str, Figures]:
+    """All figures of all servers, by their names."""
+    figures: dict[str, Figures] = {s.name: collections.defaultdict(list) for s in servers}
+    for server in servers:
+        await server.ask(prompt_of(8, random.Random(0)), 4)  # whatever is only done once
+    for run in range(runs):
+        for number in range(len(STREAMS) + 2):
+            turn = (run + number) % len(servers)
+            for server in (*servers[turn:], *servers[:turn]):
+                dice = random.Random(f"{run} {number}")  # the same prompts for each
+                if number < len(STREAMS):
+                    told = await streams(server, STREAMS[number], dice)
+                elif server.is_one_at_a_time:
+                    continue  # a minute for each, which says nothing new
+                elif number == len(STREAMS):
+                    told = await beside_long_prompt(server, dice)
+                else:
+                    told = await turns(server, dice)
+                for name, value in told.items():
+                    figures[server.name][name].append(value)
+        print(f"run {run + 1} of {runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    return figures
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", "/v1/models")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
+def show(figures: Mapping[str, Figures]) -> None:
+    """Medians, a line a figure; streams as tokens per second."""
+    print(f"{'':28}" + "".join(f"{name:>18}" for name in figures))
+    for name in next(iter(figures.values())):
+        medians = [statistics.median(them[name]) for them in figures.values() if name in them]
+        if "/token" in name:
+            name = name.replace("s/token", "tokens/s").replace("CPU tokens/s", "tokens/CPU s")
+            medians = [1 / median for median in medians]
+        print(f"{name:28}" + "".join(f"{median:>18.3f}" for median in medians))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def judge(figures: Mapping[str, Figures]) -> bool:
+    """Print how the engine does against what it has to reach; whether it reaches all."""
+    ours, llama, python = figures.values()
+
+    def ratio(name: str, numerator: Figures, denominator: Figures) -> float:
+        pairs = zip(numerator[name], denominator[name], strict=True)
+        return statistics.median(above / below for above, below in pairs)
+
+    rows = [(f"{n} streams, rate to llama-server's", 1.0, f"{n} streams, {{}}s/token", llama, ours)
+            for n in STREAMS]  # fmt: skip
+    rows += [("8 streams, rate to llama_cpp.server's", 4.0, "8 streams, {}s/token", python, ours)]
+    passed = True
+    for what, least, name, slower, faster in rows:
+        wall, cpu = (ratio(name.format(kind), slower, faster) for kind in ("", "CPU "))
+        passed &= wall >= least
+        print(f"{_verdict(wall >= least)} {what}: {wall:.2f} (CPU {cpu:.2f}), at least {least}")
+    wall, cpu = (ratio(f"beside a prompt, {kind}s", ours, llama) for kind in ("", "CPU "))
+    passed &= wall <= 1.5
+    print(f"{_verdict(wall <= 1.5)} first token beside a prompt to llama-server's: {wall:.2f} "
+          f"(CPU {cpu:.2f}), at most 1.5")  # fmt: skip
+    later, first = ours["turn 2, s"], ours["turn 1, s"]
+    share = statistics.median(two / one for one, two in zip(first, later, strict=True))
+    passed &= share <= 0.2
+    print(f"{_verdict(share <= 0.2)} second turn's first token to the first's: {share:.3f}, "
+          "at most 0.2")  # fmt: skip
+    wall = ratio("turn 1, s", ours, llama)
+    print(f"     first turn's first token to llama-server's: {wall:.2f}; "
+          f"second's: {ratio('turn 2, s', ours, llama):.2f}")  # fmt: skip
+    return passed
+
+
+def _verdict(is_good: bool) -> str:
+    return "pass" if is_good else "MISS"
 
 
 async def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--llama-server", metavar="PATH")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=engine_servers.usable_threads())
+    parser.add_argument("--llama-server", metavar="PATH", type=pathlib.Path)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
+    try:
+        program = arguments.llama_server or llama_server.llama_server()
+    except llama_server.NotBuilt as missing:
+        sys.exit(str(missing))
     with tempfile.TemporaryDirectory() as folder:
         model = pathlib.Path(folder) / "model.gguf"
         build.write(model, SHORT_SHAPE if arguments.short else SHAPE)
-        runs = 1 if arguments.short else arguments.runs
-        print(f"load before: {os.getloadavg()[0]:.1f}, threads: {arguments.threads}", flush=True)
-        await measure_engine(model, arguments.threads, runs)
-        size = ["--n_ctx", str(SHAPE.context_tokens), "--n_threads", str(arguments.threads)]
-        size += ["--n_threads_batch", str(arguments.threads), "--interrupt_requests", "false"]
-        port = _free_port()
-        command = [*(sys.executable, "-m", "llama_cpp.server", "--model", str(model)), *size]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        await measure_server("python -m llama_cpp.server", command, port, runs)
-        if arguments.llama_server:
-            port = _free_port()
-            command = [arguments.llama_server, "--model", str(model), "--parallel", "8"]
-            command += ["--kv-unified", "--ctx-size", "12288", "--port", str(port)]
-            command += ["--threads", str(arguments.threads)]
-            await measure_server("llama-server", command, port, runs)
-        print(f"load after: {os.getloadavg()[0]:.1f}")
+        threads = arguments.threads
+        print(f"load before: {os.getloadavg()[0]:.1f}, threads: {threads}", flush=True)
+        async with contextlib.AsyncExitStack() as stack:
+            servers = [
+                await stack.enter_async_context(context)
+                for context in (
+                    engine_servers.our_engine(model, threads),
+                    engine_servers.llama_server(program, model, threads),
+                    engine_servers.python_server(model, threads),
+                )
+            ]
+            figures = await measure(servers, 1 if arguments.short else arguments.runs)
+    show(figures)
+    passed = judge(figures)
+    print(f"load after: {os.getloadavg()[0]:.1f}")
+    if not passed and not arguments.short:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

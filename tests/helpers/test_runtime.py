@@ -35,6 +35,7 @@ from runtimes.base import (
 from runtimes.completion_text import CompletionText
 from runtimes.limits import check_request
 from runtimes.slots import Slots
+from runtimes.source_options import check_names, integer_option
 
 END_OF_TURN = 256
 FIRST_WORD = 257
@@ -61,20 +62,13 @@ class Script:
 
 
 def create(source: str, *, options: Mapping[str, str]) -> "ScriptedRuntime":
-    """The entry point `test`; of the options only `name` means something here."""
-    name, *pairs = source.split(",")
-    known = {field.name for field in dataclasses.fields(Script)} - {"name"}
-    values: dict[str, int] = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in known or not value.isdecimal():
-            raise RuntimeFailure(
-                "bad_request", f"{pair!r} is no KEY=NUMBER; keys: {', '.join(sorted(known))}"
-            )
-        values[key] = int(value)
-    if not name:
+    """The entry point `test`; `name` is how the model is called on the mesh."""
+    if not source:
         raise RuntimeFailure("invalid_model", "test: needs a name, such as test:echo")
-    return ScriptedRuntime(Script(name=name, **values), shown_as=options.get("name", name))
+    numbers = {option: value for option, value in options.items() if option != "name"}
+    check_names(numbers, [field.name for field in dataclasses.fields(Script)])
+    values = {option: integer_option(numbers, option, 0, 2**31) or 0 for option in numbers}
+    return ScriptedRuntime(Script(name=source, **values), shown_as=options.get("name", source))
 
 
 class ScriptedRuntime(Runtime):

@@ -12,7 +12,7 @@ from meshd import payloads
 from meshd.payloads import BadPayload
 from protocol.fields import pack
 from runtimes import limits
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Logprob, Started
 
 unit = st.floats(0, 1)
 messages = st.lists(
@@ -42,7 +42,10 @@ requests = st.builds(
     grammar=st.none() | st.text(max_size=40),
     json_schema=st.none() | st.text(max_size=40),
     continued_ids=st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple),
+    logprobs=st.none() | st.integers(0, limits.LOGPROBS_MAX),
 )
+likely = st.builds(Logprob, st.integers(0, 2**31 - 1), st.binary(max_size=9), st.floats(-1e4, 0.0))
+logprobs = st.lists(st.lists(likely, max_size=4).map(tuple), max_size=3).map(tuple)
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
 counts = st.integers(0, limits.TOKENS_MAX)
 
@@ -61,12 +64,17 @@ def test_requests_survive(request: GenerateRequest) -> None:
     assert payloads.unpack_request(payloads.pack_request(request)) == request
 
 
-@given(token_ids, st.text(max_size=50), counts, counts, counts)
+@given(token_ids, st.text(max_size=50), logprobs, counts, counts, counts)
 def test_events_survive(
-    ids: tuple[int, ...], text: str, prompt: int, completion: int, cached: int
+    ids: tuple[int, ...],
+    text: str,
+    likely: tuple[tuple[Logprob, ...], ...],
+    prompt: int,
+    completion: int,
+    cached: int,
 ) -> None:
     """Started, chunks and the end come out as they went in."""
-    started, chunk = Started(ids), Chunk(ids, text)
+    started, chunk = Started(ids), Chunk(ids, text, likely)
     finished = Finished("stop", prompt, completion, cached)
     assert payloads.unpack_started(payloads.pack_started(started)) == started
     assert payloads.unpack_chunk(payloads.pack_chunk(chunk)) == chunk
@@ -161,6 +169,7 @@ LATER: dict[str, object] = {
     "grammar": None,
     "json_schema": None,
     "continued_ids": (),
+    "logprobs": None,
 }
 
 
@@ -185,6 +194,8 @@ def test_later_fields_change_nothing_by_themselves() -> None:
         {"json_schema": b"x"},
         {"continued_ids": (-1,)},
         {"continued_ids": None},
+        {"logprobs": 21},
+        {"logprobs": True},
     ],
 )
 def test_later_fields_out_of_range_are_bad(changed: dict[str, object]) -> None:
@@ -196,6 +207,26 @@ def test_later_fields_out_of_range_are_bad(changed: dict[str, object]) -> None:
 def test_an_end_of_an_earlier_version_has_no_cached_tokens() -> None:
     """A field that is missing has its default."""
     assert payloads.unpack_finished(pack(("stop", 3, 4))) == Finished("stop", 3, 4, 0)
+
+
+@pytest.mark.parametrize(
+    "likely",
+    [
+        None,
+        (1,),
+        ((1,),),
+        (((1, b"x"),),),
+        (((1, "x", -0.5),),),
+        (((1, b"x" * 5_000, -0.5),),),
+        (((1, b"x", math.nan),),),
+        (((-1, b"x", -0.5),),),
+        ((),) * 5_000,
+    ],
+)
+def test_logprobs_are_numbers_of_tokens(likely: object) -> None:
+    """Nothing else comes out of a chunk."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_chunk(pack(((1,), "x", likely)))
 
 
 @pytest.mark.parametrize("ids", [None, "abc", (1, "2"), (-1,), (2**31,), (True,), (1.0,), {"a": 1}])

@@ -43,8 +43,8 @@ def make_llama_alone() -> Runtime:
 
 def make_scripted() -> Runtime:
     """The stand-in, with the same sizes."""
-    source = f"echo,context=2048,queue={QUEUE_MAX},end_one_in=40"
-    return test_runtime.create(source, options={})
+    options = {"context": "2048", "queue": str(QUEUE_MAX), "end_one_in": "40"}
+    return test_runtime.create("echo", options=options)
 
 
 def make_torn() -> Runtime:

@@ -9,7 +9,7 @@ import trio.testing
 
 from meshd.failures import RequestFailed
 from meshd.gateway.limits import Limits
-from runtimes.base import Chunk, Finished, Started
+from runtimes.base import Chunk, Finished, Logprob, Started
 from tests.meshd.gateway.fake_mesh import HELLO, FakeMesh, Step
 from tests.meshd.gateway.raw_http import (
     LIMITS,
@@ -82,6 +82,34 @@ def test_streamed_answer(with_usage: bool) -> None:
             assert "".join(texts) == TEXT
             assert comment == ": meshd nodes=bert continuations=0"
             assert done == "[DONE]"
+
+    trio.run(main)
+
+
+def test_logprobs_come_with_the_text() -> None:
+    """Each token with its bytes and the likeliest in its place; a token without text has none."""
+    a, b, end = Logprob(2, b"a", -0.5), Logprob(3, b"\xc3", -1.5), Logprob(9, b"", -0.1)
+    steps = (
+        Started((1,)),
+        Chunk((2,), "a", ((a, a, b),)),
+        Chunk((3,), "", ((b,),)),
+        Chunk((9,), "", ((end, end),)),
+        Finished("stop", 1, 3),
+    )
+    shown_a = {"token": "a", "logprob": -0.5, "bytes": [97]}
+    shown_b = {"token": "\ufffd", "logprob": -1.5, "bytes": [195]}
+    expected = [
+        {**shown_a, "top_logprobs": [shown_a, shown_b]},
+        {**shown_b, "top_logprobs": []},
+    ]
+
+    async def main() -> None:
+        async with gateway(FakeMesh(steps)) as running:
+            whole = (await running.chat(logprobs=True, top_logprobs=2)).json["choices"][0]
+            assert whole["logprobs"] == {"content": expected, "refusal": None}
+            pieces = events(await running.chat(stream=True, logprobs=True, top_logprobs=2))[:-2]
+            told = [piece["choices"][0]["logprobs"] for piece in pieces]
+            assert [each for some in told if some for each in some["content"]] == expected
 
     trio.run(main)
 

@@ -166,14 +166,34 @@ def test_only_one_form_can_be_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs_are_asked_for(fields: dict[str, object], asked: int | None) -> None:
+    """OpenAI's two fields are one number here."""
+    assert parse_chat(body(**fields)).request.logprobs == asked
+
+
+@pytest.mark.parametrize(
+    "fields", [{"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 21}, {"logprobs": 2}]
+)
+def test_logprobs_that_cannot_be_are_refused(fields: dict[str, object]) -> None:
+    """More than the dialect allows, or the number without the switch."""
+    assert refusal(body(**fields)).code == "bad_request"
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "auto"),
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("audio", {"voice": "a"}),
         ("modalities", ["text", "audio"]),
         ("n", 2),
@@ -301,6 +321,7 @@ FIELDS = st.sampled_from(
         "user",
         "tools",
         "logprobs",
+        "top_logprobs",
         "modalities",
         "audio",
     ]

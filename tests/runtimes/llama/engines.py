@@ -28,6 +28,7 @@ def make_engine(path: pathlib.Path, **changes: object) -> Engine:
         "slots": 4,
         "kv_tokens": None,
         "reproducible": False,
+        "flash_attention": None,
         "memory_bytes": 0,
     }
     return Engine(Load(**(fields | changes)), lambda _share: None, clock=lambda: 0.0)  # type: ignore[arg-type]  # a test's shorthand
@@ -56,6 +57,7 @@ def generate(number: int, **changes: object) -> Generate:
         "grammar": None,
         "json_schema": None,
         "continued_ids": (),
+        "logprobs": None,
     }
     return Generate(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 
@@ -67,6 +69,8 @@ class Outcome:
     ids: list[int] = dataclasses.field(default_factory=list)
     text: str = ""
     prefilled: list[int] = dataclasses.field(default_factory=list)
+    likely: list[Tokens] = dataclasses.field(default_factory=list)
+    """The frames of its tokens, logprobs included."""
     ended: Ended | None = None
 
 
@@ -97,6 +101,7 @@ class Outcomes:
                 case Tokens():
                     outcome.ids += result.token_ids
                     outcome.text += result.text
+                    outcome.likely.append(result)
                     got.append(result.request)
                 case Prefilled():
                     outcome.prefilled.append(result.tokens)

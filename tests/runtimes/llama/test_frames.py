@@ -27,6 +27,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         slots=st.none() | NUMBERS,
         kv_tokens=st.none() | NUMBERS,
         reproducible=st.booleans(),
+        flash_attention=st.none() | st.booleans(),
         memory_bytes=NUMBERS,
     ),
     st.builds(
@@ -51,6 +52,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         grammar=st.none() | TEXT,
         json_schema=st.none() | TEXT,
         continued_ids=st.lists(NUMBERS, max_size=9).map(tuple),
+        logprobs=st.none() | NUMBERS,
     ),
     st.builds(frames.Credit, request=NUMBERS, tokens=NUMBERS),
     st.builds(frames.Cancel, request=NUMBERS),
@@ -76,6 +78,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         request=NUMBERS,
         token_ids=st.lists(NUMBERS, max_size=9).map(tuple),
         text=TEXT,
+        likely_ids=st.lists(NUMBERS, max_size=3).map(tuple),
+        likely_data=st.lists(st.binary(max_size=5), max_size=3).map(tuple),
+        likely_logprobs=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
     ),
     st.builds(
         frames.Ended,

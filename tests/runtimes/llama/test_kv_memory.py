@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimes.llama.kv_memory import Held, KvMemory, common_length
+from runtimes.llama.kv_memory import Held, KvMemory
+from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking, common_length
 
 
 class FakeCache:
@@ -29,6 +30,25 @@ class FakeCache:
         """As in llama.cpp, where all cells are shared."""
         copied = {p: cell for p, cell in self.cells.get(source, {}).items() if p < end}
         self.cells.setdefault(target, {}).update(copied)
+
+    def llama_state_seq_get_size(self, _context: object, number: int) -> int:
+        """One byte a token."""
+        return len(self.cells.get(number, {}))
+
+    def llama_state_seq_get_data(
+        self, _context: object, _buffer: object, size: int, number: int
+    ) -> int:
+        """As in llama.cpp, but nothing is in it."""
+        assert sorted(self.cells[number]) == list(range(size))
+        return size
+
+    def llama_state_seq_set_data(
+        self, _context: object, _buffer: object, size: int, number: int
+    ) -> int:
+        """As in llama.cpp: cells of its own."""
+        assert not self.cells.get(number)
+        self.cells[number] = {position: object() for position in range(size)}
+        return size
 
     def decode(self, held: Held, count: int) -> None:
         """Put tokens behind those of a sequence."""
@@ -55,12 +75,15 @@ acts = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(acts=acts, is_shared=st.booleans(), can_cut=st.booleans())
+@given(acts=acts, is_shared=st.booleans(), can_cut=st.booleans(), is_parking=st.booleans())
 def test_the_count_is_that_of_the_cache(
-    acts: list[tuple[str, int, list[int]]], is_shared: bool, can_cut: bool
+    acts: list[tuple[str, int, list[int]]], is_shared: bool, can_cut: bool, is_parking: bool
 ) -> None:
     """Free cells are those that nothing uses; what a sequence has is its beginning, no more."""
-    cache, slots, cells = FakeCache(), 3, 40
+    is_parking = is_parking and is_shared
+    times = PARKED_TOKENS_MIN if is_parking else 1
+    cache, slots, cells = FakeCache(), 3, 40 * times
+    parking = Parking(cache, None, 14 * times)
     memory = KvMemory(
         cache,
         None,
@@ -68,9 +91,12 @@ def test_the_count_is_that_of_the_cache(
         sequences=6 if is_shared else 3,
         is_shared=is_shared,
         can_cut=can_cut,
+        parking=parking if is_parking else None,
+        kept_max=5 * times if is_parking else None,
     )
     running: list[_Run] = []
-    for act, which, tokens in acts:
+    for act, which, prompt in acts:
+        tokens = [token for token in prompt for _ in range(times)]
         if act == "take" and len(running) < slots:
             held = memory.take(tokens, prompt_tokens=len(tokens))
             if held is None:
@@ -89,6 +115,7 @@ def test_the_count_is_that_of_the_cache(
         elif act in ("keep", "drop") and running:
             memory.release(running.pop(which % len(running)).held, keep=act == "keep")
         assert memory.free_cells == cells - cache.used
+        assert sum(len(each.state) for each in parking.parked) <= 14 * times
         numbers = [run.held.number for run in running]
         assert len(numbers) == len(set(numbers))
     for run in running:
@@ -136,6 +163,63 @@ def test_whose_beginning_is_shared_was_used() -> None:
         probe = memory.take([first] * 9, prompt_tokens=9)
         assert probe is not None
         assert len(probe.tokens) == known
+
+
+def kept(memory: KvMemory, cache: FakeCache, tokens: list[int]) -> int:
+    """Run a sequence to its end and keep it; how many of its tokens were known."""
+    held = memory.take(tokens, prompt_tokens=len(tokens))
+    assert held is not None
+    known = len(held.tokens)
+    cache.decode(held, len(tokens) - known)
+    memory.grow(held, tokens[known:])
+    memory.release(held, keep=True)
+    return known
+
+
+def test_what_is_only_kept_makes_way_and_comes_back() -> None:
+    """While something runs few kept cells are in its way; the rest is known nevertheless."""
+    cache = FakeCache()
+    memory = KvMemory(
+        cache,
+        None,
+        cells=1000,
+        sequences=8,
+        is_shared=True,
+        parking=Parking(cache, None, 10_000),
+        kept_max=100,
+    )
+    for first in (1, 2, 3):
+        assert kept(memory, cache, [first] * 200) == 0
+    running = memory.take([9] * 70, prompt_tokens=70)
+    assert running is not None
+    assert cache.used == 0
+    memory.release(running, keep=False)
+    assert kept(memory, cache, [2] * 200 + [5] * 10) == 200
+    assert kept(memory, cache, [1] * 150 + [5] * 10) == 150
+    assert kept(memory, cache, [1] * 200) == 199  # it was only copied: its end was not needed
+
+
+def test_parked_memory_is_bounded() -> None:
+    """The least recently used one is forgotten; one that is too large is never copied."""
+    cache = FakeCache()
+    parking = Parking(cache, None, 450)
+    memory = KvMemory(
+        cache, None, cells=1000, sequences=8, is_shared=True, parking=parking, kept_max=0
+    )
+    for first in (1, 2, 3):
+        kept(memory, cache, [first] * 200)
+    kept(memory, cache, [4] * 500)
+    kept(memory, cache, [5])
+    assert [each.tokens[0] for each in parking.parked] == [2, 3]
+
+
+@pytest.mark.parametrize(("new", "known"), [(1, 300), (16, 300), (17, 253), (63, 299), (64, 300)])
+def test_too_few_new_tokens_for_a_tile_are_filled_up(new: int, known: int) -> None:
+    """Decoding some known tokens again is faster than an unfilled tile."""
+    cache = FakeCache()
+    memory = KvMemory(cache, None, cells=1000, sequences=8, is_shared=True, tile=64)
+    kept(memory, cache, [1] * 300)
+    assert kept(memory, cache, [1] * 300 + [2] * new) == known
 
 
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))

@@ -107,6 +107,7 @@ def test_a_worker_survives_the_thread_that_started_it() -> None:
             slots=1,
             kv_tokens=None,
             reproducible=False,
+            flash_attention=None,
             memory_bytes=0,
         )
         worker.stdin.write(encode(load))

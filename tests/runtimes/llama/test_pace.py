@@ -1,5 +1,9 @@
 """Prompt pieces are as long as time allows."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimes.llama.batch import fair_shares
 from runtimes.llama.pace import (
     BATCH_TOKENS_MAX,
     FIRST_PIECE_TOKENS,
@@ -36,13 +40,13 @@ def test_a_fast_machine_fills_its_batches() -> None:
 
 
 def test_a_slow_machine_takes_short_steps() -> None:
-    """A quarter of a second beside streams, one second alone, never less than is worth it."""
+    """A quarter of a second beside streams, one second alone, in whole tiles of attention."""
     clock = Clock()
     pace = Pace(clock)
     for _ in range(20):
         decoded(pace, clock, 100, 0.25)
-    assert 95 <= pace.prompt_tokens(streams=4) <= 100
-    assert 380 <= pace.prompt_tokens(streams=0) <= 400
+    assert pace.prompt_tokens(streams=4) == PIECE_TOKENS_MIN
+    assert pace.prompt_tokens(streams=0) == 6 * PIECE_TOKENS_MIN
     for _ in range(20):
         decoded(pace, clock, 100, 60.0)
     assert pace.prompt_tokens(streams=4) == pace.prompt_tokens(streams=0) == PIECE_TOKENS_MIN
@@ -54,3 +58,20 @@ def test_a_decode_of_few_tokens_says_nothing() -> None:
     pace = Pace(clock)
     decoded(pace, clock, 8, 5.0)
     assert pace.prompt_tokens(streams=0) == FIRST_PIECE_TOKENS
+
+
+@given(st.lists(st.integers(1, 600), max_size=8), st.integers(0, 512), st.integers(1, 64))
+def test_shares_are_fair_and_leave_no_crumbs(needs: list[int], room: int, least: int) -> None:
+    """Never more than there is; who gets less than another needs less or keeps a whole piece."""
+    shares = fair_shares(needs, room, least)
+    assert sum(shares) <= room
+    for need, share in zip(needs, shares, strict=True):
+        assert 0 <= share <= need
+        assert share + least >= min(need, max(shares))
+
+
+def test_the_last_piece_is_a_whole_one() -> None:
+    """500 of 520 would leave 20, each of which would cost as much as three."""
+    assert fair_shares([520], 500, 64) == [456]
+    assert fair_shares([520], 500) == [500]
+    assert fair_shares([520, 100], 500, 64) == [400, 100]

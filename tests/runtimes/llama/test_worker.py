@@ -44,9 +44,9 @@ class FakePipe:
         self.arriving.clear()
         return frames
 
-    def send(self, frame: Frame) -> None:
+    def send(self, *frames: Frame) -> None:
         """As `Pipe.send`."""
-        self.sent.append(frame)
+        self.sent += frames
 
 
 class FakeEngine:
@@ -121,6 +121,7 @@ def request(number: int, prompt: str = "p") -> Generate:
         grammar=None,
         json_schema=None,
         continued_ids=(),
+        logprobs=None,
     )
 
 

@@ -66,7 +66,9 @@ def test_sampling_and_form_are_named() -> None:
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
-@pytest.mark.parametrize("changes", [{"json_schema": "{"}, {"continued_ids": (1,)}])
+@pytest.mark.parametrize(
+    "changes", [{"json_schema": "{"}, {"continued_ids": (1,)}, {"logprobs": 0}]
+)
 def test_what_an_upstream_cannot_be_told_is_a_bad_request(changes: dict[str, object]) -> None:
     """No schema, and tokens that would mean something else there."""
     request = GenerateRequest(model="m", prompt="p", **changes)  # type: ignore[arg-type]  # a test's shorthand

@@ -60,8 +60,9 @@ class BehindUpstream(Runtime):
     """The scripted runtime, reached over HTTP: upstream and source live while it is served."""
 
     def __init__(self) -> None:
-        source = f"echo,context=2048,slots=1,queue={contract.QUEUE_MAX},end_one_in=40"
-        self._behind = scripted.create(source, options={})
+        queue = str(contract.QUEUE_MAX)
+        options = {"context": "2048", "slots": "1", "queue": queue, "end_one_in": "40"}
+        self._behind = scripted.create("echo", options=options)
         self._upstream = Upstream(self._script)
         self._upstream.models = [{"id": "echo", "max_model_len": 2048}]
         self._source: UpstreamSource | None = None
