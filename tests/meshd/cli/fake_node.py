@@ -2,8 +2,8 @@
 
 The "mesh" is the other homes beside its own; a node whose home contains `model` has the model.
 `FAKE_NODE_FAILS` names the node that does not start, `FAKE_NODE_DIES` the one that ends once it is
-ready; `FAKE_NODE_DEAF` lets all ignore SIGTERM. `FAKE_NODE_ANSWERS` names who answers, then who goes
-on.
+ready; `FAKE_NODE_DEAF` lets all ignore SIGTERM. `FAKE_NODE_ANSWERS` names who answers, then who
+goes on.
 """
 
 import argparse
