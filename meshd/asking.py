@@ -41,6 +41,9 @@ from protocol.exchange import (
 from protocol.identity import Address, NodeId
 
 REASON_CHARS_MAX: Final = 200
+CONNECTING_MAX: Final = 8
+"""Connections to one member that are made at a time. When a node is lost, all that it had under way
+goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
 TIME_IS_OVER: Final = "The request's time is over."
 
 T = TypeVar("T")
@@ -80,6 +83,8 @@ class Asking:
         self._addresses_of = addresses_of
         self._caught_up = caught_up
         self._give = give
+        self._turns: dict[NodeId, trio.CapacityLimiter] = {}
+        """To be connected; of those to whom somebody is being connected."""
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -143,10 +148,21 @@ class Asking:
         data = encode_frame(ask)
         with trio.move_on_after(contact_s + size_s(len(data))):
             exchange = self._peers.exchange(node, self._addresses_of(node), kind)
-            frames = await stack.enter_async_context(exchange)
+            async with self._turn(node):
+                frames = await stack.enter_async_context(exchange)
             await frames.send(data)
             return frames
         raise PeerUnreachable("no answer")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, node: NodeId) -> AsyncGenerator[None, None]:
+        turns = self._turns.setdefault(node, trio.CapacityLimiter(CONNECTING_MAX))
+        try:
+            async with turns:
+                yield
+        finally:
+            if not turns.borrowed_tokens and not turns.statistics().tasks_waiting:
+                self._turns.pop(node, None)
 
     async def next(
         self, node: NodeId, source: AsyncIterator[T], deadline: float, limit_s: float = math.inf
