@@ -5,6 +5,7 @@ up as soon as it is gone or the time is over. What the bodies mean is the caller
 """
 
 import contextlib
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import (
@@ -64,6 +65,17 @@ class AttemptFailed(Exception):
         """Nothing at all is heard of it."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Turns:
+    """To be connected to one member."""
+
+    places: trio.CapacityLimiter = dataclasses.field(
+        default_factory=lambda: trio.CapacityLimiter(CONNECTING_MAX)
+    )
+    failed_at: float = -math.inf
+    """When nobody answered there last: who waits then need not find out for himself."""
+
+
 class Asking:
     """Asks one member at a time, for any number of requests."""
 
@@ -83,8 +95,8 @@ class Asking:
         self._addresses_of = addresses_of
         self._caught_up = caught_up
         self._give = give
-        self._turns: dict[NodeId, trio.CapacityLimiter] = {}
-        """To be connected; of those to whom somebody is being connected."""
+        self._turns: dict[NodeId, _Turns] = {}
+        """Of those to whom somebody is being connected."""
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -146,22 +158,35 @@ class Asking:
     ) -> FrameStream:
         """Hand the request over. Raises PeerUnreachable and StreamBroken."""
         data = encode_frame(ask)
-        with trio.move_on_after(contact_s + size_s(len(data))):
-            exchange = self._peers.exchange(node, self._addresses_of(node), kind)
-            async with self._turn(node):
-                frames = await stack.enter_async_context(exchange)
+        waits_since = trio.current_time()
+        async with self._turn(node) as turns:
+            if turns.failed_at >= waits_since:
+                raise PeerUnreachable("others could not reach it just now")
+            until = trio.current_time() + contact_s
+            try:
+                with trio.fail_at(until):
+                    exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+                    frames = await stack.enter_async_context(exchange)
+            except PeerUnreachable as error:
+                if error.is_refused:
+                    turns.failed_at = trio.current_time()
+                raise
+            except trio.TooSlowError as error:
+                turns.failed_at = trio.current_time()
+                raise PeerUnreachable("no answer") from error
+        with trio.move_on_at(until + size_s(len(data))):
             await frames.send(data)
             return frames
         raise PeerUnreachable("no answer")
 
     @contextlib.asynccontextmanager
-    async def _turn(self, node: NodeId) -> AsyncGenerator[None, None]:
-        turns = self._turns.setdefault(node, trio.CapacityLimiter(CONNECTING_MAX))
+    async def _turn(self, node: NodeId) -> AsyncGenerator[_Turns, None]:
+        turns = self._turns.setdefault(node, _Turns())
         try:
-            async with turns:
-                yield
+            async with turns.places:
+                yield turns
         finally:
-            if not turns.borrowed_tokens and not turns.statistics().tasks_waiting:
+            if not turns.places.borrowed_tokens and not turns.places.statistics().tasks_waiting:
                 self._turns.pop(node, None)
 
     async def next(
