@@ -5,6 +5,7 @@ up as soon as it is gone or the time is over. What the bodies mean is the caller
 """
 
 import contextlib
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import (
@@ -41,6 +42,9 @@ from protocol.exchange import (
 from protocol.identity import Address, NodeId
 
 REASON_CHARS_MAX: Final = 200
+CONNECTING_MAX: Final = 8
+"""Connections to one member that are made at a time. When a node is lost, all that it had under way
+goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
 TIME_IS_OVER: Final = "The request's time is over."
 RETRY_S_MAX: Final = 3_600.0
 """Of what a peer says when to ask again."""
@@ -71,6 +75,17 @@ class AttemptFailed(Exception):
         """When it may work out, as the candidate says."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Turns:
+    """To be connected to one member."""
+
+    places: trio.CapacityLimiter = dataclasses.field(
+        default_factory=lambda: trio.CapacityLimiter(CONNECTING_MAX)
+    )
+    failed_at: float = -math.inf
+    """When nobody answered there last: who waits then need not find out for himself."""
+
+
 class Asking:
     """Asks one member at a time, for any number of requests."""
 
@@ -90,6 +105,8 @@ class Asking:
         self._addresses_of = addresses_of
         self._caught_up = caught_up
         self._give = give
+        self._turns: dict[NodeId, _Turns] = {}
+        """Of those to whom somebody is being connected."""
         self.running: Counter[NodeId] = Counter()
         """What this node has running, by the node that it runs on."""
 
@@ -151,12 +168,36 @@ class Asking:
     ) -> FrameStream:
         """Hand the request over. Raises PeerUnreachable and StreamBroken."""
         data = encode_frame(ask)
-        with trio.move_on_after(contact_s + size_s(len(data))):
-            exchange = self._peers.exchange(node, self._addresses_of(node), kind)
-            frames = await stack.enter_async_context(exchange)
+        waits_since = trio.current_time()
+        async with self._turn(node) as turns:
+            if turns.failed_at >= waits_since:
+                raise PeerUnreachable("others could not reach it just now")
+            until = trio.current_time() + contact_s
+            try:
+                with trio.fail_at(until):
+                    exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+                    frames = await stack.enter_async_context(exchange)
+            except PeerUnreachable as error:
+                if error.is_refused:
+                    turns.failed_at = trio.current_time()
+                raise
+            except trio.TooSlowError as error:
+                turns.failed_at = trio.current_time()
+                raise PeerUnreachable("no answer") from error
+        with trio.move_on_at(until + size_s(len(data))):
             await frames.send(data)
             return frames
         raise PeerUnreachable("no answer")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, node: NodeId) -> AsyncGenerator[_Turns, None]:
+        turns = self._turns.setdefault(node, _Turns())
+        try:
+            async with turns.places:
+                yield turns
+        finally:
+            if not turns.places.borrowed_tokens and not turns.places.statistics().tasks_waiting:
+                self._turns.pop(node, None)
 
     async def next(
         self, node: NodeId, source: AsyncIterator[T], deadline: float, limit_s: float = math.inf

@@ -56,7 +56,7 @@ class Progress:
     @property
     def can_continue(self) -> bool:
         """Whether another run can go on behind what has come."""
-        return not self._is_foreign
+        return self._card is not None and not self._is_foreign
 
     @property
     def like(self) -> ModelCard | None:

@@ -38,7 +38,10 @@ PATIENCE_S: Final = 15.0
 BEGIN_PATIENCE_S: Final = 5.0
 """For one that has not: so long until it is settled which nodes live. Refusals are passed on at
 once, so that the app can do something else."""
-LOOK_EVERY_S: Final = 0.25
+LOOK_AFTER_S: Final = 0.25
+"""The first pause between two rounds; twice as long each time ..."""
+LOOK_AFTER_S_MAX: Final = 1.0
+"""... up to this."""
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
 
@@ -77,6 +80,7 @@ class Forwarding:
         self._tried: set[NodeId] = set()
         """Who is not asked in this round."""
         self._patient_until = 0.0
+        self._pause_s = LOOK_AFTER_S
         self.answer = Answer(
             request_id=options.request_id, node_name="", node_id="", events=self.events()
         )
@@ -150,6 +154,7 @@ class Forwarding:
         self._failures.clear()
         self._tried.clear()
         self._patient_until = 0.0
+        self._pause_s = LOOK_AFTER_S
         self.answer.node_name = self._means.view.name(node)
         self.answer.node_id = key_text(node)
         if is_continuation:
@@ -193,7 +198,8 @@ class Forwarding:
                     raise self._broken_off()
                 return finished
             self._tried.clear()
-            await trio.sleep_until(min(now + LOOK_EVERY_S, self._patient_until))
+            await trio.sleep_until(min(now + self._pause_s, self._patient_until))
+            self._pause_s = min(2 * self._pause_s, LOOK_AFTER_S_MAX)
 
     def _judge(self, node: NodeId, failure: AttemptFailed, *, has_given: bool) -> None:
         """Remember a failed attempt, and see whether there may be another. Raises RequestFailed."""

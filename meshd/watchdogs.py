@@ -14,7 +14,7 @@ from runtimes.base import Chunk, GenerateEvent, Started
 
 CONTACT_S: Final = 3.0
 """To be connected, and to hand over a request of no size, where that is the only chance ..."""
-BRISK_CONTACT_S: Final = 1.0
+BRISK_CONTACT_S: Final = 1.5
 """... and where it is not, beside what the way there takes:"""
 ROUND_TRIPS: Final = 10
 """A connection, a handshake, the request; some of it twice."""

@@ -23,7 +23,7 @@ import pytest
 
 from meshd.cli.children import command
 from tests.helpers.certificates import make_certificate
-from tests.helpers.daemons import REPOSITORY, environment, meshd
+from tests.helpers.daemons import REPOSITORY, chat_body, environment, meshd
 from tests.helpers.gateway_client import request
 from tests.helpers.readme import (
     COMMAND_S,
@@ -55,7 +55,8 @@ class Way:
 
     machine: str
     more: tuple[str, ...] = ()
-    """What a reader adds. TOKEN is the latest invite, JOB the latest job's id."""
+    """What a reader adds. TOKEN is the latest invite, JOB the latest job's id, REQUEST that of an
+    answer."""
     typed: str = ""
     """On standard input."""
     first: tuple[str, ...] = ()
@@ -83,6 +84,7 @@ WAYS = {
     "meshd status": Way(machine="beta", shows="functions"),
     "meshd events": Way(machine="beta", shows="alive"),
     "meshd chat": Way(machine="beta", typed="Hello?\n"),
+    "meshd explain": Way(machine="beta", more=("REQUEST",), shows="fastest"),
     "meshd submit": Way(machine="beta", more=("job.json",), shows="9592"),
     "meshd jobs": Way(machine="beta", shows="meshd.primes"),
     "meshd job": Way(machine="beta", more=("JOB",), shows="9592"),
@@ -310,6 +312,11 @@ def known(word: str, both: dict[str, Machine]) -> str:
     """A word that a reader adds, with what only the mesh knows in its place."""
     if word == "TOKEN":
         return str(json.loads(both["alpha"].run(["invite", "--json"]))["token"])
+    if word == "REQUEST":
+        gateway = json.loads(both["beta"].run(["status", "--json"]))["gateway"]
+        body = chat_body("words", "Hi", {})
+        reply = request(gateway, "POST", "/v1/chat/completions", body, {})
+        return str(reply.headers["x-meshd-request"])
     if word == "JOB":
         return str(both["beta"].rows("jobs")[0]["id"])
     return word

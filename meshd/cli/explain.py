@@ -52,7 +52,8 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
     if error is not None:
         yield f"{error['code']}: {error['message']}"
     if told["continuations"]:
-        yield f"continued on another run: {told['continuations']} times"
+        times = "once" if told["continuations"] == 1 else f"{told['continuations']} times"
+        yield f"the answer broke off and went on elsewhere {times}"
     if told["policy"] is not None:
         expected = told["expected"]
         yield (

@@ -1,12 +1,12 @@
-"""The one place for a request's whole story, as `meshd/forwarder.py` has it today.
+"""The one place for a request's whole story, as `meshd/forwarding.py` has it.
 
     candidates (view) -> policy -> one after the other, until one gives a first token
 
 Who cannot be reached, refuses, breaks, or is found dead before the first token is followed by the
-next candidate of the same ranking. After the first token the daemon of today cannot go on
-elsewhere: the request has failed as `interrupted`. With `may_continue` it is ranked anew, and the
-next one prefills the prompt and what came out so far. Hedging and watchdogs would have their place
-here, too; the daemon has none yet.
+next candidate of the same ranking. After the first token candidates are ranked anew, and the next
+one prefills the prompt and what came out so far; without `may_continue` (upstreams) the request has
+failed as `interrupted`. The daemon's watchdogs, its patience and hedging would have their place
+here, too.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ class Gateway:
         demand = Demand(request.prompt_tokens, self._usual_output)
         ranked = self._policy.rank(candidates, demand, self._rng)
         if not ranked:
-            self._finish(request, UNAVAILABLE if candidates else NO_MODEL)
+            self._give_up(request, UNAVAILABLE if candidates else NO_MODEL)
             return
         self._ranked[request] = ranked
         self._failures[request] = []
@@ -171,7 +171,11 @@ class Gateway:
             request.retries += 1
             self._failures[request].append(UNAVAILABLE)
         is_full = any(code in FULL for code in self._failures[request])
-        self._finish(request, Reason.QUEUE_FULL if is_full else UNAVAILABLE)
+        self._give_up(request, Reason.QUEUE_FULL if is_full else UNAVAILABLE)
+
+    def _give_up(self, request: Request, outcome: str) -> None:
+        """Nobody can run it, or go on with it."""
+        self._finish(request, INTERRUPTED if request.kept_tokens else outcome)
 
     def _try(self, request: Request, node: NodeId) -> None:
         host, server = self._servers[node]

@@ -72,7 +72,7 @@ def read_workload(place: str, folder: pathlib.Path, table: object) -> Workload:
         gateways=gateways,
         lasts_ns=round(lasts_s * SECOND) if section.has("lasts_s") else None,
         deadline_ns=round(section.number("deadline_s", 0.001, DURATION_S_MAX, 600) * SECOND),
-        may_continue=section.flag("may_continue", default=False),
+        may_continue=section.flag("may_continue", default=True),
         has_one_owner=section.text("owners", "one", ("one", "each")) == "one",
         told_ns=told,
     )

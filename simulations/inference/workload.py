@@ -35,8 +35,8 @@ class Workload:
     """Requests come for so long; None: until the scenario ends."""
     deadline_ns: int
     """A request that is not complete by then has failed; the daemon's default is 600 s."""
-    may_continue: bool = False
-    """A stream that breaks after its first token goes on elsewhere. The daemon cannot yet."""
+    may_continue: bool = True
+    """A stream that breaks after its first token goes on elsewhere, as the daemon's do."""
     has_one_owner: bool = True
     """All nodes are one person's; else each is somebody else's."""
     told_ns: tuple[int, int] | None = None

@@ -12,6 +12,7 @@ import pytest
 
 from runtimes.llama.settings import read_settings
 from tests.helpers.daemons import Daemon, Daemons, until
+from tests.helpers.gateway_client import text_of_event
 
 pytestmark = [
     pytest.mark.processes,
@@ -192,6 +193,29 @@ def test_no_worker_outlives_its_daemon(daemons: Daemons) -> None:
         else:
             assert anna.stop() == 0
         until("the worker is gone", functools.partial(_is_gone, worker), 5.0)
+
+
+@pytest.mark.parametrize("what", ["daemon", "worker"])
+def test_a_broken_answer_goes_on(daemons: Daemons, what: str) -> None:
+    """Greedy, and the daemon or its llama.cpp process is killed amid it: another node says to the
+    letter what an unbroken run says.
+    """
+    nodes = daemons.mesh({"anna": "demo", "bert": "demo", "cleo": "none"}, is_whole=False)
+    cleo = nodes[2]
+    until("both offer it", lambda: list(cleo.models().values()) == ["anna,bert"], 40.0)
+    [name] = cleo.models()
+    asked: dict[str, Any] = {"max_tokens": 120, "temperature": 0, "ignore_eos": True}
+    unbroken = cleo.chat(name, "What is meshd?", **asked)
+    with cleo.stream(name, "What is meshd?", **asked) as stream:
+        text = stream.first_text()
+        [serving] = [node for node in nodes if node.name == stream.headers["x-meshd-node"]]
+        if what == "daemon":
+            serving.kill()
+        else:
+            workers(serving)[0].kill()
+        text += "".join(map(text_of_event, stream.events()))
+    assert text == unbroken.text
+    assert stream.comments[-1].endswith("continuations=1")
 
 
 def test_a_killed_worker_comes_back(daemons: Daemons) -> None:

@@ -74,6 +74,17 @@ def test_who_failed_is_asked_last_for_a_while() -> None:
     assert ONE in house.first(_chat("hi"))
 
 
+def test_who_was_not_heard_of_is_asked_after_who_failed() -> None:
+    """Whichever was the last one to fail."""
+    house = House()
+    house.choosing.failed(ONE, is_unreached=True)
+    house.choosing.failed(TWO)
+    assert house.first(_chat("hi")) == {TWO}
+    house.choosing.failed(TWO, is_unreached=True)
+    house.choosing.failed(ONE)
+    assert house.first(_chat("hi")) == {ONE}
+
+
 def test_a_conversation_goes_home() -> None:
     """The next turn of a long one is asked where the one before was answered."""
     house = House()

@@ -176,7 +176,10 @@ def test_the_limit_of_the_first_context_stays(tmp_path: pathlib.Path) -> None:
 
 def test_only_the_very_same_model_goes_on(tmp_path: pathlib.Path) -> None:
     """Neither other weights of the same name nor a smaller context are asked."""
-    others = [TellingRuntime(content_hash="cd" * 32), TellingRuntime(context_tokens=50)]
+    others = [
+        TellingRuntime(content_hash="cd" * 32, context_tokens=100),
+        TellingRuntime(context_tokens=50),
+    ]
     right = TellingRuntime(context_tokens=100)
     first = TellingRuntime((2, CRASH), context_tokens=100)
     got = answered(House(tmp_path, None, first, *others, right))

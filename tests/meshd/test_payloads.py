@@ -136,7 +136,7 @@ def test_the_unchanged_fields_are_a_request() -> None:
         {"messages": ("user", "hello")},
         {"messages": (("a", "b"),) * (limits.MESSAGES_MAX + 1)},
         {"prompt": b"bytes"},
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"max_tokens": True},
         {"temperature": math.nan},
         {"temperature": math.inf},

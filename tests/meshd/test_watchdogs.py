@@ -5,6 +5,7 @@ import math
 import pytest
 
 from meshd.watchdogs import (
+    BRISK_CONTACT_S,
     CONTACT_S,
     PACE_FACTOR,
     PACE_S_MAX,
@@ -78,5 +79,5 @@ def test_a_node_far_away_has_longer_to_be_reached() -> None:
         contact_s(1_000_000, is_only_chance=False),
         contact_s(150_000_000, is_only_chance=False),
     )
-    assert 1.0 <= near < far < CONTACT_S
+    assert BRISK_CONTACT_S < near < far <= CONTACT_S
     assert contact_s(10**10, is_only_chance=False) == contact_s(0, is_only_chance=True) == CONTACT_S

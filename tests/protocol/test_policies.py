@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import COOL_DOWN_NS, DEFAULT, POLICIES, Demand, expected
+from protocol.policies import COOL_DOWN_NS, DEFAULT, POLICIES, Demand, expected, expected_of_all
 from protocol.routing import Candidate
 from protocol.speeds import UNKNOWN, Speed
 
@@ -50,6 +50,7 @@ _candidates = st.lists(
         speed=st.none() | st.builds(Speed, *[st.integers(1_000, 60 * 10**9)] * 2),
         tier=st.integers(1, 3),
         failed_ago_ns=st.none() | st.integers(0, 2**62),
+        is_unreached=st.booleans(),
         had_before=st.booleans(),
         served_tokens=st.integers(0, 2**40),
     ),
@@ -77,12 +78,32 @@ def test_who_has_just_failed_is_tried_last(name: str) -> None:
     assert _firsts(name, again, other)[1] > 0
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_who_is_not_heard_of_comes_behind_who_has_failed(name: str) -> None:
+    """To find out again that it is gone takes longer than to be refused again."""
+    silent = _candidate(1, speed=FAST, failed_ago_ns=1, is_unreached=True, tier=1)
+    failed = _candidate(2, speed=SLOW, failed_ago_ns=1, load=Load(3, 4, 4))
+    other = _candidate(3, speed=SLOW, load=Load(9, 4, 4))
+    assert _order(name, silent, failed, other) == [3, 2, 1]
+
+
 class TestFastest:
     """The default."""
 
     def test_it_is_the_default(self) -> None:
         """By its name."""
         assert DEFAULT == "fastest"
+
+    @given(_candidates)
+    def test_what_is_expected_has_parts(self, candidates: list[Candidate]) -> None:
+        """Each of its own, none below nothing, in the order of the candidates."""
+        for candidate, estimate in zip(
+            candidates, expected_of_all(candidates, DEMAND), strict=True
+        ):
+            parts = dataclasses.astuple(estimate)
+            assert min(parts) >= 0
+            assert estimate.total_ns == sum(parts)
+            assert estimate.round_trip_ns == candidate.distance_ns
 
     def test_a_busy_fast_node_beats_an_idle_slow_one(self) -> None:
         """Until its queue is longer than what it is faster by."""

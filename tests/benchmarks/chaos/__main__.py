@@ -114,7 +114,7 @@ def _wait_idle(serving: Sequence[Daemon]) -> None:
 
 
 def _gaps(asked: Sequence[Asked], faults: Sequence[Fault]) -> Iterator[tuple[str, float]]:
-    """Per stream that broke: the kind of fault, and the seconds without text around it."""
+    """Per stream that broke: the kind of fault, and how long nothing came, less a token's time."""
     for one in asked:
         for attempt in one.told.get("attempts", ())[:-1]:
             if not attempt["tokens"] or one.outcome != "exact":
@@ -132,7 +132,7 @@ def _gaps(asked: Sequence[Asked], faults: Sequence[Fault]) -> Iterator[tuple[str
             kind = causes[-1].kind if causes else "none"
             if kind == "sever" and "crash" in str(attempt["failure"]):
                 kind = "crash"
-            yield kind, after[0] - before[-1]
+            yield kind, max(0.0, after[0] - before[-1] - DELAY_MS / 1000)
 
 
 def _report(
@@ -153,7 +153,7 @@ def _report(
     found: dict[str, list[float]] = {}
     for kind, gap_s in _gaps(asked, faults):
         found.setdefault(kind, []).append(gap_s)
-    print(f"gaps, tokens being {DELAY_MS / 1000} s apart:")
+    print(f"gaps in seconds, beside the {DELAY_MS / 1000} s that a token takes:")
     print(f"  {'after':10} {'streams':>8} {'p50':>7} {'p99':>7} {'worst':>7}")
     for kind, gaps in sorted(found.items()):
         gaps.sort()

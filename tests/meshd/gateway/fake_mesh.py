@@ -88,7 +88,7 @@ class FakeMesh:
         return [{"id": "j1", "state": "done"}]
 
     def explain(self, request_id: str) -> Mapping[str, Any] | None:
-        return {"request": request_id, "model": "demo"} if request_id == "ab" else None
+        return {"request": request_id, "model": MODEL_ROW["name"]} if request_id == "ab" else None
 
     @contextlib.asynccontextmanager
     async def generate(

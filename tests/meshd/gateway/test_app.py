@@ -56,6 +56,19 @@ def test_mesh_routes() -> None:
     trio.run(main)
 
 
+def test_requests_are_explained_by_their_id() -> None:
+    """One that nobody remembers is 404."""
+
+    async def main() -> None:
+        async with gateway(FakeMesh()) as running:
+            told = (await running.ask("GET", "/mesh/v1/explain/ab")).json
+            assert told == {"request": "ab", "model": MODEL_ROW["name"]}
+            unknown = await running.ask("GET", "/mesh/v1/explain/%1b[2J")
+            assert (unknown.status, unknown.error["code"]) == (404, "unknown_url")
+
+    trio.run(main)
+
+
 def test_probes() -> None:
     """A node that is not ready is still healthy."""
 

@@ -22,6 +22,7 @@ ROUTES = (
     "/mesh/v1/status",
     "/mesh/v1/jobs",
     "/mesh/v1/events",
+    "/mesh/v1/explain/ab",
     "/nope",
     "/",
 )
@@ -52,7 +53,7 @@ def test_everything_but_the_probes_needs_a_key(keys: ApiKeys) -> None:
         mesh = FakeMesh()
         keyring = Keyring(keys, is_required=True)
         async with gateway(mesh, keyring=keyring) as running:
-            for method, path in [("POST", CHAT_PATH), *[("GET", path) for path in ROUTES[:8]]]:
+            for method, path in [("POST", CHAT_PATH), *[("GET", path) for path in ROUTES[:9]]]:
                 reply = await running.ask(method, path, b"{" if method == "POST" else b"")
                 assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), path
                 assert reply.headers["www-authenticate"] == "Bearer"
@@ -101,6 +102,9 @@ def test_a_key_for_some_models_sees_only_those(keys: ApiKeys) -> None:
             for path, name in (("/v1/models", "data"), ("/mesh/v1/models", "models")):
                 assert (await running.ask("GET", path, authorization=key)).json[name] == []
                 assert len((await running.ask("GET", path, authorization=wide)).json[name]) == 1
+            told = await running.ask("GET", "/mesh/v1/explain/ab", authorization=key)
+            assert (told.status, told.error["code"]) == (404, "unknown_url")
+            assert (await running.ask("GET", "/mesh/v1/explain/ab", authorization=wide)).json
             reply = await running.ask("GET", "/v1/models/org/demo", authorization=key)
             assert (reply.status, reply.error["code"]) == (404, "model_not_found")
             assert (await running.ask("GET", "/v1/models/org/demo", authorization=wide)).json

@@ -183,7 +183,7 @@ def test_who_dies_before_the_first_token_is_followed_by_another(is_silent: bool)
 
 @pytest.mark.parametrize("may_continue", [False, True])
 def test_who_dies_after_the_first_token(may_continue: bool) -> None:
-    """The daemon's request fails as interrupted; one that may continue repeats no token."""
+    """It goes on without repeating a token; an upstream's request fails as interrupted."""
     served = Served(_workload(_row(1, output=1_001), may_continue=may_continue))
     requests = served.run(40, (5, lambda: served.world.crash(served.serving())))
     assert len(requests) == 1

@@ -1,0 +1,102 @@
+"""Asking one member: how many at a time are being connected to it."""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from meshd.asking import CONNECTING_MAX, Asking, AttemptFailed
+from meshd.peers import Kind, Peers, PeerUnreachable
+from meshd.view import View
+from meshd.watchdogs import CONTACT_S
+from protocol.exchange import Ask
+from protocol.identity import Address, NodeId
+from tests.helpers.nodes import Mesh
+from tests.meshd.members import at_once
+
+ONE, TWO = NodeId(b"1" * 32), NodeId(b"2" * 32)
+
+
+class SlowPeers:
+    """Nobody is ever connected; those who try are counted."""
+
+    def __init__(self) -> None:
+        self.connecting: dict[NodeId, int] = {ONE: 0, TWO: 0}
+        self.refuse = trio.Event()
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self, peer: NodeId, addresses: Sequence[Address], kind: Kind
+    ) -> AsyncIterator[Any]:
+        self.connecting[peer] += 1
+        try:
+            await self.refuse.wait()
+        finally:
+            self.connecting[peer] -= 1
+        raise PeerUnreachable("refused")
+        yield
+
+
+def _asking(peers: SlowPeers) -> Asking:
+    view = View(Mesh(1).start_all()[0])
+    return Asking(view, cast("Peers", peers), lambda node: (), at_once, lambda event: None)
+
+
+async def _ask(asking: Asking, node: NodeId, failures: list[str]) -> None:
+    try:
+        async for _ in asking.ask(node, Kind.REQUEST, Ask("ab", 1_000, b""), ()):
+            pass
+    except AttemptFailed as failure:
+        failures.append(failure.message)
+
+
+def test_only_so_many_are_being_connected_to_one_member() -> None:
+    """The others have their turn when those have come to something; another member is not waited
+    for, and nothing is remembered in the end.
+    """
+    failures: list[str] = []
+
+    async def main() -> None:
+        peers = SlowPeers()
+        asking = _asking(peers)
+        async with trio.open_nursery() as nursery:
+            for _ in range(CONNECTING_MAX + 5):
+                nursery.start_soon(_ask, asking, ONE, failures)
+            nursery.start_soon(_ask, asking, TWO, failures)
+            await wait_all_tasks_blocked()
+            assert peers.connecting == {ONE: CONNECTING_MAX, TWO: 1}
+            nursery.cancel_scope.cancel()
+        assert peers.connecting == {ONE: 0, TWO: 0}
+        assert not asking._turns
+
+    trio.run(main)
+    assert not failures
+
+
+def test_who_waits_for_a_turn_need_not_find_out_for_himself() -> None:
+    """A member that answers nobody holds nobody up for longer than one attempt may take; whoever
+    comes later tries anew.
+    """
+    failures: list[str] = []
+
+    async def main() -> None:
+        peers = SlowPeers()
+        asking = _asking(peers)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3 * CONNECTING_MAX):
+                nursery.start_soon(_ask, asking, ONE, failures)
+        assert trio.current_time() < CONTACT_S + 0.1
+        peers.refuse.set()
+        await _ask(asking, ONE, failures)
+        assert not asking._turns
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    waited = "it cannot be reached (others could not reach it just now)"
+    assert Counter(failures) == {
+        "it cannot be reached (no answer)": CONNECTING_MAX,
+        waited: 2 * CONNECTING_MAX,
+        "it cannot be reached (refused)": 1,
+    }
