@@ -15,8 +15,30 @@ Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once
 
 import abc
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
+
+from runtimes.reply_form import PLAIN, ReplyForm
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function that the model has called in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: str
+    """As the model wrote them: JSON text, mostly of an object."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str
+    """The JSON schema of its arguments, which is an object, as JSON text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +46,43 @@ class ChatMessage:
     """One turn of a conversation, as the model's chat template sees it."""
 
     role: str
-    """`system`, `user`, `assistant` or whatever else the template knows."""
+    """`system`, `user`, `assistant`, `tool` or whatever else the template knows."""
     content: str
+    reasoning: str = ""
+    """Of an assistant's turn: what it thought before it spoke."""
+    name: str = ""
+    """Of a tool's turn: the function that gave this result, if it is said."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the call that it answers."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn."""
+
+    def texts(self) -> tuple[str, ...]:
+        """All of it in one row: two texts, or five and three more for each call."""
+        rest = (self.reasoning, self.name, self.tool_call_id)
+        if not (any(rest) or self.tool_calls):
+            return (self.role, self.content)
+        calls = ((call.id, call.name, call.arguments) for call in self.tool_calls)
+        return (self.role, self.content, *rest, *(text for call in calls for text in call))
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> "ChatMessage":
+        """The inverse. Raises ValueError for another number of texts."""
+        role, content, *more = texts
+        reasoning, name, tool_call_id, *calls = more or ("", "", "")
+        if len(calls) % 3:
+            raise ValueError("half a call")
+        return cls(
+            role=role,
+            content=content,
+            reasoning=reasoning,
+            name=name,
+            tool_call_id=tool_call_id,
+            tool_calls=tuple(
+                ToolCall(id=calls[at], name=calls[at + 1], arguments=calls[at + 2])
+                for at in range(0, len(calls), 3)
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +92,7 @@ class GenerateRequest:
     model: str
     """The model's name as the mesh lists it."""
     messages: tuple[ChatMessage, ...] | None = None
+    """If the last one is an assistant's, the answer goes on where it ends."""
     prompt: str | None = None
     max_tokens: int | None = None
     """Completion tokens at most; None: as many as the context has room for."""
@@ -67,6 +125,15 @@ class GenerateRequest:
     continued_ids: tuple[int, ...] = ()
     """Completion tokens that another run has emitted already: this one goes on behind them, as
     that one would have, and emits and counts only what is new. `max_tokens` is of the new ones."""
+    tools: tuple[Tool, ...] = ()
+    """Functions that the model may call; only beside `messages`."""
+    must_call: bool = False
+    """The answer is a call of one of `tools`, whose arguments keep their schema."""
+    parallel_calls: bool = True
+    """The answer may have several calls."""
+    with_markers: bool = False
+    """The text has the tokens that mark thoughts and calls (`ReplyForm`), and `Started` says which
+    they are; else such tokens are left out where the vocabulary holds them to be no text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +141,8 @@ class Started:
     """The request has a slot and its prompt is rendered."""
 
     prompt_token_ids: tuple[int, ...]
+    form: ReplyForm = PLAIN
+    """How the text is to be read; plain unless `with_markers` was asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
