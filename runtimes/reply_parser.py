@@ -241,23 +241,21 @@ class ReplyParser:
 
     def _behind(self, is_end: bool) -> bool:
         """Behind a call: its end marker, or another one."""
-        self._rest = self._rest.lstrip()
+        self._rest = rest = self._rest.lstrip()
         end = _ENDS.get(self._family, "")
         separator = _SEPARATORS.get(self._family)
-        found = separator.match(self._rest) if separator else None
-        length = found.end() if found else 0
-        self._step = self._content
-        if end and self._rest.startswith(end):
-            self._rest = self._rest.removeprefix(end)
+        found = separator.match(rest) if separator else None
+        if end and rest.startswith(end):
+            self._rest = rest.removeprefix(end)
             self._skips_space = True
-        elif separator and (found or not self._rest) and length == len(self._rest) and not is_end:
-            self._step = self._behind
+            self._step = self._content
+            return True
+        is_undecided = not rest or end.startswith(rest) or (found and found.end() == len(rest))
+        if is_undecided and not is_end:
             return False
-        elif end.startswith(self._rest) and not is_end:
-            self._step = self._behind
-            return False
-        elif found and self._rest.startswith("{", length) and self._calls != self._calls_max:
-            return self._begin_object(length)
+        if found and rest.startswith("{", found.end()) and self._calls != self._calls_max:
+            return self._begin_object(found.end())
+        self._step = self._content
         return True
 
     # ---- what steps do ----
