@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from meshd.frames import FrameStream, StreamBroken
-from meshd.payloads import BadPayload
+from meshd.payloads import ANOTHER_VERSION, BadPayload
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
 from protocol.errors import Refused
@@ -134,5 +134,7 @@ async def _answer_from(
 
 def _refused(code: str, message: str, codes: Collection[str]) -> AttemptFailed:
     """What a peer said, made harmless: neither its code nor its words are to be believed."""
+    if message == ANOTHER_VERSION:  # it is older, another one need not be
+        code = "unavailable"
     reason = "".join(c if c.isprintable() else " " for c in message[:REASON_CHARS_MAX])
     return AttemptFailed(code if code in codes else "unavailable", reason)

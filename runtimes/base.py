@@ -15,8 +15,9 @@ Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once
 
 import abc
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from runtimes.reply_form import PLAIN, ReplyForm
 
@@ -40,6 +41,20 @@ class Tool:
     parameters: str
     """The JSON schema of its arguments, which is an object, as JSON text."""
 
+    def as_object(self) -> dict[str, Any]:
+        """In OpenAI's shape, which is also that of chat templates.
+
+        Raises RuntimeFailure `bad_request` for parameters that are no JSON object.
+        """
+        try:
+            parameters = json.loads(self.parameters)
+        except (ValueError, RecursionError):
+            parameters = None
+        if not isinstance(parameters, dict):
+            raise RuntimeFailure("bad_request", f"the parameters of {self.name!r} are no object")
+        function = {"name": self.name, "description": self.description, "parameters": parameters}
+        return {"type": "function", "function": function}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChatMessage:
@@ -56,6 +71,30 @@ class ChatMessage:
     """Of a tool's turn: the call that it answers."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Of an assistant's turn."""
+
+    def as_object(self, read_arguments: Callable[[str], object]) -> dict[str, Any]:
+        """In OpenAI's shape, which is also that of chat templates; what is not there is absent.
+
+        `read_arguments`: what becomes of the text of a call's arguments.
+        """
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        rest = {
+            "reasoning_content": self.reasoning,
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        turn |= {key: text for key, text in rest.items() if text}
+        if self.tool_calls:
+            turn["content"] = self.content or None
+            functions = (
+                {"name": call.name, "arguments": read_arguments(call.arguments)}
+                for call in self.tool_calls
+            )
+            turn["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": function}
+                for call, function in zip(self.tool_calls, functions, strict=True)
+            ]
+        return turn
 
     def texts(self) -> tuple[str, ...]:
         """All of it in one row: two texts, or five and three more for each call."""

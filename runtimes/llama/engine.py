@@ -18,10 +18,11 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from runtimes.base import ChatMessage, RuntimeFailure
+from runtimes.base import ChatMessage, RuntimeFailure, Tool
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle, LogTail, load_bindings
+from runtimes.llama.call_grammar import with_call_grammar
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.frames import Generate, Load, Prefilled
@@ -30,6 +31,7 @@ from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, Pace
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
@@ -109,13 +111,14 @@ class Engine:
         """Whether another request can be opened."""
         return len(self._sequences) < self.slots
 
-    def open(self, request: Generate) -> tuple[int, ...]:
-        """Take a request on; return its prompt's token ids. Nothing is decoded yet.
+    def open(self, request: Generate) -> tuple[tuple[int, ...], ReplyForm]:
+        """Take a request on; return its prompt's token ids, and how its text is to be read.
+        Nothing is decoded yet.
 
         Raises RuntimeFailure `bad_request` or `context_too_long`, and holds nothing then.
         """
         assert self.has_room
-        prompt = self._prompt_tokens(request)
+        prompt, form = self._prompt_tokens(request)
         if not prompt:
             raise RuntimeFailure("bad_request", "the prompt is empty")
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
@@ -124,7 +127,7 @@ class Engine:
         if any(token >= self.model.tokens_known for token in request.continued_ids):
             raise RuntimeFailure("bad_request", "continued_ids are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        sampler = Sampler(self._llama, self.model, request, seed)
+        sampler = Sampler(self._llama, self.model, with_call_grammar(request, form), seed)
         sequence = Sequence(
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
@@ -132,6 +135,7 @@ class Engine:
             tokens_max=room if request.max_tokens is None else min(room, request.max_tokens),
             sampler=sampler,
             text=CompletionText(request.stop),
+            visible=self.model.tokens_of(form.markers) if request.with_markers else frozenset(),
         )
         try:
             sequence.continue_from(self.model, request.continued_ids, room)
@@ -141,7 +145,7 @@ class Engine:
             sampler.close()
             raise
         self._sequences[request.request] = sequence
-        return tuple(prompt)
+        return tuple(prompt), form if request.with_markers else PLAIN
 
     def close(self, request: int) -> bool:
         """Forget a request and what the context remembers of it; False if it is not open."""
@@ -288,16 +292,21 @@ class Engine:
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
 
-    def _prompt_tokens(self, request: Generate) -> list[int]:
+    def _prompt_tokens(self, request: Generate) -> tuple[list[int], ReplyForm]:
+        text, form = request.prompt or "", PLAIN
         if request.messages is not None:
-            turns = tuple(ChatMessage(role=role, content=text) for role, text in request.messages)
-            text = self._template.render(turns)
-        else:
-            text = request.prompt or ""
+            rendered = self._template.render(
+                tuple(ChatMessage.of_texts(texts) for texts in request.messages),
+                tuple(
+                    Tool(name=name, description=description, parameters=parameters)
+                    for name, description, parameters in request.tools
+                ),
+            )
+            text, form = rendered.prompt, rendered.form
         text_bytes = len(text.encode())
         if text_bytes > self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX:
             raise self._too_long(f"{text_bytes} bytes")
-        return self.model.tokenize(text, is_rendered=request.messages is not None)
+        return self.model.tokenize(text, is_rendered=request.messages is not None), form
 
     def _too_long(self, size: str) -> RuntimeFailure:
         return RuntimeFailure(

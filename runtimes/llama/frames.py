@@ -50,7 +50,7 @@ class Generate:
 
     request: int
     messages: tuple[tuple[str, ...], ...] | None
-    """Pairs of role and content."""
+    """As `ChatMessage.texts` has them."""
     prompt: str | None
     max_tokens: int | None
     temperature: float
@@ -70,6 +70,11 @@ class Generate:
     grammar: str | None
     json_schema: str | None
     continued_ids: tuple[int, ...]
+    tools: tuple[tuple[str, ...], ...]
+    """Name, description and parameters of each."""
+    must_call: bool
+    parallel_calls: bool
+    with_markers: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +129,9 @@ class Started:
 
     request: int
     prompt_token_ids: tuple[int, ...]
+    calls: str
+    thoughts: str
+    """Of a `ReplyForm`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ class Sequence:
     """New tokens at most."""
     sampler: Sampler
     text: CompletionText
+    visible: frozenset[int] = frozenset()
+    """Tokens that are text here, though the vocabulary holds them to be none: markers."""
     held: Held | None = None
     """Its part of the KV cache; None while it waits for room."""
     cached_tokens: int | None = None
@@ -49,7 +51,7 @@ class Sequence:
         for token in continued:
             is_end = model.is_end(token)
             if not is_end:
-                self.text.push(model.piece(token))
+                self.text.push(self._piece(model, token))
             if is_end or self.text.stopped:
                 self.ending = "stop"
         if not self.ending and room < 1:
@@ -68,7 +70,7 @@ class Sequence:
         self.completion_tokens += 1
         self.tokens.append(token)
         is_end = model.is_end(token)
-        text = "" if is_end else self.text.push(model.piece(token))
+        text = "" if is_end else self.text.push(self._piece(model, token))
         if is_end or self.text.stopped:
             self.ending = "stop"
         elif self.completion_tokens >= self.tokens_max:
@@ -76,6 +78,9 @@ class Sequence:
         if self.ending:
             text += self.text.finish()
         return Tokens(request=self.request, token_ids=(token,), text=text)
+
+    def _piece(self, model: LoadedModel, token: int) -> bytes:
+        return model.piece(token, special=token in self.visible)
 
     def ended(self) -> Ended:
         """The last word."""

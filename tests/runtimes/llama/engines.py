@@ -56,6 +56,10 @@ def generate(number: int, **changes: object) -> Generate:
         "grammar": None,
         "json_schema": None,
         "continued_ids": (),
+        "tools": (),
+        "must_call": False,
+        "parallel_calls": True,
+        "with_markers": False,
     }
     return Generate(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 

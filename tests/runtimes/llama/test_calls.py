@@ -1,0 +1,203 @@
+"""Answers that must be calls are valid calls, whatever the model's weights."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.call_grammar import with_call_grammar
+from runtimes.llama.frames import Generate
+from runtimes.reply_form import CALL_MARKERS, ReplyForm
+from runtimes.reply_parser import CallArguments, CallBegin, Content, ReplyParser, Thoughts
+from tests.helpers import tool_templates
+from tests.runtimes.llama.engines import generate, make_engine, run
+from tests.runtimes.serving import needs_llama
+
+pytestmark = [pytest.mark.llama, needs_llama]
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Köln", "Bonn"]},
+        "days": {"$ref": "#/$defs/days"},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 7}},
+}
+TOOLS = (
+    ("weather", "Tells the weather.", json.dumps(SCHEMA)),
+    ("roll", "", '{"type": "object", "properties": {"sides": {"enum": [6, 20]}}}'),
+)
+CHAT = (("user", "Will it rain?"),)
+
+
+@pytest.fixture(scope="module", params=[*tool_templates.BY_FAMILY])
+def family(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Random weights, the family's template, and its markers as tokens that are no text."""
+    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
+    from runtimes.llama.demo import build
+
+    path = tmp_path_factory.mktemp(family) / "random.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "CHAT_TEMPLATE", tool_templates.BY_FAMILY[family])
+        patch.setattr(build, "SPECIALS", [*CALL_MARKERS[family], *build.SPECIALS])
+        build.write(path)
+    return path
+
+
+def asked(number: int, **changes: object) -> Generate:
+    """A request that must call."""
+    fields: dict[str, object] = {
+        "prompt": None,
+        "messages": CHAT,
+        "tools": TOOLS,
+        "must_call": True,
+        "with_markers": True,
+        "max_tokens": 400,
+        "seed": number,
+        "temperature": 1.5,
+    }
+    return generate(number, **(fields | changes))
+
+
+def calls_in(family: str, text: str, *, is_cut: bool = False) -> list[tuple[str, object]]:
+    """The calls of an answer, which is nothing else; `is_cut`: but for an unfinished one."""
+    parser = ReplyParser(ReplyForm(family), [name for name, *_ in TOOLS])
+    calls: list[tuple[str, str]] = []
+    for delta in [*parser.push(text), *parser.finish()]:
+        match delta:
+            case CallBegin(_, name):
+                calls.append((name, ""))
+            case CallArguments(_, more):
+                calls[-1] = (calls[-1][0], calls[-1][1] + more)
+            case Content() | Thoughts():
+                assert is_cut, text
+                return [(name, json.loads(arguments)) for name, arguments in calls]
+    if is_cut:
+        calls.pop()
+    return [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+def assert_valid(name: str, arguments: object) -> None:
+    """It keeps its function's schema."""
+    assert isinstance(arguments, dict)
+    if name == "weather":
+        assert arguments.keys() == {"city", "days"}
+        assert arguments["city"] in ("Köln", "Bonn")
+        assert 1 <= arguments["days"] <= 7
+    else:
+        assert name == "roll"
+        assert arguments.get("sides", 6) in (6, 20)
+
+
+def test_a_call_that_must_be_is_valid(family: str, model: pathlib.Path) -> None:
+    """For any seed; the text has its markers, and going on in the middle changes nothing."""
+    engine = make_engine(model)
+    for seed in range(1, 5):
+        (outcome,) = run(engine, asked(seed, parallel_calls=False))
+        [(name, arguments)] = calls_in(family, outcome.text)
+        assert_valid(name, arguments)
+        assert outcome.ended is not None
+        assert outcome.ended.finish_reason == "stop"
+        cut = len(outcome.ids) // 2
+        (rest,) = run(
+            engine, asked(seed, parallel_calls=False, continued_ids=tuple(outcome.ids[:cut]))
+        )
+        assert outcome.text.endswith(rest.text)
+        assert_valid(*calls_in(family, outcome.text.removesuffix(rest.text) + rest.text)[0])
+
+
+def test_several_calls_may_be_made_at_once(family: str, model: pathlib.Path) -> None:
+    """Each of them is valid; a Llama 3 makes one."""
+    most = 0
+    for outcome in run(make_engine(model), *(asked(n, max_tokens=160) for n in range(1, 5))):
+        assert outcome.ended is not None
+        is_cut = outcome.ended.finish_reason == "length"
+        calls = calls_in(family, outcome.text, is_cut=is_cut)
+        for name, arguments in calls:
+            assert_valid(name, arguments)
+        most = max(most, len(calls))
+    assert (most == 1) == (family == "llama3")
+
+
+def test_the_form_is_told_to_who_asks_for_markers(family: str, model: pathlib.Path) -> None:
+    """To others the markers stay invisible, as ever."""
+    engine = make_engine(model)
+    _, form = engine.open(asked(1))
+    assert form == ReplyForm(family)
+    _, form = engine.open(asked(2, with_markers=False))
+    assert form == ReplyForm()
+    marker = CALL_MARKERS[family][0]
+    (shown,) = engine.model.tokens_of([marker])
+    for number, with_markers in ((3, True), (4, False)):
+        request = asked(
+            number,
+            tools=TOOLS,
+            must_call=False,
+            with_markers=with_markers,
+            max_tokens=1,
+            bias_tokens=(shown,),
+            bias_values=(100.0,),
+        )
+        (outcome,) = run(engine, request)
+        assert outcome.text == (marker if with_markers else "")
+
+
+def test_a_call_or_an_answer_that_keeps_its_schema(family: str, model: pathlib.Path) -> None:
+    """A schema of the answer forbids no call."""
+    engine = make_engine(model)
+    schema = '{"type": "object", "properties": {"yes": {"const": true}}, "required": ["yes"]}'
+    (marker,) = engine.model.tokens_of(CALL_MARKERS[family][:1])
+    for bias in (100.0, -100.0):
+        request = asked(
+            1,
+            must_call=False,
+            parallel_calls=False,
+            json_schema=schema,
+            bias_tokens=(marker,),
+            bias_values=(bias,),
+        )
+        (outcome,) = run(engine, request)
+        is_call = '"yes"' not in outcome.text
+        if is_call:
+            assert_valid(*calls_in(family, outcome.text)[0])
+        else:
+            assert json.loads(outcome.text) == {"yes": True}
+        assert is_call == (bias > 0) or family == "llama3", "a Llama 3 has both begin alike"
+
+
+def test_a_schema_that_no_grammar_can_promise_is_named() -> None:
+    """The function, and what it is."""
+    request = asked(1, tools=(("f", "", '{"properties": {"a": {"pattern": "x"}}}'),))
+    with pytest.raises(RuntimeFailure, match=r"tool 'f'.*'pattern'"):
+        with_call_grammar(request, ReplyForm("hermes"))
+
+
+def test_thoughts_may_come_before_a_call() -> None:
+    """Where the prompt has opened them they must end first."""
+    for thoughts, begins in (("open", "([^<]"), ("may", '("<think>"'), ("", "one")):
+        grammar = with_call_grammar(asked(1), ReplyForm("hermes", thoughts)).grammar
+        assert grammar is not None
+        assert f"root ::= {begins}" in grammar
+
+
+@settings(max_examples=20)
+@given(st.booleans(), st.none() | st.just("{}"))
+def test_without_need_there_is_no_grammar(parallel: bool, schema: str | None) -> None:
+    """Free answers are free, and a schema without tools is what it was."""
+    free = asked(1, must_call=False, parallel_calls=parallel)
+    assert with_call_grammar(free, ReplyForm("hermes")) == free
+    kept = asked(1, tools=(), must_call=False, json_schema=schema)
+    assert with_call_grammar(kept, ReplyForm()) == kept
