@@ -12,7 +12,9 @@ from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import DONE, ChatCompletion
 from protocol.policies import POLICIES
-from runtimes.base import Chunk, Finished
+from runtimes.base import Chunk, Finished, GenerateRequest, Started
+from runtimes.reply_form import PLAIN, ReplyForm
+from runtimes.reply_parser import Delta, ReplyParser
 
 if TYPE_CHECKING:
     from meshd.gateway.openai_request import ChatCall
@@ -54,10 +56,11 @@ class ChatEndpoint:
         completion: ChatCompletion,
     ) -> None:
         async with self._mesh.generate(call.request, options) as answer:
-            text, finished = await _collect(answer, self._limits.answer_chars_max)
+            chars_max = self._limits.answer_chars_max
+            deltas, finished = await _collect(answer, call.request, chars_max)
             headers = served_by(answer)
         # The node is free again before a slow client takes its answer.
-        await exchange.reply_json(completion.whole(text, finished), headers=headers)
+        await exchange.reply_json(completion.whole(deltas, finished), headers=headers)
 
     async def _stream(
         self,
@@ -71,7 +74,7 @@ class ChatEndpoint:
                 exchange, headers=lambda: served_by(answer), last_words=openai_last_words
             )
             async with stream.kept_alive(self._limits.sse_keep_alive_s):
-                ending = await _pass_on(answer, stream, completion)
+                ending = await _pass_on(answer, call.request, stream, completion)
         await stream.finish(ending)
 
 
@@ -115,37 +118,56 @@ def served_by(answer: Answer) -> HeaderList:
     ]
 
 
-async def _collect(answer: Answer, chars_max: int) -> tuple[str, Finished]:
-    texts: list[str] = []
+def _parser(request: GenerateRequest, form: ReplyForm) -> ReplyParser:
+    names = [tool.name for tool in request.tools]
+    return ReplyParser(form, names, None if request.parallel_calls else 1)
+
+
+async def _collect(
+    answer: Answer, request: GenerateRequest, chars_max: int
+) -> tuple[list[Delta], Finished]:
+    deltas: list[Delta] = []
+    parser = _parser(request, PLAIN)
     room = chars_max
     async for event in answer.events:
         match event:
+            case Started(form=form):
+                parser = _parser(request, form)
             case Chunk(text=text):
                 room -= len(text)
                 if room < 0:
                     raise RequestFailed(
                         "interrupted", "The answer is too long for one piece; stream it."
                     )
-                texts.append(text)
+                deltas += parser.push(text)
             case Finished():
-                return "".join(texts), event
+                return deltas + parser.finish(), event
     raise _never_finished()
 
 
-async def _pass_on(answer: Answer, stream: EventStream, completion: ChatCompletion) -> bytes:
+async def _pass_on(
+    answer: Answer, request: GenerateRequest, stream: EventStream, completion: ChatCompletion
+) -> bytes:
     """Send the answer's text as it comes; returns the events that end the stream."""
     before = completion.opening()
+    parser = _parser(request, PLAIN)
     nodes = [answer.node_name]
     async for event in answer.events:
         if nodes[-1] != answer.node_name:
             nodes.append(answer.node_name)
         match event:
-            case Chunk(text=text) if text:
-                await stream.write(before + completion.piece(text))
-                before = b""
+            case Started(form=form):
+                parser = _parser(request, form)
+            case Chunk(text=text):
+                pieces = b"".join(map(completion.event, parser.push(text)))
+                if pieces:
+                    await stream.write(before + pieces)
+                    before = b""
             case Finished():
+                before += b"".join(map(completion.event, parser.finish()))
+                closing = completion.closing(event, has_calls=parser.has_calls)
                 comment = f"meshd nodes={','.join(nodes)} continuations={answer.resumed}"
-                return before + completion.closing(event) + sse_comment(comment) + DONE
+                return before + closing + sse_comment(comment) + DONE
     raise _never_finished()
 
 

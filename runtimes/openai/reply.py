@@ -92,7 +92,7 @@ class Reply:
             written += self._turn_to("content") + text
         for call in calls:
             written += self._call(call)
-        if reason is not None:
+        if reason is not None and reason not in _CUT:
             written += self._turn_to("")
         is_token = bool(text or thoughts or calls)
         self._deltas += is_token

@@ -4,6 +4,7 @@ import json
 
 from meshd.gateway.openai import ChatCompletion, model_object
 from runtimes.base import Finished
+from runtimes.reply_parser import Content
 from tests.meshd.gateway.fake_mesh import MODEL_ROW
 
 COMPLETION = ChatCompletion(request_id="ab12", created=5, model="m")
@@ -30,7 +31,7 @@ def test_model_object() -> None:
 
 def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
     """Usage and finish reason are Finished's, never counted again."""
-    whole = COMPLETION.whole("text", Finished("length", 11, 22))
+    whole = COMPLETION.whole([Content("te"), Content("xt")], Finished("length", 11, 22))
     assert whole["id"] == "chatcmpl-ab12"
     assert whole["object"] == "chat.completion"
     assert whole["choices"][0]["message"] == {
