@@ -1,21 +1,25 @@
 """Answers that must be calls are valid calls, whatever the model's weights."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimes.base import RuntimeFailure
+from runtimes.base import ChatMessage, RuntimeFailure, Started, Tool, ToolCall
 from runtimes.llama.call_grammar import with_call_grammar
 from runtimes.llama.frames import Generate
+from runtimes.llama.runtime import LlamaRuntime
+from runtimes.llama.settings import read_settings
 from runtimes.reply_form import CALL_MARKERS, ReplyForm
 from runtimes.reply_parser import CallArguments, CallBegin, Content, ReplyParser, Thoughts
 from tests.helpers import tool_templates
 from tests.runtimes.llama.engines import generate, make_engine, run
-from tests.runtimes.serving import needs_llama
+from tests.runtimes.serving import ask, complete, needs_llama, serving
 
 pytestmark = [pytest.mark.llama, needs_llama]
 
@@ -201,3 +205,38 @@ def test_without_need_there_is_no_grammar(parallel: bool, schema: str | None) ->
     assert with_call_grammar(free, ReplyForm("hermes")) == free
     kept = asked(1, tools=(), must_call=False, json_schema=schema)
     assert with_call_grammar(kept, ReplyForm()) == kept
+
+
+def test_a_call_through_the_worker(family: str, model: pathlib.Path) -> None:
+    """Tools go in and the form comes out through the pipe, too; results can be answered."""
+    runtime = LlamaRuntime(read_settings(str(model), {"context_tokens": "2048"}))
+    tools = tuple(Tool(name=n, description=d, parameters=p) for n, d, p in TOOLS)
+    request = ask(
+        400,
+        prompt=None,
+        messages=(ChatMessage(role="user", content="Will it rain?"),),
+        tools=tools,
+        must_call=True,
+        parallel_calls=False,
+        with_markers=True,
+    )
+
+    async def main() -> None:
+        async with serving(runtime):
+            completion = await complete(runtime, request)
+            started = completion.events[0]
+            assert isinstance(started, Started)
+            assert started.form == ReplyForm(family)
+            [(name, arguments)] = calls_in(family, completion.text)
+            assert_valid(name, arguments)
+            assert request.messages is not None
+            call = ToolCall(id="abc123def", name=name, arguments=json.dumps(arguments))
+            answered = (
+                *request.messages,
+                ChatMessage(role="assistant", content="", tool_calls=(call,)),
+                ChatMessage(role="tool", content="No.", tool_call_id=call.id, name=name),
+            )
+            again = dataclasses.replace(request, messages=answered, must_call=False, max_tokens=5)
+            assert len((await complete(runtime, again)).ids) == 5
+
+    trio.run(main)
