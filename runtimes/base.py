@@ -85,7 +85,6 @@ class ChatMessage:
         }
         turn |= {key: text for key, text in rest.items() if text}
         if self.tool_calls:
-            turn["content"] = self.content or None
             functions = (
                 {"name": call.name, "arguments": read_arguments(call.arguments)}
                 for call in self.tool_calls

@@ -1,7 +1,7 @@
 """The one place for the forms in which models write thoughts and calls into their text.
 
-A model writes what its chat template taught it. The template's text tells the family; the text of
-an answer is then read by `reply_parser.py`, wherever the answer is worded for an app.
+A model writes calls as its chat template writes them, which tells the family; the text of an answer
+is then read by `reply_parser.py`, wherever the answer is worded for an app.
 """
 
 import dataclasses
@@ -42,15 +42,3 @@ CALL_MARKERS: Final[dict[str, tuple[str, ...]]] = {
     mistral       [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
     mistral_args  [TOOL_CALLS]name[ARGS]{...}
 """
-
-
-def calls_of_template(template: str) -> str:
-    """The family whose calls a chat template writes; empty when it is none of them."""
-    if "[TOOL_CALLS]" in template:
-        return "mistral_args" if "[ARGS]" in template else "mistral"
-    if "<tool_call>" in template:
-        # Others use the same marker around something else than JSON.
-        return "" if "<function=" in template or "<arg_key>" in template else "hermes"
-    if "<|python_tag|>" in template or "<|start_header_id|>ipython" in template:
-        return "llama3"
-    return ""

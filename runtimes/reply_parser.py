@@ -348,6 +348,18 @@ class ReplyParser:
             self._deltas.append(delta)
 
 
+def calls_in_prompt(prompt: str, name: str) -> str:
+    """The family in whose form a call of `name` stands in a prompt; empty when it is none."""
+    for family in CALL_MARKERS:
+        # A Llama 3 writes no marker: the call is all of its turn.
+        for turn in prompt.split("<|end_header_id|>"):
+            parser = ReplyParser(ReplyForm(family), (name,))
+            parser.push(turn)
+            if parser.has_calls:
+                return family
+    return ""
+
+
 def _before_part(text: str, marker: str) -> int:
     """Where `text` ends, a beginning of `marker` at its end left out."""
     longest = min(len(marker) - 1, len(text))

@@ -4,15 +4,17 @@ A template is a program from the model file, which came from anywhere: it runs i
 sandbox and inside the worker process, so the worst it can do is to cost that process its life.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from runtimes.base import ChatMessage, RuntimeFailure, Tool, ToolCall
 from runtimes.limits import PROMPT_BYTES_MAX
-from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm, calls_of_template
+from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
+from runtimes.reply_parser import calls_in_prompt
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -81,14 +83,13 @@ class ChatTemplate:
         when it gets too long.
         """
         calls = self._calls_form(messages, tools)
-        described = [tool.as_object() for tool in tools] or None
-        as_text = any(turn.tool_calls for turn in messages) and self._wants_text
+        as_text = any(turn.tool_calls for turn in messages) and self._manner[1]
         last = messages[-1]
         if last.role == "assistant":
-            prompt = self._write(messages[:-1], described, as_text=as_text)
+            prompt = self._write(messages[:-1], tools, as_text=as_text)
             begun = _with_thoughts(last) if self._marks_thoughts else last.content
         else:
-            prompt = self._write(messages, described, as_text=as_text)
+            prompt = self._write(messages, tools, as_text=as_text)
             begun = ""
         opened = prompt.rstrip()
         is_open = opened.endswith(THOUGHTS_BEGIN)
@@ -107,41 +108,41 @@ class ChatTemplate:
                 "the model's chat template knows nothing of tools; choose a model that was "
                 "trained to call them",
             )
-        if not tools:
-            return ""
-        calls = calls_of_template(self._source)
-        if not calls:
+        if tools and not self._manner[0]:
             raise RuntimeFailure(
                 "bad_request",
                 "the form in which this model writes calls is not known here; choose one whose "
                 "calls are like those of Hermes, Qwen, Llama 3 or Mistral",
             )
-        return calls
+        return self._manner[0] if tools else ""
 
     @functools.cached_property
-    def _wants_text(self) -> bool:
-        """Whether it puts the text of a call's arguments into its own; most write an object."""
-
-        def shows(*, as_text: bool) -> bool:
-            try:
-                return '"n7"' in self._write(_PROBE, None, as_text=as_text)
-            except RuntimeFailure:
-                return False
-
-        return not shows(as_text=False) and shows(as_text=True)
+    def _manner(self) -> tuple[str, bool]:
+        """How it writes a call, and whether it takes the text of arguments, as few do, and not the
+        object. Found out by trying: many templates know a marker and write something else behind
+        it.
+        """
+        for as_text in (False, True):
+            with contextlib.suppress(RuntimeFailure):
+                text = self._write(_PROBE, (), as_text=as_text)
+                if '"n7"' in text:
+                    return calls_in_prompt(text, "f"), as_text
+        return "", False
 
     def _write(
-        self, messages: tuple[ChatMessage, ...], tools: list[Any] | None, *, as_text: bool
+        self, messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...], *, as_text: bool
     ) -> str:
+        values: dict[str, object] = {
+            "messages": [turn.as_object(str if as_text else _object_in) for turn in messages],
+            "add_generation_prompt": True,
+            **self._tokens,
+        }
+        if tools:  # some templates look whether it is defined, and some go through it anyway
+            values["tools"] = [tool.as_object() for tool in tools]
         pieces: list[str] = []
         rendered_bytes = 0
         try:
-            for piece in self._template.generate(
-                messages=[turn.as_object(str if as_text else _object_in) for turn in messages],
-                tools=tools,
-                add_generation_prompt=True,
-                **self._tokens,
-            ):
+            for piece in self._template.generate(values):
                 pieces.append(piece)
                 rendered_bytes += len(piece.encode())
                 if rendered_bytes > 2 * PROMPT_BYTES_MAX:

@@ -59,9 +59,12 @@ def test_arguments_are_a_text_where_the_template_joins_texts() -> None:
     """Found out by trying."""
     source = (
         "{% for m in messages %}{% for c in m.tool_calls %}"
-        "{{ '<tool_call>' + c['function']['arguments'] }}{% endfor %}{% endfor %}"
+        "{{ '<tool_call>{\"name\": \"' + c['function']['name'] + '\", \"arguments\": ' }}"
+        "{{ c['function']['arguments'] + '}' }}{% endfor %}{% endfor %}"
     )
-    assert render(source, TURNS)[0] == '<tool_call>{"at":"é"}'
+    prompt, form = render(source, TURNS)
+    assert prompt == '<tool_call>{"name": "look", "arguments": {"at":"é"}}'
+    assert form == ReplyForm("hermes")
 
 
 def test_arguments_that_are_no_object_stay_the_text_that_they_are() -> None:
@@ -79,11 +82,20 @@ def test_a_model_without_tools_says_so(messages: tuple[ChatMessage, ...]) -> Non
     assert failed.value.code == "bad_request"
 
 
-@pytest.mark.parametrize("call", ["<tool_call>\n<function=x>", "<tool_call>x\n<arg_key>", "call:"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<tool_call><function={{ call.name }}>{{ call.arguments | tojson }}",
+        "<tool_call>{{ call.name }}<arg>{{ call.arguments | tojson }}",
+        '<|start_header_id|>ipython<|end_header_id|>call {"name": {{ call | tojson }}',
+        "{{ call.nothing.there }}",
+    ],
+)
 def test_a_family_that_is_not_known_says_so(call: str) -> None:
-    """Its calls would come as text that no client takes for calls."""
+    """Its calls would come as text that no client takes for calls, whatever marks them."""
+    source = "{% for m in messages %}{% for c in m.tool_calls %}{% set call = c.function %}"
     with pytest.raises(RuntimeFailure, match="Hermes"):
-        render("{{ tools }}" + call)
+        render(source + call + "{% endfor %}{% endfor %}")
 
 
 def test_parameters_that_are_no_schema_are_refused() -> None:
@@ -98,14 +110,14 @@ def test_parameters_that_are_no_schema_are_refused() -> None:
     [
         (tool_templates.HERMES, ""),
         (tool_templates.THINKING, "open"),
-        ("{{ messages[0].content.split('</think>')[-1] }}A:{# tools <tool_call> #}", "may"),
+        ("{{ messages[0].content.split('</think>')[-1] }}A:", "may"),
     ],
 )
 def test_the_template_says_where_thoughts_are(source: str, thoughts: str) -> None:
     """Not at all, in the text, or opened by the prompt."""
-    assert render(source)[1].thoughts == thoughts
     lying = (ChatMessage(role="user", content="<think>"), *ASKED)
-    assert render(source, lying)[1].thoughts == thoughts
+    for messages in (ASKED, lying):
+        assert render(source, messages, tools=())[1].thoughts == thoughts
 
 
 def answer_begun(content: str, reasoning: str = "") -> tuple[ChatMessage, ...]:

@@ -97,7 +97,7 @@ def test_tools_and_turns_with_calls_are_named() -> None:
     assert said["messages"][1:] == [
         {
             "role": "assistant",
-            "content": None,
+            "content": "",
             "reasoning_content": "hm",
             "tool_calls": [
                 {
