@@ -22,13 +22,13 @@ from runtimes.base import ChatMessage, RuntimeFailure, Tool
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle, LogTail, load_bindings
-from runtimes.llama.call_grammar import with_call_grammar
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.frames import Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, Pace
+from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
 from runtimes.reply_form import PLAIN, ReplyForm
@@ -127,7 +127,7 @@ class Engine:
         if any(token >= self.model.tokens_known for token in request.continued_ids):
             raise RuntimeFailure("bad_request", "continued_ids are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        sampler = Sampler(self._llama, self.model, with_call_grammar(request, form), seed)
+        sampler = Sampler(self._llama, self.model, with_reply_grammar(request, form), seed)
         sequence = Sequence(
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
@@ -302,7 +302,9 @@ class Engine:
                     for name, description, parameters in request.tools
                 ),
             )
-            text, form = rendered.prompt, rendered.form
+            text = rendered.prompt
+            # A grammar holds for all of the text: it has neither thoughts nor calls.
+            form = rendered.form if request.grammar is None else PLAIN
         text_bytes = len(text.encode())
         if text_bytes > self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX:
             raise self._too_long(f"{text_bytes} bytes")

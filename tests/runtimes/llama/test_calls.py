@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.base import ChatMessage, RuntimeFailure, Started, Tool, ToolCall
-from runtimes.llama.call_grammar import with_call_grammar
 from runtimes.llama.frames import Generate
+from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from runtimes.reply_form import CALL_MARKERS, ReplyForm
@@ -186,15 +186,50 @@ def test_a_schema_that_no_grammar_can_promise_is_named() -> None:
     """The function, and what it is."""
     request = asked(1, tools=(("f", "", '{"properties": {"a": {"pattern": "x"}}}'),))
     with pytest.raises(RuntimeFailure, match=r"tool 'f'.*'pattern'"):
-        with_call_grammar(request, ReplyForm("hermes"))
+        with_reply_grammar(request, ReplyForm("hermes"))
 
 
 def test_thoughts_may_come_before_a_call() -> None:
     """Where the prompt has opened them they must end first."""
-    for thoughts, begins in (("open", "([^<]"), ("may", '("<think>"'), ("", "one")):
-        grammar = with_call_grammar(asked(1), ReplyForm("hermes", thoughts)).grammar
+    for thoughts, begins in (("open", "t0 (one"), ("may", '("<think>" t0)? (one'), ("", " (one")):
+        grammar = with_reply_grammar(asked(1), ReplyForm("hermes", thoughts)).grammar
         assert grammar is not None
         assert f"root ::= {begins}" in grammar
+
+
+@pytest.fixture(scope="module")
+def thinking_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Random weights, and a prompt that opens the thoughts."""
+    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
+    from runtimes.llama.demo import build
+
+    path = tmp_path_factory.mktemp("thinking") / "random.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "CHAT_TEMPLATE", tool_templates.THINKING)
+        patch.setattr(build, "SPECIALS", ["<think>", "</think>", *build.SPECIALS])
+        build.write(path)
+    return path
+
+
+def test_an_answer_that_keeps_its_schema_comes_behind_thoughts(
+    thinking_model: pathlib.Path,
+) -> None:
+    """They are any text up to their end, and the schema holds for the rest."""
+    engine = make_engine(thinking_model)
+    (end,) = engine.model.tokens_of(["</think>"])
+    schema = '{"type": "object", "properties": {"yes": {"const": true}}, "required": ["yes"]}'
+    plain: dict[str, Any] = {"tools": (), "must_call": False, "json_schema": schema}
+    never = asked(1, **plain, max_tokens=30, bias_tokens=(end,), bias_values=(-100.0,))
+    (endless,) = run(engine, never)
+    assert "{" not in endless.text
+    thought = tuple(endless.ids)
+    now = asked(1, **plain, continued_ids=thought, bias_tokens=(end,), bias_values=(100.0,))
+    (outcome,) = run(engine, now)
+    assert json.loads(outcome.text.removeprefix("</think>")) == {"yes": True}
+    (unmarked,) = run(engine, asked(1, **plain | {"with_markers": False}))
+    assert json.loads(unmarked.text) == {"yes": True}
+    _, form = engine.open(asked(9, tools=(), must_call=False, grammar='root ::= "a"'))
+    assert form == ReplyForm()
 
 
 @settings(max_examples=20)
@@ -202,9 +237,11 @@ def test_thoughts_may_come_before_a_call() -> None:
 def test_without_need_there_is_no_grammar(parallel: bool, schema: str | None) -> None:
     """Free answers are free, and a schema without tools is what it was."""
     free = asked(1, must_call=False, parallel_calls=parallel)
-    assert with_call_grammar(free, ReplyForm("hermes")) == free
+    assert with_reply_grammar(free, ReplyForm("hermes")) == free
     kept = asked(1, tools=(), must_call=False, json_schema=schema)
-    assert with_call_grammar(kept, ReplyForm()) == kept
+    assert with_reply_grammar(kept, ReplyForm()) == kept
+    unmarked = dataclasses.replace(kept, with_markers=False)
+    assert with_reply_grammar(unmarked, ReplyForm("", "open")) == unmarked
 
 
 def test_a_call_through_the_worker(family: str, model: pathlib.Path) -> None:
