@@ -23,7 +23,7 @@ from runtimes.reply_parser import (
 )
 
 NAMES = ("look", "put")
-ARGUMENTS = '{"of": "a } b", "list": [1, {}]}'
+ARGUMENTS = '{"of": "a } \\" b", "list": [1, {}]}'
 CALL = {
     "hermes": '<tool_call>\n{"name": "look", "arguments": %s}\n</tool_call>',
     "llama3": '{"name": "look", "parameters": %s}',
@@ -145,6 +145,7 @@ def test_a_call_behind_anything(family: str, before: str) -> None:
     text = before + CALL[family] % ARGUMENTS + "\n "
     found = read(ReplyForm(family), [text])
     assert found[-2:] == looked()
+    assert read(ReplyForm(family), list(text)) == found
     said = "".join(d.text for d in found[:-2] if isinstance(d, Content))
     assert said.rstrip() == before.removesuffix(marker).rstrip()
 
@@ -295,12 +296,14 @@ def test_a_call_behind_thoughts() -> None:
     assert found == [Thoughts("hm"), *looked()]
 
 
-@pytest.mark.parametrize("text", ["<tool_call>{", '{"a":', '<tool_call>{"a":{"arguments":', " so"])
+@pytest.mark.parametrize(
+    "text", ["<tool_call>{", '{"a":', '<tool_call>{"a":{"arguments":', " so", " "]
+)
 def test_much_text_at_once(text: str) -> None:
     """More than is worked on at a time: nothing is held back for good, nothing is lost."""
-    parser = ReplyParser(ReplyForm("hermes"), NAMES)
-    deltas = parser.push(text * 3_000)
-    assert sum(len(d.text) for d in deltas if isinstance(d, Content)) > 3_000 * len(text) - HELD_MAX
-    assert "".join(d.text for d in [*deltas, *parser.finish()] if isinstance(d, Content)) == (
-        text * 3_000
-    )
+    parser = ReplyParser(ReplyForm("hermes", "may"), NAMES)
+    whole = text * (4 * HELD_MAX // len(text))
+    deltas = parser.push(whole)
+    assert sum(len(d.text) for d in deltas if isinstance(d, Content)) > 2 * HELD_MAX
+    deltas += parser.finish()
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Content)) == whole

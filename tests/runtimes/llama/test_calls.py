@@ -157,6 +157,9 @@ def test_the_form_is_told_to_who_asks_for_markers(family: str, model: pathlib.Pa
         )
         (outcome,) = run(engine, request)
         assert outcome.text == (marker if with_markers else "")
+        stopping = dataclasses.replace(request, max_tokens=3, stop=(marker * 2,))
+        (rest,) = run(engine, dataclasses.replace(stopping, continued_ids=(shown,)))
+        assert len(rest.ids) == (1 if with_markers else 3), "what is continued has its markers, too"
 
 
 def test_a_call_or_an_answer_that_keeps_its_schema(family: str, model: pathlib.Path) -> None:
