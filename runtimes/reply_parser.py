@@ -11,6 +11,7 @@ the last SPACE_MAX characters), nor what a call's object has beside name and arg
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection
@@ -25,7 +26,7 @@ HEAD_MAX: Final = 512
 """Characters before a call's arguments, where they are to be followed as they come; and between
 a marker and its call."""
 SPACE_MAX: Final = 64
-
+"""Of the space before a marker, so much is left out."""
 PIECE_MAX: Final = 4 * 1024
 """Characters that are worked on at a time: every step copies what is left of them."""
 
@@ -132,7 +133,14 @@ class ReplyParser:
             pass
 
     def _taken(self) -> list[Delta]:
-        deltas, self._deltas = self._deltas, []
+        deltas: list[Delta] = []
+        for _, neighbours in itertools.groupby(self._deltas, type):
+            first, *more = neighbours
+            if not isinstance(first, CallBegin):
+                rest = [delta.text for delta in more if not isinstance(delta, CallBegin)]
+                first, more = dataclasses.replace(first, text="".join([first.text, *rest])), []
+            deltas += [first, *more]
+        self._deltas = []
         return deltas
 
     # ---- steps ----

@@ -304,6 +304,7 @@ def test_much_text_at_once(text: str) -> None:
     parser = ReplyParser(ReplyForm("hermes", "may"), NAMES)
     whole = text * (4 * HELD_MAX // len(text))
     deltas = parser.push(whole)
+    assert len(deltas) == 1, "neighbours of one kind come as one"
     assert sum(len(d.text) for d in deltas if isinstance(d, Content)) > 2 * HELD_MAX
     deltas += parser.finish()
     assert "".join(delta.text for delta in deltas if isinstance(delta, Content)) == whole
