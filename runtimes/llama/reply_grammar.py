@@ -11,6 +11,9 @@ from runtimes.llama.frames import Generate
 from runtimes.llama.json_schema import add_schema, quoted, written
 from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
 
+GRAMMAR_MAX: Final = 512 * 1024
+"""Characters of all rules together: compiling them holds up everything else."""
+
 _CALLS: Final = {
     "hermes": '"<tool_call>\\n" call "\\n</tool_call>"',
     "llama3": "call",
@@ -39,7 +42,10 @@ def with_reply_grammar(request: Generate, form: ReplyForm) -> Generate:
     if not request.must_call and request.json_schema is not None:
         answers.append(add_schema(rules, request.json_schema))
     rules["root"] = f"{_thoughts(rules, thoughts)} ({' | '.join(answers)})"
-    return dataclasses.replace(request, grammar=written(rules), json_schema=None)
+    grammar = written(rules)
+    if len(grammar) > GRAMMAR_MAX:
+        raise RuntimeFailure("bad_request", "the schemas of all tools together are too large")
+    return dataclasses.replace(request, grammar=grammar, json_schema=None)
 
 
 def _calls(rules: dict[str, str], request: Generate, form: ReplyForm) -> str:

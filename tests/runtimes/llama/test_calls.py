@@ -1,5 +1,6 @@
 """Answers that must be calls are valid calls, whatever the model's weights."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -190,6 +191,16 @@ def test_a_schema_that_no_grammar_can_promise_is_named() -> None:
     request = asked(1, tools=(("f", "", '{"properties": {"a": {"pattern": "x"}}}'),))
     with pytest.raises(RuntimeFailure, match=r"tool 'f'.*'pattern'"):
         with_reply_grammar(request, ReplyForm("hermes"))
+
+
+def test_schemas_that_are_too_large_together_are_refused() -> None:
+    """Each of them would do."""
+    large = json.dumps({"properties": {"a": {"enum": ["x" * 500] * 100}}})
+    tools = tuple((f"f{number}", "", large) for number in range(12))
+    for count in (1, 12):
+        request = asked(1, tools=tools[:count])
+        with pytest.raises(RuntimeFailure) if count > 1 else contextlib.nullcontext():
+            with_reply_grammar(request, ReplyForm("hermes"))
 
 
 def test_thoughts_may_come_before_a_call() -> None:
