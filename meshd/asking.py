@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import trio
 
 from meshd.frames import FrameStream, StreamBroken, size_s
-from meshd.payloads import BadPayload
+from meshd.payloads import ANOTHER_VERSION, BadPayload
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
 from meshd.watchdogs import CONTACT_S, SILENCE_S
@@ -244,6 +244,8 @@ def _refused(
     code: str, message: str, codes: Collection[str], retry_after_s: float | None = None
 ) -> AttemptFailed:
     """What a peer said, made harmless: neither its code nor its words are to be believed."""
+    if message == ANOTHER_VERSION:  # it is older, another one need not be
+        code = "unavailable"
     reason = "".join(c if c.isprintable() else " " for c in message[:REASON_CHARS_MAX])
     known = code if code in codes else "unavailable"
     return AttemptFailed(known, reason, retry_after_s=retry_after_s)

@@ -143,20 +143,22 @@ class Choosing:
 def prompt_estimate(request: GenerateRequest) -> int:
     """About how many tokens a request's prompt has."""
     size = len((request.prompt or "").encode())
-    size += sum(len(message.content.encode()) for message in request.messages or ())
+    size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
+    size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + 1
 
 
 def _turns_before(request: GenerateRequest) -> int:
     """How many messages the request before this one had: all but its answer and what follows."""
-    return max(0, len(request.messages or ()) - 2)
+    turns = request.messages or ()
+    return next((at for at in reversed(range(len(turns))) if turns[at].role == "assistant"), 0)
 
 
 def _conversation(request: GenerateRequest, messages: int) -> bytes:
     """Names the first so many messages of a conversation with a model."""
     digest = hashlib.blake2b(request.model.encode(), digest_size=16)
     for message in (request.messages or ())[:messages]:
-        for part in (message.role, message.content):
+        for part in message.texts():
             data = part.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
     return digest.digest()

@@ -9,17 +9,28 @@ from typing import Final
 from protocol.errors import DropReason, Refused
 from protocol.fields import Fields, pack, unpack_array, unpack_fields
 from runtimes import limits
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Logprob, Started
+from runtimes.base import (
+    ChatMessage,
+    Chunk,
+    Finished,
+    GenerateRequest,
+    Logprob,
+    Started,
+    Tool,
+)
+from runtimes.reply_form import PLAIN, ReplyForm
 
 _TEXT_CHARS_MAX: Final = 16 * 2**20
 """Here only what keeps memory bounded; what a request may ask for, runtimes/limits.py judges."""
 _MESSAGES_MAX: Final = limits.MESSAGES_MAX
 _STOPS_MAX: Final = 64
 _CONTINUED_MAX: Final = limits.CONTINUED_TOKENS_MAX
-_ARRAYS_MAX: Final = _MESSAGES_MAX + 64
-"""Each message is one; a later version may add some."""
+_MESSAGE_TEXTS_MAX: Final = 5 + 3 * limits.CALLS_MAX
+_ARRAYS_MAX: Final = _MESSAGES_MAX + limits.TOOLS_MAX + 64
+"""Each message is one, each tool is one; a later version may add some."""
 _PROMPT_TOKENS_MAX: Final = 2**21
 """As many as `limits.PROMPT_BYTES_MAX` can become."""
+_FORM_CHARS_MAX: Final = 64
 _CHUNK_TOKENS_MAX: Final = 65_536
 _CHUNK_ARRAYS_MAX: Final = 4_096
 """With logprobs each token has up to 22."""
@@ -28,6 +39,10 @@ _LOGPROB_MAX: Final = 1e5
 _TOKENS_MAX: Final = limits.TOKENS_MAX
 _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
+_VERSION_WITH_TOOLS: Final = 2
+"""Of requests that version 1 would read and misunderstand."""
+ANOTHER_VERSION: Final = "a request of another version"
+"""What every version says to one that it does not know."""
 
 
 class BadPayload(ValueError):
@@ -36,14 +51,12 @@ class BadPayload(ValueError):
 
 def pack_request(request: GenerateRequest) -> bytes:
     """The body of an Ask."""
-    messages = None
-    if request.messages is not None:
-        messages = tuple((message.role, message.content) for message in request.messages)
+    turns = request.messages
     return pack(
         (
-            _VERSION,
+            _VERSION_WITH_TOOLS if _needs_tools(request) else _VERSION,
             request.model,
-            messages,
+            None if turns is None else tuple(turn.texts() for turn in turns),
             request.prompt,
             request.max_tokens,
             request.temperature,
@@ -63,16 +76,27 @@ def pack_request(request: GenerateRequest) -> bytes:
             request.json_schema,
             request.continued_ids,
             request.logprobs,
+            tuple((tool.name, tool.description, tool.parameters) for tool in request.tools),
+            int(request.must_call),
+            int(request.parallel_calls),
+            int(request.with_markers),
         )
     )
+
+
+def _needs_tools(request: GenerateRequest) -> bool:
+    """Whether a node that knows neither tools nor prefills would answer something else."""
+    turns = request.messages or ()
+    is_prefilled = bool(turns) and turns[-1].role == "assistant"
+    return bool(request.tools) or is_prefilled or any(len(turn.texts()) > 2 for turn in turns)
 
 
 def unpack_request(body: bytes) -> GenerateRequest:
     """The inverse; what earlier versions did not have may be missing. Raises BadPayload."""
     try:
         fields = unpack_fields(body, _ARRAYS_MAX, _CONTINUED_MAX)
-        if fields.take_int(0, 2**31) != _VERSION:
-            raise BadPayload("a request of another version")
+        if fields.take_int(0, 2**31) not in (_VERSION, _VERSION_WITH_TOOLS):
+            raise BadPayload(ANOTHER_VERSION)
         model = fields.take_text(1_000)
         messages = _take_messages(fields)
         request = GenerateRequest(
@@ -95,7 +119,7 @@ def unpack_request(body: bytes) -> GenerateRequest:
 
 def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequest:
     penalty_max = limits.PENALTY_MAX
-    return dataclasses.replace(
+    request = dataclasses.replace(
         request,
         typical_p=_take_float(fields, 0.0, 1.0),
         repeat_penalty=_take_float(fields, 0.0, limits.REPEAT_PENALTY_MAX),
@@ -106,6 +130,25 @@ def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequ
         json_schema=_take_optional_text(fields),
         continued_ids=_token_ids(fields.take()),
         logprobs=_take_optional_int(fields, 0, limits.LOGPROBS_MAX) if fields.has_more else None,
+    )
+    return _with_tools(request, fields) if fields.has_more else request
+
+
+def _with_tools(request: GenerateRequest, fields: Fields) -> GenerateRequest:
+    tools = (Fields(item) for item in fields.take_array(limits.TOOLS_MAX))
+    return dataclasses.replace(
+        request,
+        tools=tuple(
+            Tool(
+                name=tool.take_text(_TEXT_CHARS_MAX),
+                description=tool.take_text(_TEXT_CHARS_MAX),
+                parameters=tool.take_text(_TEXT_CHARS_MAX),
+            )
+            for tool in tools
+        ),
+        must_call=fields.take_int(0, 1) == 1,
+        parallel_calls=fields.take_int(0, 1) == 1,
+        with_markers=fields.take_int(0, 1) == 1,
     )
 
 
@@ -126,11 +169,16 @@ def _take_messages(fields: Fields) -> tuple[ChatMessage, ...] | None:
         return None
     if not isinstance(items, tuple) or len(items) > _MESSAGES_MAX:
         raise Refused(DropReason.MALFORMED, "messages")
-    pairs = (Fields(item) for item in items)
-    return tuple(
-        ChatMessage(role=pair.take_text(_TEXT_CHARS_MAX), content=pair.take_text(_TEXT_CHARS_MAX))
-        for pair in pairs
-    )
+    return tuple(map(_message, items))
+
+
+def _message(item: object) -> ChatMessage:
+    if not isinstance(item, tuple) or len(item) > _MESSAGE_TEXTS_MAX:
+        raise Refused(DropReason.MALFORMED, "a message")
+    try:
+        return ChatMessage.of_texts([_text(text) for text in item])
+    except ValueError as error:
+        raise Refused(DropReason.MALFORMED, "a message") from error
 
 
 def _text(item: object) -> str:
@@ -165,13 +213,21 @@ def _take_float(fields: Fields, low: float, high: float) -> float:
 
 def pack_started(started: Started) -> bytes:
     """The body of an Accept."""
-    return pack(started.prompt_token_ids)
+    ids, form = started.prompt_token_ids, started.form
+    # Who knows of no forms did not ask for markers, and gets no form.
+    return pack(ids if form == PLAIN else (ids, form.calls, form.thoughts))
 
 
 def unpack_started(body: bytes) -> Started:
     """The inverse. Raises BadPayload."""
     try:
-        return Started(_token_ids(unpack_array(body, 1, _PROMPT_TOKENS_MAX)))
+        items = unpack_array(body, 2, _PROMPT_TOKENS_MAX)
+        if not (items and isinstance(items[0], tuple)):
+            return Started(_token_ids(items))
+        fields = Fields(items)
+        ids = _token_ids(fields.take())
+        form = ReplyForm(fields.take_text(_FORM_CHARS_MAX), fields.take_text(_FORM_CHARS_MAX))
+        return Started(ids, form)
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
 

@@ -15,8 +15,45 @@ Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once
 
 import abc
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from runtimes.reply_form import PLAIN, ReplyForm
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function that the model has called in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: str
+    """As the model wrote them: JSON text, mostly of an object."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str
+    """The JSON schema of its arguments, which is an object, as JSON text."""
+
+    def as_object(self) -> dict[str, Any]:
+        """In OpenAI's shape, which is also that of chat templates.
+
+        Raises RuntimeFailure `bad_request` for parameters that are no JSON object.
+        """
+        try:
+            parameters = json.loads(self.parameters)
+        except (ValueError, RecursionError):
+            parameters = None
+        if not isinstance(parameters, dict):
+            raise RuntimeFailure("bad_request", f"the parameters of {self.name!r} are no object")
+        function = {"name": self.name, "description": self.description, "parameters": parameters}
+        return {"type": "function", "function": function}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +61,66 @@ class ChatMessage:
     """One turn of a conversation, as the model's chat template sees it."""
 
     role: str
-    """`system`, `user`, `assistant` or whatever else the template knows."""
+    """`system`, `user`, `assistant`, `tool` or whatever else the template knows."""
     content: str
+    reasoning: str = ""
+    """Of an assistant's turn: what it thought before it spoke."""
+    name: str = ""
+    """Of a tool's turn: the function that gave this result, if it is said."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the call that it answers."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn."""
+
+    def as_object(self, read_arguments: Callable[[str], object]) -> dict[str, Any]:
+        """In OpenAI's shape, which is also that of chat templates; what is not there is absent.
+
+        `read_arguments`: what becomes of the text of a call's arguments.
+        """
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        rest = {
+            "reasoning_content": self.reasoning,
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        turn |= {key: text for key, text in rest.items() if text}
+        if self.tool_calls:
+            functions = (
+                {"name": call.name, "arguments": read_arguments(call.arguments)}
+                for call in self.tool_calls
+            )
+            turn["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": function}
+                for call, function in zip(self.tool_calls, functions, strict=True)
+            ]
+        return turn
+
+    def texts(self) -> tuple[str, ...]:
+        """All of it in one row: two texts, or five and three more for each call."""
+        rest = (self.reasoning, self.name, self.tool_call_id)
+        if not (any(rest) or self.tool_calls):
+            return (self.role, self.content)
+        calls = ((call.id, call.name, call.arguments) for call in self.tool_calls)
+        return (self.role, self.content, *rest, *(text for call in calls for text in call))
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> "ChatMessage":
+        """The inverse. Raises ValueError for another number of texts."""
+        role, content, *more = texts
+        reasoning, name, tool_call_id, *calls = more or ("", "", "")
+        if len(calls) % 3:
+            raise ValueError("half a call")
+        return cls(
+            role=role,
+            content=content,
+            reasoning=reasoning,
+            name=name,
+            tool_call_id=tool_call_id,
+            tool_calls=tuple(
+                ToolCall(id=calls[at], name=calls[at + 1], arguments=calls[at + 2])
+                for at in range(0, len(calls), 3)
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +130,7 @@ class GenerateRequest:
     model: str
     """The model's name as the mesh lists it."""
     messages: tuple[ChatMessage, ...] | None = None
+    """If the last one is an assistant's, the answer goes on where it ends."""
     prompt: str | None = None
     max_tokens: int | None = None
     """Completion tokens at most; None: as many as the context has room for."""
@@ -70,6 +166,15 @@ class GenerateRequest:
     here alone may be 0: nothing is to be added, and `Finished` says how the answer ended."""
     logprobs: int | None = None
     """Tell with each token how likely it was, and so many of the likeliest; None: do not tell."""
+    tools: tuple[Tool, ...] = ()
+    """Functions that the model may call; only beside `messages`."""
+    must_call: bool = False
+    """The answer is a call of one of `tools`, whose arguments keep their schema."""
+    parallel_calls: bool = True
+    """The answer may have several calls."""
+    with_markers: bool = False
+    """The text has the tokens that mark thoughts and calls (`ReplyForm`), and `Started` says which
+    they are; else such tokens are left out where the vocabulary holds them to be no text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +182,8 @@ class Started:
     """The request has a slot and its prompt is rendered."""
 
     prompt_token_ids: tuple[int, ...]
+    form: ReplyForm = PLAIN
+    """How the text is to be read; plain unless `with_markers` was asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

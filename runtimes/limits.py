@@ -5,8 +5,9 @@ one, so that whatever lies behind it (a queue, a pipe, a C library) only ever se
 """
 
 import math
+import re
 
-from runtimes.base import GenerateRequest, RuntimeFailure
+from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
 
 PROMPT_BYTES_MAX = 8 * 1024 * 1024
 """All text of one request as UTF-8; about two million tokens."""
@@ -27,6 +28,14 @@ GRAMMAR_CHARACTERS_MAX = 64 * 1024
 CONTINUED_TOKENS_MAX = 2**20
 LOGPROBS_MAX = 20
 """OpenAI's bound."""
+TOOLS_MAX = 128
+"""OpenAI's bound."""
+CALLS_MAX = 128
+"""Of one message."""
+NAME_CHARACTERS_MAX = 128
+CALL_ID_CHARACTERS_MAX = 256
+
+_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARACTERS_MAX}}}")
 
 
 def check_request(request: GenerateRequest) -> None:
@@ -49,6 +58,7 @@ def check_request(request: GenerateRequest) -> None:
     _check_biases(request.logit_bias)
     _check_grammar(request)
     _check_continued(request.continued_ids)
+    _check_tools(request)
 
 
 def _check_text(request: GenerateRequest) -> None:
@@ -57,13 +67,49 @@ def _check_text(request: GenerateRequest) -> None:
     if request.messages is not None:
         if not 1 <= len(request.messages) <= MESSAGES_MAX:
             raise _bad(f"messages must be 1 to {MESSAGES_MAX}")
-        texts = [text for turn in request.messages for text in (turn.role, turn.content)]
+        texts = [text for turn in request.messages for text in turn.texts()]
+        _check_turns(request.messages)
     else:
         texts = [request.prompt or ""]
+    texts += [text for tool in request.tools for text in (tool.description, tool.parameters)]
     if sum(map(_utf8_bytes, texts)) > PROMPT_BYTES_MAX:
         raise RuntimeFailure(
             "context_too_long", f"the prompt has more than {PROMPT_BYTES_MAX} bytes"
         )
+
+
+def _check_turns(messages: tuple[ChatMessage, ...]) -> None:
+    for turn in messages:
+        if len(turn.tool_calls) > CALLS_MAX:
+            raise _bad(f"a message can have {CALLS_MAX} tool calls at most")
+        for name in (turn.name, *(call.name for call in turn.tool_calls)):
+            if len(name) > NAME_CHARACTERS_MAX:
+                raise _bad(f"a name can have {NAME_CHARACTERS_MAX} characters at most")
+        for call_id in (turn.tool_call_id, *(call.id for call in turn.tool_calls)):
+            if len(call_id) > CALL_ID_CHARACTERS_MAX:
+                raise _bad(f"the id of a call can have {CALL_ID_CHARACTERS_MAX} characters at most")
+    if messages[-1].tool_calls:
+        raise _bad("the last message has tool calls; their results must follow")
+
+
+def _check_tools(request: GenerateRequest) -> None:
+    if len(request.tools) > TOOLS_MAX:
+        raise _bad(f"there can be {TOOLS_MAX} tools at most")
+    if request.tools and request.messages is None:
+        raise _bad("tools are only possible in a chat")
+    if request.tools and request.grammar is not None:
+        raise _bad("give either tools or a grammar")
+    if request.must_call and not request.tools:
+        raise _bad("there is no tool that could be called")
+    for tool in request.tools:
+        if not _NAME.fullmatch(tool.name):
+            raise _bad(
+                f"a tool's name must have 1 to {NAME_CHARACTERS_MAX} letters, digits or _ . -"
+            )
+        if len(tool.parameters) > GRAMMAR_CHARACTERS_MAX:
+            raise _bad(f"a tool's parameters can have {GRAMMAR_CHARACTERS_MAX} characters at most")
+    if len({tool.name for tool in request.tools}) < len(request.tools):
+        raise _bad("two tools have the same name")
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+import trio
+
 from meshd.answer import Answer, Mesh, RequestOptions
 from meshd.failures import RequestFailed
 from meshd.gateway.encoding import sse_comment
@@ -13,7 +15,9 @@ from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
 from meshd.gateway.openai import DONE, ChatCompletion, Likely
 from protocol.policies import POLICIES
-from runtimes.base import Chunk, Finished
+from runtimes.base import Chunk, Finished, GenerateRequest, Started
+from runtimes.reply_form import PLAIN, ReplyForm
+from runtimes.reply_parser import Delta, ReplyParser
 
 if TYPE_CHECKING:
     from meshd.gateway.openai_request import ChatCall
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 _NODE_CHARS_MAX = 128
 _LOGPROB_CHARS = 80
 """What one takes in the answer, about."""
+_READ_AT_ONCE = 8 * 1024
+"""Characters; in the worst case they take 20 ms."""
 _DEMANDS_TO_COME = ("x-meshd-label",)
 _CLASSES = {"interactive": False, "batch": True}
 _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
@@ -59,10 +65,11 @@ class ChatEndpoint:
         completion: ChatCompletion,
     ) -> None:
         async with self._mesh.generate(call.request, options) as answer:
-            text, likely, finished = await _collect(answer, self._limits.answer_chars_max)
+            chars_max = self._limits.answer_chars_max
+            deltas, likely, finished = await _collect(answer, call.request, chars_max)
             headers = served_by(answer)
         # The node is free again before a slow client takes its answer.
-        await exchange.reply_json(completion.whole(text, finished, likely), headers=headers)
+        await exchange.reply_json(completion.whole(deltas, finished, likely), headers=headers)
 
     async def _stream(
         self,
@@ -76,7 +83,7 @@ class ChatEndpoint:
                 exchange, headers=lambda: served_by(answer), last_words=openai_last_words
             )
             async with stream.kept_alive(self._limits.sse_keep_alive_s):
-                ending = await _pass_on(answer, stream, completion)
+                ending = await _pass_on(answer, call.request, stream, completion)
         await stream.finish(ending)
 
 
@@ -128,12 +135,31 @@ def served_by(answer: Answer) -> HeaderList:
     ]
 
 
-async def _collect(answer: Answer, chars_max: int) -> tuple[str, list[Likely], Finished]:
-    texts: list[str] = []
+def _parser(request: GenerateRequest, form: ReplyForm) -> ReplyParser:
+    names = [tool.name for tool in request.tools]
+    return ReplyParser(form, names, None if request.parallel_calls else 1)
+
+
+async def _read(parser: ReplyParser, text: str) -> list[Delta]:
+    """What a chunk brings. A large one, from a peer that means ill, holds up nobody."""
+    deltas: list[Delta] = []
+    for start in range(0, len(text), _READ_AT_ONCE):
+        deltas += parser.push(text[start : start + _READ_AT_ONCE])
+        await trio.lowlevel.checkpoint()
+    return deltas
+
+
+async def _collect(
+    answer: Answer, request: GenerateRequest, chars_max: int
+) -> tuple[list[Delta], list[Likely], Finished]:
+    deltas: list[Delta] = []
     likely: list[Likely] = []
+    parser = _parser(request, PLAIN)
     room = chars_max
     async for event in answer.events:
         match event:
+            case Started(form=form):
+                parser = _parser(request, form)
             case Chunk(text=text, logprobs=of_tokens):
                 room -= len(text) + _LOGPROB_CHARS * sum(map(len, of_tokens))
                 likely += of_tokens
@@ -141,26 +167,35 @@ async def _collect(answer: Answer, chars_max: int) -> tuple[str, list[Likely], F
                     raise RequestFailed(
                         "interrupted", "The answer is too long for one piece; stream it."
                     )
-                texts.append(text)
+                deltas += await _read(parser, text)
             case Finished():
-                return "".join(texts), likely, event
+                return deltas + parser.finish(), likely, event
     raise _never_finished()
 
 
-async def _pass_on(answer: Answer, stream: EventStream, completion: ChatCompletion) -> bytes:
+async def _pass_on(
+    answer: Answer, request: GenerateRequest, stream: EventStream, completion: ChatCompletion
+) -> bytes:
     """Send the answer's text as it comes; returns the events that end the stream."""
     before = completion.opening()
+    parser = _parser(request, PLAIN)
     nodes = [answer.node_name]
     async for event in answer.events:
         if nodes[-1] != answer.node_name:
             nodes.append(answer.node_name)
         match event:
-            case Chunk(text=text, logprobs=likely) if text or likely:
-                await stream.write(before + completion.piece(text, likely))
-                before = b""
+            case Started(form=form):
+                parser = _parser(request, form)
+            case Chunk(text=text, logprobs=likely):
+                pieces = completion.events(await _read(parser, text), likely)
+                if pieces:
+                    await stream.write(before + pieces)
+                    before = b""
             case Finished():
+                before += completion.events(parser.finish())
+                closing = completion.closing(event, has_calls=parser.has_calls)
                 comment = f"meshd nodes={','.join(nodes)} continuations={answer.resumed}"
-                return before + completion.closing(event) + sse_comment(comment) + DONE
+                return before + closing + sse_comment(comment) + DONE
     raise _never_finished()
 
 

@@ -1,11 +1,14 @@
 """The one place that words answers in the OpenAI dialect. Pure: values in, JSON objects out."""
 
+import base64
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshd.gateway.encoding import sse_event
 from runtimes.base import Finished, Logprob
+from runtimes.reply_parser import CallArguments, CallBegin, Content, Delta, Thoughts
 
 DONE = b"data: [DONE]\n\n"
 
@@ -53,6 +56,21 @@ def _likely_object(likely: Logprob) -> dict[str, Any]:
     }
 
 
+def finish_reason(finished: Finished, *, has_calls: bool) -> str:
+    """Why an answer ended, as the dialect says it."""
+    is_call = has_calls and finished.finish_reason == "stop"
+    return "tool_calls" if is_call else finished.finish_reason
+
+
+def call_id(request_id: str, index: int) -> str:
+    """The id of an answer's call: always the same one, and no other answer's.
+
+    Nine letters and digits: some models' templates take no other ids back.
+    """
+    digest = hashlib.blake2b(f"{request_id}:{index}".encode(), digest_size=6).digest()
+    return base64.b32encode(digest).decode().lower()[:9]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChatCompletion:
     """What all pieces of one chat answer have in common."""
@@ -64,13 +82,23 @@ class ChatCompletion:
     with_usage: bool = False
     """A streamed answer ends with a chunk that has the token counts."""
 
-    def whole(self, text: str, finished: Finished, likely: Sequence[Likely] = ()) -> dict[str, Any]:
+    def whole(
+        self, deltas: Sequence[Delta], finished: Finished, likely: Sequence[Likely] = ()
+    ) -> dict[str, Any]:
         """The answer in one piece."""
+        thoughts = "".join(delta.text for delta in deltas if isinstance(delta, Thoughts))
+        calls = self._calls(deltas)
+        content = "".join(delta.text for delta in deltas if isinstance(delta, Content))
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if thoughts:
+            message["reasoning_content"] = thoughts
+        if calls:
+            message |= {"content": content or None, "tool_calls": calls}
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message,
             "logprobs": logprobs(likely),
-            "finish_reason": finished.finish_reason,
+            "finish_reason": finish_reason(finished, has_calls=bool(calls)),
         }
         return self._object("chat.completion", [choice], usage=usage(finished))
 
@@ -78,20 +106,48 @@ class ChatCompletion:
         """The event that comes first: whose turn it is."""
         return self._delta({"role": "assistant", "content": ""}, None)
 
-    def piece(self, text: str, likely: Sequence[Likely] = ()) -> bytes:
-        """The event of some more text."""
-        return self._delta({"content": text}, None, likely)
+    def events(self, deltas: Sequence[Delta], likely: Sequence[Likely] = ()) -> bytes:
+        """The events of some more of the answer. The first one says how likely its tokens were."""
+        if likely and not deltas:  # what they say is not decided yet
+            deltas = [Content("")]
+        events = (self._event(delta, () if at else likely) for at, delta in enumerate(deltas))
+        return b"".join(events)
 
-    def closing(self, finished: Finished) -> bytes:
+    def closing(self, finished: Finished, *, has_calls: bool = False) -> bytes:
         """The events after the last text: why it ended and, if asked for, the token counts."""
-        ending = self._delta({}, finished.finish_reason)
+        ending = self._delta({}, finish_reason(finished, has_calls=has_calls))
         if not self.with_usage:
             return ending
         counts = self._object("chat.completion.chunk", [], usage=usage(finished))
         return ending + sse_event(counts)
 
+    def _event(self, delta: Delta, likely: Sequence[Likely]) -> bytes:
+        match delta:
+            case Content(text):
+                return self._delta({"content": text}, None, likely)
+            case Thoughts(text):
+                return self._delta({"reasoning_content": text}, None, likely)
+            case CallBegin(index, name):
+                call: dict[str, object] = {"index": index, **self._call(index, name, "")}
+            case CallArguments(index, text):
+                call = {"index": index, "function": {"arguments": text}}
+        return self._delta({"tool_calls": [call]}, None, likely)
+
+    def _calls(self, deltas: Sequence[Delta]) -> list[dict[str, object]]:
+        names = [delta.name for delta in deltas if isinstance(delta, CallBegin)]
+        arguments = [""] * len(names)
+        for delta in deltas:
+            if isinstance(delta, CallArguments):
+                arguments[delta.index] += delta.text
+        parts = zip(names, arguments, strict=True)
+        return [self._call(index, *part) for index, part in enumerate(parts)]
+
+    def _call(self, index: int, name: str, arguments: str) -> dict[str, object]:
+        function = {"name": name, "arguments": arguments}
+        return {"id": call_id(self.request_id, index), "type": "function", "function": function}
+
     def _delta(
-        self, delta: dict[str, str], finish_reason: str | None, likely: Sequence[Likely] = ()
+        self, delta: dict[str, Any], finish_reason: str | None, likely: Sequence[Likely] = ()
     ) -> bytes:
         choice = {
             "index": 0,

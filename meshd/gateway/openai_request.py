@@ -8,7 +8,6 @@ from anywhere: pydantic's parser bounds depth and numbers and refuses what is no
 
 import dataclasses
 import itertools
-import json
 import re
 from typing import Annotated, Any
 
@@ -16,8 +15,9 @@ import pydantic
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from meshd.gateway.errors import Refusal
+from meshd.gateway.openai_turns import BODY_CONFIG, Message, Text, ToolBody, schema_text
 from runtimes import limits
-from runtimes.base import ChatMessage, GenerateRequest
+from runtimes.base import GenerateRequest, Tool
 
 VALUES_MAX = 200_000
 """Strings, commas and opening brackets in one body."""
@@ -29,59 +29,12 @@ _VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
 
 # Values that ask for nothing; absent and null are harmless everywhere.
 _HARMLESS: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
 }
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("nul", "must not contain the character U+0000")
-    return text
-
-
-def _joined_parts(content: object) -> object:
-    """A list of text parts as one text; anything else as it is, for the next check to refuse."""
-    if not isinstance(content, list):
-        return content
-    if not content:
-        raise PydanticCustomError("empty_content", "must not be an empty list")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str):
-            raise PydanticCustomError("part", "must be a text or a list of parts with a 'type'")
-        if kind != "text":
-            raise PydanticCustomError(
-                "unsupported",
-                "has a part of type '{kind}', which is not supported; only 'text' parts are",
-                {"kind": kind[:64]},
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("part", "has a part of type 'text' without its 'text'")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _schema_text(schema: object) -> str | None:
-    """A JSON schema, which is an object, as JSON text."""
-    if schema is None:
-        return None
-    if not isinstance(schema, dict):
-        raise PydanticCustomError("schema", "must be a JSON schema, which is an object")
-    text = json.dumps(schema, ensure_ascii=False)
-    if len(text) > limits.GRAMMAR_CHARACTERS_MAX:
-        raise PydanticCustomError(
-            "schema",
-            "has more than {most} characters",
-            {"most": limits.GRAMMAR_CHARACTERS_MAX},
-        )
-    return text
 
 
 def _schema_of_format(form: object) -> str | None:
@@ -94,13 +47,13 @@ def _schema_of_format(form: object) -> str | None:
             return None
         case "json_object":
             # llama-server's dialect has a schema here, OpenAI's has not.
-            return _schema_text(fields.get("schema") or {"type": "object"})
+            return schema_text(fields.get("schema") or {"type": "object"})
         case "json_schema":
             described = fields.get("json_schema")
             schema = described.get("schema") if isinstance(described, dict) else None
             if schema is None:
                 raise PydanticCustomError("schema", "must have its schema in 'json_schema.schema'")
-            return _schema_text(schema)
+            return schema_text(schema)
         case _:
             raise PydanticCustomError(
                 "format", "must have the type 'text', 'json_object' or 'json_schema'"
@@ -129,10 +82,26 @@ def _biases(named: object) -> object:
     return pairs
 
 
-def _supported_role(role: str) -> str:
-    if role in {"tool", "function"}:
-        raise PydanticCustomError("unsupported", "tools are not supported yet")
-    return role
+def _of_different_names(tools: list[ToolBody]) -> list[ToolBody]:
+    if len({tool.function.name for tool in tools}) < len(tools):
+        raise PydanticCustomError("tools", "has two functions of the same name")
+    return tools
+
+
+def _answerable(messages: list[Message]) -> list[Message]:
+    if messages[-1].tool_calls:
+        raise PydanticCustomError("calls", "must not end with calls, but with their results")
+    return messages
+
+
+def _choice(choice: object) -> object:
+    if choice is None or choice in ("none", "auto", "required"):
+        return choice
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise PydanticCustomError("choice", "must be 'none', 'auto', 'required' or name a function")
+    return choice
 
 
 def _listed(stop: object) -> object:
@@ -145,55 +114,35 @@ def _unless_harmless(value: object, info: pydantic.ValidationInfo) -> None:
         raise PydanticCustomError("unsupported", "is not supported yet; leave it out")
 
 
-_CONFIG = pydantic.ConfigDict(
-    strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
-)
-Text = Annotated[str, pydantic.AfterValidator(_without_nul)]
-Content = Annotated[Text, pydantic.BeforeValidator(_joined_parts)]
 Name = Annotated[Text, pydantic.Field(min_length=1, max_length=256)]
-Role = Annotated[
-    str,
-    pydantic.Field(pattern=r"^[a-z][a-z_]{0,31}$"),
-    pydantic.AfterValidator(_supported_role),
-]
 Stop = Annotated[Text, pydantic.Field(min_length=1, max_length=1024)]
 Tokens = Annotated[int, pydantic.Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Penalty = Annotated[float, pydantic.Field(ge=-limits.PENALTY_MAX, le=limits.PENALTY_MAX)]
 GrammarText = Annotated[Text, pydantic.Field(max_length=limits.GRAMMAR_CHARACTERS_MAX)]
-Schema = Annotated[str | None, pydantic.BeforeValidator(_schema_text)]
+Schema = Annotated[str | None, pydantic.BeforeValidator(schema_text)]
 Format = Annotated[str | None, pydantic.BeforeValidator(_schema_of_format)]
 Biases = Annotated[Any, pydantic.BeforeValidator(_biases)]
 Unsupported = Annotated[Any, pydantic.AfterValidator(_unless_harmless)]
 
 
-class Message(pydantic.BaseModel):
-    """One turn as the client sends it."""
-
-    model_config = _CONFIG
-    role: Role
-    # Before the content, which is null beside them: the error names the true reason.
-    tool_calls: Unsupported = None
-    function_call: Unsupported = None
-    content: Content
-
-
 class StreamOptions(pydantic.BaseModel):
     """What a streamed answer has in addition."""
 
-    model_config = _CONFIG
+    model_config = BODY_CONFIG
     include_usage: bool | None = None
 
 
 class ChatBody(pydantic.BaseModel):
     """The body of `POST /v1/chat/completions`."""
 
-    model_config = _CONFIG
+    model_config = BODY_CONFIG
     model: Name
     messages: Annotated[
         list[Message],
         pydantic.FailFast(),
         pydantic.Field(min_length=1, max_length=MESSAGES_MAX),
+        pydantic.AfterValidator(_answerable),
     ]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
@@ -230,8 +179,15 @@ class ChatBody(pydantic.BaseModel):
     ignore_eos: bool | None = None
     n: Annotated[int, pydantic.Field(ge=1, le=1)] | None = None
     user: str | None = None
-    tools: Unsupported = None
-    tool_choice: Unsupported = None
+    tools: Annotated[
+        list[ToolBody],
+        pydantic.FailFast(),
+        pydantic.Field(max_length=limits.TOOLS_MAX),
+        pydantic.AfterValidator(_of_different_names),
+        pydantic.BeforeValidator(_listed),
+    ] = []
+    tool_choice: Annotated[Any, pydantic.AfterValidator(_choice)] = None
+    parallel_tool_calls: bool | None = None
     functions: Unsupported = None
     function_call: Unsupported = None
     logprobs: bool | None = None
@@ -272,6 +228,8 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
         raise Refusal(
             "bad_request", "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
         )
+    if parsed.tools and parsed.grammar:
+        raise Refusal("bad_request", "Give only one of 'tools' and 'grammar'.", param="grammar")
     options = parsed.stream_options
     return ChatCall(
         request=_request(parsed),
@@ -289,14 +247,11 @@ def _request(body: ChatBody) -> GenerateRequest:
     max_tokens = body.max_completion_tokens
     return GenerateRequest(
         model=body.model,
-        # `developer` is the dialect's newer word for what chat templates call `system`.
-        messages=tuple(
-            ChatMessage(
-                role="system" if message.role == "developer" else message.role,
-                content=message.content,
-            )
-            for message in body.messages
-        ),
+        messages=tuple(message.turn() for message in body.messages),
+        tools=_tools(body),
+        must_call=body.tool_choice not in (None, "none", "auto"),
+        parallel_calls=body.parallel_tool_calls is not False,
+        with_markers=True,
         max_tokens=body.max_tokens if max_tokens is None else max_tokens,
         stop=tuple(body.stop),
         logit_bias=tuple(body.logit_bias),
@@ -306,6 +261,23 @@ def _request(body: ChatBody) -> GenerateRequest:
         # What is absent or null keeps the request's own default.
         **body.model_dump(include=sampling, exclude_none=True),
     )
+
+
+def _tools(body: ChatBody) -> tuple[Tool, ...]:
+    """What the model is to know of: nothing where it must not call, else the one that it must.
+
+    Raises Refusal for a choice that there is not.
+    """
+    tools, choice = body.tools, body.tool_choice
+    if choice == "none":
+        return ()
+    if isinstance(choice, dict):
+        tools = [tool for tool in tools if tool.function.name == choice["function"]["name"]]
+    if not tools and choice not in (None, "auto"):
+        raise Refusal(
+            "bad_request", "'tool_choice' demands what 'tools' has not.", param="tool_choice"
+        )
+    return tuple(tool.tool() for tool in tools)
 
 
 def _refusal(error: ErrorDetails) -> Refusal:

@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from runtimes.base import ChatMessage, Logprob, RuntimeFailure
+from runtimes.base import ChatMessage, Logprob, RuntimeFailure, Tool
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle, LogTail, load_bindings
@@ -30,8 +30,10 @@ from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 from runtimes.llama.parking import Parking
+from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
@@ -118,13 +120,14 @@ class Engine:
         """Whether another request can be opened."""
         return len(self._sequences) < self.slots
 
-    def open(self, request: Generate) -> tuple[int, ...]:
-        """Take a request on; return its prompt's token ids. Nothing is decoded yet.
+    def open(self, request: Generate) -> tuple[tuple[int, ...], ReplyForm]:
+        """Take a request on; return its prompt's token ids, and how its text is to be read.
+        Nothing is decoded yet.
 
         Raises RuntimeFailure `bad_request` or `context_too_long`, and holds nothing then.
         """
         assert self.has_room
-        prompt = self._prompt_tokens(request)
+        prompt, form = self._prompt_tokens(request)
         if not prompt:
             raise RuntimeFailure("bad_request", "the prompt is empty")
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
@@ -133,7 +136,7 @@ class Engine:
         if any(token >= self.model.tokens_known for token in request.continued_ids):
             raise RuntimeFailure("bad_request", "continued_ids are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        sampler = Sampler(self._llama, self.model, request, seed)
+        sampler = Sampler(self._llama, self.model, with_reply_grammar(request, form), seed)
         sequence = Sequence(
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
@@ -142,6 +145,7 @@ class Engine:
             sampler=sampler,
             text=CompletionText(request.stop),
             logprobs=request.logprobs,
+            visible=self.model.tokens_of(form.markers) if request.with_markers else frozenset(),
         )
         try:
             sequence.continue_from(self.model, request.continued_ids)
@@ -151,7 +155,7 @@ class Engine:
             sampler.close()
             raise
         self._sequences[request.request] = sequence
-        return tuple(prompt)
+        return tuple(prompt), form if request.with_markers else PLAIN
 
     def close(self, request: int) -> bool:
         """Forget a request and what the context remembers of it; False if it is not open."""
@@ -303,16 +307,23 @@ class Engine:
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
 
-    def _prompt_tokens(self, request: Generate) -> list[int]:
+    def _prompt_tokens(self, request: Generate) -> tuple[list[int], ReplyForm]:
+        text, form = request.prompt or "", PLAIN
         if request.messages is not None:
-            turns = tuple(ChatMessage(role=role, content=text) for role, text in request.messages)
-            text = self._template.render(turns)
-        else:
-            text = request.prompt or ""
+            rendered = self._template.render(
+                tuple(ChatMessage.of_texts(texts) for texts in request.messages),
+                tuple(
+                    Tool(name=name, description=description, parameters=parameters)
+                    for name, description, parameters in request.tools
+                ),
+            )
+            text = rendered.prompt
+            # A grammar holds for all of the text: it has neither thoughts nor calls.
+            form = rendered.form if request.grammar is None else PLAIN
         text_bytes = len(text.encode())
         if text_bytes > self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX:
             raise self._too_long(f"{text_bytes} bytes")
-        return self.model.tokenize(text, is_rendered=request.messages is not None)
+        return self.model.tokenize(text, is_rendered=request.messages is not None), form
 
     def _too_long(self, size: str) -> RuntimeFailure:
         return RuntimeFailure(

@@ -52,7 +52,7 @@ class Generate:
 
     request: int
     messages: tuple[tuple[str, ...], ...] | None
-    """Pairs of role and content."""
+    """As `ChatMessage.texts` has them."""
     prompt: str | None
     max_tokens: int | None
     temperature: float
@@ -73,6 +73,11 @@ class Generate:
     json_schema: str | None
     continued_ids: tuple[int, ...]
     logprobs: int | None
+    tools: tuple[tuple[str, ...], ...]
+    """Name, description and parameters of each."""
+    must_call: bool
+    parallel_calls: bool
+    with_markers: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +132,9 @@ class Started:
 
     request: int
     prompt_token_ids: tuple[int, ...]
+    calls: str
+    thoughts: str
+    """Of a `ReplyForm`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ unknown sort, and so on) mean nothing here.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from runtimes.base import RuntimeFailure
@@ -52,33 +52,44 @@ def grammar_of_schema(text: str) -> str:
 
     Raises RuntimeFailure `bad_request` with one line that names what is wrong or not supported.
     """
+    rules: dict[str, str] = {}
+    rules["root"] = add_schema(rules, text)
+    return written(rules)
+
+
+def add_schema(rules: dict[str, str], text: str) -> str:
+    """Add what the schema in `text` needs to the rules of a grammar; return its rule's name.
+
+    Raises RuntimeFailure `bad_request` as above.
+    """
     try:
         schema = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         _refuse("it is not JSON")
+    rules |= _BUILT_IN
     try:
-        source = _Converter(schema).source()
-        source.encode()
+        # It may be named by references, so it is one itself.
+        name = _Converter(schema, rules).reference("#")
     except UnicodeEncodeError:
         _refuse("it has half a character")
     except RecursionError:
         _refuse("it is too deep")
-    return source
+    return name
+
+
+def written(rules: Mapping[str, str]) -> str:
+    """Rules as a grammar's text."""
+    return "".join(f"{name} ::= {rule}\n" for name, rule in rules.items())
 
 
 class _Converter:
     """Writes the rules of one schema."""
 
-    def __init__(self, schema: object) -> None:
+    def __init__(self, schema: object, rules: dict[str, str]) -> None:
         self._schema = schema
-        self._rules: dict[str, str] = dict(_BUILT_IN)
+        self._rules = rules
         self._references: dict[str, str] = {}
         self._depth = 0
-
-    def source(self) -> str:
-        # The root may be named by references, so it is one itself.
-        self._rules["root"] = self._reference("#")
-        return "".join(f"{name} ::= {rule}\n" for name, rule in self._rules.items())
 
     def _add(self, rule: str) -> str:
         name = f"r{len(self._rules)}"
@@ -105,7 +116,7 @@ class _Converter:
             if schema.get(keyword) not in (None, False):
                 _refuse(f"{keyword!r} is not supported")
         if "$ref" in schema:
-            return self._reference(schema["$ref"])
+            return self.reference(schema["$ref"])
         if "const" in schema:
             return self._literals([schema["const"]])
         if "enum" in schema:
@@ -154,9 +165,10 @@ class _Converter:
 
     def _literals(self, values: list[object]) -> str:
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
-        return self._add(" | ".join(map(_quoted, texts)))
+        return self._add(" | ".join(map(quoted, texts)))
 
-    def _reference(self, path: object) -> str:
+    def reference(self, path: object) -> str:
+        """The name of the rule for what `path` points to; `#` is all of it."""
         if not isinstance(path, str) or not path.startswith("#"):
             _refuse("'$ref' must point into the same schema, such as '#/$defs/name'")
         if path not in self._references:
@@ -191,7 +203,7 @@ class _Converter:
             first = f"({member} {later})?"
         # From the last to the first: what may come when none has come before, and when one has.
         for key, value, is_required in reversed(fields):
-            pair = f'{_quoted(json.dumps(key, ensure_ascii=False))} space ":" space {value}'
+            pair = f'{quoted(json.dumps(key, ensure_ascii=False))} space ":" space {value}'
             first_rule, later_rule = self._add(first), self._add(later)
             first = f"{pair} {later_rule}" + ("" if is_required else f" | {first_rule}")
             comma = f'space "," space {pair}'
@@ -278,7 +290,7 @@ def _times(least: int, most: int | None) -> str:
     return f"{{{least},{most}}}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     r"""`text` as a GBNF literal. Raises UnicodeEncodeError for half a character."""
     text.encode()
     inner = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -30,6 +30,7 @@ from runtimes.base import (
 from runtimes.llama import frames
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
+from runtimes.reply_form import ReplyForm
 from runtimes.worker import process
 from runtimes.worker.framing import FrameError
 
@@ -99,7 +100,7 @@ class WorkerLink:
         turns = request.messages
         frame = frames.Generate(
             request=number,
-            messages=None if turns is None else tuple((turn.role, turn.content) for turn in turns),
+            messages=None if turns is None else tuple(turn.texts() for turn in turns),
             prompt=request.prompt,
             max_tokens=request.max_tokens,
             temperature=float(request.temperature),
@@ -119,6 +120,10 @@ class WorkerLink:
             json_schema=request.json_schema,
             continued_ids=request.continued_ids,
             logprobs=request.logprobs,
+            tools=tuple((tool.name, tool.description, tool.parameters) for tool in request.tools),
+            must_call=request.must_call,
+            parallel_calls=request.parallel_calls,
+            with_markers=request.with_markers,
         )
 
         def ended() -> None:
@@ -250,7 +255,8 @@ class WorkerLink:
             case frames.LoadFailed():
                 self._load_failure = RuntimeFailure(frame.code, frame.message)
             case frames.Started():
-                self._reply(frame.request).put(Started(frame.prompt_token_ids))
+                form = ReplyForm(frame.calls, frame.thoughts)
+                self._reply(frame.request).put(Started(frame.prompt_token_ids, form))
             case frames.Prefilled():
                 self._reply(frame.request)  # a sign of life, no more
             case frames.Tokens():

@@ -5,7 +5,7 @@ Worker side: speaks to llama.cpp through its C functions (bindings.py).
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.bindings import Bindings, LogTail
@@ -135,12 +135,22 @@ class LoadedModel:
             found.pop()
         return found
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that `token` adds to the text; none for control tokens."""
+    def tokens_of(self, texts: Iterable[str]) -> frozenset[int]:
+        """Of these texts, those that are one token."""
+        found = {text: self.tokenize(text, is_rendered=True)[-1:] for text in texts}
+        return frozenset(
+            token
+            for text, tokens in found.items()
+            for token in tokens
+            if self.piece(token, special=True) == text.encode()
+        )
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that `token` adds to the text; of control tokens only when `special`."""
         while True:
             size = len(self._piece_buffer)
             count = self._llama.llama_token_to_piece(
-                self.vocabulary, token, self._piece_buffer, size, 0, False
+                self.vocabulary, token, self._piece_buffer, size, 0, special
             )
             if count >= 0:
                 return self._piece_buffer.raw[:count]

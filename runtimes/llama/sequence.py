@@ -26,6 +26,8 @@ class Sequence:
     text: CompletionText
     logprobs: int | None = None
     """How many of the likeliest tokens are told with each; None: nothing is."""
+    visible: frozenset[int] = frozenset()
+    """Tokens that are text here, though the vocabulary holds them to be none: markers."""
     held: Held | None = None
     """Its part of the KV cache; None while it waits for room."""
     cached_tokens: int | None = None
@@ -49,7 +51,7 @@ class Sequence:
         for token in continued:
             is_end = model.is_end(token)
             if not is_end:
-                self.text.push(model.piece(token))
+                self.text.push(self._piece(model, token))
             if is_end or self.text.stopped:
                 self.ending = "stop"
         if continued and not self.ending and self.tokens_max < 1:
@@ -70,7 +72,7 @@ class Sequence:
         self.completion_tokens += 1
         self.tokens.append(token)
         is_end = model.is_end(token)
-        text = "" if is_end else self.text.push(model.piece(token))
+        text = "" if is_end else self.text.push(self._piece(model, token))
         if is_end or self.text.stopped:
             self.ending = "stop"
         elif self.completion_tokens >= self.tokens_max:
@@ -85,6 +87,9 @@ class Sequence:
             likely_data=tuple(each.data for each in likely),
             likely_logprobs=tuple(each.logprob for each in likely),
         )
+
+    def _piece(self, model: LoadedModel, token: int) -> bytes:
+        return model.piece(token, special=token in self.visible)
 
     def ended(self) -> Ended:
         """The last word."""

@@ -85,12 +85,15 @@ class Worker:
         try:
             if not self._engine.has_room:
                 raise RuntimeFailure("queue_full", "the worker has no slot left")
-            tokens = self._engine.open(request)
+            tokens, form = self._engine.open(request)
         except RuntimeFailure as failure:
             self._pipe.send(Failed(request=number, code=failure.code, message=failure.message))
             return
         self._credits[number] = CREDIT_TOKENS
-        self._pipe.send(Started(request=number, prompt_token_ids=tokens))
+        started = Started(
+            request=number, prompt_token_ids=tokens, calls=form.calls, thoughts=form.thoughts
+        )
+        self._pipe.send(started)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
     if request.messages is None:
         fields["prompt"] = request.prompt
     else:
-        fields["messages"] = [
-            {"role": turn.role, "content": turn.content} for turn in request.messages
-        ]
+        fields["messages"] = [message.as_object(str) for message in request.messages]
     for name, default in _DEFAULTS.items():
         value = getattr(request, name)
         if value != default:
@@ -56,6 +54,12 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": _schema(request.json_schema)},
         }
+    if request.tools:
+        fields["tools"] = [tool.as_object() for tool in request.tools]
+    if request.must_call:
+        fields["tool_choice"] = "required"
+    if not request.parallel_calls:
+        fields["parallel_tool_calls"] = False
     if request.stop:
         fields["stop"] = list(request.stop)
     fields |= {"stream": True, "stream_options": {"include_usage": True}}

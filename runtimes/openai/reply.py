@@ -1,5 +1,8 @@
 """The one place that reads a streamed answer: events to text, reason and counts. Pure.
 
+Where markers are wanted, thoughts and calls are written into the text as Hermes writes them: peers
+and gateways know one way to read them. Else thoughts are left out.
+
 Counts are the upstream's own where it states them (`usage`, or llama-server's `timings`). Where it
 does not, the completion counts its deltas, which most servers send one a token, and the prompt 0.
 """
@@ -9,6 +12,7 @@ from typing import Any
 
 from runtimes.base import Finished
 from runtimes.openai.failures import from_event, malformed
+from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END
 
 COUNT_MAX = 2**31 - 1
 _CUT = ("length", "max_tokens", "model_length")
@@ -18,7 +22,10 @@ _FAILED = ("error", "abort", "aborted")
 class Reply:
     """What one answer has said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_markers: bool = False) -> None:
+        self._with_markers = with_markers
+        self._written = ""
+        """What was written last: `thoughts`, `content`, a `call`, or its `arguments`."""
         self._reason: str | None = None
         self._deltas = 0
         self._prompt_tokens: int | None = None
@@ -32,7 +39,7 @@ class Reply:
     def take(self, payload: bytes) -> str | None:
         """Take one event: the text that it brings, None when it brings no token.
 
-        A token without text for the reader (a thought) is an empty text. Raises RuntimeFailure for
+        A token without text for the reader is an empty text. Raises RuntimeFailure for
         the upstream's error, or `crashed` for what makes no sense.
         """
         try:
@@ -76,14 +83,53 @@ class Reply:
         text = delta.get("content")
         if text is not None and not isinstance(text, str):
             raise malformed("a delta's content is no text")
+        thoughts = delta.get("reasoning_content") or delta.get("reasoning")
+        calls = (delta.get("tool_calls") if self._with_markers else None) or []
+        if not isinstance(calls, list):
+            raise malformed("a delta's tool calls are no list")
+        written = self._thoughts(thoughts) if thoughts else ""
         if text:
-            self._deltas += 1
-            return _complete(text)
-        # Thoughts are no part of the answer, but they show that it is coming.
-        if delta.get("reasoning_content") or delta.get("reasoning"):
-            self._deltas += 1
+            written += self._turn_to("content") + text
+        for call in calls:
+            written += self._call(call)
+        if reason is not None and reason not in _CUT:
+            written += self._turn_to("")
+        is_token = bool(text or thoughts or calls)
+        self._deltas += is_token
+        return _complete(written) if is_token or written else None
+
+    def _thoughts(self, thoughts: object) -> str:
+        """Thoughts are text before all other text; elsewhere they only show that more is coming."""
+        may_be_written = self._with_markers and self._written in ("", "thoughts")
+        if not may_be_written or not isinstance(thoughts, str):
             return ""
-        return None
+        return self._turn_to("thoughts") + thoughts
+
+    def _call(self, call: object) -> str:
+        """Some of a call: its function begins it, pieces of arguments follow."""
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise malformed("a tool call has no function")
+        name, arguments = function.get("name") or "", function.get("arguments") or ""
+        if not isinstance(name, str) or not isinstance(arguments, str):
+            raise malformed("a tool call's function is no text")
+        written = ""
+        if name:
+            begin = f'<tool_call>{{"name": {json.dumps(name)}, "arguments": '
+            written = self._turn_to("call") + begin
+        elif self._written not in ("call", "arguments"):
+            raise malformed("a tool call has no name")
+        if arguments:
+            self._written = "arguments"
+        return written + arguments
+
+    def _turn_to(self, kind: str) -> str:
+        """End what was written before, where something else follows; what begins it."""
+        before, self._written = self._written, kind
+        if before == kind and kind != "call":
+            return ""
+        ends = {"thoughts": THOUGHTS_END, "call": "{}}</tool_call>", "arguments": "}</tool_call>"}
+        return ends.get(before, "") + (THOUGHTS_BEGIN if kind == "thoughts" else "")
 
     def _take_counts(self, event: dict[str, Any]) -> None:
         usage = event.get("usage")

@@ -30,6 +30,7 @@ from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.listing import ListedModel
 from runtimes.openai.reply import Reply
 from runtimes.openai.settings import UpstreamSettings
+from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.slots import Slots
 
 RUNTIME_NAME = "openai"
@@ -129,13 +130,13 @@ class UpstreamRuntime(Runtime):
             )
         )
         await self._check_answer(call)
-        reply, lines = Reply(), EventLines()
+        reply, lines = Reply(with_markers=request.with_markers), EventLines()
         has_started = False
         async with aclosing(self._pieces(call, reply)) as pieces:
             async for data in pieces:
                 if not has_started:
                     has_started = True
-                    yield Started(())
+                    yield Started((), _form(request))
                 for payload in lines.push(data):
                     if payload == _DONE:
                         yield reply.finished()
@@ -194,6 +195,12 @@ class UpstreamRuntime(Runtime):
             raise RuntimeFailure(
                 "unavailable", self._why_gone or f"the upstream has no {self._model!r} now"
             )
+
+
+def _form(request: GenerateRequest) -> ReplyForm:
+    if not request.with_markers:
+        return PLAIN
+    return ReplyForm("hermes" if request.tools else "", "may")
 
 
 def _split(text: str | None) -> list[str]:

@@ -75,8 +75,9 @@ from protocol.messages import (
 from protocol.records import Role, decode_record
 from protocol.requester import Requester
 from protocol.statements import decode_statement, make_accusation, make_alive, make_left, make_offer
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started, Tool, ToolCall
 from runtimes.functions.call import FunctionCall, Returned
+from runtimes.reply_form import ReplyForm
 from tests.helpers.nodes import Authorities, seed_of
 
 _ANNA, _BERT = (SodiumCrypto(seed_of("parsers", index)) for index in range(2))
@@ -162,10 +163,24 @@ def _frames() -> tuple[bytes, ...]:
 
 def _bodies() -> tuple[bytes, ...]:
     chat = (ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Hi"))
+    call = ToolCall(id="c1", name="f", arguments="{}")
     return (
         payloads.pack_request(GenerateRequest(model="m", messages=chat, stop=("a", "b"), seed=5)),
         payloads.pack_request(GenerateRequest(model="m", prompt="p", max_tokens=9)),
+        payloads.pack_request(
+            GenerateRequest(
+                model="m",
+                messages=(
+                    ChatMessage(role="assistant", content="", reasoning="r", tool_calls=(call,)),
+                    ChatMessage(role="tool", content="r", name="f", tool_call_id="c1"),
+                ),
+                tools=(Tool(name="f", description="d", parameters="{}"),),
+                must_call=True,
+                with_markers=True,
+            )
+        ),
         payloads.pack_started(Started((1, 2, 70_000))),
+        payloads.pack_started(Started((1, 2), ReplyForm("hermes", "may"))),
         payloads.pack_chunk(Chunk((5, 6), "text")),
         payloads.pack_finished(Finished("stop", 3, 4)),
         pack_call(FunctionCall(function="f", arguments=b"{}", inputs=(("a", b"b"),), priority=1)),
@@ -330,9 +345,24 @@ def _chats() -> tuple[bytes, ...]:
         "stop": ["a", "b"],
         "stream": True,
         "stream_options": {"include_usage": True},
-        "tools": [],
     }
-    return json.dumps(full).encode(), b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
+    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calling = {
+        "model": "m",
+        "messages": [
+            {"role": "assistant", "content": None, "reasoning_content": "r", "tool_calls": [call]},
+            {"role": "tool", "content": "r", "tool_call_id": "c1"},
+        ],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "parallel_tool_calls": False,
+    }
+    return (
+        json.dumps(full).encode(),
+        json.dumps(calling).encode(),
+        b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}',
+    )
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 `--model test:NAME[,key=value...]`. The next token is a hash of NAME and of all tokens before it,
 prompt included, so any node that knows the tokens so far goes on in the same way, and a test can
 compute what must come (`completion_ids`, `text_of`). The prompt's tokens are its UTF-8 bytes; a
-completion's tokens are FIRST_WORD and above, each a short word.
+completion's tokens are FIRST_WORD and above, each a short word. A request that must call a function
+gets a call of the first one, as Hermes writes it (`call_text`), in one token for each byte.
 
 Keys: `delay_ms` before each token (0); `first_ms` before the first one, beside that (0); `load_ms`
 until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes
@@ -34,6 +35,7 @@ from runtimes.base import (
 )
 from runtimes.completion_text import CompletionText
 from runtimes.limits import check_request
+from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.slots import Slots
 from runtimes.source_options import check_names, integer_option
 
@@ -123,10 +125,14 @@ class ScriptedRuntime(Runtime):
                     "context_too_long",
                     f"{len(prompt)} tokens, and the context holds {self._script.context}",
                 )
-            yield Started(tuple(prompt))
+            form = ReplyForm("hermes") if request.tools and request.with_markers else PLAIN
+            yield Started(tuple(prompt), form)
             text = CompletionText(request.stop)
             before = [*prompt, *request.continued_ids]
             chain = _Chain(self._script, before, may_end=not request.ignore_eos)
+            if request.must_call:
+                whole = call_text(self._script.name, request).encode()
+                chain.told = [*whole, END_OF_TURN][len(request.continued_ids) :]
             for token in request.continued_ids:
                 text.push(self._piece(token))
             wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
@@ -149,7 +155,7 @@ class ScriptedRuntime(Runtime):
             self._slots.release()
 
     def _piece(self, token: int) -> bytes:
-        piece = b"" if token == END_OF_TURN else word(token).encode()
+        piece = piece_of(token)
         return piece[2:] + piece[:2] if self._script.torn else piece
 
     async def _before(self, index: int) -> None:
@@ -171,10 +177,14 @@ class _Chain:
     def __init__(self, script: Script, prompt: Sequence[int], *, may_end: bool) -> None:
         self._end_one_in = script.end_one_in if may_end else 0
         self._seen = hashlib.blake2b(script.name.encode(), digest_size=8)
+        self.told: list[int] = []
+        """What comes first, whatever was before."""
         for token in prompt:
             self._see(token)
 
     def next(self) -> int:
+        if self.told:
+            return self.told.pop(0)
         number = int.from_bytes(self._seen.copy().digest(), "big")
         ends = self._end_one_in > 0 and number // WORDS % self._end_one_in == 0
         token = END_OF_TURN if ends else FIRST_WORD + number % WORDS
@@ -194,7 +204,21 @@ def render(messages: tuple[ChatMessage, ...] | None, prompt: str | None) -> str:
     """The prompt's text."""
     if messages is None:
         return prompt or ""
-    return "".join(f"{turn.role}: {turn.content}\n" for turn in messages) + "assistant:"
+    turns = "".join(
+        f"{turn.role}: {turn.content}{''.join(call.arguments for call in turn.tool_calls)}\n"
+        for turn in messages
+    )
+    is_begun = messages[-1].role == "assistant"
+    return turns.removesuffix("\n") if is_begun else f"{turns}assistant:"
+
+
+def call_text(name: str, request: GenerateRequest) -> str:
+    """How the model `name` calls the first of a request's tools: with a word that no other prompt
+    has.
+    """
+    said = text_of(completion_ids(name, prompt_ids(request), 1)).strip()
+    call = f'{{"name": "{request.tools[0].name}", "arguments": {{"word": "{said}"}}}}'
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
 def completion_ids(name: str, tokens_before: Sequence[int], count: int) -> list[int]:
@@ -213,6 +237,13 @@ def answer_text(name: str, text: str, count: int) -> str:
     turns = (ChatMessage(role="user", content=text),)
     prompt = prompt_ids(GenerateRequest(model=name, messages=turns))
     return text_of(completion_ids(name, prompt, count))
+
+
+def piece_of(token: int) -> bytes:
+    """What a token adds to the text."""
+    if token < END_OF_TURN:
+        return bytes([token])
+    return b"" if token == END_OF_TURN else word(token).encode()
 
 
 def word(token: int) -> str:

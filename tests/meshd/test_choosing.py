@@ -1,5 +1,6 @@
 """What this node learns from its requests, and who is asked next because of it."""
 
+import dataclasses
 import random
 
 import pytest
@@ -93,6 +94,11 @@ def test_a_conversation_goes_home() -> None:
     house.answered(ONE, _chat("x"))
     assert house.first(_chat(story, "the answer", "and then?")) == {TWO}
     assert house.first(_chat(story + "!", "the answer", "and then?")) == {ONE, TWO}
+    called = _chat(story, "calls", "of no matter")
+    results = tuple(ChatMessage(role="tool", content="r", tool_call_id=i) for i in "ab")
+    assert called.messages is not None
+    answered = dataclasses.replace(called, messages=(*called.messages[:2], *results))
+    assert house.first(answered) == {TWO}, "after calls, too, however many results there are"
 
 
 def test_a_request_may_name_its_policy() -> None:

@@ -1,6 +1,7 @@
 """The bodies that peers exchange: they survive, and anything else is a BadPayload."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,14 +11,36 @@ from hypothesis import strategies as st
 
 from meshd import payloads
 from meshd.payloads import BadPayload
-from protocol.fields import pack
+from protocol.fields import pack, unpack
 from runtimes import limits
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Logprob, Started
+from runtimes.base import (
+    ChatMessage,
+    Chunk,
+    Finished,
+    GenerateRequest,
+    Logprob,
+    Started,
+    Tool,
+    ToolCall,
+)
+from runtimes.reply_form import ReplyForm
 
 unit = st.floats(0, 1)
+texts = st.text(max_size=20)
+calls = st.builds(ToolCall, id=texts, name=texts, arguments=texts)
 messages = st.lists(
-    st.builds(ChatMessage, role=st.text(max_size=80), content=st.text(max_size=80)), max_size=4
+    st.builds(
+        ChatMessage,
+        role=st.text(max_size=80),
+        content=st.text(max_size=80),
+        reasoning=texts,
+        name=texts,
+        tool_call_id=texts,
+        tool_calls=st.lists(calls, max_size=3).map(tuple),
+    ),
+    max_size=4,
 ).map(tuple)
+tools = st.builds(Tool, name=texts, description=texts, parameters=texts)
 requests = st.builds(
     GenerateRequest,
     model=st.text(max_size=200),
@@ -43,9 +66,14 @@ requests = st.builds(
     json_schema=st.none() | st.text(max_size=40),
     continued_ids=st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple),
     logprobs=st.none() | st.integers(0, limits.LOGPROBS_MAX),
+    tools=st.lists(tools, max_size=3).map(tuple),
+    must_call=st.booleans(),
+    parallel_calls=st.booleans(),
+    with_markers=st.booleans(),
 )
 likely = st.builds(Logprob, st.integers(0, 2**31 - 1), st.binary(max_size=9), st.floats(-1e4, 0.0))
 logprobs = st.lists(st.lists(likely, max_size=4).map(tuple), max_size=3).map(tuple)
+forms = st.builds(ReplyForm, st.text(max_size=20), st.text(max_size=20))
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
 counts = st.integers(0, limits.TOKENS_MAX)
 
@@ -64,9 +92,10 @@ def test_requests_survive(request: GenerateRequest) -> None:
     assert payloads.unpack_request(payloads.pack_request(request)) == request
 
 
-@given(token_ids, st.text(max_size=50), logprobs, counts, counts, counts)
+@given(token_ids, forms, st.text(max_size=50), logprobs, counts, counts, counts)
 def test_events_survive(
     ids: tuple[int, ...],
+    form: ReplyForm,
     text: str,
     likely: tuple[tuple[Logprob, ...], ...],
     prompt: int,
@@ -74,7 +103,7 @@ def test_events_survive(
     cached: int,
 ) -> None:
     """Started, chunks and the end come out as they went in."""
-    started, chunk = Started(ids), Chunk(ids, text, likely)
+    started, chunk = Started(ids, form), Chunk(ids, text, likely)
     finished = Finished("stop", prompt, completion, cached)
     assert payloads.unpack_started(payloads.pack_started(started)) == started
     assert payloads.unpack_chunk(payloads.pack_chunk(chunk)) == chunk
@@ -127,7 +156,7 @@ def test_the_unchanged_fields_are_a_request() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"version": 2},
+        {"version": 3},
         {"model": None},
         {"model": "x" * 1_001},
         {"messages": "hello"},
@@ -174,9 +203,8 @@ LATER: dict[str, object] = {
 
 
 def test_later_fields_change_nothing_by_themselves() -> None:
-    """An earlier version's request is the later one's with defaults; what comes yet is ignored."""
+    """An earlier version's request is the later one's with defaults."""
     assert payloads.unpack_request(_changed(**LATER)) == GOOD
-    assert payloads.unpack_request(_changed(**LATER, more="of a later version")) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -202,6 +230,74 @@ def test_later_fields_out_of_range_are_bad(changed: dict[str, object]) -> None:
     """They are checked like the first ones."""
     with pytest.raises(BadPayload):
         payloads.unpack_request(_changed(**{**LATER, **changed}))
+
+
+LATEST: dict[str, object] = {
+    **LATER,
+    "tools": (),
+    "must_call": 0,
+    "parallel_calls": 1,
+    "with_markers": 0,
+}
+
+
+def test_the_latest_fields_change_nothing_by_themselves() -> None:
+    """As those before them; what comes yet is ignored."""
+    assert payloads.unpack_request(_changed(**LATEST)) == GOOD
+    assert payloads.unpack_request(_changed(**LATEST, more="of a later version")) == GOOD
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tools": "x"},
+        {"tools": (("f", "d"),)},
+        {"tools": (("f", "d", 5),)},
+        {"tools": (("f", "d", "{}"),) * (limits.TOOLS_MAX + 1)},
+        {"must_call": 2},
+        {"parallel_calls": None},
+        {"with_markers": "yes"},
+        {"messages": (("user", "a", "b"),)},
+        {"messages": (("user", "a", "b", "c", "d", "e"),)},
+        {"messages": (("user", "a", "b", "c", "d", "e", "f", 5),)},
+        {"messages": (("x",) * (5 + 3 * limits.CALLS_MAX + 3),)},
+    ],
+)
+def test_the_latest_fields_out_of_range_are_bad(changed: dict[str, object]) -> None:
+    """They are checked like the first ones."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_request(_changed(**{**LATEST, **changed}))
+
+
+USER = ChatMessage(role="user", content="a")
+LOOK = Tool(name="f", parameters="{}")
+
+
+@pytest.mark.parametrize(
+    ("request_", "version"),
+    [
+        (GOOD, 1),
+        (GenerateRequest(model="m", messages=(USER,), with_markers=True), 1),
+        (GenerateRequest(model="m", messages=(USER,), tools=(LOOK,)), 2),
+        (GenerateRequest(model="m", messages=(dataclasses.replace(USER, reasoning="b"), USER)), 2),
+        (GenerateRequest(model="m", messages=(dataclasses.replace(USER, role="assistant"),)), 2),
+    ],
+)
+def test_what_an_earlier_version_would_misread_has_another_number(
+    request_: GenerateRequest, version: int
+) -> None:
+    """It refuses such a request, instead of answering as if there were no tools."""
+    body = payloads.pack_request(request_)
+    assert unpack(body)[0] == version
+    assert payloads.unpack_request(body) == request_
+
+
+def test_who_knows_no_forms_reads_a_plain_start() -> None:
+    """Its body is the token ids alone, as it ever was."""
+    assert unpack(payloads.pack_started(Started((1, 2)))) == (1, 2)
+    for body in (((1,), "a"), ((1,), 5, "b"), ((1,), "a", "b" * 65), ((1,), "a", ()), ((), ())):
+        with pytest.raises(BadPayload):
+            payloads.unpack_started(pack(body))
 
 
 def test_an_end_of_an_earlier_version_has_no_cached_tokens() -> None:

@@ -13,7 +13,16 @@ import pytest
 import trio
 import trio.testing
 
-from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Runtime, RuntimeFailure
+from runtimes.base import (
+    ChatMessage,
+    Chunk,
+    Finished,
+    GenerateRequest,
+    Runtime,
+    RuntimeFailure,
+    Tool,
+    ToolCall,
+)
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from tests.helpers import test_runtime
@@ -270,6 +279,22 @@ def test_a_cancelled_wait_leaves_the_queue(runtime: Runtime) -> None:
     with_served(runtime, test)
 
 
+LOOK = Tool(name="look", parameters='{"type": "object"}')
+CALL = ToolCall(id="c1", name="look", arguments="{}")
+CALLED = ChatMessage(role="assistant", content="", tool_calls=(CALL,))
+
+
+def chat_with(**changes: object) -> dict[str, object]:
+    """Changes to a plain request that make it a chat with a tool, and something else."""
+    return {"prompt": None, "messages": CHAT, "tools": (LOOK,), **changes}
+
+
+def chat_of(**changes: object) -> dict[str, object]:
+    """The same, for a chat that begins with an assistant's turn."""
+    turn = ChatMessage(role="assistant", content="a", **changes)  # type: ignore[arg-type]  # a test's shorthand
+    return {"prompt": None, "messages": (turn, *CHAT)}
+
+
 BAD_REQUESTS: list[tuple[str, dict[str, object]]] = [
     ("neither", {"prompt": None}),
     ("both", {"messages": CHAT}),
@@ -300,6 +325,21 @@ BAD_REQUESTS: list[tuple[str, dict[str, object]]] = [
     ("long schema", {"json_schema": " " * 70_000}),
     ("continued below zero", {"continued_ids": (-1,)}),
     ("surrogate in a stop", {"stop": ("\udfff",)}),
+    ("tools without a chat", {"tools": (LOOK,)}),
+    ("nothing to call", chat_with(tools=(), must_call=True)),
+    ("tools and a grammar", chat_with(grammar='root ::= "a"')),
+    ("two tools of one name", chat_with(tools=(LOOK, LOOK))),
+    ("many tools", chat_with(tools=tuple(Tool(name=f"f{n}", parameters="{}") for n in range(129)))),
+    ("nameless tool", chat_with(tools=(Tool(name="", parameters="{}"),))),
+    ("name of a tool", chat_with(tools=(Tool(name='f"', parameters="{}"),))),
+    ("long name of a tool", chat_with(tools=(Tool(name="f" * 129, parameters="{}"),))),
+    ("long parameters", chat_with(tools=(Tool(name="f", parameters=" " * 70_000),))),
+    ("surrogate in a tool", chat_with(tools=(Tool(name="f", parameters="\ud800"),))),
+    ("many calls", chat_of(tool_calls=(CALL,) * 129)),
+    ("long id", chat_of(tool_calls=(dataclasses.replace(CALL, id="x" * 257),))),
+    ("long name", chat_of(name="x" * 129)),
+    ("surrogate in a call", chat_of(tool_calls=(dataclasses.replace(CALL, arguments="\ud800"),))),
+    ("a call without its result", {"prompt": None, "messages": (CALLED,)}),
 ]
 
 

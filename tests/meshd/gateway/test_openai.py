@@ -4,6 +4,7 @@ import json
 
 from meshd.gateway.openai import ChatCompletion, model_object
 from runtimes.base import Finished
+from runtimes.reply_parser import Content
 from tests.meshd.gateway.fake_mesh import MODEL_ROW
 
 COMPLETION = ChatCompletion(request_id="ab12", created=5, model="m")
@@ -30,7 +31,7 @@ def test_model_object() -> None:
 
 def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
     """Usage and finish reason are Finished's, never counted again."""
-    whole = COMPLETION.whole("text", Finished("length", 11, 22))
+    whole = COMPLETION.whole([Content("te"), Content("xt")], Finished("length", 11, 22))
     assert whole["id"] == "chatcmpl-ab12"
     assert whole["object"] == "chat.completion"
     assert whole["choices"][0]["message"] == {
@@ -50,7 +51,7 @@ def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
 def test_events_are_one_line_whatever_the_text() -> None:
     """No line separator of any kind, and no half character, breaks an event."""
     text = "a\n\r\u2028\u2029\x85\x0b\ud800"
-    event = COMPLETION.piece(text).decode("ascii")
+    event = COMPLETION.events([Content(text)]).decode("ascii")
     assert event.endswith("\n\n")
     assert len(event.splitlines()) == 2
     assert json.loads(event[len("data: ") :])["choices"][0]["delta"] == {"content": text}

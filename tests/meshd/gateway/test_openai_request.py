@@ -31,7 +31,7 @@ def test_the_least_body_takes_the_defaults() -> None:
     """Absent fields keep GenerateRequest's own defaults; nothing is streamed."""
     call = parse_chat(body())
     assert call.request == GenerateRequest(
-        model="m", messages=(ChatMessage(role="user", content="Hi"),)
+        model="m", messages=(ChatMessage(role="user", content="Hi"),), with_markers=True
     )
     assert (call.stream, call.with_usage) == (False, False)
 
@@ -70,6 +70,7 @@ def test_every_field_arrives() -> None:
         seed=2**63 - 5,
         stop=("a", "b"),
         ignore_eos=True,
+        with_markers=True,
     )
     assert (call.stream, call.with_usage) == (True, True)
 
@@ -87,6 +88,7 @@ def test_text_parts_are_joined_and_one_stop_is_a_list_of_one() -> None:
     [
         {"tools": []},
         {"tool_choice": "none"},
+        {"tool_choice": "auto", "tools": None, "parallel_tool_calls": True},
         {"response_format": {"type": "text"}},
         {"logprobs": False, "top_logprobs": 0},
         {"modalities": ["text"]},
@@ -190,8 +192,6 @@ def test_logprobs_that_cannot_be_are_refused(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "auto"),
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
         ("audio", {"voice": "a"}),
@@ -219,7 +219,7 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
         ({"messages": [*HI, "Hi"]}, "messages[1]"),
         ({"messages": [{"content": "Hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "Ü", "content": "Hi"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
@@ -228,7 +228,7 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
         ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content"),
         (
             {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0].function",
         ),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),

@@ -58,6 +58,10 @@ def generate(number: int, **changes: object) -> Generate:
         "json_schema": None,
         "continued_ids": (),
         "logprobs": None,
+        "tools": (),
+        "must_call": False,
+        "parallel_calls": True,
+        "with_markers": False,
     }
     return Generate(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 

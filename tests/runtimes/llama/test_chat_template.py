@@ -17,7 +17,7 @@ def render(source: str | None, messages: tuple[ChatMessage, ...] = TALK) -> str:
     """What a template makes of a conversation."""
     from runtimes.llama.chat_template import ChatTemplate  # needs jinja2, which the extra brings
 
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages)
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages).prompt
 
 
 def test_a_template_sees_turns_and_special_tokens() -> None:

@@ -78,7 +78,7 @@ def test_only_the_last_question_reaches_the_model() -> None:
         last,
     )
     assert template.render(talk) == template.render((last,))
-    assert template.render(talk) == (
+    assert template.render(talk).prompt == (
         "<|begin|><|system|>You answer questions about meshd.<|end|>"
         "<|user|>And you?<|end|><|assistant|>"
     )

@@ -15,6 +15,7 @@ from runtimes.worker.framing import FrameError
 
 NUMBERS = st.integers(min_value=-1, max_value=2**63 - 1)
 TEXT = st.text(max_size=20)
+TEXTS = st.lists(TEXT, max_size=6).map(tuple)
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(
         frames.Load,
@@ -33,7 +34,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(
         frames.Generate,
         request=NUMBERS,
-        messages=st.none() | st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
+        messages=st.none() | st.lists(TEXTS, max_size=3).map(tuple),
         prompt=st.none() | TEXT,
         max_tokens=st.none() | NUMBERS,
         temperature=st.floats(allow_nan=False),
@@ -53,6 +54,10 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         json_schema=st.none() | TEXT,
         continued_ids=st.lists(NUMBERS, max_size=9).map(tuple),
         logprobs=st.none() | NUMBERS,
+        tools=st.lists(TEXTS, max_size=3).map(tuple),
+        must_call=st.booleans(),
+        parallel_calls=st.booleans(),
+        with_markers=st.booleans(),
     ),
     st.builds(frames.Credit, request=NUMBERS, tokens=NUMBERS),
     st.builds(frames.Cancel, request=NUMBERS),
@@ -70,7 +75,11 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     ),
     st.builds(frames.LoadFailed, code=TEXT, message=TEXT),
     st.builds(
-        frames.Started, request=NUMBERS, prompt_token_ids=st.lists(NUMBERS, max_size=9).map(tuple)
+        frames.Started,
+        request=NUMBERS,
+        prompt_token_ids=st.lists(NUMBERS, max_size=9).map(tuple),
+        calls=TEXT,
+        thoughts=TEXT,
     ),
     st.builds(frames.Prefilled, request=NUMBERS, tokens=NUMBERS),
     st.builds(

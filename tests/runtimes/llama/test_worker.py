@@ -22,6 +22,7 @@ from runtimes.llama.frames import (
     Tokens,
 )
 from runtimes.llama.worker import Worker
+from runtimes.reply_form import ReplyForm
 from runtimes.worker.pipe import Pipe
 
 
@@ -63,12 +64,12 @@ class FakeEngine:
         """As `Engine.has_room`."""
         return len(self.open_requests) < self.room
 
-    def open(self, request: Generate) -> tuple[int, ...]:
+    def open(self, request: Generate) -> tuple[tuple[int, ...], ReplyForm]:
         """As `Engine.open`; the prompt `bad` is refused."""
         if request.prompt == "bad":
             raise RuntimeFailure("bad_request", "no")
         self.open_requests.append(request.request)
-        return (1, 2, 3)
+        return (1, 2, 3), ReplyForm("hermes", "may")
 
     def close(self, request: int) -> bool:
         """As `Engine.close`."""
@@ -122,6 +123,10 @@ def request(number: int, prompt: str = "p") -> Generate:
         json_schema=None,
         continued_ids=(),
         logprobs=None,
+        tools=(),
+        must_call=False,
+        parallel_calls=True,
+        with_markers=False,
     )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
+from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure, Tool, ToolCall
 from runtimes.openai.body import body_of, path_of
 
 
@@ -75,3 +75,39 @@ def test_what_an_upstream_cannot_be_told_is_a_bad_request(changes: dict[str, obj
     with pytest.raises(RuntimeFailure) as failed:
         body_of(request, "m")
     assert failed.value.code == "bad_request"
+
+
+def test_tools_and_turns_with_calls_are_named() -> None:
+    """In OpenAI's own shape; an id and a text of arguments stay what they are."""
+    call = ToolCall(id="c1", name="look", arguments='{"at": 1')
+    request = GenerateRequest(
+        model="m",
+        messages=(
+            ChatMessage(role="user", content="a"),
+            ChatMessage(role="assistant", content="", reasoning="hm", tool_calls=(call,)),
+            ChatMessage(role="tool", content="r", tool_call_id="c1", name="look"),
+        ),
+        tools=(Tool(name="look", description="L", parameters='{"type": "object"}'),),
+        must_call=True,
+        parallel_calls=False,
+        with_markers=True,
+    )
+    said = json.loads(body_of(request, "m"))
+    function = {"name": "look", "description": "L", "parameters": {"type": "object"}}
+    assert said["tools"] == [{"type": "function", "function": function}]
+    assert (said["tool_choice"], said["parallel_tool_calls"]) == ("required", False)
+    assert said["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "hm",
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "look", "arguments": '{"at": 1'},
+                }
+            ],
+        },
+        {"role": "tool", "content": "r", "name": "look", "tool_call_id": "c1"},
+    ]

@@ -1,5 +1,6 @@
 """What a streamed answer's events mean."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from runtimes.base import Finished, RuntimeFailure
 from runtimes.openai.reply import Reply
+from runtimes.reply_form import ReplyForm
+from runtimes.reply_parser import CallArguments, CallBegin, Content, ReplyParser, Thoughts
 from tests.runtimes.openai.upstream import delta_of, said
 
 END = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
@@ -123,3 +126,117 @@ def test_any_event_is_text_or_a_failure(event: dict[str, Any], choices: list[obj
         except RuntimeFailure:
             continue
         assert text is None or text.encode() is not None
+
+
+def marked(*deltas: dict[str, Any], reason: str = "tool_calls") -> str:
+    """All text of an answer where markers are wanted."""
+    reply = Reply(with_markers=True)
+    events = [*map(delta_of, deltas), {"choices": [{"delta": {}, "finish_reason": reason}]}]
+    return "".join(reply.take(json.dumps(event).encode()) or "" for event in events)
+
+
+def call(name: str | None, arguments: str, index: int = 0) -> dict[str, Any]:
+    """A delta with some of a call."""
+    function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    return {"tool_calls": [{"index": index, "id": f"c{index}", "function": function}]}
+
+
+def read(text: str) -> tuple[str, str, list[list[str]]]:
+    """Thoughts, content and calls in a text, as the gateway reads them."""
+    thoughts = content = ""
+    calls: list[list[str]] = []
+    parser = ReplyParser(ReplyForm("hermes", "may"), ("look", "put"))
+    for delta in [*parser.push(text), *parser.finish()]:
+        match delta:
+            case Thoughts(more):
+                thoughts += more
+            case Content(more):
+                content += more
+            case CallBegin(_, name):
+                calls.append([name, ""])
+            case CallArguments(index, more):
+                calls[index][1] += more
+    return thoughts, content, calls
+
+
+def test_thoughts_and_calls_are_written_as_hermes_writes_them() -> None:
+    """So the gateway reads them as those of any model."""
+    text = marked(
+        {"role": "assistant", "content": None},
+        {"reasoning_content": "Wh"},
+        {"reasoning": "ere?"},
+        {"content": "Let me "},
+        {"content": "see."},
+        call("look", ""),
+        call(None, '{"at": "'),
+        call(None, '}é"}'),
+        call("put", "", 1),
+        call("look", "{}", 2),
+    )
+    assert read(text) == (
+        "Where?",
+        "Let me see.",
+        [["look", '{"at": "}é"}'], ["put", "{}"], ["look", "{}"]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("deltas", "found"),
+    [
+        (({"reasoning": "hm"},), ("hm", "", [])),
+        (({"content": "a"}, {"reasoning": "hm"}, {"content": "b"}), ("", "ab", [])),
+        (({"content": "a"},), ("", "a", [])),
+        ((call("look", '{"a": '),), ("", "</tool_call>", [["look", '{"a": }']])),
+        ((call("eat", "{}"),), ("", '<tool_call>{"name": "eat", "arguments": {}}</tool_call>', [])),
+    ],
+)
+def test_what_comes_in_another_order_or_is_cut(
+    deltas: tuple[dict[str, Any], ...], found: tuple[str, str, list[list[str]]]
+) -> None:
+    """Thoughts in the middle are none of the text; a call that is broken stays one."""
+    assert read(marked(*deltas)) == found
+
+
+def test_a_call_that_is_cut_short_stays_so() -> None:
+    """No tokens were left: nothing is made up to close it."""
+    cut = marked(call("look", '{"a": '), reason="length")
+    assert read(cut) == ("", "", [["look", '{"a": ']])
+
+
+def test_without_markers_calls_are_no_text() -> None:
+    """As ever."""
+    reply = Reply()
+    assert reply.take(json.dumps(delta_of(call("look", "{}"))).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        5,
+        "x",
+        {"a": 1},
+        [5],
+        [{}],
+        [{"function": 5}],
+        [{"function": {"name": 5}}],
+        [{"function": {}}],
+    ],
+)
+def test_calls_that_make_no_sense_are_crashed(calls: object) -> None:
+    """One line, whatever came."""
+    with pytest.raises(RuntimeFailure) as failed:
+        marked({"tool_calls": calls})
+    assert failed.value.code == "crashed"
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["content", "reasoning", "tool_calls", "function", "name"]), JSON
+        )
+    )
+)
+def test_any_deltas_are_text_or_a_failure(deltas: list[dict[str, Any]]) -> None:
+    """Nothing else is raised."""
+    with contextlib.suppress(RuntimeFailure):
+        marked(*deltas).encode()
