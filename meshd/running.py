@@ -215,7 +215,8 @@ class Running:
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch_addresses)
-                nursery.start_soon(self._offer_upstreams)
+                ports = (self._sockets.port, self._gateway_socket.getsockname()[1])
+                nursery.start_soon(upstreams.offer, self._options.upstreams, ports)
                 if self._options.lan:
                     nursery.start_soon(self._lan.run)
                 on_ready(self)
@@ -321,11 +322,6 @@ class Running:
             if found != self.own_addresses:
                 self.own_addresses = found
                 self.gossip.give(AddressesChanged(found))
-
-    async def _offer_upstreams(self) -> None:
-        """Say once which OpenAI-compatible servers of this machine could join in."""
-        ports = (self._sockets.port, self._gateway_socket.getsockname()[1])
-        await upstreams.offer(self._options.upstreams, ports)
 
     # ---- answer.Mesh ----
 

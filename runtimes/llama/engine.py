@@ -291,7 +291,13 @@ class Engine:
             likely: tuple[Logprob, ...] = ()
             if sequence.logprobs is not None and token is not None:
                 likely = logprobs(
-                    self._llama, self.model, self._context, row, token, sequence.logprobs
+                    self._llama,
+                    self.model,
+                    self._context,
+                    row,
+                    token,
+                    sequence.logprobs,
+                    visible=sequence.visible,
                 )
             told = sequence.push(self.model, token, likely)
             if told is not None:

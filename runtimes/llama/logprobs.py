@@ -9,11 +9,19 @@ LEAST = -9999.0
 
 
 def logprobs(
-    bindings: Bindings, model: LoadedModel, context: Handle, row: int, token: int, count: int
+    bindings: Bindings,
+    model: LoadedModel,
+    context: Handle,
+    row: int,
+    token: int,
+    count: int,
+    *,
+    visible: frozenset[int],
 ) -> tuple[Logprob, ...]:
     """`token` itself, then the `count` likeliest tokens, by the logits in `row` of the last batch.
 
     They are the model's own, before penalties, biases, grammar, filters and temperature.
+    `visible`: special tokens that are text all the same.
     """
     import numpy  # comes with llama-cpp-python; most workers are never asked for this
 
@@ -25,6 +33,6 @@ def logprobs(
     best = numpy.argpartition(-values, count - 1)[:count] if count else ()
     likeliest = sorted((int(each) for each in best), key=lambda each: (-values[each], each))
     return tuple(
-        Logprob(each, model.piece(each), max(LEAST, float(values[each])))
+        Logprob(each, model.piece(each, special=each in visible), max(LEAST, float(values[each])))
         for each in (token, *likeliest)
     )

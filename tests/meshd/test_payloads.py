@@ -46,7 +46,7 @@ requests = st.builds(
     model=st.text(max_size=200),
     messages=st.none() | messages,
     prompt=st.none() | st.text(max_size=200),
-    max_tokens=st.none() | st.integers(1, limits.TOKENS_MAX),
+    max_tokens=st.none() | st.integers(0, limits.TOKENS_MAX),
     temperature=st.floats(0, limits.TEMPERATURE_MAX),
     top_p=unit,
     top_k=st.integers(0, limits.TOKENS_MAX),

@@ -58,8 +58,8 @@ def make_scripted() -> Runtime:
 
 def make_torn() -> Runtime:
     """Another, whose tokens end in the middle of characters."""
-    source = f"torn,context=2048,queue={QUEUE_MAX},end_one_in=40,torn=1"
-    return test_runtime.create(source, options={})
+    options = {"context": "2048", "queue": str(QUEUE_MAX), "end_one_in": "40", "torn": "1"}
+    return test_runtime.create("torn", options=options)
 
 
 @pytest.fixture(

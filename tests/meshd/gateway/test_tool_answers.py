@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from meshd.gateway.openai import call_id
-from runtimes.base import Chunk, Finished, Started
+from runtimes.base import Chunk, Finished, Logprob, Started
 from runtimes.reply_form import ReplyForm
 from tests.meshd.gateway.fake_mesh import FakeMesh, Step
 from tests.meshd.gateway.raw_http import gateway
@@ -157,6 +157,32 @@ def test_reasons_and_what_is_no_call(
             pieces = [piece for delta in deltas for piece in delta.get("tool_calls", [])]
             assert len([piece for piece in pieces if "id" in piece]) == calls
             assert choices[-1]["finish_reason"] == told
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_each_token_has_its_logprob_once_whatever_it_became(stream: bool, size: int) -> None:
+    """Thoughts, content, calls and markers: in order, also where the text waits to be decided."""
+    started, *chunks, finished = steps(TEXT, size=size)
+    told: list[Step] = []
+    for number, chunk in enumerate(chunks):
+        assert isinstance(chunk, Chunk)
+        likely = Logprob(number, chunk.text.encode(), -0.5)
+        told.append(Chunk(chunk.token_ids, chunk.text, ((likely,),)))
+
+    async def main() -> None:
+        async with gateway(FakeMesh((started, *told, finished))) as running:
+            reply = await running.chat(stream=stream, tools=TOOLS, logprobs=True)
+            lines = (
+                reply.body.decode().split("\n\n") if stream else [f"data: {reply.body.decode()}"]
+            )
+            choices = [json.loads(x[6:])["choices"][0] for x in lines if x.startswith("data: {")]
+            found = [choice["logprobs"]["content"] for choice in choices if choice["logprobs"]]
+            tokens = [bytes(each["bytes"]).decode() for content in found for each in content]
+            assert tokens == [chunk.text for chunk in chunks if isinstance(chunk, Chunk)]
+            assert choices[-1]["finish_reason"] == "tool_calls"
 
     trio.run(main)
 

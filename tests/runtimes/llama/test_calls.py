@@ -153,11 +153,13 @@ def test_the_form_is_told_to_who_asks_for_markers(family: str, model: pathlib.Pa
             must_call=False,
             with_markers=with_markers,
             max_tokens=1,
+            logprobs=0,
             bias_tokens=(shown,),
             bias_values=(100.0,),
         )
         (outcome,) = run(engine, request)
         assert outcome.text == (marker if with_markers else "")
+        assert outcome.likely[0].likely_data == (outcome.text.encode(),)
         stopping = dataclasses.replace(request, max_tokens=3, stop=(marker * 2,))
         (rest,) = run(engine, dataclasses.replace(stopping, continued_ids=(shown,)))
         assert len(rest.ids) == (1 if with_markers else 3), "what is continued has its markers, too"
