@@ -7,13 +7,9 @@ import pathlib
 import ssl
 from typing import Final
 
-import structlog
-
 from meshd import posix
 from meshd.failures import UserError
 from meshd.trust import der
-
-log = structlog.get_logger()
 
 _SUBJECT_ALTERNATIVE_NAME: Final = der.value(der.OBJECT_ID, bytes.fromhex("551d11"))
 _DNS_NAME: Final = 0x82
@@ -42,6 +38,9 @@ def load_certificate(certificate: pathlib.Path, key: pathlib.Path) -> Certificat
         except OSError as error:
             raise UserError(f"{option} {path}: {error.strerror}; name a PEM file") from error
     if posix.readable_by_all(key):  # a group's may be meant: so web servers share theirs
+        import structlog  # heavy, and rarely needed
+
+        log = structlog.get_logger()
         log.warning("gateway.key_is_readable", file=str(key), mend=f"chmod o-rwx {key}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
