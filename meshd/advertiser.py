@@ -50,7 +50,6 @@ class Advertiser:
         """Advertise until cancelled."""
         self._offer(advertisement.LABELS, advertisement.encode_map(self._labels))
         self.models_changed()
-        self._offer_functions()
         snapshot = await trio.to_thread.run_sync(hardware.snapshot, abandon_on_cancel=True)
         self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
         while True:
@@ -60,7 +59,7 @@ class Advertiser:
             await trio.sleep(LOAD_S)
 
     def models_changed(self) -> None:
-        """Offer exactly the models that can be served now; a client serves none."""
+        """Offer exactly what can be served now; a client serves no models."""
         self._may_serve = self._view.may_serve()
         wanted = {
             advertisement.model_key(card.name): advertisement.encode_model(card)
@@ -71,6 +70,7 @@ class Advertiser:
                 self._offer(key, b"")
         for key, value in wanted.items():
             self._offer(key, value)
+        self._offer_functions()
 
     @property
     def load(self) -> Load:
@@ -83,10 +83,10 @@ class Advertiser:
         )
 
     def _offer_functions(self) -> None:
-        names = self._functions.names
+        names = self._functions.names if not self._models.is_draining else ()
         while len(value := advertisement.encode_functions(names)) > OFFER_VALUE_BYTES_MAX:
             names = names[:-1]
-        if len(names) < len(self._functions.names):
+        if 0 < len(names) < len(self._functions.names):
             log.warning("functions.too_many", offered=len(names), here=len(self._functions.names))
         self._offer(advertisement.FUNCTIONS, value)
 

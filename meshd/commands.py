@@ -9,6 +9,7 @@ import trio
 
 from meshd import clock
 from meshd.control import Handler, Report, Streaming, argument
+from meshd.draining import Draining
 from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
@@ -42,6 +43,9 @@ class Commands:
         self._home = home
         self._running = running
         self._followers = 0
+        self._draining = Draining(
+            running.local_models, running.models_changed, lambda: running.admitting.load
+        )
 
     def handlers(self) -> dict[str, Handler | Streaming]:
         """What may be asked."""
@@ -57,6 +61,7 @@ class Commands:
             "leave": self.leave,
             **self._running.trust_commands.handlers(),
             "root": self.root,
+            **self._draining.handlers(),
             **self._running.job_commands.handlers(),
             **self._running.key_commands.handlers(),
         }

@@ -16,6 +16,8 @@ class LocalModels:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
+        self.is_draining = False
+        """What runs may end; nothing is served besides."""
 
     async def serve(self, on_change: Callable[[], None]) -> None:
         """Load all models and keep them up until cancelled; a source that cannot is given up.
@@ -63,12 +65,15 @@ class LocalModels:
         return sum(runtime.load.slots for runtime in self._serving(model))
 
     def _serving(self, model: str) -> list[Runtime]:
-        return [r for r in self._runtimes() if r.card is not None and r.card.name == model]
+        return [r for r in self._offered() if r.card is not None and r.card.name == model]
+
+    def _offered(self) -> list[Runtime]:
+        return [] if self.is_draining else self._runtimes()
 
     def cards(self) -> list[ModelCard]:
         """What can be served now, one card a name."""
         cards: dict[str, ModelCard] = {}
-        for runtime in self._runtimes():
+        for runtime in self._offered():
             if runtime.card is not None:
                 cards.setdefault(runtime.card.name, runtime.card)
         return list(cards.values())
@@ -85,5 +90,5 @@ class LocalModels:
         return Load(
             sum(load.queued for load in loads),
             sum(load.running for load in loads),
-            sum(load.slots for load in loads),
+            0 if self.is_draining else sum(load.slots for load in loads),
         )

@@ -133,17 +133,17 @@ class Running:
         )
         self._functions = functions
         self._usage = Usage(home.usage)
-        self._admitting = Admitting(
+        self.admitting = Admitting(
             local_models, self.view.is_owners, self._usage.served, yields=options.yield_to_owner
         )
         self._advertiser = Advertiser(
-            self.gossip.give, local_models, self._admitting, functions, self.view, options.labels
+            self.gossip.give, local_models, self.admitting, functions, self.view, options.labels
         )
         self._catching_up = CatchingUp(node)
         asking = Asking(self.view, peers, node.address_of, self._catching_up.wait, self.gossip.give)
         rng = random.SystemRandom()
         choosing = Choosing(rng, trio.current_time, options.policy)
-        self._forwarder = Forwarder(node.node_id, self.view, self._admitting, asking, choosing)
+        self._forwarder = Forwarder(node.node_id, self.view, self.admitting, asking, choosing)
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
@@ -181,7 +181,7 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self._admitting, lambda: self._advertiser.load)
+        serving = Serving(self.admitting, lambda: self._advertiser.load)
         task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
@@ -208,9 +208,9 @@ class Running:
                     )
                 )
                 self._is_ready = True
-                nursery.start_soon(self.local_models.serve, self._models_changed)
+                nursery.start_soon(self.local_models.serve, self.models_changed)
                 nursery.start_soon(self._advertiser.run)
-                nursery.start_soon(self._admitting.run)
+                nursery.start_soon(self.admitting.run)
                 nursery.start_soon(self._usage.run)
                 nursery.start_soon(self._save_often)
                 nursery.start_soon(self._sweep)
@@ -257,8 +257,9 @@ class Running:
 
     # ---- what it does beside ----
 
-    def _models_changed(self) -> None:
-        self._admitting.models_changed()
+    def models_changed(self) -> None:
+        """Something else can be served than before."""
+        self.admitting.models_changed()
         self._advertiser.models_changed()
 
     async def _persist(self, effect: Persist | Admitted | Issued) -> None:
@@ -364,7 +365,7 @@ class Running:
             "superseded": self.node.is_superseded,
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
-            "load": dataclasses.asdict(self._admitting.load),
+            "load": dataclasses.asdict(self.admitting.load),
             "tasks": dataclasses.asdict(self._functions.load),
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),

@@ -16,6 +16,7 @@ from meshd.cli import (
     audit,
     chat,
     demo,
+    drain,
     events,
     explain,
     keys,
@@ -54,6 +55,7 @@ app.command()(membership.invite)
 app.command()(membership.join)
 app.command()(pair.pair)
 app.command()(membership.leave)
+app.command()(drain.drain)
 app.command()(trust.grant)
 app.command()(trust.revoke)
 app.command()(trust.invites)

@@ -140,3 +140,25 @@ def test_a_person_is_told_why(three: list[Daemon]) -> None:
     unknown = cleo.cli("explain", "0" * 16)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "x-meshd-request" in unknown.stderr
+
+
+def test_a_node_that_drains_ends_what_it_has(three: list[Daemon]) -> None:
+    """Its stream comes whole and from nobody else, new requests go elsewhere, also its own; then
+    nothing runs there, and it serves again when told so.
+    """
+    anna, bert, cleo = three
+    with cleo.stream("words", max_tokens=5 * TOKENS) as stream:
+        stream.first_text()
+        serving = anna if stream.headers["x-meshd-node"] == "anna" else bert
+        other = bert if serving is anna else anna
+        refused = serving.cli("drain", "--within", "1s")
+        assert refused.returncode == 1
+        assert "1 requests still run here" in refused.stderr
+        replies = [daemon.chat("words", max_tokens=2) for daemon in (serving, cleo, other)]
+        assert [reply.headers["x-meshd-node"] for reply in replies] == [other.name] * 3
+        events = list(stream.events())
+    assert events[-1] == "[DONE]"
+    assert not any("continuations=1" in comment for comment in stream.comments)
+    assert serving.cli_json("drain")["running"] == 0
+    assert serving.cli_json("drain", "--end")["draining"] is False
+    wait_offered(three, "words", serving.name)

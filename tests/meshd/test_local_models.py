@@ -154,3 +154,17 @@ def test_a_source_may_bring_several_runtimes_that_change() -> None:
     upstream.now = upstream.now[1:]
     assert models.find("a") is None
     _run(models, lambda changes: None)
+
+
+def test_who_drains_serves_nothing_besides_what_runs() -> None:
+    """Its models are there, and neither offered nor found; what runs still counts."""
+    runtime = Loading()
+    runtime.is_up, runtime.busy = True, RuntimeLoad(0, 1, 2)
+    models = LocalModels([runtime])
+    models.is_draining = True
+    assert models.cards() == []
+    assert models.find("m") is None
+    assert models.slots("m") == 0
+    assert models.load == Load(0, 1, 0)
+    models.is_draining = False
+    assert models.find("m") is runtime

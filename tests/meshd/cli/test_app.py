@@ -124,6 +124,7 @@ def test_a_real_process_ends_with_the_right_code(tmp_path: pathlib.Path) -> None
         ["invite"],
         ["chat", "x"],
         ["explain", "0123456789abcdef"],
+        ["drain"],
     ],
 )
 def test_no_daemon_is_3_and_says_the_mend(
