@@ -16,7 +16,7 @@ from meshd.serving import Serving
 from protocol.exchange import Refuse, encode_frame
 from protocol.identity import NodeId
 from protocol.messages import Load
-from runtimes.base import ChatMessage, Chunk, GenerateRequest, Started, Tool
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started, Tool
 from runtimes.reply_form import ReplyForm
 from tests.helpers import test_runtime
 from tests.meshd.forwarding_house import House, run
@@ -58,6 +58,10 @@ def test_a_call_comes_from_who_knows_of_tools(tmp_path: pathlib.Path) -> None:
             ids = tuple(token for chunk in chunks[:30] for token in chunk.token_ids)
             _, rest = await house.ask(dataclasses.replace(REQUEST, continued_ids=ids))
             assert rest[1:-1] == chunks[30:]
+            ids = tuple(token for chunk in chunks for token in chunk.token_ids)
+            over = dataclasses.replace(REQUEST, continued_ids=ids, max_tokens=0)
+            finished = Finished("stop", len(events[0].prompt_token_ids), 0)
+            assert (await house.ask(over))[1] == [events[0], finished]
             nursery.cancel_scope.cancel()
 
     run(house, test)

@@ -425,6 +425,27 @@ def test_wherever_it_is_cut_the_text_is_the_same(runtime: Runtime) -> None:
     with_served(runtime, test)
 
 
+def test_a_turn_that_was_begun_goes_on_wherever_it_is_cut(runtime: Runtime) -> None:
+    """Behind the app's own words, then behind another run's tokens, the last of them too."""
+
+    async def test() -> None:
+        begun = dataclasses.replace(
+            ask(12, temperature=0.0, with_markers=True),
+            prompt=None,
+            messages=(*CHAT, ChatMessage(role="assistant", content="It is")),
+        )
+        whole = await complete(runtime, begun)
+        for cut in (1, 6, len(whole.ids)):
+            continued = tuple(whole.ids[:cut])
+            request = dataclasses.replace(begun, continued_ids=continued, max_tokens=12 - cut)
+            rest = await complete(runtime, request)
+            assert rest.events[0] == whole.events[0]
+            assert [*continued, *rest.ids] == whole.ids
+            assert rest.finished.finish_reason == whole.finished.finish_reason
+
+    with_served(runtime, test)
+
+
 def test_without_max_tokens_the_context_is_the_limit(runtime: Runtime) -> None:
     """However much is asked, prompt and completion fit into the context."""
 
