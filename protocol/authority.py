@@ -46,6 +46,10 @@ INVITES_MAX: Final = 4_096
 GRANTS_MAX: Final = 1_024
 REVOCATIONS_MAX: Final = 8_192
 API_KEYS_MAX: Final = 1_024
+FRESH_MAX: Final = 2_048
+"""Records that wait for one judgment."""
+JUDGED_ANEW_MAX: Final = 4
+"""Judgments of one frame, each without what had no room in the one before."""
 SHARES: Final = 8
 """Whom the root key made an admin fills no more than one part in so many of a table, with all who
 owe it their power; and of each table one part is the root key's alone.
@@ -61,8 +65,6 @@ class Authority(Registry):
         self._crypto = crypto
         self._records = records or Records()
         self._waiting = Waiting()
-        self._fresh = VoidRecords()
-        """Checked, and still to be judged."""
         self._lost: list[Record] = []
         self._issued: Counter[tuple[bytes, type]] = Counter()
         """Records by branch and kind."""
@@ -181,7 +183,8 @@ class Authority(Registry):
     def _missing_to_admit(self, admission: Admission) -> bytes | None:
         key, admitter = admission.proof.invite_key, admission.admitter
         standing, void, fresh = self._standing, self._void, self._fresh
-        if not standing.is_granted(admission):
+        might_be_granted = void.might_issue(admission.node) or fresh.might_issue(admission.node)
+        if not standing.is_granted(admission) and not might_be_granted:
             invite = standing.invites.get(key) or void.invite(key) or fresh.invite(key)
             if invite is None:
                 return key
@@ -200,6 +203,8 @@ class Authority(Registry):
         """Check the signatures of a record that has its premises, and let it count, or keep it as
         void, or to be judged; returns what counts newly. Raises Refused.
         """
+        if len(self._fresh) >= FRESH_MAX:
+            raise Refused(DropReason.TABLE_FULL, "too many to be judged at once")
         if self._records.find(record.wire) is not record:
             if not verify_record(self._crypto, self.mesh, record):
                 raise Refused(DropReason.BAD_SIGNATURE)
@@ -242,6 +247,9 @@ class Authority(Registry):
             is_rival = not standing.is_free(record) and not standing.confirms(record)
             if is_rival:  # it takes the place of what is there, or does not count
                 return True
+        return self._has_share(record)
+
+    def _has_share(self, record: Record) -> bool:
         kind, room = type(record), _tables()[type(record)]
         issuer = self._answers_for(record)
         if issuer == self._root:
@@ -332,12 +340,15 @@ class Authority(Registry):
         before = self._own_standing()
         fresh, self._fresh = self._fresh, VoidRecords()
         held = [*before.counting.values(), *self._void, *fresh]
-        standing = judge(self._root, held)
-        self._standing = standing
-        self._counts.clear()
-        self._issued.clear()
-        for record in standing.counting.values():
-            self._tally(record)
+        for _ in range(JUDGED_ANEW_MAX):
+            self._standing = standing = judge(self._root, held)
+            excess = self._tally_all(before)
+            if not excess:
+                break
+            held = [record for record in held if record.wire not in excess]
+            for record in excess.values():
+                fresh.drop(record)
+                self._void.drop(record)
         gained = [r for wire, r in standing.counting.items() if wire not in before.counting]
         lost = [r for wire, r in before.counting.items() if wire not in standing.counting]
         self._lost += lost
@@ -347,6 +358,25 @@ class Authority(Registry):
             self._void.keep(known)
         self._enrolment.update(standing.members(), standing.admissions)
         return gained
+
+    def _tally_all(self, before: Standing) -> dict[bytes, Record]:
+        """Count everything by branches; returns what counts newly and has no room: shares hold for
+        what a judgment brings at once, too. What was there stays.
+        """
+        self._counts.clear()
+        self._issued.clear()
+        counting = self._standing.counting
+        for wire in counting:
+            if wire in before.counting:
+                self._tally(counting[wire])
+        excess: dict[bytes, Record] = {}
+        for wire, record in counting.items():
+            if wire not in before.counting:
+                if self._has_share(record):
+                    self._tally(record)
+                else:
+                    excess[wire] = record
+        return excess
 
     def _own_standing(self) -> Standing:
         """To be written to."""

@@ -125,7 +125,7 @@ class Intake:
         try:
             return self._take_items(wires, sender, now, source)
         finally:
-            self._settle()
+            self._settle(sender, now)
 
     def _take_items(
         self, wires: Iterable[bytes], sender: NodeId, now: int, source: Address | None
@@ -164,13 +164,13 @@ class Intake:
         if not is_record(wire):
             self.take(wire, now)
             return
-        payer = sender if self._authority.admission(sender) is not None else _STRANGERS
-        if not self._judgments.has_room(payer, JUDGMENTS_BURST, now):
+        is_first = self._authority.is_settled
+        if is_first and not self._judgments.has_room(self._payer(sender), JUDGMENTS_BURST, now):
             raise Refused(DropReason.RATE_LIMITED, "records to be judged")
-        was_settled = self._authority.is_settled
         self._spread(self._authority.add(wire, is_part=True))
-        if was_settled and not self._authority.is_settled:
-            self._judgments.spend(payer, now, 1 + self._authority.size // JUDGED_PER_UNIT)
+
+    def _payer(self, sender: NodeId) -> NodeId:
+        return sender if self._authority.admission(sender) is not None else _STRANGERS
 
     def _is_known(self, wire: bytes) -> bool:
         """Whether this very item is in force here already, as most of what gossip brings is.
@@ -280,9 +280,11 @@ class Intake:
         """Take in an authority record and spread what is new because of it. Raises Refused."""
         self._spread(self._authority.add(wire))
 
-    def _settle(self) -> None:
-        """Judge what a frame has brought."""
+    def _settle(self, sender: NodeId, now: int) -> None:
+        """Judge what a frame has brought, at its sender's cost."""
         if not self._authority.is_settled:
+            units = 1 + self._authority.size // JUDGED_PER_UNIT
+            self._judgments.spend(self._payer(sender), now, units)
             self._spread(self._authority.settle())
 
     def _spread(self, gained: Sequence[Record]) -> None:

@@ -4,8 +4,8 @@ else, so that whoever holds the same records agrees, in whatever order they came
 Power comes level by level. Level 0 is the root key. What the issuers of one level have done decides
 who issues acts on the next one, and what of that holds; nobody's act bears on his own level or one
 above it. So there is nothing to search and nothing to grind, and an admin is revoked only by those
-nearer to the root. Of several revocations of one subject those nearest to the root count, of these
-the issuer's with the lowest key, and of this one's the last.
+nearer to the root. Of several revocations of one subject those nearest to the root count, of each
+issuer the last, and of several equals what the strictest of them honours.
 Memberships come after that: those that the root and admins gave out, nearest first, then those of
 members that may admit, round by round. Where two exclude each other (one slot, one node, one invite
 key) the earlier stays, of two at once the lower name. What does not count bears on nothing.
@@ -230,7 +230,7 @@ def fits(admission: Admission, invite: Invite) -> bool:
 
 
 def _precedence(revocation: Revocation) -> tuple[bytes, int, bytes]:
-    """An issuer's last word counts; of several issuers, the one with the lowest key has it."""
+    """An issuer's last word first; what is told of several issuers is that of the lowest key."""
     return revocation.issuer, -revocation.act, record_name(revocation)
 
 
@@ -249,6 +249,8 @@ class _Judge:
         """Those that make admins."""
         self._of_nodes: dict[NodeId, list[Admission]] = {}
         self._admitted = 0
+        self._said: dict[tuple[Target, bytes, bytes], None] = {}
+        """What was revoked by whom: only an issuer's last word of it counts."""
         self._previous: dict[tuple[bytes, bytes], bytes] = {}
         """Of each act by its issuer and name: the name of the one before."""
         self._standing = Standing()
@@ -306,13 +308,20 @@ class _Judge:
         standing, subject = self._standing, revocation.subject
         standing.count(revocation)
         about = revocation.target, subject
-        if about in standing.revocations or not standing.permits(revocation):
+        by = *about, revocation.issuer
+        if by in self._said or not standing.permits(revocation):
             return
-        standing.revocations[about] = revocation
+        self._said[by] = None
+        first = standing.revocations.setdefault(about, revocation)
+        if standing.levels[first.issuer] < standing.levels[revocation.issuer]:
+            return
         if revocation.target is Target.NODE:
-            standing.honoured[subject] = self._chain(subject, revocation.honoured_act)
+            chain = self._chain(subject, revocation.honoured_act)
+            known = standing.honoured.get(subject, chain)
+            standing.honoured[subject] = {name: None for name in chain if name in known}
         elif revocation.target is Target.INVITE:
-            standing.slot_limits[subject] = revocation.honoured_slot
+            slot = revocation.honoured_slot
+            standing.slot_limits[subject] = min(slot, standing.slot_limits.get(subject, slot))
 
     def _chain(self, issuer: bytes, name: bytes) -> dict[bytes, None]:
         """An act and all before it, as far back as they are known."""

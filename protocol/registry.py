@@ -40,6 +40,8 @@ class Registry:
         self._standing = Standing(levels={root: 0})
         self._enrolment = Enrolment()
         self._void = VoidRecords(VOID_MAX)
+        self._fresh = VoidRecords()
+        """Checked, and still to be judged."""
         self._counts: Counter[type] = Counter()
 
     # ---- who is who ----
@@ -74,6 +76,14 @@ class Registry:
         members = self._enrolment.members.items()
         return tuple(held for node, held in members if (node, admitter) in admitted)
 
+    def dormant_grants(self, issuer: bytes) -> Sequence[NodeId]:
+        """Keys without power that a grant by `issuer` would give some, once somebody near enough
+        admits them.
+        """
+        granted = [node for node, by in self._standing.grants.items() if issuer in by]
+        powerless = [node for node in granted if not self.may_issue(node)]
+        return tuple(node for node in powerless if self.revocation_of(node) is None)
+
     def has_admitted(self, admitter: bytes, node: NodeId) -> bool:
         """Whether an admission of `node` by this key counts."""
         return (node, admitter) in self._standing.admitted
@@ -99,8 +109,11 @@ class Registry:
         return tuple(self._standing.invites.values())
 
     def last_slot(self, invite_key: bytes) -> int:
-        """The highest slot of an invite that is taken; 0: none."""
-        return max((slot for key, slot in self._standing.slots if key == invite_key), default=0)
+        """The highest slot of an invite that is taken, of those that it has; 0: none."""
+        invite = self._standing.invites.get(invite_key)
+        uses = invite.uses if invite is not None else 0
+        slots = (slot for key, slot in self._standing.slots if key == invite_key and slot <= uses)
+        return max(slots, default=0)
 
     def slots_taken(self) -> Mapping[bytes, int]:
         """How many slots of each invite are taken; those of revoked members stay so."""
@@ -138,10 +151,12 @@ class Registry:
         invite = self._standing.invites.get(key) or self._void.invite(key)
         if invite is not None:
             return [invite.issuer]
-        held = self._standing.admissions.get(NodeId(key))
+        node = NodeId(key)
+        held = self._standing.admissions.get(node)
         if held is not None:
-            return [held.admitter, held.proof.invite_key]
-        return self._void.ground_of(NodeId(key))
+            granted = self._standing.grants.get(node, {})
+            return [held.admitter, held.proof.invite_key, *granted]
+        return self._void.ground_of(node)
 
     def api_key(self, key_hash: bytes) -> ApiKey | None:
         """The API key with this hash, unless it was revoked."""
@@ -183,7 +198,7 @@ class Registry:
     @property
     def size(self) -> int:
         """How many records are judged in one go, about."""
-        return len(self._standing.counting) + len(self._void)
+        return len(self._standing.counting) + len(self._void) + len(self._fresh)
 
     def is_counting(self, wire: bytes) -> bool:
         """Whether exactly this record is among those that count."""

@@ -5,6 +5,7 @@ They are not passed on. If one is missing when it is wanted, who holds it as one
 it again.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -31,6 +32,9 @@ class VoidRecords:
         self._records: dict[bytes, Record] = {}
         self._making: dict[bytes, dict[bytes, Record]] = {}
         """By the key of what each makes: an invite, a member, an admin."""
+        self._issuers: Counter[bytes] = Counter()
+        self._admitters: Counter[bytes] = Counter()
+        """How many here would give a key this power."""
         self._needing: dict[bytes, dict[bytes, Record]] = {}
         """By the keys that each rests on."""
 
@@ -45,7 +49,10 @@ class VoidRecords:
 
     def keep(self, record: Record) -> None:
         """One more."""
+        if record.wire in self._records:
+            return
         self._records[record.wire] = record
+        self._empower(record, 1)
         for index, key in self._places(record):
             index.setdefault(key, {})[record.wire] = record
         if self._most is not None and len(self._records) > self._most:
@@ -55,10 +62,27 @@ class VoidRecords:
         """It counts now, or is forgotten."""
         if self._records.pop(record.wire, None) is None:
             return
+        self._empower(record, -1)
         for index, key in self._places(record):
             index[key].pop(record.wire, None)
             if not index[key]:
                 del index[key]
+
+    def _empower(self, record: Record, change: int) -> None:
+        """Count what a record would make its subject, or not any more."""
+        match record:
+            case Grant():
+                key, issues, admits = record.subject, True, True
+            case Admission():
+                key, issues = record.node, record.role is Role.ADMIN
+                admits = record.role.may_admit
+            case _:
+                return
+        for counter, has_it in ((self._issuers, issues), (self._admitters, admits)):
+            if has_it:
+                counter[key] += change
+                if not counter[key]:
+                    del counter[key]
 
     def _places(self, record: Record) -> list[tuple[dict[bytes, dict[bytes, Record]], bytes]]:
         made: list[bytes] = []
@@ -94,26 +118,20 @@ class VoidRecords:
 
     def might_issue(self, key: bytes) -> bool:
         """Whether this key would be an admin's if these counted."""
-        return any(
-            isinstance(r, Grant) or (isinstance(r, Admission) and r.role is Role.ADMIN)
-            for r in self._makers(key)
-        )
+        return key in self._issuers
 
     def might_admit(self, key: bytes) -> bool:
         """Whether this key might let others in if these counted."""
-        return any(
-            isinstance(r, Grant) or (isinstance(r, Admission) and r.role.may_admit)
-            for r in self._makers(key)
-        )
+        return key in self._admitters
 
     def rests_on(self, key: bytes) -> bool:
         """Whether something here needs this key to stand: as its signer, or as its invite."""
         return key in self._needing
 
     def ground_of(self, node: NodeId) -> list[bytes]:
-        """Admitters and invites of a node's admissions."""
-        admissions = [r for r in self._makers(node) if isinstance(r, Admission)]
-        return [key for a in admissions for key in (a.admitter, a.proof.invite_key)]
+        """Admitters and invites of a node's admissions, and who made it an admin."""
+        makers = [r for r in self._makers(node) if not isinstance(r, Invite)]
+        return [key for record in makers for key in needed_keys(record)]
 
     def slots_of(self, node: NodeId) -> list[tuple[bytes, int]]:
         """Which slots of which invites a node wanted."""

@@ -11,6 +11,7 @@ settings.register_profile("meshd", deadline=None, derandomize=bool(os.environ.ge
 settings.load_profile("meshd")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Daemons of several tests at once would wait for each other's processor."""
     for item in items:

@@ -1,6 +1,6 @@
 """The one place for what the control socket may ask about trust: grant, revoke, list invites."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -10,9 +10,9 @@ from meshd.failures import ExitCode, UserError
 from meshd.trust.decisions import Decider, Decisions
 from meshd.view import View
 from protocol.authority import Authority
-from protocol.identity import NodeId, key_text
+from protocol.identity import NODE_ID_BYTES, NodeId, key_from_text, key_text
 from protocol.issuing import Turn, make_grant, make_revocation
-from protocol.records import NO_ACT, Invite, Revocation, Target
+from protocol.records import NO_ACT, Admission, Grant, Invite, Revocation, Target
 
 SPREAD_S: Final = 2.0
 """What must be known before a revocation gets so much time to go round."""
@@ -83,12 +83,21 @@ class TrustCommands:
         is_near = authority.may_issue(node) and authority.level_of(node) <= level + 1
         if admission is None or decider.key == node or is_near:
             raise UserError(f"{self._view.name(node)} is an admin already")
-        if not authority.has_admitted(decider.key, node):
-            await self._decisions.put(self._decisions.admit_again(decider, admission))
-        grant = self._decisions.sign(
-            decider,
-            lambda turn: make_grant(decider.seed, authority.mesh, subject=node, turn=turn),
-        )
+        again = self._again(decider, [admission])
+
+        def make(turn: Turn) -> Grant:
+            return make_grant(decider.seed, authority.mesh, subject=node, turn=turn)
+
+        trial = self._decisions.try_out(make(authority.next_turn(decider.key)), again)
+        lost = [self._view.name(each) for each in self._lost(trial)]
+        if lost:
+            raise UserError(
+                f"{', '.join(lost[:8])} would be out, or be admins no more, for that is what "
+                f"{self._view.name(node)} has decided and would now be near enough to decide"
+            )
+        for admission in again:
+            await self._decisions.put(admission)
+        grant = self._decisions.sign(decider, make)
         await self._decisions.put(grant)
         self._note("admin.granted", node=key_text(node))
         return {"node": key_text(node), "name": self._view.name(node)}
@@ -102,7 +111,7 @@ class TrustCommands:
         text = argument(arguments, "subject", str)
         is_cascade = bool(arguments.get("cascade"))
         invites = [i for i in self._authority.invites() if _means(text, i.key)]
-        nodes = self._nodes(text)
+        nodes = self._nodes(text) or _whole_key(text)
         if len(nodes) + len(invites) != 1:
             raise self._not_one(text, nodes, invites)
         if invites:
@@ -110,8 +119,8 @@ class TrustCommands:
         return await self._revoke_node(nodes[0], is_cascade=is_cascade)
 
     async def _revoke_invite(self, invite: Invite, *, is_cascade: bool) -> Mapping[str, Any]:
-        slot = 0 if is_cascade else self._authority.last_slot(invite.key)
         decider = await self._decisions.ready()
+        slot = 0 if is_cascade else self._authority.last_slot(invite.key)
         if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format("the issuer of that invite"))
 
@@ -126,21 +135,36 @@ class TrustCommands:
         is_admin = self._authority.may_issue(node)
         if is_admin and self._authority.level_of(node) <= self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format(self._view.name(node)))
-        if not is_cascade:
-            await self._keep_guests(decider, node)
+        dormant = [] if is_cascade else self._authority.dormant_grants(node)
+        if dormant:
+            raise UserError(
+                f"{self._view.name(node)} has made admins of keys that have no power yet, but "
+                f"would get it later: {', '.join(key_text(key) for key in dormant[:4])}; revoke "
+                "those first, or use --cascade"
+            )
+        guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
+        again = [] if is_cascade else self._again(decider, guests)
         honoured = NO_ACT if is_cascade else self._authority.last_act(node)
         return await self._put(
-            decider, Target.NODE, node, is_cascade=is_cascade, honoured_act=honoured
+            decider, Target.NODE, node, is_cascade=is_cascade, honoured_act=honoured, again=again
         )
 
-    async def _keep_guests(self, decider: Decider, node: NodeId) -> None:
-        """Let in again whom `node` let in, so that they stay; and give that time to go round."""
-        guests = [a for a in self._authority.admitted_by(node) if a.node != decider.key]
-        unknown = [g for g in guests if not self._authority.has_admitted(decider.key, g.node)]
-        for guest in unknown:
-            await self._decisions.put(self._decisions.admit_again(decider, guest))
-        if unknown:
-            await trio.sleep(SPREAD_S)
+    def _again(self, decider: Decider, given: Sequence[Admission]) -> list[Admission]:
+        """Those whom this key has not let in itself, let in by it: so that they stay."""
+        return [
+            self._decisions.admit_again(decider, admission)
+            for admission in given
+            if not self._authority.has_admitted(decider.key, admission.node)
+        ]
+
+    def _lost(self, trial: Authority) -> list[NodeId]:
+        """Who would be no member any more, or an admin no more."""
+        return [
+            node
+            for node in self._authority.members()
+            if trial.admission(node) is None
+            or (self._authority.may_issue(node) and not trial.may_issue(node))
+        ]
 
     async def _put(
         self,
@@ -151,8 +175,11 @@ class TrustCommands:
         is_cascade: bool,
         honoured_act: bytes = NO_ACT,
         honoured_slot: int = 0,
+        again: Sequence[Admission] = (),
     ) -> Mapping[str, Any]:
-        """Revoke, unless that does to others what nobody asked for."""
+        """Revoke, unless that does to others what nobody asked for; `again`: who is let in again
+        before, which is given time to go round.
+        """
 
         def make(turn: Turn) -> Revocation:
             return make_revocation(
@@ -165,16 +192,14 @@ class TrustCommands:
                 honoured_slot=honoured_slot,
             )
 
-        members = self._authority.members()
-        trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)))
-        evicted = [node for node in members if trial.admission(node) is None]
+        trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)), again)
+        lost = self._lost(trial)
+        evicted = [node for node in lost if trial.admission(node) is None]
         if self._own in evicted:
             raise UserError(
                 "that would take this very node out of the mesh, for its own membership rests on "
                 "that: decide on another admin's machine, or where the root key is"
             )
-        weakened = [n for n in members if self._authority.may_issue(n) and not trial.may_issue(n)]
-        lost = dict.fromkeys([*evicted, *weakened])
         others = [self._view.name(node) for node in lost if node != subject]
         if others and not is_cascade:
             raise UserError(
@@ -188,6 +213,10 @@ class TrustCommands:
             "evicted": [self._view.name(node) for node in evicted],
             "restored": [self._view.name(node) for node in restored],
         }
+        for admission in again:
+            await self._decisions.put(admission)
+        if again:
+            await trio.sleep(SPREAD_S)
         await self._decisions.put(self._decisions.sign(decider, make))
         self._note(
             "revocation.made",
@@ -220,6 +249,15 @@ class TrustCommands:
             )
         ids = [key_text(n) for n in nodes] + [key_text(i.key) for i in invites]
         return UserError(f"{text[:64]!a} means several: {', '.join(ids[:8])}; give one of the ids")
+
+
+def _whole_key(text: str) -> list[NodeId]:
+    """The key that a whole id means, also of who is no member, or not yet, or not any more."""
+    try:
+        key = key_from_text(text)
+    except ValueError:
+        return []
+    return [NodeId(key)] if len(key) == NODE_ID_BYTES else []
 
 
 def _means(text: str, key: bytes) -> bool:

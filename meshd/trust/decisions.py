@@ -4,8 +4,9 @@ The key that decides is the root key, if it is in this home, or the node's own, 
 admin. Every decision is one of that key's numbered acts (`protocol/records.py`).
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import trio
@@ -106,9 +107,14 @@ class Decisions:
         self._turns[decider.key] = turn_after(act)
         return act
 
-    def try_out(self, act: Act) -> Authority:
-        """What this node would know with this act. Raises UserError: it would not count."""
+    def try_out(self, act: Act, after: Iterable[Admission] = ()) -> Authority:
+        """What this node would know with this act, and these admissions before it. Raises
+        UserError: the act would not count.
+        """
         trial = self._authority.fork()
+        for admission in after:
+            with contextlib.suppress(Refused):
+                trial.add(admission.wire)
         try:
             trial.add(act.wire)
         except Refused as refused:

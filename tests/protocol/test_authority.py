@@ -8,7 +8,7 @@ from protocol.authority import Authority
 from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId, short_id
-from protocol.records import Record, Role, record_name
+from protocol.records import Record, Role, Target, record_name
 from protocol.waiting import WAITING_MAX
 from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of, tampered
 
@@ -257,3 +257,54 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _reason(authority, A.issue(seed_of("third")).wire) is DropReason.TABLE_FULL
     assert _reason(authority, admission.wire) is DropReason.TABLE_FULL
     assert authority.admission(FOUNDER.node_id) is not None
+
+
+def test_shares_hold_for_what_a_judgment_brings_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that nobody has let in yet decides a thousand things; then an admin lets it in. And
+    what comes as a whole is held to the same shares.
+    """
+    monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
+    rogue, puppet = seed_of("rogue"), seed_of("puppet")
+    token = seed_of("to the rogue")
+    invite = A.issue(token, role=Role.ADMIN)
+    first = A.admit(SodiumCrypto(rogue), role=Role.ADMIN, invite=invite, key_seed=token)
+    grant = A.grant(SodiumCrypto(puppet).node_id, rogue)
+    _, later = A.admit(SodiumCrypto(puppet), invite=invite, admitter=SodiumCrypto(rogue))
+    acts = [
+        A.revoke(SodiumCrypto(seed_of("victim", n)).node_id, issuer_seed=puppet) for n in range(40)
+    ]
+    authority = _authority()
+    arriving: list[Record] = [*first, grant, *acts, later, *acts]
+    for record in arriving:
+        refusal(authority.add, record.wire)
+    newcomer = Authority(FOUNDER, A.root)
+    whole: list[Record] = [A.invite, A.founding, *first, grant, later, *acts]
+    newcomer.load([record.wire for record in whole])
+    for one in (authority, newcomer):
+        counting = [act for act in acts if one.is_counting(act.wire)]
+        assert len(counting) == 2
+        one.add(A.revoke(SodiumCrypto(rogue).node_id).wire)
+
+
+def test_of_equals_what_both_honour_holds() -> None:
+    """Nobody softens an equal's revocation by another one of the same invite."""
+    authority = _authority()
+    admins = [seed_of("equal", n) for n in range(2)]
+    for admin in admins:
+        for record in A.admit(SodiumCrypto(admin), role=Role.ADMIN):
+            authority.add(record.wire)
+    invite, guest = A.admit(CRYPTOS[0])
+    for record in (invite, guest):
+        authority.add(record.wire)
+    for admin, slot in zip(admins, (0, 1), strict=True):
+        act = A.revoke(invite.key, Target.INVITE, issuer_seed=admin, honoured_slot=slot)
+        refusal(authority.add, act.wire)
+    assert authority.admission(guest.node) is not None  # the invite is the root key's: no effect
+    mine = A.issue(seed_of("mine"), issuer_seed=admins[0])
+    _, other = A.admit(CRYPTOS[1], invite=mine, key_seed=seed_of("mine"))
+    for record in (mine, other):
+        authority.add(record.wire)
+    for admin, slot in ((admins[0], 0), (admins[1], 1), (admins[0], 0)):
+        act = A.revoke(mine.key, Target.INVITE, issuer_seed=admin, honoured_slot=slot)
+        refusal(authority.add, act.wire)
+        assert authority.admission(other.node) is None

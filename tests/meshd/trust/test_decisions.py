@@ -214,3 +214,40 @@ def test_who_was_away_decides_nothing_before_it_has_caught_up(owner: Owner) -> N
         assert following.previous == record_name(act)
 
     trio.run(main)
+
+
+def test_no_sleeping_decision_wakes_unseen(owner: Owner) -> None:
+    """An admin's revocation of its equal has no effect; who would raise that admin, by granting or
+    by letting it in again, is told whom that would put out.
+    """
+    owner.take(*owner.book.admit(SodiumCrypto(ADMIN), role=Role.ADMIN))
+    owner.take(*owner.book.admit(SodiumCrypto(OTHER), role=Role.ADMIN))
+    owner.take(owner.book.revoke(OTHERS, issuer_seed=ADMIN))
+    assert owner.authority.role_of(OTHERS) is Role.ADMIN
+    with pytest.raises(UserError, match="would be out"):
+        owner.grant(ADMINS)
+    assert owner.authority.level_of(ADMINS) == 2
+    assert owner.authority.role_of(OTHERS) is Role.ADMIN
+
+
+def test_a_grant_that_sleeps_is_named_and_can_be_taken_back(owner: Owner) -> None:
+    """It names a key that is no member: its power would begin when it joins."""
+    owner.take(*owner.book.admit(SodiumCrypto(ADMIN), role=Role.ADMIN))
+    owner.take(owner.book.grant(OTHERS, ADMIN))
+    with pytest.raises(UserError, match=key_text(OTHERS)):
+        owner.revoke(ADMINS)
+    owner.revoke(OTHERS)
+    owner.revoke(ADMINS)
+    owner.take(*owner.book.admit(SodiumCrypto(GUEST)))
+    refusal(owner.authority.add, owner.book.admit(SodiumCrypto(OTHER))[1].wire)
+    assert owner.authority.role_of(OTHERS) is None
+    assert not owner.authority.may_issue(OTHERS)
+
+
+def test_what_was_revoked_plainly_can_be_revoked_whole(owner: Owner) -> None:
+    """By its id: it is no member any more."""
+    _guest_of_an_admin(owner)
+    owner.revoke(ADMINS)
+    assert owner.authority.role_of(GUESTS) is Role.WORKER
+    owner.revoke(ADMINS, is_cascade=True)
+    assert owner.authority.role_of(GUESTS) is None
