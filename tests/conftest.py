@@ -6,14 +6,23 @@ import os
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("meshd", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("meshd")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Daemons of several tests at once would wait for each other's processor."""
-    for item in items:
-        if item.get_closest_marker("processes") is not None:
-            item.add_marker(pytest.mark.xdist_group("processes"))
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no hints
+    """Real daemons one test after the other: several at once would wait for each other's
+    processor. Of everything else a file at a time.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "daemons" if path.startswith(("tests/mesh/", "tests/benchmarks/")) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
+    """Where a test runs."""
+    return _Scheduling(config, log)
