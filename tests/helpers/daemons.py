@@ -12,7 +12,7 @@ import pathlib
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from meshd import posix
@@ -321,6 +321,16 @@ def wait_offered(
         return all(owner in daemon.models().get(model, "").split(",") for daemon in daemons)
 
     until(f"all list {model} of {owner}", is_listed, within_s)
+
+
+def revive(daemons: Sequence[Daemon], model: str, owners: Iterable[str]) -> None:
+    """Start again who has ended, and wait until the mesh is whole and these offer the model."""
+    for daemon in daemons:
+        if not daemon.is_running:
+            daemon.launch().ready()
+    wait_whole(daemons)
+    for owner in owners:
+        wait_offered(daemons, model, owner)
 
 
 def wait_state(daemons: Sequence[Daemon], name: str, state: str, within_s: float) -> float:

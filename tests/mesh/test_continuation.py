@@ -10,10 +10,10 @@ from tests.helpers.daemons import (
     Daemon,
     Daemons,
     chat_body,
+    revive,
     until,
     wait_offered,
     wait_state,
-    wait_whole,
 )
 from tests.helpers.gateway_client import text_of_event
 from tests.helpers.severing import can_reset_streams, reset_streams
@@ -37,12 +37,7 @@ def trio_of_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Dae
 @pytest.fixture
 def three(trio_of_nodes: list[Daemon]) -> list[Daemon]:
     """The same, whole."""
-    for daemon in trio_of_nodes:
-        if not daemon.is_running:
-            daemon.launch().ready()
-    wait_whole(trio_of_nodes)
-    for owner in ("anna", "bert"):
-        wait_offered(trio_of_nodes, "words", owner)
+    revive(trio_of_nodes, "words", ("anna", "bert"))
     return trio_of_nodes
 
 

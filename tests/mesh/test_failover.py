@@ -9,7 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from protocol.admission import QUEUE_MAX
-from tests.helpers.daemons import Daemon, Daemons, until, wait_offered, wait_state, wait_whole
+from tests.helpers.daemons import (
+    Daemon,
+    Daemons,
+    revive,
+    until,
+    wait_state,
+)
 from tests.mesh.conftest import WORDS
 
 pytestmark = pytest.mark.processes
@@ -28,12 +34,7 @@ def trio_of_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Dae
 @pytest.fixture
 def three(trio_of_nodes: list[Daemon]) -> list[Daemon]:
     """The same, whole and idle."""
-    for daemon in trio_of_nodes:
-        if not daemon.is_running:
-            daemon.launch().ready()
-    wait_whole(trio_of_nodes)
-    for owner in ("anna", "bert"):
-        wait_offered(trio_of_nodes, "words", owner)
+    revive(trio_of_nodes, "words", ("anna", "bert"))
     until("all is idle", lambda: not _busy(trio_of_nodes[:2]), 10.0)
     return trio_of_nodes
 
