@@ -21,7 +21,7 @@ from protocol import judgment
 from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
-from protocol.judgment import Standing, fits, judge
+from protocol.judgment import judge
 from protocol.records import (
     NO_ACT,
     Admission,
@@ -39,6 +39,7 @@ from protocol.records import (
     verify_record,
 )
 from protocol.registry import Registry
+from protocol.standing import Standing, fits
 from protocol.void import VoidRecords, needed_keys
 from protocol.waiting import Waiting
 

@@ -10,7 +10,6 @@ from typing import Final
 from protocol.enrolment import Enrolment
 from protocol.identity import MeshId, NodeId, mesh_id_of
 from protocol.issuing import FIRST_TURN, Turn, turn_after
-from protocol.judgment import Standing
 from protocol.records import (
     NO_ACT,
     Act,
@@ -23,6 +22,7 @@ from protocol.records import (
     Target,
     record_name,
 )
+from protocol.standing import Standing
 from protocol.void import VOID_MAX, VoidRecords
 
 GROUND_MAX: Final = 64

@@ -14,7 +14,7 @@ from protocol.crypto import SodiumCrypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
 from protocol.issuing import Turn, make_api_key, make_grant, make_invite, turn_after
-from protocol.judgment import LEVELS_MAX, Standing, judge
+from protocol.judgment import LEVELS_MAX, judge
 from protocol.records import (
     NO_ACT,
     Admission,
@@ -27,6 +27,7 @@ from protocol.records import (
     decode_record,
     record_name,
 )
+from protocol.standing import Standing
 from tests.helpers.nodes import WALL_S, Authorities, refusal, seed_of
 
 SEEDS = [seed_of("judged", n) for n in range(6)]
