@@ -206,12 +206,12 @@ class Authority(Registry):
         """
         if len(self._fresh) >= FRESH_MAX:
             raise Refused(DropReason.TABLE_FULL, "too many to be judged at once")
+        if not self._has_room(record):
+            raise Refused(DropReason.TABLE_FULL)
         if self._records.find(record.wire) is not record:
             if not verify_record(self._crypto, self.mesh, record):
                 raise Refused(DropReason.BAD_SIGNATURE)
             self._records.trust(record)
-        if not self._has_room(record):
-            raise Refused(DropReason.TABLE_FULL)
         is_vain = not self._standing.supports(record) or self._loses(record)
         is_open = self._standing.links(record) or self._fresh.makes(*needed_keys(record))
         if is_vain and not is_open:
@@ -341,7 +341,12 @@ class Authority(Registry):
         before = self._own_standing()
         fresh, self._fresh = self._fresh, VoidRecords()
         held = [*before.counting.values(), *self._void, *fresh]
-        for _ in range(JUDGED_ANEW_MAX):
+        for rounds_left in range(JUDGED_ANEW_MAX, -1, -1):
+            if not rounds_left:  # one wakes the other: only what those decide who had power before
+                for record in list(fresh):
+                    if signer_of(record) not in before.levels:
+                        fresh.drop(record)
+                held = [*before.counting.values(), *fresh]
             self._standing = standing = judge(self._root, held)
             excess = self._tally_all(before)
             if not excess:

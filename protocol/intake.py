@@ -38,7 +38,6 @@ _ODD = (
     DropReason.NOT_ADMITTED,
     DropReason.NOT_ALLOWED,
     DropReason.RATE_LIMITED,
-    DropReason.TABLE_FULL,
 )
 """Rare in what a member knows itself: it would not have taken such a thing in."""
 ODD_MAX: Final = 256

@@ -111,7 +111,9 @@ class TrustCommands:
         text = argument(arguments, "subject", str)
         is_cascade = bool(arguments.get("cascade"))
         invites = [i for i in self._authority.invites() if _means(text, i.key)]
-        nodes = self._nodes(text) or _whole_key(text)
+        nodes = self._nodes(text) or ([] if invites else _whole_key(text))
+        # Nobody hides behind an invite whose key is a node's.
+        invites = [invite for invite in invites if invite.key not in nodes]
         if len(nodes) + len(invites) != 1:
             raise self._not_one(text, nodes, invites)
         if invites:

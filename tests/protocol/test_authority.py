@@ -259,11 +259,16 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert authority.admission(FOUNDER.node_id) is not None
 
 
-def test_shares_hold_for_what_a_judgment_brings_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that nobody has let in yet decides a thousand things; then an admin lets it in. And
-    what comes as a whole is held to the same shares.
+@pytest.mark.parametrize(("rounds", "kept"), [(4, 2), (0, 0)])
+def test_shares_hold_for_what_a_judgment_brings_at_once(
+    monkeypatch: pytest.MonkeyPatch, rounds: int, kept: int
+) -> None:
+    """A key that nobody has let in yet decides a thousand things; then an admin lets it in. What
+    comes as a whole is held to the same shares. And where one such key wakes the next, round after
+    round, in the end nobody is heard who had no power before.
     """
     monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
+    monkeypatch.setattr("protocol.authority.JUDGED_ANEW_MAX", rounds)
     rogue, puppet = seed_of("rogue"), seed_of("puppet")
     token = seed_of("to the rogue")
     invite = A.issue(token, role=Role.ADMIN)
@@ -282,11 +287,11 @@ def test_shares_hold_for_what_a_judgment_brings_at_once(monkeypatch: pytest.Monk
     newcomer.load([record.wire for record in whole])
     for one in (authority, newcomer):
         counting = [act for act in acts if one.is_counting(act.wire)]
-        assert len(counting) == 2
+        assert len(counting) == kept
         one.add(A.revoke(SodiumCrypto(rogue).node_id).wire)
 
 
-def test_of_equals_what_both_honour_holds() -> None:
+def test_of_equals_the_stricter_ends_an_invite() -> None:
     """Nobody softens an equal's revocation by another one of the same invite."""
     authority = _authority()
     admins = [seed_of("equal", n) for n in range(2)]

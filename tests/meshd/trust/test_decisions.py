@@ -251,3 +251,13 @@ def test_what_was_revoked_plainly_can_be_revoked_whole(owner: Owner) -> None:
     assert owner.authority.role_of(GUESTS) is Role.WORKER
     owner.revoke(ADMINS, is_cascade=True)
     assert owner.authority.role_of(GUESTS) is None
+
+
+def test_a_whole_id_means_an_invite_too(owner: Owner) -> None:
+    """And nobody hides behind an invite whose key is the own id."""
+    key = _guest_of_an_admin(owner)
+    assert owner.revoke(key)["kind"] == "invite"
+    invite = owner.book.issue(ADMIN, issuer_seed=ADMIN)
+    assert invite.key == ADMINS
+    owner.take(invite)
+    assert owner.revoke(ADMINS)["kind"] == "node"
