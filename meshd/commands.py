@@ -43,12 +43,13 @@ class Commands:
         self._home = home
         self._running = running
         self._followers = 0
-        self._draining = Draining(
-            running.local_models, running.models_changed, lambda: running.admitting.load
-        )
 
     def handlers(self) -> dict[str, Handler | Streaming]:
         """What may be asked."""
+        running = self._running
+        draining = Draining(
+            running.local_models, running.models_changed, lambda: running.admitting.load
+        )
         return {
             "status": self.status,
             "nodes": self.nodes,
@@ -59,11 +60,11 @@ class Commands:
             "invite": self.invite,
             "join": self.join,
             "leave": self.leave,
-            **self._running.trust_commands.handlers(),
+            **running.trust_commands.handlers(),
             "root": self.root,
-            **self._draining.handlers(),
-            **self._running.job_commands.handlers(),
-            **self._running.key_commands.handlers(),
+            **draining.handlers(),
+            **running.job_commands.handlers(),
+            **running.key_commands.handlers(),
         }
 
     async def status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

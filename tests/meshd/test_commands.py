@@ -15,6 +15,7 @@ from meshd.control import Streaming
 from meshd.event_log import EVENTS_KEPT, EventLog
 from meshd.failures import UserError
 from meshd.home import Home
+from meshd.local_models import LocalModels
 from meshd.running import Running
 from meshd.trust.decisions import Decisions
 from meshd.trust.keys import node_seed
@@ -25,6 +26,7 @@ from protocol.crypto import SodiumCrypto
 from protocol.effects import Reunited
 from protocol.events import Event, RecordIssued
 from protocol.identity import Address, key_text
+from protocol.messages import Load
 from protocol.records import OWNER_CHARS_MAX, Role
 from tests.helpers.nodes import WALL_S, Mesh
 from tests.meshd.played_runtime import PlayedRuntime
@@ -58,7 +60,9 @@ class Asked:
             node=self.mesh[0],
             own_addresses=(Address("10.0.0.1", 7700), Address("fd00::1", 7700)),
             gossip=SimpleNamespace(give=self.issued.append),
-            local_models=SimpleNamespace(cards=lambda: [PlayedRuntime(name="a").card]),
+            local_models=LocalModels([PlayedRuntime(name="a")]),
+            models_changed=lambda: self.calls.append("models changed"),
+            admitting=SimpleNamespace(load=Load(0, 2, 0)),
             models=lambda: self.rows,
             nodes=lambda include_all: [{"name": "n", "all": include_all}],
             status=lambda: {"ready": True},
@@ -351,3 +355,13 @@ def test_followers_have_a_limit_and_leave_their_places(asked: Asked) -> None:
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_draining_begins_once_and_ends(asked: Asked) -> None:
+    """Asked again it only says how far it is; then its models are offered again."""
+    for _ in range(2):
+        assert asked("drain") == {"draining": True, "queued": 0, "running": 2, "slots": 0}
+    assert asked.running.local_models.cards() == []
+    assert asked("drain", is_over=True)["draining"] is False
+    assert [card.name for card in asked.running.local_models.cards()] == ["a"]
+    assert asked.calls == ["models changed"] * 2
