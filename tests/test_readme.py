@@ -95,7 +95,7 @@ WAYS = {
         shows="cancelled",
     ),
     "meshd usage": Way(machine="beta"),
-    "meshd drain": Way(machine="beta", shows="Nothing runs"),
+    "meshd drain": Way(machine="beta"),
     "meshd invites": Way(machine="alpha", shows="worker"),
     "meshd grant": Way(machine="alpha", more=("beta",), shows="beta"),
     "meshd audit verify": Way(machine="alpha", shows="signed"),

@@ -182,7 +182,7 @@ def test_secrets_stay_out_of_logs(
         anna.chat("words", SECRET_WORDS, max_tokens=10),
     ]
     assert [reply.status for reply in replies][:6] == [200, 401, 403, 400, 400, 400]
-    assert replies[-1].status >= 500
+    assert replies[-1].status == 200  # its model fails after three tokens, and goes on
     anna.cli("key", "list")
     anna.cli("key", "revoke", "laptop")
     events = anna.cli("events", "--json", "--recent", "1000").stdout

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from tests.helpers.daemons import Daemon, Daemons, until, wait_whole
+from tests.helpers.daemons import Daemon, Daemons, until
 
 pytestmark = pytest.mark.processes
 
@@ -25,7 +25,7 @@ def test_a_key_of_the_mesh_opens_every_gateway(tmp_path: pathlib.Path) -> None:
         token = anna.invite()
         bert = daemons.add("bert", "--require-key", "--join", token, model="none")
         bert.launch().ready()
-        wait_whole([anna])
+        until("anna sees bert", lambda: anna.nodes().get("bert") == "alive", 15.0)
         made = anna.cli_json("key", "create", "lab", "--mesh", "--models", "ech*", "--limit", "9/m")
         key = made["key"]
         assert key.startswith("meshd-sk-")
