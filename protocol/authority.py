@@ -34,13 +34,15 @@ from protocol.records import (
     Role,
     Target,
     decode_record,
+    made_key,
+    needed_keys,
     record_name,
     signer_of,
     verify_record,
 )
 from protocol.registry import Registry
 from protocol.standing import Standing, fits
-from protocol.void import VoidRecords, needed_keys
+from protocol.void import VoidRecords
 from protocol.waiting import Waiting
 
 INVITES_MAX: Final = 4_096
@@ -150,15 +152,9 @@ class Authority(Registry):
 
     def _released(self, known: Record) -> Iterator[Record]:
         """What waited for `known`, and lacks nothing else."""
-        match known:
-            case Invite():
-                premise = known.key
-            case Admission():
-                premise = known.node
-            case Grant():
-                premise = known.subject
-            case _:
-                return
+        premise = made_key(known)
+        if premise is None:
+            return
         for wire in self._waiting.take(premise):
             record = self._records.find(wire) or decode_record(wire)
             with contextlib.suppress(Refused):

@@ -220,6 +220,27 @@ def signer_of(record: Record) -> bytes:
     return record.admitter if isinstance(record, Admission) else record.issuer
 
 
+def made_key(record: Record) -> bytes | None:
+    """The key that a record makes an invite, a member or an admin; None: it makes none."""
+    match record:
+        case Invite():
+            return record.key
+        case Admission():
+            return record.node
+        case Grant():
+            return record.subject
+        case _:
+            return None
+
+
+def needed_keys(record: Record) -> tuple[bytes, ...]:
+    """What a record rests on: its signer, and its invite."""
+    signer = signer_of(record)
+    if not isinstance(record, Admission):
+        return (signer,)
+    return signer, record.proof.invite_key
+
+
 class Records:
     """Records whose signatures hold, by their bytes: the twin of `statements.Statements`, so that
     each is read and checked once and shared. Bounded; the oldest goes first.

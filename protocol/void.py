@@ -10,17 +10,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from protocol.identity import NodeId
-from protocol.records import Admission, Grant, Invite, Record, Role, signer_of
+from protocol.records import Admission, Grant, Invite, Record, Role, made_key, needed_keys
 
 VOID_MAX: Final = 2_048
-
-
-def needed_keys(record: Record) -> tuple[bytes, ...]:
-    """What a record rests on: its signer, and its invite."""
-    signer = signer_of(record)
-    if not isinstance(record, Admission):
-        return (signer,)
-    return tuple(dict.fromkeys((signer, record.proof.invite_key)))
 
 
 class VoidRecords:
@@ -32,11 +24,11 @@ class VoidRecords:
         self._records: dict[bytes, Record] = {}
         self._making: dict[bytes, dict[bytes, Record]] = {}
         """By the key of what each makes: an invite, a member, an admin."""
-        self._issuers: Counter[bytes] = Counter()
-        self._admitters: Counter[bytes] = Counter()
+        self._issuing: Counter[bytes] = Counter()
+        self._admitting: Counter[bytes] = Counter()
         """How many here would give a key this power."""
-        self._needing: dict[bytes, dict[bytes, Record]] = {}
-        """By the keys that each rests on."""
+        self._needing: Counter[bytes] = Counter()
+        """How many here rest on a key."""
 
     def __contains__(self, wire: bytes) -> bool:
         return wire in self._records
@@ -52,9 +44,10 @@ class VoidRecords:
         if record.wire in self._records:
             return
         self._records[record.wire] = record
-        self._empower(record, 1)
-        for index, key in self._places(record):
-            index.setdefault(key, {})[record.wire] = record
+        made = made_key(record)
+        if made is not None:
+            self._making.setdefault(made, {})[record.wire] = record
+        self._count(record, 1)
         if self._most is not None and len(self._records) > self._most:
             self.drop(next(iter(self._records.values())))
 
@@ -62,41 +55,29 @@ class VoidRecords:
         """It counts now, or is forgotten."""
         if self._records.pop(record.wire, None) is None:
             return
-        self._empower(record, -1)
-        for index, key in self._places(record):
-            index[key].pop(record.wire, None)
-            if not index[key]:
-                del index[key]
+        made = made_key(record)
+        if made is not None:
+            del self._making[made][record.wire]
+            if not self._making[made]:
+                del self._making[made]
+        self._count(record, -1)
 
-    def _empower(self, record: Record, change: int) -> None:
-        """Count what a record would make its subject, or not any more."""
+    def _count(self, record: Record, change: int) -> None:
+        counted = [(self._needing, key) for key in needed_keys(record)]
         match record:
             case Grant():
-                key, issues, admits = record.subject, True, True
+                counted += [(self._issuing, record.subject), (self._admitting, record.subject)]
             case Admission():
-                key, issues = record.node, record.role is Role.ADMIN
-                admits = record.role.may_admit
-            case _:
-                return
-        for counter, has_it in ((self._issuers, issues), (self._admitters, admits)):
-            if has_it:
-                counter[key] += change
-                if not counter[key]:
-                    del counter[key]
-
-    def _places(self, record: Record) -> list[tuple[dict[bytes, dict[bytes, Record]], bytes]]:
-        made: list[bytes] = []
-        match record:
-            case Admission():
-                made = [record.node]
-            case Invite():
-                made = [record.key]
-            case Grant():
-                made = [record.subject]
+                if record.role is Role.ADMIN:
+                    counted.append((self._issuing, record.node))
+                if record.role.may_admit:
+                    counted.append((self._admitting, record.node))
             case _:
                 pass
-        needs = [(self._needing, key) for key in needed_keys(record)]
-        return [*needs, *((self._making, key) for key in made)]
+        for counter, key in counted:
+            counter[key] += change
+            if not counter[key]:
+                del counter[key]
 
     def copy(self) -> "VoidRecords":
         """To try something out."""
@@ -118,11 +99,11 @@ class VoidRecords:
 
     def might_issue(self, key: bytes) -> bool:
         """Whether this key would be an admin's if these counted."""
-        return key in self._issuers
+        return key in self._issuing
 
     def might_admit(self, key: bytes) -> bool:
         """Whether this key might let others in if these counted."""
-        return key in self._admitters
+        return key in self._admitting
 
     def rests_on(self, key: bytes) -> bool:
         """Whether something here needs this key to stand: as its signer, or as its invite."""
