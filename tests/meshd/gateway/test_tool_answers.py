@@ -1,7 +1,7 @@
 """Calls and thoughts in answers, streamed and whole, as the official client reads them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import openai
@@ -12,6 +12,7 @@ from meshd.gateway.openai import call_id
 from runtimes.base import Chunk, Finished, Logprob, Started
 from runtimes.reply_form import ReplyForm
 from tests.meshd.gateway.fake_mesh import FakeMesh, Step
+from tests.meshd.gateway.official_client import with_client
 from tests.meshd.gateway.raw_http import gateway
 
 TOOLS: list[Any] = [
@@ -34,21 +35,6 @@ def steps(text: str, reason: str = "stop", size: int = 3) -> Sequence[Step]:
         *(Chunk((index,), piece) for index, piece in enumerate(pieces)),
         Finished(reason, 1, len(pieces)),
     )
-
-
-def with_client(mesh: FakeMesh, use: Callable[[openai.OpenAI], None]) -> None:
-    """Run `use` in a thread, with a client of a gateway for `mesh`."""
-
-    async def main() -> None:
-        async with gateway(mesh) as running:
-
-            def thread() -> None:
-                with openai.OpenAI(base_url=running.url, api_key="none", max_retries=0) as client:
-                    use(client)
-
-            await trio.to_thread.run_sync(thread)
-
-    trio.run(main)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
