@@ -280,19 +280,25 @@ class Daemons:
     def mesh(self, models: Mapping[str, str], *, is_whole: bool = True) -> list[Daemon]:
         """A running mesh: the first name founds it, the others join, all at once."""
         founder, *others = [self.add(name, model=model) for name, model in models.items()]
-        founder.launch().ready()
-        if others:
-            token = founder.invite(uses=len(others))
-            for daemon in others:
-                daemon.launch("--join", token)
-            for daemon in others:
-                daemon.ready()
+        start_together(founder, others)
         if is_whole:
             wait_whole([founder, *others])
             for name, model in models.items():
                 if model != "none":
                     wait_offered([founder, *others], card_name(model), name)
         return [founder, *others]
+
+
+def start_together(founder: Daemon, others: Sequence[Daemon]) -> None:
+    """The one founds a mesh, the others join it, all at once."""
+    founder.launch().ready()
+    if not others:
+        return
+    token = founder.invite(uses=len(others))
+    for daemon in others:
+        daemon.launch("--join", token)
+    for daemon in others:
+        daemon.ready()
 
 
 def wait_whole(daemons: Sequence[Daemon], within_s: float = WHOLE_S) -> None:

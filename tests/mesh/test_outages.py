@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshd.control_client import ask
-from tests.helpers.daemons import Daemon, Daemons, until, wait_whole
+from tests.helpers.daemons import Daemon, Daemons, start_together, until, wait_whole
 from tests.helpers.namespaces import Namespace, needs_namespaces, two_namespaces
 
 pytestmark = pytest.mark.processes
@@ -133,11 +133,6 @@ def _mesh_of(daemons: Daemons, machines: Sequence[Namespace]) -> list[Daemon]:
         daemons.add(name, listen=f"{machine.address}:0", prefix=machine.prefix)
         for name, machine in zip(NAMES, machines, strict=False)
     ]
-    founder.launch().ready()
-    token = founder.invite(uses=len(others))
-    for daemon in others:
-        daemon.launch("--join", token)
-    for daemon in others:
-        daemon.ready()
+    start_together(founder, others)
     _wait_whole(nodes, NOTICED_S)
     return nodes

@@ -15,6 +15,7 @@ from meshd.asking import Asking
 from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.forwarder import Forwarder
+from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import pack_chunk, pack_finished, pack_started
 from meshd.peers import Handler, Kind
@@ -24,7 +25,7 @@ from meshd.view import View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged
 from protocol.events import Event, OfferChanged
-from protocol.exchange import Accept, Data, End, encode_frame
+from protocol.exchange import Accept, Ask, Data, End, decode_frame, encode_frame
 from protocol.identity import Address, NodeId
 from protocol.members import Gone, State
 from protocol.messages import Load
@@ -178,3 +179,23 @@ def failing(house: House, code: str, words: str, **options: object) -> RequestFa
     run(house, test)
     assert caught[0].code == code
     return caught[0]
+
+
+def answering(*frames: bytes | float, asked: list[Ask] | None = None) -> Handler:
+    """A serving node that answers anything with these frames, then closes."""
+
+    async def handler(peer: NodeId, stream: FrameStream) -> None:
+        data = await stream.receive(2**24)
+        assert data is not None
+        if asked is not None:
+            ask = decode_frame(data)
+            assert isinstance(ask, Ask)
+            asked.append(ask)
+        for frame in frames:
+            if isinstance(frame, float):
+                await trio.sleep(frame)
+            else:
+                await stream.send(frame)
+        raise StreamBroken("that was all")
+
+    return handler

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import pytest
-import trio
 
 from meshd.answer import RequestOptions
 from meshd.answering import receive_ask
@@ -19,7 +18,7 @@ from protocol.fields import pack
 from protocol.identity import NodeId
 from protocol.messages import Load
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
-from tests.meshd.forwarding_house import CHUNK, REQUEST, STARTED, House, failing, run
+from tests.meshd.forwarding_house import CHUNK, REQUEST, STARTED, House, answering, failing, run
 from tests.meshd.played_runtime import HELLO, PlayedRuntime
 
 
@@ -28,21 +27,6 @@ def nothing_is_left() -> Iterator[None]:
     """A socket that nobody closed is an error of the test that left it."""
     yield
     gc.collect()
-
-
-def _scripted(*frames: bytes | float) -> Handler:
-    """A serving node that answers anything with these frames, then closes."""
-
-    async def handler(peer: NodeId, stream: FrameStream) -> None:
-        await stream.receive(2**24)
-        for frame in frames:
-            if isinstance(frame, float):
-                await trio.sleep(frame)
-            else:
-                await stream.send(frame)
-        raise StreamBroken("that was all")
-
-    return handler
 
 
 # ---- what the app gets ----
@@ -128,21 +112,21 @@ def test_the_least_busy_is_asked_first(tmp_path: pathlib.Path) -> None:
         PlayedRuntime([Started((1,))]),
         PlayedRuntime([]),
         PlayedRuntime(name="another"),
-        _scripted(),
-        _scripted(STARTED),
-        _scripted(CHUNK),
-        _scripted(STARTED, STARTED),
-        _scripted(STARTED, encode_frame(Refuse("queue_full", "", 0, Load(0, 0, 0)))),
-        _scripted(b""),
-        _scripted(b"\xff" * 50),
-        _scripted(encode_frame(Accept(b"junk"))),
-        _scripted(STARTED, encode_frame(Data(b"junk"))),
-        _scripted(STARTED, encode_frame(End(b"junk"))),
-        _scripted(encode_frame(Ask("ab", 1, b""))),
-        _scripted(pack((99,))),
-        _scripted(encode_frame(Refuse("timeout", "not yours to say", 0, Load(0, 0, 0)))),
-        _scripted(encode_frame(Refuse("no such code", "", 0, Load(0, 0, 0)))),
-        _scripted(STARTED, encode_frame(Fail("internal", ""))),
+        answering(),
+        answering(STARTED),
+        answering(CHUNK),
+        answering(STARTED, STARTED),
+        answering(STARTED, encode_frame(Refuse("queue_full", "", 0, Load(0, 0, 0)))),
+        answering(b""),
+        answering(b"\xff" * 50),
+        answering(encode_frame(Accept(b"junk"))),
+        answering(STARTED, encode_frame(Data(b"junk"))),
+        answering(STARTED, encode_frame(End(b"junk"))),
+        answering(encode_frame(Ask("ab", 1, b""))),
+        answering(pack((99,))),
+        answering(encode_frame(Refuse("timeout", "not yours to say", 0, Load(0, 0, 0)))),
+        answering(encode_frame(Refuse("no such code", "", 0, Load(0, 0, 0)))),
+        answering(STARTED, encode_frame(Fail("internal", ""))),
         None,
     ],
 )
@@ -187,15 +171,15 @@ def test_what_every_node_would_say_is_final(tmp_path: pathlib.Path, code: str, w
 def test_when_nobody_can_the_reasons_are_given(tmp_path: pathlib.Path) -> None:
     """Each node with its own; a full queue somewhere is worth saying so."""
     full = PlayedRuntime([RuntimeFailure("queue_full", "32 wait")])
-    house = House(tmp_path, None, full, None, _scripted(b"\xff"))
+    house = House(tmp_path, None, full, None, answering(b"\xff"))
     failure = failing(house, "queue_full", "n1: 32 wait; n2: it cannot be reached .*; n3: it sent")
     assert failure.retry_after_s is not None
-    house = House(tmp_path / "2", None, None, _scripted())
+    house = House(tmp_path / "2", None, None, answering())
     assert failing(house, "unavailable", "its stream broke").retry_after_s is not None
 
 
 def _refusing(code: str, retry_after_ms: int) -> Handler:
-    return _scripted(encode_frame(Refuse(code, "busy", retry_after_ms, Load(9, 1, 1))))
+    return answering(encode_frame(Refuse(code, "busy", retry_after_ms, Load(9, 1, 1))))
 
 
 def test_when_all_are_full_the_soonest_time_is_told(tmp_path: pathlib.Path) -> None:
@@ -228,7 +212,7 @@ def test_a_node_hears_who_is_behind_a_request_and_no_name(tmp_path: pathlib.Path
 def test_a_peers_words_are_made_harmless(tmp_path: pathlib.Path) -> None:
     """Short, and without anything that a terminal would obey."""
     refusal = Refuse("unavailable", "\x1b[2Jbad\n" + "x" * 900, 0, Load(0, 0, 0))
-    house = House(tmp_path, None, _scripted(encode_frame(refusal)))
+    house = House(tmp_path, None, answering(encode_frame(refusal)))
     failure = failing(house, "unavailable", "bad")
     assert failure.message.isprintable()
     assert len(failure.message) < 300

@@ -6,19 +6,16 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import pytest
-import trio
 
 from meshd import asking, attempting, forwarding
 from meshd.answer import RequestOptions
 from meshd.failures import RequestFailed
-from meshd.frames import FrameStream, StreamBroken
 from meshd.payloads import pack_chunk, pack_started, unpack_request
 from meshd.peers import Handler
 from protocol.events import ContactLost
-from protocol.exchange import Accept, Ask, Data, Heartbeat, decode_frame, encode_frame
-from protocol.identity import NodeId
+from protocol.exchange import Accept, Ask, Data, Heartbeat, encode_frame
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
-from tests.meshd.forwarding_house import FOREVER, REQUEST, House, run
+from tests.meshd.forwarding_house import FOREVER, REQUEST, House, answering, run
 from tests.meshd.members import until
 from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, Step, TellingRuntime
 
@@ -75,26 +72,6 @@ def answered(house: House, request: GenerateRequest = REQUEST, **options: object
 
     run(house, test)
     return found[0]
-
-
-def answering(*frames: bytes | float, asked: list[Ask] | None = None) -> Handler:
-    """A serving node that answers anything with these frames, then closes."""
-
-    async def handler(peer: NodeId, stream: FrameStream) -> None:
-        data = await stream.receive(2**24)
-        assert data is not None
-        if asked is not None:
-            ask = decode_frame(data)
-            assert isinstance(ask, Ask)
-            asked.append(ask)
-        for frame in frames:
-            if isinstance(frame, float):
-                await trio.sleep(frame)
-            else:
-                await stream.send(frame)
-        raise StreamBroken("that was all")
-
-    return handler
 
 
 # ---- the seam ----

@@ -26,7 +26,7 @@ from meshd.control_client import ask
 from tests.benchmarks.chaos.clients import MODEL, App, Asked, begin
 from tests.benchmarks.chaos.faults import Chaos, Fault, Serving
 from tests.benchmarks.chaos.network import Machine, machines
-from tests.helpers.daemons import Daemon, Daemons, until
+from tests.helpers.daemons import Daemon, Daemons, start_together, until
 
 SERVING: Final = ("anna", "bert", "cleo")
 GATEWAYS: Final = ("dora", "emil")
@@ -86,12 +86,7 @@ def _mesh(daemons: Daemons, places: dict[str, Machine]) -> dict[str, Daemon]:
         listen = f"{place.address}:0"
         nodes[name] = daemons.add(name, model=model, listen=listen, prefix=place.prefix)
     founder, *others = nodes.values()
-    founder.launch().ready()
-    token = founder.invite(uses=len(others))
-    for daemon in others:
-        daemon.launch("--join", token)
-    for daemon in others:
-        daemon.ready()
+    start_together(founder, others)
 
     def is_whole() -> bool:
         rows = [ask(daemon.home, "models", local=False)["models"] for daemon in nodes.values()]
