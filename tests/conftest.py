@@ -3,6 +3,7 @@ those that start real processes run one after the other, beside those that only 
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -26,3 +27,10 @@ class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no hi
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
     """Where a test runs."""
     return _Scheduling(config, log)
+
+
+def pytest_runtest_setup() -> None:
+    """Ctrl-C reaches every test's children: `meshd up` ends by ignoring it, and so may whoever
+    started the tests; a child inherits that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)

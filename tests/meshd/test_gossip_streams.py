@@ -1,5 +1,6 @@
 """The streams of gossip: answers to peers, exchanges of our own, and two real nodes."""
 
+import contextlib
 import pathlib
 import random
 
@@ -12,6 +13,7 @@ from meshd import gossip as under_test
 from meshd.frames import FrameStream, StreamBroken
 from meshd.gossip import Gossip
 from meshd.peers import Kind
+from meshd.sockets import bind_node
 from protocol.assembly import NodeConfig
 from protocol.effects import (
     AnswerStream,
@@ -292,11 +294,13 @@ def test_two_real_nodes_become_one_mesh(tmp_path: pathlib.Path) -> None:
         await trio.lowlevel.checkpoint()
 
     async def test() -> None:
-        async with trio.open_nursery() as nursery, bound() as one, bound() as other:
+        async with contextlib.AsyncExitStack() as closing, trio.open_nursery() as nursery:
             nodes: list[Node] = []
             gossips: list[Gossip] = []
             addresses: list[Address] = []
-            for member, udp in zip(members, (one, other), strict=True):
+            for member in members:
+                sockets = await bind_node(member.home, "127.0.0.1", 0)
+                closing.callback(sockets.close)
                 node = Node(
                     NodeConfig(
                         name=f"n{member.index}",
@@ -310,17 +314,16 @@ def test_two_real_nodes_become_one_mesh(tmp_path: pathlib.Path) -> None:
                     random.Random(member.index),
                 )
                 gossip = Gossip(
-                    node, udp, member.peers, persist=nothing, on_effect=lambda effect: None
+                    node, sockets.udp, member.peers, persist=nothing, on_effect=lambda effect: None
                 )
-                port = udp.getsockname()[1]
-                [listener] = await trio.open_tcp_listeners(port, host="127.0.0.1")
                 handlers = {Kind.GOSSIP: gossip.serve_stream}
-                nursery.start_soon(member.peers.serve, [listener], handlers)
+                nursery.start_soon(member.peers.serve, [sockets.tcp], handlers)
                 nursery.start_soon(gossip.run)
-                gossip.give(Started((Address("127.0.0.1", port),)))
+                address = Address("127.0.0.1", sockets.port)
+                gossip.give(Started((address,)))
                 nodes.append(node)
                 gossips.append(gossip)
-                addresses.append(Address("127.0.0.1", port))
+                addresses.append(address)
             gossips[0].give(AddressFound(members[1].id, addresses[1]))
             ids = [member.id for member in members]
             await until(lambda: nodes[0].members.state(ids[1]) is State.ALIVE)
