@@ -24,7 +24,7 @@ from typing import Final
 
 from meshd.control_client import ask
 from tests.benchmarks.chaos.clients import MODEL, App, Asked, begin
-from tests.benchmarks.chaos.faults import Chaos, Fault, Serving
+from tests.benchmarks.chaos.faults import KILLS, Chaos, Fault, Serving
 from tests.benchmarks.chaos.network import Machine, machines
 from tests.helpers.daemons import Daemon, Daemons, start_together, until
 
@@ -32,12 +32,12 @@ SERVING: Final = ("anna", "bert", "cleo")
 GATEWAYS: Final = ("dora", "emil")
 DELAY_MS: Final = 300
 USUAL: Final = f"test:{MODEL},delay_ms={DELAY_MS},slots=64,queue=16"
-SPECS: Final = (
-    ("usual", USUAL),
-    ("slow", f"test:{MODEL},delay_ms=900,slots=64,queue=16"),
-    ("full", f"test:{MODEL},delay_ms={DELAY_MS},slots=2,queue=1"),
-    ("crashing", f"{USUAL},fail_at=12"),
-)
+SPECS: Final = {
+    "kill": USUAL,
+    "slow": f"test:{MODEL},delay_ms=900,slots=64,queue=16",
+    "full": f"test:{MODEL},delay_ms={DELAY_MS},slots=2,queue=1",
+    "crashing": f"{USUAL},fail_at=12",
+}
 OUTCOMES: Final = ("exact", "wrong", "hung", "refused", "interrupted")
 LAST_S: Final = 90.0
 """For the last streams to end."""
@@ -49,6 +49,7 @@ def main() -> int:
     """Run it; 1 when a request was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--each", type=int, default=0, help="go on until each kind was so often")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--pause", type=float, default=0.9, help="seconds between faults")
     parser.add_argument("--seed", type=int, default=1)
@@ -67,7 +68,7 @@ def main() -> int:
             serving = [Serving(nodes[name], places[name], SPECS) for name in SERVING]
             chaos = Chaos(serving, random.Random(options.seed))  # repeatable
             begun = time.monotonic()
-            chaos.run(options.faults, options.pause)
+            chaos.run(options.faults, options.pause, options.each)
             lasted_s = time.monotonic() - begun
             end.set()
             for app in apps:
@@ -125,8 +126,10 @@ def _gaps(asked: Sequence[Asked], faults: Sequence[Fault]) -> Iterator[tuple[str
                 if fault.node == attempt["node"] and 0 <= broke + 0.2 - fault.at < CAUSE_S
             ]
             kind = causes[-1].kind if causes else "none"
-            if kind == "sever" and "crash" in str(attempt["failure"]):
+            if "crash" in str(attempt["failure"]):
                 kind = "crash"
+            elif kind in KILLS:
+                kind = "kill"
             yield kind, max(0.0, after[0] - before[-1] - DELAY_MS / 1000)
 
 

@@ -1,21 +1,25 @@
 """The one place for what is done to the serving daemons, and when."""
 
+import collections
 import dataclasses
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tests.benchmarks.chaos.network import Machine
 from tests.helpers.daemons import Daemon
 
 DOWN_S: Final = (2.5, 4.5)
-"""How long a daemon is stopped, or its cable out."""
+"""How long a daemon is stopped, loses packets, or is another than the usual one."""
 HEARD_S: Final = 1.5
 """Until all others know that it is back."""
-ODD: Final = 0.4
-"""So often a daemon that was killed comes back as another than the usual one."""
+KILLS: Final = ("kill", "slow", "full", "crashing")
+"""All are kill -9 and a start at once: as the usual one, or as what the fault is called."""
+LOSSES: Final = {"udp": ("udp",), "one-way": ("incoming", "outgoing")}
+"""What of its packets a daemon loses; of several one by chance."""
+HARMFUL: Final = (*KILLS, "stop", "unplug", *LOSSES)
 SEVERED: Final = 8
 """Connections of one daemon that are reset at once."""
 STEP_S: Final = 0.02
@@ -34,19 +38,19 @@ class Fault:
 class Serving:
     """One serving daemon and its machine."""
 
-    def __init__(self, daemon: Daemon, machine: Machine, specs: Sequence[tuple[str, str]]) -> None:
-        """`specs`: what it may be after a restart, by name; the first is the usual one."""
+    def __init__(self, daemon: Daemon, machine: Machine, specs: Mapping[str, str]) -> None:
+        """`specs`: what it offers after each of KILLS."""
         self.daemon = daemon
         self.machine = machine
         self.is_well = True
-        self.kind = "usual"
+        self.is_usual = True
         self._specs = specs
 
-    def restart(self, rng: random.Random, *, may_be_odd: bool) -> None:
-        """Start it again, most often as it was; does not wait."""
-        odd = may_be_odd and rng.random() < ODD
-        self.kind, spec = rng.choice(self._specs[1:]) if odd else self._specs[0]
-        self.daemon.options[1] = spec
+    def restart(self, kind: str) -> None:
+        """Kill it and start it again as another; does not wait."""
+        self.daemon.kill()
+        self.is_usual = kind == "kill"
+        self.daemon.options[1] = self._specs[kind]
         self.daemon.launch()
 
 
@@ -70,13 +74,14 @@ class Chaos:
         self._rng = rng
         self._healings: list[Healing] = []
         self.faults: list[Fault] = []
+        self._counts: collections.Counter[str] = collections.Counter()
 
-    def run(self, count: int, pause_s: float) -> None:
-        """So many faults, then all is healed."""
+    def run(self, count: int, pause_s: float, each: int = 0) -> None:
+        """So many faults, and `each` of every kind, then all is healed."""
         next_at = time.monotonic()
-        while len(self.faults) < count or self._healings:
+        while not (is_enough := self._is_enough(count, each)) or self._healings:
             now = time.monotonic()
-            if now >= next_at and len(self.faults) < count:
+            if now >= next_at and not is_enough:
                 next_at = now + pause_s
                 self._strike()
             for healing in list(self._healings):
@@ -85,25 +90,45 @@ class Chaos:
                     healing.heal()
             time.sleep(STEP_S)
 
+    def _is_enough(self, count: int, each: int) -> bool:
+        return len(self.faults) >= count and all(
+            self._counts[kind] >= each for kind in (*HARMFUL, "sever")
+        )
+
     def _strike(self) -> None:
         well = [each for each in self._serving if each.is_well]
-        target = self._rng.choice(well)
-        # Somebody with room for all must be left.
-        is_needed = not any(each.kind == "usual" for each in well if each is not target)
-        strikes = [self._kill, self._kill, self._stop, self._unplug]
-        strike = self._sever if is_needed else self._rng.choice(strikes)
-        strike(target)
+        odd = [each for each in well if not each.is_usual]
+        usual = [each for each in well if each.is_usual]
+        if not odd and len(usual) == 1:  # somebody with room for all must be left
+            self._sever(usual[0])
+            return
+        target = self._rng.choice(odd or usual)
+        kinds = ["kill"] if odd else list(HARMFUL)
+        if not all(each.is_usual for each in self._serving):
+            kinds = [kind for kind in kinds if kind == "kill" or kind not in KILLS]
+        rarest = min(self._counts[kind] for kind in kinds)
+        self._harm(target, self._rng.choice([k for k in kinds if self._counts[k] == rarest]))
 
     def _note(self, kind: str, target: Serving) -> None:
+        self._counts[kind] += 1
         self.faults.append(Fault(kind, target.daemon.name, time.monotonic()))
 
-    def _kill(self, target: Serving) -> None:
-        self._note("kill", target)
+    def _harm(self, target: Serving, kind: str) -> None:
+        self._note(kind, target)
         target.is_well = False
-        target.daemon.kill()
-        others = [each for each in self._serving if each is not target]
-        target.restart(self._rng, may_be_odd=all(each.kind == "usual" for each in others))
-        self._look_after(target)
+        machine, daemon = target.machine, target.daemon
+        if kind in KILLS:
+            target.restart(kind)
+            self._look_after(target)
+        elif kind == "stop":
+            daemon.signal(signal.SIGSTOP)
+            self._heal(target, lambda: daemon.signal(signal.SIGCONT))
+        elif kind == "unplug":
+            machine.set_cable("down")
+            self._heal(target, lambda: machine.set_cable("up"))
+        else:
+            machine.lose(self._rng.choice(LOSSES[kind]))
+            self._heal(target, machine.lose_nothing)
 
     def _look_after(self, target: Serving) -> None:
         """Until it is ready and the others can have heard of it."""
@@ -111,18 +136,6 @@ class Chaos:
             self._well_again(target)
         else:
             self._later(target, STEP_S, lambda: self._look_after(target))
-
-    def _stop(self, target: Serving) -> None:
-        self._note("stop", target)
-        target.is_well = False
-        target.daemon.signal(signal.SIGSTOP)
-        self._heal(target, lambda: target.daemon.signal(signal.SIGCONT))
-
-    def _unplug(self, target: Serving) -> None:
-        self._note("unplug", target)
-        target.is_well = False
-        target.machine.set_cable("down")
-        self._heal(target, lambda: target.machine.set_cable("up"))
 
     def _sever(self, target: Serving) -> None:
         port = target.daemon.port
@@ -139,7 +152,8 @@ class Chaos:
         self._later(target, self._rng.uniform(*DOWN_S), healed)
 
     def _well_again(self, target: Serving) -> None:
-        self._later(target, HEARD_S, lambda: setattr(target, "is_well", True))
+        lasts_s = 0.0 if target.is_usual else self._rng.uniform(*DOWN_S)
+        self._later(target, HEARD_S + lasts_s, lambda: setattr(target, "is_well", True))
 
     def _later(self, target: Serving, after_s: float, heal: Callable[[], object]) -> None:
         self._healings.append(Healing(target, time.monotonic() + after_s, heal))

@@ -6,8 +6,15 @@ import os
 import pathlib
 import subprocess
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 CLONE_NEWNET = 0x40000000
+LOSSES: Final = {
+    "udp": ("input iifname eth0 meta l4proto udp", "output oifname eth0 meta l4proto udp"),
+    "incoming": ("input iifname eth0",),
+    "outgoing": ("output oifname eth0",),
+}
+"""What a machine can lose, and the packets that are then dropped: hook and match."""
 
 
 class Machine:
@@ -38,6 +45,22 @@ class Machine:
     def set_cable(self, state: str) -> None:
         """Plug the cable in (`up`) or out (`down`), at the switch: the machine notices nothing."""
         _ip("-n", self._switch, "link", "set", self._cable, state)
+
+    def lose(self, what: str) -> None:
+        """Drop all that is `what` of LOSSES, in silence, until `lose_nothing`."""
+        lines = ["table inet loss {"]
+        for number, rule in enumerate(LOSSES[what]):
+            hook, match = rule.split(" ", 1)
+            lines.append(f"chain c{number} {{ type filter hook {hook} priority 0; {match} drop; }}")
+        self._nft("-f", "-", told="\n".join([*lines, "}"]))
+
+    def lose_nothing(self) -> None:
+        """End what `lose` began."""
+        self._nft("delete table inet loss")
+
+    def _nft(self, *arguments: str, told: str = "") -> None:
+        command = [*self.prefix, "nft", *arguments]
+        subprocess.run(command, input=told.encode(), capture_output=True, check=True)
 
     def streams(self, port: int) -> list[str]:
         """Where the other ends are of all connections that were accepted there on `port`."""
