@@ -9,7 +9,6 @@ import trio
 
 from meshd import clock
 from meshd.control import Handler, Report, Streaming, argument
-from meshd.draining import Draining
 from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
@@ -47,9 +46,6 @@ class Commands:
     def handlers(self) -> dict[str, Handler | Streaming]:
         """What may be asked."""
         running = self._running
-        draining = Draining(
-            running.local_models, running.models_changed, lambda: running.admitting.load
-        )
         return {
             "status": self.status,
             "nodes": self.nodes,
@@ -62,7 +58,7 @@ class Commands:
             "leave": self.leave,
             **running.trust_commands.handlers(),
             "root": self.root,
-            **draining.handlers(),
+            **running.draining.handlers(),
             **running.job_commands.handlers(),
             **running.key_commands.handlers(),
         }
@@ -185,7 +181,7 @@ class Commands:
     async def join(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Join another mesh, if this one never had a second member; the node then starts anew."""
         token = read_token(argument(arguments, "token", str))
-        has_company = self._running.has_company
+        has_company = self._running.view.has_company
         is_needed = check_joinable(self._home, token, has_company=has_company)
         if is_needed:
             await join(self._home, token, self._running.memory)
@@ -196,7 +192,7 @@ class Commands:
     async def leave(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Say goodbye, forget the mesh, and stop."""
         del arguments
-        await self._running.say_goodbye()
+        await self._running.stopping.say_goodbye()
         async with self._running.memory:
             mesh = give_up(self._home)
             self._running.audit.note("mesh.left", mesh=mesh)

@@ -37,8 +37,12 @@ class Draining:
         "queued", "running", "slots"}`.
         """
         is_draining = not arguments.get("is_over")
+        self.set(is_draining=is_draining)
+        return {"draining": is_draining, **dataclasses.asdict(self._load())}
+
+    def set(self, *, is_draining: bool) -> None:
+        """Begin, or end it."""
         if is_draining is not self._models.is_draining:
             self._models.is_draining = is_draining
             log.info("node.draining" if is_draining else "node.serving")
             self._changed()
-        return {"draining": is_draining, **dataclasses.asdict(self._load())}

@@ -1,8 +1,8 @@
 """The one place where a node's parts run together: one nursery, started and stopped in order.
 
 Up: gossip and peer streams, then the gateway and the control socket, then what may take its time
-(models, hardware, the local network). Down: goodbye to the mesh and to apps at the same time, the
-memory to disk, then everything is cancelled.
+(models, hardware, the local network). Down: what runs may end (`stopping.py`), the memory goes to
+disk, then everything is cancelled.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from meshd.catching_up import CatchingUp
 from meshd.choosing import Choosing
 from meshd.commands import Commands
 from meshd.control import serve_control
+from meshd.draining import Draining
 from meshd.effect_log import log_effect
 from meshd.forwarder import Forwarder
 from meshd.gateway.access import Access
@@ -43,6 +44,7 @@ from meshd.persistence import Numbers, write_numbers, write_snapshot
 from meshd.recording import Recording
 from meshd.serving import Serving
 from meshd.sockets import NodeSockets
+from meshd.stopping import Stopping
 from meshd.tasks.commands import JobCommands
 from meshd.tasks.driver import Driver
 from meshd.tasks.jobs import Jobs
@@ -66,19 +68,16 @@ from protocol.effects import (
     MembershipChanged,
     Persist,
 )
-from protocol.events import AddressesChanged, LeaveRequested, Started
+from protocol.events import AddressesChanged, Started
 from protocol.identity import Address, key_text
 from protocol.members import State
 from protocol.node import Node
-from protocol.records import Admission
 from runtimes.base import GenerateRequest
 from runtimes.functions.runner import FunctionRunner
 
 log = structlog.get_logger()
 
-GOODBYE_S: Final = 1.0
-"""How long a leaving node goes on spreading that it left."""
-STOP_S: Final = 6.0
+STOP_S: Final = 7.0
 """All of an orderly stop; then everything is cancelled."""
 SAVE_S: Final = 1.0
 SWEEP_S: Final = 5.0
@@ -147,6 +146,7 @@ class Running:
         self._jobs = Jobs(home)
         self._driver = Driver(node.node_id, self.view, functions, asking, self._jobs, rng)
         self.job_commands = JobCommands(self._driver, self._jobs)
+        self._take_up_serving()
         self._take_up_trust(keys)
         self.commands = Commands(home, self)
         self._lan = LanPresence(node, name, sockets, lambda: self.own_addresses, self.gossip.give)
@@ -157,9 +157,18 @@ class Running:
         self._end = trio.Event()
         self._gateway_end = trio.Event()
         self._is_ready = False
-        self._has_said_goodbye = False
         self._keeps_memory = True
         self._started_at = trio.current_time()
+
+    def _take_up_serving(self) -> None:
+        """Make what answers other members, and what ends that in order."""
+        self._serving = Serving(self.admitting, lambda: self._advertiser.load)
+        self._task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
+        local = self.local_models
+        self.draining = Draining(local, self.models_changed, lambda: self.admitting.load)
+        self.stopping = Stopping(
+            self.node, self.view, self.draining, self._serving, self.gossip.give
+        )
 
     def _take_up_trust(self, keys: ApiKeys) -> None:
         """Make what decides about members and keys."""
@@ -181,12 +190,10 @@ class Running:
 
     async def run(self, on_ready: Callable[["Running"], None]) -> None:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
-        serving = Serving(self.admitting, lambda: self._advertiser.load)
-        task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
-            Kind.REQUEST: self._catching_up.guard(serving.serve_stream),
-            Kind.TASK: self._catching_up.guard(task_serving.serve_stream),
+            Kind.REQUEST: self._catching_up.guard(self._serving.serve_stream),
+            Kind.TASK: self._catching_up.guard(self._task_serving.serve_stream),
         }
         try:
             async with trio.open_nursery() as nursery:
@@ -239,21 +246,11 @@ class Running:
         self._keeps_memory = self._keeps_memory and keep_memory and not restart
         self._end.set()
 
-    async def say_goodbye(self) -> None:
-        """Tell the mesh that this node leaves; takes a second or two, unless it is alone in it."""
-        if self._has_said_goodbye or not self.has_company:
-            return
-        self._has_said_goodbye = True
-        with trio.move_on_after(GOODBYE_S):  # who has just come has met nobody to say it to yet
-            while self.node.members.present_count <= 1:
-                await self.view.events.after(self.view.events.last_id)
-        self.gossip.give(LeaveRequested())
-        await trio.sleep(GOODBYE_S)
-
     async def _stop(self) -> None:
         self._is_ready = False
         self._gateway_end.set()
-        await self.say_goodbye()
+        await self.stopping.run_out()
+        await self.stopping.say_goodbye()
 
     # ---- what it does beside ----
 
@@ -329,12 +326,6 @@ class Running:
     def is_ready(self) -> bool:
         """See `answer.Mesh`."""
         return self._is_ready
-
-    @property
-    def has_company(self) -> bool:
-        """Whether anybody else was ever admitted to this mesh."""
-        admitted = [r for r in self.node.authority.records() if isinstance(r, Admission)]
-        return len(admitted) > 1
 
     @property
     def owner(self) -> str:

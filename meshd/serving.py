@@ -33,6 +33,12 @@ class Serving:
         self._load = load or (lambda: admitting.load)
         self._runs: dict[tuple[NodeId, str], trio.CancelScope] = {}
         """By who asked, and the request's id."""
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until nobody is being answered, and all have their last frames."""
+        await self._idle.wait()
 
     async def serve_stream(self, peer: NodeId, frames: FrameStream) -> None:
         """One request of `peer`. Raises StreamBroken when the stream cannot go on."""
@@ -76,8 +82,12 @@ class Serving:
             before.cancel()
         with trio.CancelScope() as scope:
             self._runs[peer, request_id] = scope
+            if self._idle.is_set():
+                self._idle = trio.Event()
             try:
                 yield
             finally:
                 if self._runs.get((peer, request_id)) is scope:
                     del self._runs[peer, request_id]
+                if not self._runs:
+                    self._idle.set()

@@ -15,7 +15,7 @@ from protocol.identity import NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
-from protocol.records import Role
+from protocol.records import Admission, Role
 from protocol.routing import LOWEST_TIER, Candidate
 from runtimes.base import ModelCard
 
@@ -156,6 +156,12 @@ class View:
             "rtt_ms": round(round_trip / 1e6, 3) if round_trip is not None else None,
             "version": alive.software if alive is not None else None,
         }
+
+    @property
+    def has_company(self) -> bool:
+        """Whether anybody else was ever admitted to this mesh."""
+        admitted = [r for r in self._node.authority.records() if isinstance(r, Admission)]
+        return len(admitted) > 1
 
     def counts(self) -> Mapping[str, int]:
         """How many members are in each state."""

@@ -74,7 +74,8 @@ def test_a_stream_goes_on_elsewhere(three: list[Daemon], strike: Callable[[Daemo
     it is counted once, and the answer says who gave it.
     """
     *nodes, cleo = three
-    asked = {"max_tokens": TOKENS, "stream_options": {"include_usage": True}}
+    tokens = 3 * TOKENS if strike is _say_goodbye else TOKENS  # more than it has time for
+    asked = {"max_tokens": tokens, "stream_options": {"include_usage": True}}
     with cleo.stream("words", "Go on", **asked) as stream:
         text = stream.first_text()
         [serving] = [node for node in nodes if node.name == stream.headers["x-meshd-node"]]
@@ -86,10 +87,10 @@ def test_a_stream_goes_on_elsewhere(three: list[Daemon], strike: Callable[[Daemo
     elif strike is not _sever:
         serving.ended()
     text += "".join(text_of_event(event) for event in events)
-    assert text == answer_text("words", "Go on", TOKENS)
+    assert text == answer_text("words", "Go on", tokens)
     *_, usage, done = events
     assert done == "[DONE]"
-    assert usage["usage"]["completion_tokens"] == TOKENS
+    assert usage["usage"]["completion_tokens"] == tokens
     assert comment.endswith(" continuations=1")
     told = cleo.get(f"/mesh/v1/explain/{stream.headers['x-meshd-request']}")
     assert (told["state"], told["continuations"]) == ("done", 1)
@@ -99,7 +100,7 @@ def test_a_stream_goes_on_elsewhere(three: list[Daemon], strike: Callable[[Daemo
         [other] = [node for node in nodes if node is not serving]
         assert parts[1] == other.name
         assert comment == f"meshd nodes={','.join(parts)} continuations=1"
-    assert sum(attempt["tokens"] for attempt in told["attempts"]) == TOKENS
+    assert sum(attempt["tokens"] for attempt in told["attempts"]) == tokens
     if strike is _stop:
         wait_state(three, serving.name, "alive", 10.0)
 
@@ -135,6 +136,19 @@ def test_a_person_is_told_why(three: list[Daemon]) -> None:
     unknown = cleo.cli("explain", "0" * 16)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "x-meshd-request" in unknown.stderr
+
+
+def test_a_node_that_is_told_to_end_ends_its_answers_first(three: list[Daemon]) -> None:
+    """SIGTERM: a stream that is nearly done comes whole from that node; then it is gone."""
+    *nodes, cleo = three
+    with cleo.stream("words", max_tokens=TOKENS // 4) as stream:
+        stream.first_text()
+        [serving] = [node for node in nodes if node.name == stream.headers["x-meshd-node"]]
+        _say_goodbye(serving)
+        events = list(stream.events())
+    assert events[-1] == "[DONE]"
+    assert stream.comments[-1] == f"meshd nodes={serving.name} continuations=0"
+    assert serving.ended() == 0
 
 
 def test_a_node_that_drains_ends_what_it_has(three: list[Daemon]) -> None:

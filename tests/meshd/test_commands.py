@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshd.commands import EVENTS_SILENCE_S, EXPIRES_S_MAX, FOLLOWERS_MAX, USES_MAX, Commands
 from meshd.control import Streaming
+from meshd.draining import Draining
 from meshd.event_log import EVENTS_KEPT, EventLog
 from meshd.failures import UserError
 from meshd.home import Home
@@ -54,24 +55,27 @@ class Asked:
             {"name": "b", "nodes": ["bert"]},
             {"name": "c", "nodes": ["anna"]},
         ]
+        models = LocalModels([PlayedRuntime(name="a")])
         running = SimpleNamespace(
             name="anna",
             owner="founder",
             node=self.mesh[0],
             own_addresses=(Address("10.0.0.1", 7700), Address("fd00::1", 7700)),
             gossip=SimpleNamespace(give=self.issued.append),
-            local_models=LocalModels([PlayedRuntime(name="a")]),
-            models_changed=lambda: self.calls.append("models changed"),
-            admitting=SimpleNamespace(load=Load(0, 2, 0)),
+            local_models=models,
+            draining=Draining(
+                models, lambda: self.calls.append("models changed"), lambda: Load(0, 2, 0)
+            ),
             models=lambda: self.rows,
             nodes=lambda include_all: [{"name": "n", "all": include_all}],
             status=lambda: {"ready": True},
-            has_company=True,
             audit=SimpleNamespace(note=self._note),
             memory=None,
-            say_goodbye=self._say_goodbye,
+            stopping=SimpleNamespace(say_goodbye=self._say_goodbye),
             end=lambda **how: self.calls.append(f"end {sorted(how.items())}"),
-            view=SimpleNamespace(events=EventLog(self.mesh.id(0), lambda node: "anna")),
+            view=SimpleNamespace(
+                events=EventLog(self.mesh.id(0), lambda node: "anna"), has_company=True
+            ),
             job_commands=SimpleNamespace(handlers=dict),
             trust_commands=SimpleNamespace(handlers=dict),
             decisions=Decisions(self.home, self.authority, self._give, trio.lowlevel.checkpoint),

@@ -54,6 +54,7 @@ class Served:
 
     def __init__(self, frames: FrameStream) -> None:
         self.frames = frames
+        self.serving: Serving
         self.broken: str | None = None
         """Why `serve_stream` gave the stream up."""
         self.is_over = trio.Event()
@@ -76,10 +77,11 @@ async def _serving(
     """One exchange under way; gives both ends."""
     left, right = pair()
     served, frames = Served(FrameStream(left)), FrameStream(right)
+    served.serving = Serving(_admitting(*runtimes))
 
     async def serve() -> None:
         try:
-            await Serving(_admitting(*runtimes)).serve_stream(PEER, frames)
+            await served.serving.serve_stream(PEER, frames)
         except StreamBroken as error:
             served.broken = str(error)
         served.is_over.set()
@@ -276,6 +278,25 @@ def test_an_asker_that_goes_away_ends_the_generation(
             assert runtime.running == 0
         assert served.broken
         assert trio.current_time() - started < 1
+
+    _run(main)
+
+
+def test_idle_is_when_the_last_one_has_his_last_frame() -> None:
+    """Not when the runtime is done: who hears first that this node leaves would ask anew."""
+    runtime = PlayedRuntime([*HELLO[:2], 1.0, *HELLO[2:]])
+
+    async def main() -> None:
+        async with _serving(runtime) as (served, _):
+            await served.serving.idle()
+            began = trio.current_time()
+            await served.frames.send(ASK)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(2.0):
+                await served.serving.idle()
+            assert trio.current_time() - began == pytest.approx(1.0)
+            *_, last = await served.answer()
+            assert isinstance(last, End)
 
     _run(main)
 
