@@ -33,6 +33,8 @@ class RequestOptions:
     """Whom the app says it asks for; nodes are only told a hash of it."""
     is_batch: bool = False
     """From `x-meshd-class`: it can wait, others first."""
+    may_hedge: bool = False
+    """From `x-meshd-hedge`: when its first token is late, a second node is asked too."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
 

@@ -66,7 +66,6 @@ class Progress:
     def next_request(self, card: ModelCard | None) -> GenerateRequest:
         """What to ask the next run, which is of `card`."""
         if not self.has_begun:
-            self._card = card
             if card is not None and card.runtime in FOREIGN_RUNTIMES:
                 return self._request
             return dataclasses.replace(self._request, seed=self._seed)
@@ -77,6 +76,11 @@ class Progress:
             continued_ids=tuple(self._ids),
             max_tokens=self._tokens_left(),
         )
+
+    def goes_on_with(self, card: ModelCard | None) -> None:
+        """What comes now is of a run of `card`."""
+        if not self.has_begun:
+            self._card = card
 
     def _tokens_left(self) -> int | None:
         """As many as the first run would still have had; 0: it has only to say how it ended."""

@@ -22,6 +22,7 @@ from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, PromptDiffers
 from meshd.failures import RequestFailed
+from meshd.hedging import Run, first_to_begin, late_s
 from meshd.story import Story, Try
 from meshd.view import View
 from meshd.watchdogs import contact_s
@@ -94,33 +95,48 @@ class Forwarding:
                 self._story.done(ranked)
                 yield ranked
                 return
-            node = ranked[0].node
-            is_only_chance = len(ranked) == 1 and not self._progress.has_begun
-            within_s = contact_s(ranked[0].distance_ns, is_only_chance=is_only_chance)
-            tried = self._begin(node)
+            run = await self._start(ranked)
             try:
-                async with aclosing(self._attempt(node, tried, within_s)) as events:
+                async with aclosing(self._passed(run)) as events:
                     async for event in events:
                         yield event
             except AttemptFailed as failure:
-                tried.code, tried.reason = failure.code, failure.message
-                self._judge(node, failure, has_given=tried.first_at is not None)
+                self._judge(run, failure)
             finally:
-                tried.ended_at = trio.current_time()
+                run.tried.ended_at = trio.current_time()
 
     # ---- one attempt ----
 
-    def _begin(self, node: NodeId) -> Try:
-        tokens_before = self._progress.tokens if self._progress.has_begun else 0
-        return self._story.begin_try(node, trio.current_time(), tokens_before)
+    async def _start(self, ranked: Sequence[Candidate]) -> Run:
+        """An attempt at the best of them; or, where that is late to begin and the request is to be
+        hedged, at the second one.
+        """
+        is_only_chance = len(ranked) == 1 and not self._progress.has_begun
+        within_s = contact_s(ranked[0].distance_ns, is_only_chance=is_only_chance)
+        run = self._run(ranked[0].node, within_s)
+        if not self._options.may_hedge or self._progress.has_begun:
+            return run
+        demand = self._means.choosing.demand(self._request, self._options)
+        after_s = late_s(ranked, demand)
+        if after_s is None:
+            return run
+        runs = await first_to_begin(run, lambda: self._run(ranked[1].node, within_s), after_s)
+        [best, *others] = sorted(runs, key=lambda each: not each.begun)
+        for each in others:
+            each.tried.ended_at = trio.current_time()
+            if each.failure is None:
+                each.tried.code, each.tried.reason = "overtaken", "another node began first"
+            elif best.failure is not None:
+                self._judge(each, each.failure)
+            else:
+                self._note(each, each.failure)
+        return best
 
-    async def _attempt(
-        self, node: NodeId, tried: Try, within_s: float
-    ) -> AsyncGenerator[GenerateEvent, None]:
-        """What one node adds to the answer; it must be reached `within_s`. Raises AttemptFailed."""
+    def _run(self, node: NodeId, within_s: float) -> Run:
+        """Ask one node; it must be reached `within_s`."""
         means, progress = self._means, self._progress
+        tokens_before = progress.tokens if progress.has_begun else 0
         model = self._request.model
-        is_continuation = progress.has_begun
         events = means.attempting.run(
             node,
             progress.next_request(means.view.card(node, model)),
@@ -129,7 +145,15 @@ class Forwarding:
             speed=means.choosing.speed(node, model),
             contact_s=within_s,
         )
-        async with aclosing(events):
+        tried = self._story.begin_try(node, trio.current_time(), tokens_before)
+        return Run(node=node, tried=tried, events=events)
+
+    async def _passed(self, run: Run) -> AsyncGenerator[GenerateEvent, None]:
+        """What one node adds to the answer. Raises AttemptFailed."""
+        progress, tried = self._progress, run.tried
+        is_continuation = progress.has_begun
+        progress.goes_on_with(self._means.view.card(run.node, self._request.model))
+        async with aclosing(run.all()) as events:
             async for event in events:
                 now = trio.current_time()
                 try:
@@ -137,14 +161,14 @@ class Forwarding:
                 except PromptDiffers as error:
                     raise AttemptFailed("unavailable", "it renders another prompt") from error
                 if isinstance(event, Started):
-                    tried.started_at = now
+                    tried.started_at = tried.started_at or now
                 elif tried.first_at is None:
                     tried.first_at = now
-                    self._serves(node, is_continuation=is_continuation)
+                    self._serves(run.node, is_continuation=is_continuation)
                 if isinstance(event, Chunk):
                     tried.tokens += len(event.token_ids)
                 elif isinstance(event, Finished):
-                    self._learn(node, tried, event, now)
+                    self._learn(run.node, tried, event, now)
                 if progress.finished is not None:
                     self._story.done(progress.finished)
                 for each in passed:
@@ -201,16 +225,10 @@ class Forwarding:
             await trio.sleep_until(min(now + self._pause_s, self._patient_until))
             self._pause_s = min(2 * self._pause_s, LOOK_AFTER_S_MAX)
 
-    def _judge(self, node: NodeId, failure: AttemptFailed, *, has_given: bool) -> None:
+    def _judge(self, run: Run, failure: AttemptFailed) -> None:
         """Remember a failed attempt, and see whether there may be another. Raises RequestFailed."""
-        log.info(
-            "request.attempt_failed",
-            request=self._options.request_id,
-            node=self._means.view.name(node),
-            code=failure.code,
-            reason=failure.message,
-            tokens=self._progress.tokens,
-        )
+        self._note(run, failure)
+        node, has_given = run.node, run.tried.first_at is not None
         has_begun = self._progress.has_begun
         if failure.code == "timeout" or (failure.code in FINAL_CODES and not has_begun):
             raise RequestFailed(failure.code, failure.message) from failure
@@ -226,6 +244,17 @@ class Forwarding:
         is_only_cut_off = has_given and failure.is_lost and not failure.is_unreached
         if not is_only_cut_off or trio.current_time() >= self._patient_until:
             self._tried.add(node)
+
+    def _note(self, run: Run, failure: AttemptFailed) -> None:
+        run.tried.code, run.tried.reason = failure.code, failure.message
+        log.info(
+            "request.attempt_failed",
+            request=self._options.request_id,
+            node=self._means.view.name(run.node),
+            code=failure.code,
+            reason=failure.message,
+            tokens=self._progress.tokens,
+        )
 
     def _be_patient(self, seconds: float) -> None:
         until = trio.current_time() + min(seconds, self._means.patience_s)

@@ -105,9 +105,6 @@ def request_options(exchange: Exchange) -> RequestOptions:
             f"x-meshd-policy must be one of {', '.join(POLICIES)}.",
             param="x-meshd-policy",
         )
-    trusted = _YES_AND_NO.get(exchange.headers.get("x-meshd-trusted", "0").lower())
-    if trusted is None:
-        raise Refusal("bad_request", "x-meshd-trusted must be 1 or 0.", param="x-meshd-trusted")
     is_batch = _CLASSES.get(exchange.headers.get("x-meshd-class", "interactive").lower())
     if is_batch is None:
         raise Refusal(
@@ -121,9 +118,18 @@ def request_options(exchange: Exchange) -> RequestOptions:
         ranking=ranking,
         node=node,
         policy=policy,
-        is_trusted_only=trusted or (policy is not None and policy.is_trusted),
+        is_trusted_only=_is_asked_for(exchange, "x-meshd-trusted")
+        or (policy is not None and policy.is_trusted),
         is_batch=is_batch,
+        may_hedge=_is_asked_for(exchange, "x-meshd-hedge"),
     )
+
+
+def _is_asked_for(exchange: Exchange, header: str) -> bool:
+    wanted = _YES_AND_NO.get(exchange.headers.get(header, "0").lower())
+    if wanted is None:
+        raise Refusal("bad_request", f"{header} must be 1 or 0.", param=header)
+    return wanted
 
 
 def served_by(answer: Answer) -> HeaderList:

@@ -137,6 +137,7 @@ class House:
         deadline_s: float = 60,
         policy: KeyPolicy | None = None,
         trusted: bool = False,
+        hedge: bool = False,
     ) -> tuple[str, list[GenerateEvent]]:
         """Who served, and all events."""
         options = RequestOptions(
@@ -145,6 +146,7 @@ class House:
             deadline_s=deadline_s,
             policy=policy,
             is_trusted_only=trusted,
+            may_hedge=hedge,
         )
         async with self.forwarder.generate(request, options) as answer:
             return answer.node_name, [event async for event in answer.events]
