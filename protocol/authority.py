@@ -13,11 +13,9 @@ Rule 4: records whose premise is not here yet wait, unchecked, in a small bounde
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from protocol import judgment
 from protocol.crypto import Crypto
 from protocol.errors import DropReason, Refused
 from protocol.identity import NodeId
@@ -26,7 +24,6 @@ from protocol.records import (
     NO_ACT,
     Admission,
     ApiKey,
-    Grant,
     Invite,
     Record,
     Records,
@@ -41,22 +38,15 @@ from protocol.records import (
     verify_record,
 )
 from protocol.registry import Registry
+from protocol.shares import Shares
 from protocol.standing import Standing, fits
 from protocol.void import VoidRecords
 from protocol.waiting import Waiting
 
-INVITES_MAX: Final = 4_096
-GRANTS_MAX: Final = 1_024
-REVOCATIONS_MAX: Final = 8_192
-API_KEYS_MAX: Final = 1_024
 FRESH_MAX: Final = 2_048
 """Records that wait for one judgment."""
 JUDGED_ANEW_MAX: Final = 4
 """Judgments of one frame, each without what had no room in the one before."""
-SHARES: Final = 8
-"""Whom the root key made an admin fills no more than one part in so many of a table, with all who
-owe it their power; and of each table one part is the root key's alone.
-"""
 
 
 class Authority(Registry):
@@ -69,8 +59,7 @@ class Authority(Registry):
         self._records = records or Records()
         self._waiting = Waiting()
         self._lost: list[Record] = []
-        self._issued: Counter[tuple[bytes, type]] = Counter()
-        """Records by branch and kind."""
+        self._shares = Shares(root)
 
     def add(self, wire: bytes, *, is_part: bool = False) -> list[Record]:
         """Take in a record; returns what counts newly because of it (waiting ones may follow it).
@@ -106,6 +95,11 @@ class Authority(Registry):
         """Whether everything that was taken in is judged."""
         return not self._fresh
 
+    @property
+    def is_brimming(self) -> bool:
+        """Whether no more can wait for one judgment."""
+        return len(self._fresh) >= FRESH_MAX
+
     def settle(self) -> list[Record]:
         """Judge what was left to be judged; returns what counts newly."""
         return [] if self.is_settled else self._judge_anew()
@@ -137,7 +131,7 @@ class Authority(Registry):
         other._standing.is_shared = True
         self._standing = other._standing
         self._enrolment = other._enrolment
-        self._counts, self._issued = Counter(other._counts), Counter(other._issued)
+        self._shares = other._shares.copy()
 
     def take_evicted(self) -> list[NodeId]:
         """Who lost its membership since the last call: its slot, or by a revocation."""
@@ -200,7 +194,7 @@ class Authority(Registry):
         """Check the signatures of a record that has its premises, and let it count, or keep it as
         void, or to be judged; returns what counts newly. Raises Refused.
         """
-        if len(self._fresh) >= FRESH_MAX:
+        if self.is_brimming:
             raise Refused(DropReason.TABLE_FULL, "too many to be judged at once")
         if not self._has_room(record):
             raise Refused(DropReason.TABLE_FULL)
@@ -216,7 +210,7 @@ class Authority(Registry):
         if not is_vain and self._adds_only(record):
             return self._count_it(record)
         self._fresh.keep(record)
-        self._tally(record)
+        self._shares.add(record, self._standing)
         return []
 
     def _loses(self, record: Record) -> bool:
@@ -244,32 +238,7 @@ class Authority(Registry):
             is_rival = not standing.is_free(record) and not standing.confirms(record)
             if is_rival:  # it takes the place of what is there, or does not count
                 return True
-        return self._has_share(record)
-
-    def _has_share(self, record: Record) -> bool:
-        kind, room = type(record), _tables()[type(record)]
-        issuer = self._answers_for(record)
-        if issuer == self._root:
-            return self._counts[kind] < room
-        share = max(room // SHARES, 1)
-        own = self._issued[self._branch_of(issuer, kind), kind]
-        return own < share and self._counts[kind] < room - share
-
-    def _answers_for(self, record: Record) -> bytes:
-        """Whose share of a table a record takes: of an admission, whose invite it is, or who lets
-        in again somebody that is in already.
-        """
-        if not isinstance(record, Admission):
-            return record.issuer
-        held = self._standing.admissions.get(record.node)
-        invite = self._standing.invites.get(record.proof.invite_key)
-        is_first = held is None or held.wire == record.wire
-        return invite.issuer if is_first and invite is not None else record.admitter
-
-    def _branch_of(self, issuer: bytes, kind: type) -> bytes:
-        """To whom this one owes its power; of several to whoever has more room left."""
-        branches = self._standing.branches.get(issuer, {issuer: None})
-        return min(branches, key=lambda branch: (self._issued[branch, kind], branch))
+        return self._shares.have_room(record, standing)
 
     def _count_it(self, record: Record) -> list[Record]:
         """Let a record count that changes nothing else."""
@@ -289,13 +258,8 @@ class Authority(Registry):
                 standing.honoured[record.subject] = dict.fromkeys(names)
                 self._enrolment.strike(NodeId(record.subject))
         standing.count(record)
-        self._tally(record)
+        self._shares.add(record, self._standing)
         return [record]
-
-    def _tally(self, record: Record) -> None:
-        kind = type(record)
-        self._counts[kind] += 1
-        self._issued[self._branch_of(self._answers_for(record), kind), kind] += 1
 
     def _adds_only(self, record: Record) -> bool:
         """Whether a record that is supported only adds to what stands, so that nothing else need be
@@ -316,6 +280,8 @@ class Authority(Registry):
                 is_kept = held is not None and held.admitter in standing.levels
                 return is_kept and standing.confirms(record)
             case Invite():
+                if record.role is Role.ADMIN:  # an admission that a grant supports may rest on it
+                    return False
                 is_first = record.key not in standing.invites
                 is_revoked = (Target.INVITE, record.key) in standing.revocations
                 return is_first and not is_revoked and not self._void.rests_on(record.key)
@@ -365,17 +331,16 @@ class Authority(Registry):
         """Count everything by branches; returns what counts newly and has no room: shares hold for
         what a judgment brings at once, too. What was there stays.
         """
-        self._counts.clear()
-        self._issued.clear()
+        self._shares.clear()
         counting = self._standing.counting
         for wire in counting:
             if wire in before.counting:
-                self._tally(counting[wire])
+                self._shares.add(counting[wire], self._standing)
         excess: dict[bytes, Record] = {}
         for wire, record in counting.items():
             if wire not in before.counting:
-                if self._has_share(record):
-                    self._tally(record)
+                if self._shares.have_room(record, self._standing):
+                    self._shares.add(record, self._standing)
                 else:
                     excess[wire] = record
         return excess
@@ -386,14 +351,3 @@ class Authority(Registry):
             self._standing = self._standing.copy()
             self._enrolment = self._enrolment.copy()
         return self._standing
-
-
-def _tables() -> dict[type, int]:
-    """How many records of each kind may count."""
-    return {
-        Invite: INVITES_MAX,
-        Admission: judgment.ADMISSIONS_MAX,
-        Grant: GRANTS_MAX,
-        Revocation: REVOCATIONS_MAX,
-        ApiKey: API_KEYS_MAX,
-    }

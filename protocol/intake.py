@@ -157,12 +157,14 @@ class Intake:
         return taken
 
     def _take_part(self, wire: bytes, sender: NodeId, now: int) -> None:
-        """One item of a frame. What needs a judgment of all records waits for the frame's end, and
-        costs its sender: judging is work. Raises Refused.
+        """One item of a frame. What needs a judgment of all records waits for the frame's end, or
+        until there is much of it, and costs its sender: judging is work. Raises Refused.
         """
         if not is_record(wire):
             self.take(wire, now)
             return
+        if self._authority.is_brimming:
+            self._settle(sender, now)
         is_first = self._authority.is_settled
         if is_first and not self._judgments.has_room(self._payer(sender), JUDGMENTS_BURST, now):
             raise Refused(DropReason.RATE_LIMITED, "records to be judged")

@@ -5,8 +5,7 @@ Power comes level by level. Level 0 is the root key. What the issuers of one lev
 who issues acts on the next one, and what of that holds; nobody's act bears on his own level or one
 above it. So there is nothing to search and nothing to grind, and an admin is revoked only by those
 nearer to the root. Of several revocations of one subject those nearest to the root count, of each
-issuer the last; of several equals the one with the lowest key has it, but for invites, of which the
-fewest slots hold that one of them honours.
+issuer the last; of several equals the strictest: what all of them honour holds.
 Memberships come after that: those that the root and admins gave out, nearest first, then those of
 members that may admit, round by round. Where two exclude each other (one slot, one node, one invite
 key) the earlier stays, of two at once the lower name. What does not count bears on nothing.
@@ -122,8 +121,10 @@ class _Judge:
         first = standing.revocations.setdefault(about, revocation)
         if standing.levels[first.issuer] < standing.levels[revocation.issuer]:
             return
-        if revocation.target is Target.NODE and first is revocation:
-            standing.honoured[subject] = self._chain(subject, revocation.honoured_act)
+        if revocation.target is Target.NODE:
+            chain = self._chain(subject, revocation.honoured_act)
+            held = standing.honoured.get(subject, chain)
+            standing.honoured[subject] = {name: None for name in chain if name in held}
         elif revocation.target is Target.INVITE:
             slot = revocation.honoured_slot
             standing.slot_limits[subject] = min(slot, standing.slot_limits.get(subject, slot))

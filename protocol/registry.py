@@ -42,7 +42,6 @@ class Registry:
         self._void = VoidRecords(VOID_MAX)
         self._fresh = VoidRecords()
         """Checked, and still to be judged."""
-        self._counts: Counter[type] = Counter()
 
     # ---- who is who ----
 
@@ -75,6 +74,17 @@ class Registry:
         admitted = self._standing.admitted
         members = self._enrolment.members.items()
         return tuple(held for node, held in members if (node, admitter) in admitted)
+
+    def admitted_by_members(self, invite_key: bytes) -> Sequence[Admission]:
+        """The admissions of members that came by an invite, and were let in by one without power:
+        another such one could take their slot.
+        """
+        standing = self._standing
+        return tuple(
+            held
+            for held in self._enrolment.members.values()
+            if held.proof.invite_key == invite_key and held.admitter not in standing.levels
+        )
 
     def dormant_grants(self, issuer: bytes) -> Sequence[NodeId]:
         """Keys without power that a grant by `issuer` would give some, once somebody near enough

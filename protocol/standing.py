@@ -98,8 +98,10 @@ class Standing:
         then its membership rests on these two, and on no invite.
         """
         level = self.levels.get(admission.admitter)
-        issuers = self.grants.get(admission.node, {})
-        return level is not None and any(self.levels[issuer] >= level for issuer in issuers)
+        issuers = self.grants.get(admission.node)
+        if level is None or not issuers:
+            return False
+        return self.levels[next(reversed(issuers))] >= level  # they come level by level
 
     def may_admit(self, admission: Admission) -> bool:
         """Whether its admitter may let such a one in: admins are let in by admins only."""

@@ -89,6 +89,11 @@ class TrustCommands:
             return make_grant(decider.seed, authority.mesh, subject=node, turn=turn)
 
         trial = self._decisions.try_out(make(authority.next_turn(decider.key)), again)
+        if not trial.may_issue(node):
+            raise UserError(
+                "whom the admin here would make an admin is too far from the root key to be one: "
+                "do it on a machine that is nearer to it"
+            )
         lost = [self._view.name(each) for each in self._lost(trial)]
         if lost:
             raise UserError(
@@ -125,9 +130,15 @@ class TrustCommands:
         slot = 0 if is_cascade else self._authority.last_slot(invite.key)
         if self._authority.level_of(invite.issuer) < self._authority.level_of(decider.key):
             raise UserError(_TOO_NEAR.format("the issuer of that invite"))
-
+        guests = self._authority.admitted_by_members(invite.key)
+        again = [] if is_cascade else self._again(decider, guests)
         return await self._put(
-            decider, Target.INVITE, invite.key, is_cascade=is_cascade, honoured_slot=slot
+            decider,
+            Target.INVITE,
+            invite.key,
+            is_cascade=is_cascade,
+            honoured_slot=slot,
+            again=again,
         )
 
     async def _revoke_node(self, node: NodeId, *, is_cascade: bool) -> Mapping[str, Any]:
@@ -195,6 +206,13 @@ class TrustCommands:
             )
 
         trial = self._decisions.try_out(make(self._authority.next_turn(decider.key)), again)
+        held = trial.revocation_of(subject, target)
+        is_ours = held is not None and trial.level_of(held.issuer) >= trial.level_of(decider.key)
+        if is_cascade and not is_ours:
+            raise UserError(
+                "somebody nearer to the root key has revoked that already, without a cascade, and "
+                "has the last word on it: do it there, or where the root key is"
+            )
         lost = self._lost(trial)
         evicted = [node for node in lost if trial.admission(node) is None]
         if self._own in evicted:

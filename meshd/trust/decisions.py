@@ -4,7 +4,6 @@ The key that decides is the root key, if it is in this home, or the node's own, 
 admin. Every decision is one of that key's numbered acts (`protocol/records.py`).
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeVar
@@ -31,6 +30,7 @@ _Act = TypeVar("_Act", bound=Act)
 
 _KINDS: Final[Mapping[type, str]] = {
     Invite: "invites",
+    Admission: "admissions",
     Grant: "grants",
     Revocation: "revocations",
     ApiKey: "API keys",
@@ -113,8 +113,11 @@ class Decisions:
         """
         trial = self._authority.fork()
         for admission in after:
-            with contextlib.suppress(Refused):
+            try:
                 trial.add(admission.wire)
+            except Refused as refused:
+                if refused.reason is DropReason.TABLE_FULL:
+                    raise UserError(_why_not(admission, refused)) from refused
         try:
             trial.add(act.wire)
         except Refused as refused:
@@ -172,7 +175,7 @@ class Decisions:
         )
 
 
-def _why_not(act: Act, refused: Refused) -> str:
+def _why_not(act: Act | Admission, refused: Refused) -> str:
     if refused.reason is DropReason.TABLE_FULL:
         kind = _KINDS[type(act)]
         return (

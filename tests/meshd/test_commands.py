@@ -237,7 +237,7 @@ def test_a_full_table_of_invites_is_one_clear_line(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before anything is signed: the node would take one more for a bug of ours."""
-    monkeypatch.setattr("protocol.authority.INVITES_MAX", 0)
+    monkeypatch.setattr("protocol.shares.INVITES_MAX", 0)
     with pytest.raises(UserError, match="remembers no more invites"):
         asked("invite", **ARGUMENTS)
     assert not asked.issued

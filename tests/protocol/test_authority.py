@@ -225,7 +225,7 @@ def test_a_branch_of_admins_has_one_share(monkeypatch: pytest.MonkeyPatch) -> No
     """What an admin of the root's decides, and what those below it do, is counted together; other
     branches, and the root key, have room of their own.
     """
-    monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
+    monkeypatch.setattr("protocol.shares.REVOCATIONS_MAX", 16)
     authority = _authority()
     seeds = [seed_of("branch", n) for n in range(4)]
     for number, issuer in ((0, None), (1, seeds[0]), (2, seeds[1]), (3, None)):
@@ -247,9 +247,31 @@ def test_a_branch_of_admins_has_one_share(monkeypatch: pytest.MonkeyPatch) -> No
     assert revokes(None, 42) is DropReason.TABLE_FULL
 
 
+def test_what_fits_survives_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root key decides a lot after an admin did: taken in again, in the order in which it is
+    kept, nothing of it is too much.
+    """
+    monkeypatch.setattr("protocol.shares.INVITES_MAX", 16)
+    authority = _authority()
+    admin = seed_of("modest")
+    for record in A.admit(SodiumCrypto(admin), role=Role.ADMIN):
+        authority.add(record.wire)
+    token = seed_of("modest token")
+    mine = A.issue(token, issuer_seed=admin)
+    for record in (mine, A.admit(CRYPTOS[0], invite=mine, key_seed=token)[1]):
+        authority.add(record.wire)
+    for number in range(13):
+        refusal(authority.add, A.issue(seed_of("many", number)).wire)
+    assert len(authority.invites()) == 16
+    again = Authority(FOUNDER, A.root)
+    again.load([record.wire for record in authority.records()])
+    assert len(again.invites()) == 16
+    assert again.admission(CRYPTOS[0].node_id) is not None
+
+
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many invites or admissions: what was there stays. Others fill no room of the root key."""
-    monkeypatch.setattr("protocol.authority.INVITES_MAX", 2)
+    monkeypatch.setattr("protocol.shares.INVITES_MAX", 2)
     monkeypatch.setattr("protocol.judgment.ADMISSIONS_MAX", 1)
     authority = _authority()
     invite, admission = A.admit(CRYPTOS[0])
@@ -267,7 +289,7 @@ def test_shares_hold_for_what_a_judgment_brings_at_once(
     comes as a whole is held to the same shares. And where one such key wakes the next, round after
     round, in the end nobody is heard who had no power before.
     """
-    monkeypatch.setattr("protocol.authority.REVOCATIONS_MAX", 16)
+    monkeypatch.setattr("protocol.shares.REVOCATIONS_MAX", 16)
     monkeypatch.setattr("protocol.authority.JUDGED_ANEW_MAX", rounds)
     rogue, puppet = seed_of("rogue"), seed_of("puppet")
     token = seed_of("to the rogue")

@@ -222,6 +222,54 @@ def test_equals_do_not_revoke_each_other(case: Case) -> None:
     assert case.agreed_roles()[:2] == [Role.ADMIN, Role.ADMIN]
 
 
+@pytest.mark.parametrize("strict", [0, 1])
+def test_of_equals_who_revoke_the_same_the_strictest_has_it(case: Case, strict: int) -> None:
+    """Nobody softens what an equal has decided, be his key the lower one or not."""
+    case.join(0, Role.ADMIN)
+    case.join(1, Role.ADMIN)
+    case.join(2, Role.ADMIN, issuer_seed=SEEDS[0])
+    case.join(3, issuer_seed=SEEDS[2])
+    all_of_it = record_name(case.records[-2])
+    assert case.agreed_roles()[2:4] == [Role.ADMIN, Role.WORKER]
+    for index in (0, 1):
+        honoured = NO_ACT if index == strict else all_of_it
+        case.revoke(CRYPTOS[2].node_id, issuer_seed=SEEDS[index], honoured_act=honoured)
+    assert case.agreed_roles()[2:4] == [None, None]
+
+
+def test_an_invite_that_comes_late_raises_whom_a_grant_had_raised_less(case: Case) -> None:
+    """An admin by a far grant, whose nearer invite comes behind its admission: the same level, and
+    the same memberships by it, as where the invite came first.
+    """
+    admin, puppet, far, raised, guest = range(5)
+    case.join(admin, Role.ADMIN)
+    for index, by in ((puppet, admin), (far, puppet)):
+        case.join(index, Role.ADMIN, issuer_seed=SEEDS[by], admitter=CRYPTOS[by])
+    case.join(raised, Role.ADMIN, issuer_seed=SEEDS[admin], admitter=CRYPTOS[admin])
+    invite, admission = case.records[-2:]
+    grant = case.book.grant(CRYPTOS[raised].node_id, SEEDS[far])
+    token = seed_of("of three")
+    three = case.book.issue(token, uses=3)
+    _, by_puppet = case.book.admit(
+        CRYPTOS[guest], invite=three, key_seed=token, slot=1, admitter=CRYPTOS[puppet]
+    )
+    _, by_raised = case.book.admit(
+        CRYPTOS[guest], invite=three, key_seed=token, slot=2, admitter=CRYPTOS[raised]
+    )
+    known = case.records[:-2]
+    orders: list[list[Record]] = [
+        [*known, grant, admission, invite, three, by_puppet, by_raised],
+        [*known, invite, admission, grant, three, by_puppet, by_raised],
+    ]
+    late, early = (case.authority(order) for order in orders)
+    for one in (late, early):
+        assert one.level_of(CRYPTOS[raised].node_id) == 3
+        held = one.admission(CRYPTOS[guest].node_id)
+        assert held is not None
+        assert held.wire == min(by_puppet, by_raised, key=record_name).wire
+    assert {r.wire for r in late.records()} == {r.wire for r in early.records()}
+
+
 def test_the_root_undoes_what_a_stolen_key_revoked(case: Case) -> None:
     """A stolen admin throws everybody out; revoked itself, with what it did before honoured, its
     revocations are void and everybody is back.

@@ -178,6 +178,23 @@ def test_a_founder_alone_has_nothing_to_catch_up_with() -> None:
     assert CaughtUp() in mesh.machines[0].log
 
 
+def test_a_revocation_behind_many_records_is_taken_in_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A frame with more records to be judged than one judgment takes: they are judged in between,
+    at the sender's cost, and the revocation at its end is in force when it has been read.
+    """
+    monkeypatch.setattr("protocol.authority.FRESH_MAX", 8)
+    mesh = Mesh(3).start_all()
+    mesh.settle()
+    many = [mesh.authorities.revoke(seed_of("invite", n), Target.INVITE) for n in range(30)]
+    last = mesh.authorities.revoke(mesh.id(2))
+    wires = [record.wire for record in (*many, last)]
+    mesh[0]._intake.take_all(wires, mesh.id(1), mesh.now)
+    assert mesh[0].authority.admission(mesh.id(2)) is None
+    assert all(mesh[0].authority.is_counting(wire) for wire in wires)
+
+
 def test_revocations_survive_a_restart() -> None:
     """From the snapshot, before anybody is met: the revoked one stays out."""
     mesh = Mesh(3).start_all()

@@ -253,6 +253,59 @@ def test_what_was_revoked_plainly_can_be_revoked_whole(owner: Owner) -> None:
     assert owner.authority.role_of(GUESTS) is None
 
 
+def test_what_has_no_effect_is_no_success(owner: Owner) -> None:
+    """A cascade over what somebody nearer has revoked plainly, and a grant by who is too far away:
+    both are refused, in words.
+    """
+    key = _guest_of_an_admin(owner)
+    owner.revoke(key)
+    owner.home.root_key.unlink()
+    write_key(owner.home, owner.home.node_key, ADMIN)
+    owner.restart()
+    with pytest.raises(UserError, match="nearer to the root key has revoked that already"):
+        owner.revoke(key, is_cascade=True)
+    assert owner.authority.role_of(GUESTS) is Role.WORKER
+    owner.grant(GUESTS)
+    assert owner.authority.role_of(GUESTS) is Role.ADMIN
+
+
+def test_who_is_too_far_from_the_root_makes_no_admins(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so, where the grant would count and do nothing."""
+    monkeypatch.setattr("protocol.judgment.LEVELS_MAX", 3)
+    owner.take(*owner.book.admit(SodiumCrypto(ADMIN), role=Role.ADMIN))
+    owner.take(*owner.book.admit(SodiumCrypto(GUEST)))
+    owner.home.root_key.unlink()
+    write_key(owner.home, owner.home.node_key, ADMIN)
+    owner.restart()
+    with pytest.raises(UserError, match="too far from the root key"):
+        owner.grant(GUESTS)
+    assert owner.authority.role_of(GUESTS) is Role.WORKER
+
+
+def test_nobody_takes_the_slot_of_a_revoked_invites_guest(owner: Owner) -> None:
+    """Those whom workers let in are let in by the key that revokes: a worker who still has the
+    token finds no name for its puppet by which that would come before them.
+    """
+    owner.take(*owner.book.admit(SodiumCrypto(ADMIN)))
+    token = seed_of("of a hundred")
+    invite = owner.book.issue(token, uses=100)
+    rogue = SodiumCrypto(ADMIN)
+    _, guest = owner.book.admit(
+        SodiumCrypto(GUEST), invite=invite, key_seed=token, admitter=rogue, slot=1
+    )
+    owner.take(invite, guest)
+    owner.revoke(invite.key)
+    for number in range(32):
+        puppet = SodiumCrypto(seed_of("puppet", number))
+        _, admission = owner.book.admit(
+            puppet, invite=invite, key_seed=token, admitter=rogue, slot=1
+        )
+        refusal(owner.authority.add, admission.wire)
+    assert owner.authority.role_of(GUESTS) is Role.WORKER
+
+
 def test_a_whole_id_means_an_invite_too(owner: Owner) -> None:
     """And nobody hides behind an invite whose key is the own id."""
     key = _guest_of_an_admin(owner)
