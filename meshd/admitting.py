@@ -24,7 +24,7 @@ from runtimes.base import (
     Chunk,
     Finished,
     GenerateEvent,
-    GenerateRequest,
+    Request,
     RuntimeFailure,
     Started,
 )
@@ -118,7 +118,7 @@ class Admitting:
             await trio.sleep(WATCH_S)
 
     async def generate(
-        self, request: GenerateRequest, node: NodeId, requester: Requester, deadline_s: float
+        self, request: Request, node: NodeId, requester: Requester, deadline_s: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Run a request of `node` when it is its turn; as `Runtime.generate`. Close it with
         `aclosing`. Raises RuntimeFailure, also NotAdmitted.
@@ -165,7 +165,7 @@ class Admitting:
     def _ask(
         self,
         admission: Admission,
-        request: GenerateRequest,
+        request: Request,
         node: NodeId,
         requester: Requester,
         deadline_s: float,

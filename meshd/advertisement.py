@@ -17,6 +17,7 @@ from typing import Any, Final
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
 from runtimes.base import ModelCard
+from runtimes.embedding import GENERATE, TASKS
 from runtimes.functions.call import is_function_name
 
 HARDWARE: Final = "hardware"
@@ -53,9 +54,13 @@ def decode_model(value: bytes) -> ModelCard | None:
             return None
     if not fields.get("name"):
         return None
+    tasks = fields.get("tasks", [GENERATE])  # what an earlier version offers generates
+    if not isinstance(tasks, list):
+        return None
     return ModelCard(
         **{field: fields.get(field, "") for field in texts},
         **{field: fields.get(field, 0) for field in numbers},
+        tasks=tuple(task for task in TASKS if task in tasks),
     )
 
 

@@ -1,7 +1,7 @@
 """The one place for what the gateway asks of the mesh, and what it gets back.
 
 The gateway knows nothing of peers, views or gossip: it holds a `Mesh` and turns dialects of HTTP
-into `GenerateRequest` and `Answer` back into them.
+into a `Request` and an `Answer` back into them.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from meshd.trust.api_keys import KeyPolicy
-from runtimes.base import GenerateEvent, GenerateRequest
+from runtimes.base import GenerateEvent, Request
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Answer:
     node_id: str
     """The serving node, text form."""
     events: AsyncIterator[GenerateEvent]
-    """`Started`, then `Chunk`s, then `Finished`; or raises RequestFailed."""
+    """`Started`, then `Chunk`s (or `Vector`s), then `Finished`; or raises RequestFailed."""
     resumed: int = 0
     """Continuations so far."""
 
@@ -70,7 +70,7 @@ class Mesh(Protocol):
 
     def models(self) -> Sequence[Mapping[str, Any]]:
         """One row per model name: `{"name", "hash", "runtime", "architecture", "parameters",
-        "quantization", "size_bytes", "context_tokens", "nodes": [node names]}`.
+        "quantization", "size_bytes", "context_tokens", "tasks", "nodes": [node names]}`.
         """
         ...
 
@@ -83,7 +83,7 @@ class Mesh(Protocol):
         ...
 
     def generate(
-        self, request: GenerateRequest, options: RequestOptions
+        self, request: Request, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:
         """Run a request somewhere; entering waits until a node has accepted it.
 

@@ -1,6 +1,6 @@
 """The one place for one attempt: one candidate asked for one run, until its end or its failure."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -15,6 +15,7 @@ from meshd.payloads import (
     unpack_chunk,
     unpack_finished,
     unpack_started,
+    unpack_vector,
 )
 from meshd.peers import Kind
 from meshd.requesters import requester_of
@@ -22,13 +23,17 @@ from meshd.watchdogs import HEARTBEAT_S, TokenWatch
 from protocol.exchange import Accept, Ask, Data, End
 from protocol.identity import NodeId
 from protocol.speeds import Speed
-from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure
+from runtimes.base import Finished, GenerateEvent, Request, RuntimeFailure
+from runtimes.embedding import EmbedRequest
 
 FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
 FULL_CODES: Final = ("queue_full", "wait_too_long")
 _PEERS_CODES: Final = (*FINAL_CODES, *FULL_CODES, "unavailable", "crashed")
 """What a peer may say of itself; anything else counts as `unavailable`."""
+
+UnpackData = Callable[[bytes], GenerateEvent]
+"""Reads the body of a Data. Raises BadPayload."""
 
 
 class Attempting:
@@ -42,7 +47,7 @@ class Attempting:
     async def run(
         self,
         node: NodeId,
-        request: GenerateRequest,
+        request: Request,
         options: RequestOptions,
         *,
         deadline: float,
@@ -63,7 +68,8 @@ class Attempting:
                 requester = requester_of(options)
                 beat_ms = int(HEARTBEAT_S * 1000)
                 ask = Ask(options.request_id, budget_ms, body, beat_ms, requester)
-                source = self._run_there(node, ask, contact_s)
+                unpack = unpack_vector if isinstance(request, EmbedRequest) else unpack_chunk
+                source = self._run_there(node, ask, unpack, contact_s)
             watch = TokenWatch(speed, len(request.continued_ids))
             is_whole = False
             async with aclosing(source):
@@ -84,7 +90,7 @@ class Attempting:
                     yield event
 
     async def _run_here(
-        self, request: GenerateRequest, options: RequestOptions, deadline: float
+        self, request: Request, options: RequestOptions, deadline: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         left_s = deadline - trio.current_time()
         events = self._admitting.generate(request, self._own, requester_of(options), left_s)
@@ -101,23 +107,23 @@ class Attempting:
             raise AttemptFailed(failure.code, failure.message) from failure
 
     async def _run_there(
-        self, node: NodeId, ask: Ask, contact_s: float
+        self, node: NodeId, ask: Ask, unpack: UnpackData, contact_s: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES, contact_s)
         try:
             async with aclosing(frames):
                 async for frame in frames:
-                    yield _event(frame)
+                    yield _event(frame, unpack)
         except BadPayload as error:
             raise nonsense(error) from error
 
 
-def _event(frame: Accept | Data | End) -> GenerateEvent:
+def _event(frame: Accept | Data | End, unpack: UnpackData) -> GenerateEvent:
     """Raises BadPayload."""
     match frame:
         case Accept(body):
             return unpack_started(body)
         case Data(body):
-            return unpack_chunk(body)
+            return unpack(body)
         case End(body):
             return unpack_finished(body)

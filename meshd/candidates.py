@@ -15,7 +15,7 @@ from meshd.view import View
 from protocol.identity import NodeId
 from protocol.policies import Demand
 from protocol.routing import Candidate, trusted
-from runtimes.base import GenerateRequest, ModelCard
+from runtimes.base import ModelCard, Request
 
 _MODELS_NAMED: Final = 8
 
@@ -38,7 +38,7 @@ class Candidates:
         self._asking = asking
         self._choosing = choosing
 
-    def check(self, request: GenerateRequest, options: RequestOptions) -> None:
+    def check(self, request: Request, options: RequestOptions) -> None:
         """Raise RequestFailed when nobody may run it, whoever answers at present."""
         if not self._view.may_ask():
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
@@ -48,6 +48,9 @@ class Candidates:
             known = [str(row["name"]) for row in self._view.models()][:_MODELS_NAMED]
             hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."
             raise RequestFailed("model_not_found", f"No node offers the model {model!r}. {hint}")
+        candidates = [each for each in candidates if self._is_made_for(each, request)]
+        if not candidates:
+            raise RequestFailed("bad_request", self._not_made_for(request))
         if options.node is not None:
             wanted = self._view.find(options.node)
             candidates = [candidate for candidate in candidates if candidate.node in wanted]
@@ -64,7 +67,7 @@ class Candidates:
 
     def rank(
         self,
-        request: GenerateRequest,
+        request: Request,
         options: RequestOptions,
         *,
         like: ModelCard | None,
@@ -78,7 +81,7 @@ class Candidates:
         wanted = None if options.node is None else self._view.find(options.node)
         for candidate in self._view.candidates(request.model, self._asking.running):
             node = candidate.node
-            why = self._why_not(candidate, request.model, like)
+            why = self._why_not(candidate, request, like)
             if wanted is not None and node not in wanted:
                 why = "another node was demanded"
             elif options.is_trusted_only and not candidate.is_trusted:
@@ -94,10 +97,26 @@ class Candidates:
             left_out=left_out,
         )
 
-    def _why_not(self, candidate: Candidate, model: str, like: ModelCard | None) -> str:
+    def _is_made_for(self, candidate: Candidate, request: Request) -> bool:
+        card = self._view.card(candidate.node, request.model)
+        return card is not None and request.task in card.tasks
+
+    def _not_made_for(self, request: Request) -> str:
+        """The one line for a model that does something else."""
+        rows = self._view.models()
+        able = [str(row["name"]) for row in rows if request.task in row["tasks"]]
+        tasks = next((row["tasks"] for row in rows if row["name"] == request.model), ())
+        does = f"is made to {' and '.join(tasks)}" if tasks else "does something else"
+        others = ", ".join(able[:_MODELS_NAMED])
+        hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
+        return f"The model {request.model!r} {does} and cannot {request.task}; {hint}."
+
+    def _why_not(self, candidate: Candidate, request: Request, like: ModelCard | None) -> str:
         if not candidate.is_alive:
             return "it is under suspicion"
-        card = self._view.card(candidate.node, model)
+        if not self._is_made_for(candidate, request):
+            return f"its model cannot {request.task}"
+        card = self._view.card(candidate.node, request.model)
         if like is None or card is None:
             return ""
         if card.content_hash != like.content_hash:

@@ -16,7 +16,8 @@ from protocol.identity import NodeId
 from protocol.policies import DEFAULT, POLICIES, Demand, Policy
 from protocol.routing import Candidate
 from protocol.speeds import Speed, Speeds
-from runtimes.base import GenerateRequest
+from runtimes.base import Request
+from runtimes.embedding import EmbedRequest
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -69,7 +70,7 @@ class Choosing:
         self._usual_output = Demand().output_tokens
 
     def rank(
-        self, candidates: Sequence[Candidate], request: GenerateRequest, options: RequestOptions
+        self, candidates: Sequence[Candidate], request: Request, options: RequestOptions
     ) -> list[Candidate]:
         """Whom to try, best first."""
         home = self._homes.get(_conversation(request, _turns_before(request)))
@@ -100,7 +101,7 @@ class Choosing:
         failed = self._failed.get(node)
         return None if failed is None else int((now - failed[0]) * 1e9)
 
-    def demand(self, request: GenerateRequest, options: RequestOptions) -> Demand:
+    def demand(self, request: Request, options: RequestOptions) -> Demand:
         """What a request asks of whoever runs it, as far as can be known before."""
         output = self._usual_output
         if request.max_tokens is not None:
@@ -116,18 +117,22 @@ class Choosing:
         self._failed[node] = (self._now(), is_unreached)
         _forget_oldest(self._failed, FAILURES_MAX)
 
-    def answered(self, node: NodeId, request: GenerateRequest, timing: Timing) -> None:
+    def answered(self, node: NodeId, request: Request, timing: Timing) -> None:
         """A request was answered there, to its end."""
         self._failed.pop(node, None)
-        self._speeds.note(
-            node,
-            request.model,
-            prompt_tokens=timing.prompt_tokens,
-            first_ns=int(timing.first_s * 1e9),
-            output_tokens=timing.output_tokens,
-            rest_ns=int(timing.rest_s * 1e9),
-        )
-        self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
+        model, first_ns = request.model, int(timing.first_s * 1e9)
+        if isinstance(request, EmbedRequest):
+            self._speeds.note_texts(node, model, tokens=timing.prompt_tokens, all_ns=first_ns)
+        else:
+            self._speeds.note(
+                node,
+                model,
+                prompt_tokens=timing.prompt_tokens,
+                first_ns=first_ns,
+                output_tokens=timing.output_tokens,
+                rest_ns=int(timing.rest_s * 1e9),
+            )
+            self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
         served = self._served.pop(node, 0) + timing.prompt_tokens + timing.output_tokens
         self._served[node] = served
         if served > _SERVED_HALVED_AT:
@@ -140,21 +145,25 @@ class Choosing:
             _forget_oldest(self._homes, CONVERSATIONS_MAX)
 
 
-def prompt_estimate(request: GenerateRequest) -> int:
-    """About how many tokens a request's prompt has."""
+def prompt_estimate(request: Request) -> int:
+    """About how many tokens a request's prompt has, or the texts that it embeds."""
+    if isinstance(request, EmbedRequest):
+        texts = [*request.texts, *[request.query or ""] * len(request.texts)]
+        size = sum(len(text.encode()) for text in texts)
+        return size // BYTES_PER_TOKEN + sum(map(len, request.token_ids)) + 1
     size = len((request.prompt or "").encode())
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + 1
 
 
-def _turns_before(request: GenerateRequest) -> int:
+def _turns_before(request: Request) -> int:
     """How many messages the request before this one had: all but its answer and what follows."""
     turns = request.messages or ()
     return next((at for at in reversed(range(len(turns))) if turns[at].role == "assistant"), 0)
 
 
-def _conversation(request: GenerateRequest, messages: int) -> bytes:
+def _conversation(request: Request, messages: int) -> bytes:
     """Names the first so many messages of a conversation with a model."""
     digest = hashlib.blake2b(request.model.encode(), digest_size=16)
     for message in (request.messages or ())[:messages]:

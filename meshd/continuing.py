@@ -8,6 +8,8 @@ character or of a stop string, follows from the token ids, so the next run knows
 
 One thing could still differ: a template may write the date down. So a run whose prompt is not the
 first one's, token for token, is refused before anything of it is passed on.
+
+Vectors are passed on when all have come: until then another run may begin anew.
 """
 
 import dataclasses
@@ -15,23 +17,25 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, ModelCard, Started
+from runtimes.base import Chunk, Finished, GenerateEvent, ModelCard, Request, Started
+from runtimes.embedding import EMBED, NUMBERS_MAX, EmbedRequest, Vector
 
 FOREIGN_RUNTIMES: Final = ("openai",)
 """Their servers tell no token ids, and may refuse a seed that nobody asked for."""
 SEED_BITS: Final = 63
 
 
-class PromptDiffers(Exception):
-    """A run has rendered another prompt than the one that it is to go on with."""
+class RunUnfit(Exception):
+    """A run gives what cannot be a part of this answer; the message says why."""
 
 
 class Progress:
     """One request's answer, however many runs it takes."""
 
-    def __init__(self, request: GenerateRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
-        self._seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
+        self._seed = secrets.randbits(SEED_BITS)
+        """For requests that have none."""
         self._card: ModelCard | None = None
         """What the run that was passed on last is of."""
         self._started: Started | None = None
@@ -40,6 +44,8 @@ class Progress:
         self._ids_before = 0
         """Of them, those from before this run."""
         self._is_foreign = False
+        self._vectors: list[Vector] = []
+        """Of this run."""
         self.finished: Finished | None = None
         """The answer is whole."""
 
@@ -63,16 +69,20 @@ class Progress:
         """The model that has to go on; None while nothing has come: any of the name may begin."""
         return self._card if self.has_begun else None
 
-    def next_request(self, card: ModelCard | None) -> GenerateRequest:
+    def next_request(self, card: ModelCard | None) -> Request:
         """What to ask the next run, which is of `card`."""
+        self._vectors.clear()
+        if isinstance(self._request, EmbedRequest):
+            return self._request
+        seed = self._seed if self._request.seed is None else self._request.seed
         if not self.has_begun:
             if card is not None and card.runtime in FOREIGN_RUNTIMES:
                 return self._request
-            return dataclasses.replace(self._request, seed=self._seed)
+            return dataclasses.replace(self._request, seed=seed)
         self._ids_before = len(self._ids)
         return dataclasses.replace(
             self._request,
-            seed=self._seed,
+            seed=seed,
             continued_ids=tuple(self._ids),
             max_tokens=self._tokens_left(),
         )
@@ -100,21 +110,42 @@ class Progress:
         return self.finished
 
     def take(self, event: GenerateEvent) -> Sequence[GenerateEvent]:
-        """What the app gets of a run's next event. Raises PromptDiffers."""
+        """What the app gets of a run's next event. Raises RunUnfit."""
         match event:
             case Started():
                 if self.has_begun and event != self._started:
-                    raise PromptDiffers
+                    raise RunUnfit("it renders another prompt")
                 self._started = event
+                return ()
+            case Vector():
+                self._take_vector(event)
                 return ()
             case Chunk():
                 self._ids += event.token_ids
                 self._is_foreign |= not event.token_ids
                 passed: GenerateEvent = event
             case Finished():
+                self._check_vectors()
                 tokens = self._ids_before + event.completion_tokens
                 self.finished = passed = dataclasses.replace(event, completion_tokens=tokens)
         if self._is_started_told or self._started is None:
-            return (passed,)
+            return (*self._vectors, passed)
         self._is_started_told = True
-        return (self._started, passed)
+        return (self._started, *self._vectors, passed)
+
+    def _take_vector(self, vector: Vector) -> None:
+        request = self._request
+        if not isinstance(request, EmbedRequest) or len(self._vectors) == request.count:
+            raise RunUnfit("it sends more vectors than were asked for")
+        wanted = 1 if request.task != EMBED else request.dimensions
+        if self._vectors:
+            wanted = self._vectors[0].dimensions
+        most = NUMBERS_MAX // request.count
+        if vector.dimensions != (wanted or vector.dimensions) or vector.dimensions > most:
+            raise RunUnfit(f"it sends a vector of {vector.dimensions} dimensions")
+        self._vectors.append(vector)
+
+    def _check_vectors(self) -> None:
+        wanted = self._request.count if isinstance(self._request, EmbedRequest) else 0
+        if len(self._vectors) != wanted:
+            raise RunUnfit(f"it sends {len(self._vectors)} vectors for {wanted} texts")

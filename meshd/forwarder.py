@@ -21,7 +21,7 @@ from meshd.forwarding import PATIENCE_S, Forwarding, Means
 from meshd.story import Stories, Story
 from meshd.view import View
 from protocol.identity import NodeId
-from runtimes.base import GenerateEvent, GenerateRequest, RuntimeFailure, Started
+from runtimes.base import GenerateEvent, Request, RuntimeFailure, Started
 from runtimes.limits import check_request
 
 
@@ -47,7 +47,7 @@ class Forwarder:
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerateRequest, options: RequestOptions
+        self, request: Request, options: RequestOptions
     ) -> AsyncGenerator[Answer, None]:
         """See `meshd.answer.Mesh.generate`."""
         now = trio.current_time()
@@ -78,7 +78,7 @@ class Forwarder:
             story.end(trio.current_time())
 
 
-def _check(request: GenerateRequest, options: RequestOptions) -> None:
+def _check(request: Request, options: RequestOptions) -> None:
     """Whatever fails alike wherever it would run. Raises RequestFailed."""
     try:
         check_request(request)

@@ -20,7 +20,7 @@ from meshd.asking import TIME_IS_OVER, AttemptFailed
 from meshd.attempting import FINAL_CODES, FULL_CODES, Attempting
 from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
-from meshd.continuing import Progress, PromptDiffers
+from meshd.continuing import Progress, RunUnfit
 from meshd.failures import RequestFailed
 from meshd.hedging import Run, first_to_begin, late_s
 from meshd.story import Story, Try
@@ -28,7 +28,7 @@ from meshd.view import View
 from meshd.watchdogs import contact_s
 from protocol.identity import NodeId, key_text
 from protocol.routing import Candidate
-from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
+from runtimes.base import Chunk, Finished, GenerateEvent, Request, Started
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Forwarding:
     def __init__(
         self,
         means: Means,
-        request: GenerateRequest,
+        request: Request,
         options: RequestOptions,
         story: Story,
         deadline: float,
@@ -158,11 +158,11 @@ class Forwarding:
                 now = trio.current_time()
                 try:
                     passed = progress.take(event)
-                except PromptDiffers as error:
-                    raise AttemptFailed("unavailable", "it renders another prompt") from error
+                except RunUnfit as error:
+                    raise AttemptFailed("unavailable", str(error)) from error
                 if isinstance(event, Started):
                     tried.started_at = tried.started_at or now
-                elif tried.first_at is None:
+                elif passed and tried.first_at is None:
                     tried.first_at = now
                     self._serves(run.node, is_continuation=is_continuation)
                 if isinstance(event, Chunk):

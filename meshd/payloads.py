@@ -15,9 +15,11 @@ from runtimes.base import (
     Finished,
     GenerateRequest,
     Logprob,
+    Request,
     Started,
     Tool,
 )
+from runtimes.embedding import EmbedRequest, Vector
 from runtimes.reply_form import PLAIN, ReplyForm
 
 _TEXT_CHARS_MAX: Final = 16 * 2**20
@@ -34,6 +36,8 @@ _FORM_CHARS_MAX: Final = 64
 _CHUNK_TOKENS_MAX: Final = 65_536
 _CHUNK_ARRAYS_MAX: Final = 4_096
 """With logprobs each token has up to 22."""
+_VECTOR_ARRAYS_MAX: Final = 16
+_VECTOR_ITEMS_MAX: Final = 64
 _TOKEN_BYTES_MAX: Final = 4_096
 _LOGPROB_MAX: Final = 1e5
 _TOKENS_MAX: Final = limits.TOKENS_MAX
@@ -41,6 +45,8 @@ _TOKEN_ID_MAX: Final = 2**31
 _VERSION: Final = 1
 _VERSION_WITH_TOOLS: Final = 2
 """Of requests that version 1 would read and misunderstand."""
+_VERSION_OF_EMBEDDING: Final = 3
+"""Of requests to embed, or to rank: their fields are others."""
 ANOTHER_VERSION: Final = "a request of another version"
 """What every version says to one that it does not know."""
 
@@ -49,8 +55,11 @@ class BadPayload(ValueError):
     """A peer's body makes no sense."""
 
 
-def pack_request(request: GenerateRequest) -> bytes:
+def pack_request(request: Request) -> bytes:
     """The body of an Ask."""
+    if isinstance(request, EmbedRequest):
+        asked = (request.texts, request.token_ids, request.query, request.dimensions)
+        return pack((_VERSION_OF_EMBEDDING, request.model, *asked))
     turns = request.messages
     return pack(
         (
@@ -91,11 +100,14 @@ def _needs_tools(request: GenerateRequest) -> bool:
     return bool(request.tools) or is_prefilled or any(len(turn.texts()) > 2 for turn in turns)
 
 
-def unpack_request(body: bytes) -> GenerateRequest:
+def unpack_request(body: bytes) -> Request:
     """The inverse; what earlier versions did not have may be missing. Raises BadPayload."""
     try:
         fields = unpack_fields(body, _ARRAYS_MAX, _CONTINUED_MAX)
-        if fields.take_int(0, 2**31) not in (_VERSION, _VERSION_WITH_TOOLS):
+        version = fields.take_int(0, 2**31)
+        if version == _VERSION_OF_EMBEDDING:
+            return _take_embedding(fields)
+        if version not in (_VERSION, _VERSION_WITH_TOOLS):
             raise BadPayload(ANOTHER_VERSION)
         model = fields.take_text(1_000)
         messages = _take_messages(fields)
@@ -115,6 +127,16 @@ def unpack_request(body: bytes) -> GenerateRequest:
         return _with_later_fields(request, fields) if fields.has_more else request
     except Refused as refused:
         raise BadPayload(str(refused)) from refused
+
+
+def _take_embedding(fields: Fields) -> EmbedRequest:
+    return EmbedRequest(
+        model=fields.take_text(1_000),
+        texts=tuple(_text(item) for item in fields.take_array(limits.TEXTS_MAX)),
+        token_ids=tuple(_token_ids(item) for item in fields.take_array(limits.TEXTS_MAX)),
+        query=_take_optional_text(fields),
+        dimensions=_take_optional_int(fields, 1, limits.DIMENSIONS_MAX),
+    )
 
 
 def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequest:
@@ -269,6 +291,20 @@ def _logprob(fields: Fields) -> Logprob:
         fields.take_blob(_TOKEN_BYTES_MAX),
         _take_float(fields, -_LOGPROB_MAX, _LOGPROB_MAX),
     )
+
+
+def pack_vector(vector: Vector) -> bytes:
+    """The body of a Data, where texts are embedded."""
+    return pack((vector.data,))
+
+
+def unpack_vector(body: bytes) -> Vector:
+    """The inverse. Raises BadPayload."""
+    try:
+        fields = unpack_fields(body, _VECTOR_ARRAYS_MAX, _VECTOR_ITEMS_MAX)
+        return Vector.read(fields.take_blob(4 * limits.DIMENSIONS_MAX))
+    except (Refused, ValueError) as error:
+        raise BadPayload(str(error)) from error
 
 
 def pack_finished(finished: Finished) -> bytes:

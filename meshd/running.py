@@ -72,7 +72,7 @@ from protocol.events import AddressesChanged, Started
 from protocol.identity import Address, key_text
 from protocol.members import State
 from protocol.node import Node
-from runtimes.base import GenerateRequest
+from runtimes.base import Request
 from runtimes.functions.runner import FunctionRunner
 
 log = structlog.get_logger()
@@ -384,7 +384,7 @@ class Running:
         return story.told(trio.current_time()) if story is not None else None
 
     def generate(
-        self, request: GenerateRequest, options: RequestOptions
+        self, request: Request, options: RequestOptions
     ) -> AbstractAsyncContextManager[Answer]:
         """See `answer.Mesh`."""
         answering = self._forwarder.generate(request, options)

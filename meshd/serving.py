@@ -14,12 +14,14 @@ from meshd.payloads import (
     pack_chunk,
     pack_finished,
     pack_started,
+    pack_vector,
     unpack_request,
 )
 from protocol.exchange import Accept, Data, End
 from protocol.identity import NodeId, key_text
 from protocol.messages import Load
 from runtimes.base import Chunk, Finished, Started
+from runtimes.embedding import Vector
 
 log = structlog.get_logger()
 
@@ -63,6 +65,8 @@ class Serving:
                             await send(Accept(pack_started(event)))
                         case Chunk():
                             await send(Data(pack_chunk(event)))
+                        case Vector():
+                            await send(Data(pack_vector(event)))
                         case Finished():
                             end = End(pack_finished(event))
             return end

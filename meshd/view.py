@@ -18,6 +18,7 @@ from protocol.node import Node
 from protocol.records import Admission, Role
 from protocol.routing import LOWEST_TIER, Candidate
 from runtimes.base import ModelCard
+from runtimes.embedding import TASKS
 
 OLD_NS: Final = 600 * 10**9
 """Dead and left members leave the default list after ten minutes."""
@@ -199,6 +200,7 @@ class View:
             for card in self.cards(node):
                 row = rows.setdefault(card.name, model_row(card, []))
                 row["nodes"].append(self.name(node))
+                row["tasks"] = [task for task in TASKS if task in (*row["tasks"], *card.tasks)]
         return [rows[name] for name in sorted(rows)]
 
     def functions(self, node: NodeId) -> tuple[str, ...]:
@@ -291,5 +293,6 @@ def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
         "quantization": card.quantization,
         "size_bytes": card.size_bytes,
         "context_tokens": card.context_tokens,
+        "tasks": list(card.tasks),
         "nodes": nodes,
     }

@@ -62,7 +62,14 @@ class Speeds:
         if output_tokens < TOKENS_MIN or prompt_tokens < 1:
             return
         decode_ns = _bounded(rest_ns // (output_tokens - 1))
-        prefill_ns = _bounded(first_ns // prompt_tokens)
+        self._learn(node, model, _bounded(first_ns // prompt_tokens), decode_ns)
+
+    def note_texts(self, node: NodeId, model: str, *, tokens: int, all_ns: int) -> None:
+        """Texts of so many tokens were embedded, which is a prompt without an answer."""
+        if tokens >= 1:
+            self._learn(node, model, _bounded(all_ns // tokens), UNKNOWN.decode_ns)
+
+    def _learn(self, node: NodeId, model: str, prefill_ns: int, decode_ns: int) -> None:
         before = self._known.pop((node, model), None)
         if before is not None:
             decode_ns = before.decode_ns + (decode_ns - before.decode_ns) // SMOOTHING

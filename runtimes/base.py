@@ -2,23 +2,26 @@
 
 A `Source` is what one `--model` value brings; a `Runtime` is a source of exactly one model and
 serves it. They know nothing of gossip, peers or HTTP: a runtime is asked what it offers, how busy
-it is, and to run one `GenerateRequest`; it answers with a stream of `Started`, `Chunk`...,
-`Finished`, or raises a `RuntimeFailure`.
+it is, and to run one `Request`; it answers with a stream of `Started`, `Chunk`..., `Finished`
+(`Vector`... where texts are to be embedded), or raises a `RuntimeFailure`.
 
-Rule 1: `Started` comes first and carries the rendered prompt's token ids, before any prefill.
+Rule 1: `Started` comes first and carries the rendered prompt's token ids (those of all texts that
+        are to be embedded), before any prefill.
 Rule 2: every completion token is in exactly one `Chunk`; the ids of all chunks are the completion.
         A foreign upstream tells no ids: its `Started` and its chunks carry none, and its
         `Finished` has the counts that the upstream states.
 Rule 3: text is complete UTF-8; bytes of an unfinished character wait for the next chunk.
 Rule 4: leaving the generator (cancel, error, early exit) frees its slot at once.
+Rule 5: of an `EmbedRequest` each text has one `Vector`, in their order, all of one dimension.
 """
 
 import abc
 import dataclasses
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from runtimes.embedding import GENERATE, EmbedRequest, Vector
 from runtimes.reply_form import PLAIN, ReplyForm
 
 
@@ -176,6 +179,12 @@ class GenerateRequest:
     """The text has the tokens that mark thoughts and calls (`ReplyForm`), and `Started` says which
     they are; else such tokens are left out where the vocabulary holds them to be no text."""
 
+    task: ClassVar[str] = GENERATE
+    """What a model must be made for."""
+
+
+Request = GenerateRequest | EmbedRequest
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
@@ -221,7 +230,7 @@ class Finished:
     """Of the prompt's tokens, those that were still known from earlier requests."""
 
 
-GenerateEvent = Started | Chunk | Finished
+GenerateEvent = Started | Chunk | Vector | Finished
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +248,8 @@ class ModelCard:
     quantization: str = ""
     size_bytes: int = 0
     context_tokens: int = 0
+    tasks: tuple[str, ...] = (GENERATE,)
+    """What it can do, of `runtimes.embedding.TASKS`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,10 +317,11 @@ class Runtime(Source):
         """Requests waiting and running now."""
 
     @abc.abstractmethod
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """Run one request; see the rules above. Close it with `aclosing`.
 
-        Raises RuntimeFailure with the codes named there.
+        Raises RuntimeFailure with the codes named there; `bad_request` for a task that the model
+        is not made for.
         """
 
 

@@ -1,4 +1,4 @@
-"""The one place for what a `GenerateRequest` may ask of any runtime.
+"""The one place for what a request may ask of any runtime.
 
 Requests come from other machines. Each runtime calls `check_request` before it spends anything on
 one, so that whatever lies behind it (a queue, a pipe, a C library) only ever sees sane values.
@@ -6,8 +6,10 @@ one, so that whatever lies behind it (a queue, a pipe, a C library) only ever se
 
 import math
 import re
+from collections.abc import Sequence
 
-from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
+from runtimes.base import ChatMessage, GenerateRequest, ModelCard, Request, RuntimeFailure
+from runtimes.embedding import EmbedRequest
 
 PROMPT_BYTES_MAX = 8 * 1024 * 1024
 """All text of one request as UTF-8; about two million tokens."""
@@ -34,12 +36,62 @@ CALLS_MAX = 128
 """Of one message."""
 NAME_CHARACTERS_MAX = 128
 CALL_ID_CHARACTERS_MAX = 256
+TEXTS_MAX = 2048
+"""To be embedded by one request; OpenAI's bound."""
+TEXT_TOKENS_MAX = 300_000
+"""Of all of them together; OpenAI's bound."""
+DIMENSIONS_MAX = 16_384
+"""No model has as many."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARACTERS_MAX}}}")
 
 
-def check_request(request: GenerateRequest) -> None:
+def check_request(request: Request) -> None:
     """Raise RuntimeFailure `bad_request` with one clear line, unless `request` is well formed."""
+    if isinstance(request, EmbedRequest):
+        _check_embedding(request)
+    else:
+        _check_generation(request)
+
+
+def check_task(request: Request, card: ModelCard) -> None:
+    """Raise RuntimeFailure `bad_request` unless the model is made for what is asked."""
+    if request.task not in card.tasks:
+        made_for = " and ".join(card.tasks)
+        raise _bad(f"{card.name} is made to {made_for} and cannot {request.task}")
+
+
+def check_tokens(counts: Sequence[int], context_tokens: int) -> None:
+    """Raise RuntimeFailure unless texts of so many tokens can be embedded in that context."""
+    for index, count in enumerate(counts):
+        if count > context_tokens:
+            raise RuntimeFailure(
+                "context_too_long",
+                f"text {index} has {count} tokens, and the model takes {context_tokens} at a time",
+            )
+    if sum(counts) > TEXT_TOKENS_MAX:
+        raise _bad(f"the texts have more than {TEXT_TOKENS_MAX} tokens together; send fewer")
+
+
+def _check_embedding(request: EmbedRequest) -> None:
+    if bool(request.texts) == bool(request.token_ids):
+        raise _bad("give either texts or token ids")
+    if request.count > TEXTS_MAX:
+        raise _bad(f"{request.count} texts are too many; send {TEXTS_MAX} at most")
+    texts = [*request.texts, request.query or ""]
+    if sum(map(_utf8_bytes, texts)) > PROMPT_BYTES_MAX:
+        raise _bad(f"the texts have more than {PROMPT_BYTES_MAX} bytes together; send fewer")
+    if sum(map(len, request.token_ids)) > TEXT_TOKENS_MAX:
+        raise _bad(f"the texts have more than {TEXT_TOKENS_MAX} tokens together; send fewer")
+    for ids in request.token_ids:
+        if not ids or not 0 <= min(ids) <= max(ids) <= TOKENS_MAX:
+            raise _bad("token_ids must be lists of token ids, none of them empty")
+    _check_integer("dimensions", request.dimensions, 1, DIMENSIONS_MAX)
+    if request.query is not None and (request.dimensions is not None or not request.texts):
+        raise _bad("a query ranks texts: there are no token ids, and no dimensions")
+
+
+def _check_generation(request: GenerateRequest) -> None:
     _check_text(request)
     _check_stops(request.stop)
     _check_integer("max_tokens", request.max_tokens, 0 if request.continued_ids else 1, TOKENS_MAX)

@@ -14,6 +14,7 @@ from meshd.control_client import ask
 from meshd.failures import UserError
 from meshd.home import Home
 from meshd.options import wrong_usage
+from runtimes.embedding import GENERATE
 
 PROMPT_BYTES_MAX = 1024 * 1024
 TURNS_MAX = 64
@@ -67,6 +68,7 @@ def _read_prompt() -> str:
 
 def _first_model(home: Home) -> str:
     rows = ask(home, "models", local=False)["models"]
+    rows = [row for row in rows if GENERATE in row["tasks"]]
     if not rows:
         raise UserError(
             "no node of the mesh offers a model now; offer one with: meshd up --model demo"

@@ -49,7 +49,7 @@ def models(
         terminal.complain("no models here; offer one with: meshd up --model demo")
         return
     terminal.print_table(
-        ("name", "size", "parameters", "quantization", "context", "runtime", "nodes"),
+        ("name", "tasks", "size", "parameters", "quantization", "context", "runtime", "nodes"),
         [_model_cells(row) for row in rows],
     )
 
@@ -93,6 +93,7 @@ def _model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     context_tokens = row.get("context_tokens") or 0
     return (
         _text(row, "name"),
+        ", ".join(str(task) for task in row.get("tasks") or ()),
         units.size(row.get("size_bytes") or 0),
         units.count(row.get("parameters") or 0),
         _text(row, "quantization"),

@@ -17,6 +17,7 @@ from meshd.failures import RequestFailed
 from meshd.gateway.access import Access
 from meshd.gateway.chat import ChatEndpoint
 from meshd.gateway.connection import CLIENT
+from meshd.gateway.embedding import EmbeddingsEndpoint, RerankEndpoint
 from meshd.gateway.errors import Failure, Refusal, known_failure
 from meshd.gateway.events import EventfulMesh, EventsEndpoint
 from meshd.gateway.exchange import Exchange
@@ -164,6 +165,8 @@ class Gateway:
             route("/v1/models", self._models),
             route("/v1/models/{id:path}", self._model),
             route("/v1/chat/completions", ChatEndpoint(self._mesh, self._limits), "POST"),
+            route("/v1/embeddings", EmbeddingsEndpoint(self._mesh), "POST"),
+            route("/v1/rerank", RerankEndpoint(self._mesh), "POST"),
             route("/mesh/v1/nodes", self._nodes),
             route("/mesh/v1/models", self._mesh_models),
             route("/mesh/v1/status", self._status),

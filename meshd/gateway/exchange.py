@@ -67,7 +67,10 @@ class Exchange:
         self, content: object, *, status: int = 200, headers: HeaderList = ()
     ) -> None:
         """The whole answer at once, as JSON."""
-        body = json_bytes(content)
+        await self.reply_body(json_bytes(content), status=status, headers=headers)
+
+    async def reply_body(self, body: bytes, *, status: int = 200, headers: HeaderList = ()) -> None:
+        """The same of what is JSON already."""
         described = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),

@@ -18,7 +18,7 @@ Likely = tuple[Logprob, ...]
 
 def model_object(row: Mapping[str, Any], *, created: int) -> dict[str, Any]:
     """One row of `Mesh.models` as an OpenAI model; `created` in seconds of Unix time."""
-    details = ("nodes", "context_tokens", "quantization", "size_bytes", "runtime", "hash")
+    details = ("nodes", "context_tokens", "quantization", "size_bytes", "runtime", "hash", "tasks")
     return {
         "id": row["name"],
         "object": "model",

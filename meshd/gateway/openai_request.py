@@ -9,7 +9,7 @@ from anywhere: pydantic's parser bounds depth and numbers and refuses what is no
 import dataclasses
 import itertools
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -23,6 +23,8 @@ VALUES_MAX = 200_000
 """Strings, commas and opening brackets in one body."""
 MESSAGES_MAX = 4096
 STOPS_MAX = 16
+
+Body = TypeVar("Body", bound=pydantic.BaseModel)
 
 # Whole strings (an unfinished one reaches to the end: linear time for any bytes) and separators.
 _VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
@@ -209,14 +211,19 @@ class ChatCall:
     """Whom the app asks for, in its own words."""
 
 
-def parse_chat(body: bytes | bytearray) -> ChatCall:
-    """Read the body of a chat request. Raises Refusal, whatever the bytes are."""
+def read_body(kind: type[Body], body: bytes | bytearray) -> Body:
+    """A body of this kind. Raises Refusal, whatever the bytes are."""
     _check_density(body)
     try:
-        parsed = ChatBody.model_validate_json(body)
+        return kind.model_validate_json(body)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise _refusal(first) from None
+
+
+def parse_chat(body: bytes | bytearray) -> ChatCall:
+    """Read the body of a chat request. Raises Refusal, whatever the bytes are."""
+    parsed = read_body(ChatBody, body)
     demands = [parsed.grammar or None, parsed.json_schema, parsed.response_format]
     if sum(demand is not None for demand in demands) > 1:
         raise Refusal(

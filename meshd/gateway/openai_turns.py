@@ -10,7 +10,8 @@ from runtimes import limits
 from runtimes.base import ChatMessage, Tool, ToolCall
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
+    """`text` as it is, if no C library could take it for shorter."""
     if "\0" in text:
         raise PydanticCustomError("nul", "must not contain the character U+0000")
     return text
@@ -99,7 +100,7 @@ def _parameters_text(schema: object) -> str:
 BODY_CONFIG = pydantic.ConfigDict(
     strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
 )
-Text = Annotated[str, pydantic.AfterValidator(_without_nul)]
+Text = Annotated[str, pydantic.AfterValidator(without_nul)]
 Content = Annotated[Text, pydantic.BeforeValidator(_joined_parts)]
 Role = Annotated[
     str,

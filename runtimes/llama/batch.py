@@ -18,9 +18,16 @@ class Batch:
         self._batch.n_tokens = 0
 
     def add(
-        self, sequence: int, position: int, tokens: Iterable[int], *, wants_logits: bool
+        self,
+        sequence: int,
+        position: int,
+        tokens: Iterable[int],
+        *,
+        wants_logits: bool,
+        wants_all: bool = False,
     ) -> int:
-        """Add tokens of a sequence from `position` on; `wants_logits` of the last of them.
+        """Add tokens of a sequence from `position` on; `wants_logits` of the last of them, or the
+        output of all.
 
         Returns the row of the last one, by which its logits are found.
         """
@@ -32,11 +39,11 @@ class Batch:
             batch.pos[row] = position
             batch.n_seq_id[row] = 1
             batch.seq_id[row][0] = sequence
-            batch.logits[row] = 0
+            batch.logits[row] = int(wants_all)
             position += 1
             row += 1
         batch.n_tokens = row
-        batch.logits[row - 1] = int(wants_logits)
+        batch.logits[row - 1] = int(wants_logits or wants_all)
         return int(row - 1)
 
     def decode(self, context: Handle) -> int:

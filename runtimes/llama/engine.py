@@ -21,10 +21,10 @@ from collections.abc import Callable, Collection
 from runtimes.base import ChatMessage, Logprob, RuntimeFailure, Tool
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
-from runtimes.llama.bindings import Handle, LogTail, load_bindings
+from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
-from runtimes.llama.frames import Generate, Load, Prefilled
+from runtimes.llama.frames import Embed, Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
@@ -40,9 +40,6 @@ REPRODUCIBLE_TOKENS = 128
 pieces of this size: they were computed in the same shape."""
 DEFAULT_CONTEXT_TOKENS_MAX = 4096
 CONTEXT_TOKENS_MIN = 16
-PARAMETERS_PER_THREAD = 20_000_000
-"""Threads meet after every layer, spinning: a model with less work than this for each is slower
-with more of them, and ten times slower while other programs want the same cores."""
 TEXT_BYTES_PER_TOKEN_MAX = 256
 """Longer than the longest token of any vocabulary: a prompt beyond this per token of context is
 too long without being tokenized."""
@@ -59,18 +56,14 @@ class Engine:
 
     def __init__(
         self,
+        model: LoadedModel,
         load: Load,
-        on_progress: Callable[[float], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Load model and context. Raises RuntimeFailure with a code that `serve` knows."""
-        self._llama = load_bindings()
-        self._log = LogTail(self._llama)
-        self._llama.llama_backend_init()
-        self.gpu_offload = bool(self._llama.llama_supports_gpu_offload())
-        self.model = LoadedModel(
-            self._llama, self._log, load.path, gpu_layers=load.gpu_layers, on_progress=on_progress
-        )
+        """Make the context. Raises RuntimeFailure with a code that `serve` knows."""
+        self._llama = model.bindings
+        self._log = model.log
+        self.model = model
         trained = self.model.trained_context_tokens
         if trained < CONTEXT_TOKENS_MIN:  # no sane number; 2**32 - 1 comes as -1
             trained = DEFAULT_CONTEXT_TOKENS_MAX
@@ -83,18 +76,14 @@ class Engine:
             parameters=self.model.parameters,
             kv_bytes_per_token=self.model.kv_bytes_per_token,
             memory_bytes=load.memory_bytes,
-            gpu=self.gpu_offload and load.gpu_layers != 0,
+            gpu=self.model.gpu_offload and load.gpu_layers != 0,
             slots=load.slots,
             kv_tokens=load.kv_tokens,
             reproducible=load.reproducible,
         )
         self.slots = capacity.slots
         self._is_shared = capacity.is_shared
-        self._context = self._make_context(
-            load.threads or min(load.cores, 1 + self.model.parameters // PARAMETERS_PER_THREAD),
-            capacity,
-            load.flash_attention,
-        )
+        self._context = self._make_context(model.threads(load), capacity, load.flash_attention)
         parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,
@@ -120,13 +109,14 @@ class Engine:
         """Whether another request can be opened."""
         return len(self._sequences) < self.slots
 
-    def open(self, request: Generate) -> tuple[tuple[int, ...], ReplyForm]:
+    def open(self, request: Generate | Embed) -> tuple[tuple[int, ...], ReplyForm]:
         """Take a request on; return its prompt's token ids, and how its text is to be read.
         Nothing is decoded yet.
 
         Raises RuntimeFailure `bad_request` or `context_too_long`, and holds nothing then.
         """
         assert self.has_room
+        assert isinstance(request, Generate), "the daemon knows what the model is made for"
         prompt, form = self._prompt_tokens(request)
         if not prompt:
             raise RuntimeFailure("bad_request", "the prompt is empty")

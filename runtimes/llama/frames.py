@@ -7,10 +7,12 @@ How a frame becomes bytes, and what is refused, is in `runtimes/worker/framing.p
                      <-   Loading ... then Ready or LoadFailed
       Generate       ->
                      <-   Started, Prefilled ..., Tokens ..., then one of Ended, Failed, Cancelled
+      Embed          ->
+                     <-   Started, Embedded ..., then one of Ended, Failed, Cancelled
       Credit, Cancel ->
 
-A request starts with CREDIT_TOKENS: the worker stops before the daemon holds more tokens than
-that which nobody has taken, and `Credit` lets it go on.
+A request starts with CREDIT_TOKENS: the worker stops before the daemon holds more tokens (or
+vectors) than that which nobody has taken, and `Credit` lets it go on.
 """
 
 import dataclasses
@@ -116,6 +118,8 @@ class Ready:
     """Whether this build of llama.cpp can use a GPU at all."""
     slots: int
     """Requests that run at a time."""
+    task: str
+    """What the model is made for, of `runtimes.embedding.TASKS`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +190,25 @@ class Cancelled:
     request: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Run a request under a number that was never used before; as an `EmbedRequest` has it."""
+
+    request: int
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    query: str | None
+    dimensions: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """The vector of a request's next text."""
+
+    request: int
+    data: bytes
+
+
 Frame = (
     Load
     | Generate
@@ -200,6 +223,8 @@ Frame = (
     | Ended
     | Failed
     | Cancelled
+    | Embed
+    | Embedded
 )
 
 

@@ -24,9 +24,11 @@ from runtimes.base import (
     Finished,
     GenerateRequest,
     Logprob,
+    Request,
     RuntimeFailure,
     Started,
 )
+from runtimes.embedding import Vector
 from runtimes.llama import frames
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
@@ -90,48 +92,20 @@ class WorkerLink:
         """The process, while there is one."""
         return None if self._process is None or self._ended else self._process.pid
 
-    def start(self, request: GenerateRequest, *, on_end: Callable[[], None]) -> Reply:
+    def start(self, request: Request, *, on_end: Callable[[], None]) -> Reply:
         """Send a request; `on_end` is called once, when its slot in the worker is free.
 
         The link must be up.
         """
         assert self.is_up
         number = next(self._numbers)
-        turns = request.messages
-        frame = frames.Generate(
-            request=number,
-            messages=None if turns is None else tuple(turn.texts() for turn in turns),
-            prompt=request.prompt,
-            max_tokens=request.max_tokens,
-            temperature=float(request.temperature),
-            top_p=float(request.top_p),
-            top_k=request.top_k,
-            min_p=float(request.min_p),
-            seed=request.seed,
-            stop=request.stop,
-            ignore_eos=request.ignore_eos,
-            typical_p=float(request.typical_p),
-            repeat_penalty=float(request.repeat_penalty),
-            presence_penalty=float(request.presence_penalty),
-            frequency_penalty=float(request.frequency_penalty),
-            bias_tokens=tuple(token for token, _ in request.logit_bias),
-            bias_values=tuple(float(bias) for _, bias in request.logit_bias),
-            grammar=request.grammar,
-            json_schema=request.json_schema,
-            continued_ids=request.continued_ids,
-            logprobs=request.logprobs,
-            tools=tuple((tool.name, tool.description, tool.parameters) for tool in request.tools),
-            must_call=request.must_call,
-            parallel_calls=request.parallel_calls,
-            with_markers=request.with_markers,
-        )
 
         def ended() -> None:
             del self._replies[number]
             on_end()
 
         reply = Reply(number, on_end=ended, on_credit=self._give_credit, on_leave=self._cancel)
-        self._post(frame)
+        self._post(_request_frame(number, request))
         self._replies[number] = reply
         self._heard_at = trio.current_time()
         self._debts_changed.set()
@@ -261,6 +235,8 @@ class WorkerLink:
                 self._reply(frame.request)  # a sign of life, no more
             case frames.Tokens():
                 self._reply(frame.request).put(_chunk(frame))
+            case frames.Embedded():
+                self._reply(frame.request).put(_vector(frame))
             case frames.Ended():
                 finished = Finished(
                     frame.finish_reason,
@@ -317,6 +293,57 @@ class WorkerLink:
             flash_attention=self._settings.flash_attention,
             memory_bytes=hardware.available_memory_bytes(),
         )
+
+
+def _request_frame(number: int, request: Request) -> frames.Frame:
+    if isinstance(request, GenerateRequest):
+        return _generate_frame(number, request)
+    return frames.Embed(
+        request=number,
+        texts=request.texts,
+        token_ids=request.token_ids,
+        query=request.query,
+        dimensions=request.dimensions,
+    )
+
+
+def _generate_frame(number: int, request: GenerateRequest) -> frames.Frame:
+    turns = request.messages
+    return frames.Generate(
+        request=number,
+        messages=None if turns is None else tuple(turn.texts() for turn in turns),
+        prompt=request.prompt,
+        max_tokens=request.max_tokens,
+        temperature=float(request.temperature),
+        top_p=float(request.top_p),
+        top_k=request.top_k,
+        min_p=float(request.min_p),
+        seed=request.seed,
+        stop=request.stop,
+        ignore_eos=request.ignore_eos,
+        typical_p=float(request.typical_p),
+        repeat_penalty=float(request.repeat_penalty),
+        presence_penalty=float(request.presence_penalty),
+        frequency_penalty=float(request.frequency_penalty),
+        bias_tokens=tuple(token for token, _ in request.logit_bias),
+        bias_values=tuple(float(bias) for _, bias in request.logit_bias),
+        grammar=request.grammar,
+        json_schema=request.json_schema,
+        continued_ids=request.continued_ids,
+        logprobs=request.logprobs,
+        tools=tuple((tool.name, tool.description, tool.parameters) for tool in request.tools),
+        must_call=request.must_call,
+        parallel_calls=request.parallel_calls,
+        with_markers=request.with_markers,
+    )
+
+
+def _vector(frame: frames.Embedded) -> Vector:
+    """Raises FrameError."""
+    try:
+        return Vector.read(frame.data)
+    except ValueError as error:
+        raise FrameError(str(error)) from error
 
 
 def _chunk(frame: frames.Tokens) -> Chunk:

@@ -5,15 +5,18 @@ import pathlib
 import threading
 
 from runtimes.base import RuntimeFailure
+from runtimes.embedding import GENERATE
+from runtimes.llama.embedder import Embedder
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Frame, Load, Loading, Ready
+from runtimes.llama.model import open_model
 from runtimes.llama.model_file import content_hash, model_bytes
 from runtimes.worker.pipe import Pipe
 
 PROGRESS_STEP = 0.01
 
 
-def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine, Ready]:
+def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready]:
     """Load what `load` names, telling `pipe` how far it is.
 
     Raises RuntimeFailure: `invalid_model`, `missing_dependency`, or `unavailable` where another
@@ -22,17 +25,19 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine, Ready]:
     path = pathlib.Path(os.fsdecode(load.path))
     progress = Progress(pipe)
     hashing = Hashing(path, load.content_hash, progress)
-    engine = Engine(load, lambda share: progress.note("load", share))
+    model = open_model(load, lambda share: progress.note("load", share))
+    engine = Engine(model, load) if model.task == GENERATE else Embedder(model, load)
     progress.note("load", 1.0)
     ready = Ready(
         content_hash=hashing.result(),
-        architecture=engine.model.architecture,
-        parameters=engine.model.parameters,
-        quantization=engine.model.quantization,
+        architecture=model.architecture,
+        parameters=model.parameters,
+        quantization=model.quantization,
         size_bytes=model_bytes(path),
         context_tokens=engine.context_tokens,
-        gpu_offload=engine.gpu_offload,
+        gpu_offload=model.gpu_offload,
         slots=engine.slots,
+        task=model.task,
     )
     return engine, ready
 

@@ -8,11 +8,30 @@ import os
 from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.bindings import Bindings, LogTail
+from runtimes.embedding import EMBED, GENERATE, RERANK
+from runtimes.llama.bindings import Bindings, LogTail, load_bindings
+from runtimes.llama.frames import Load
 
 METADATA_BYTES_MAX = 1024
 PIECE_BYTES = 64
 """Room for one token's text at first; longer ones ask again."""
+PARAMETERS_PER_THREAD = 20_000_000
+"""Threads meet after every layer, spinning: a model with less work than this for each is slower
+with more of them, and ten times slower while other programs want the same cores."""
+NO_POOLING = ("", "0")
+"""What a file says whose tokens' vectors are not made one: nothing, or LLAMA_POOLING_TYPE_NONE."""
+RANK_POOLING = "4"
+"""LLAMA_POOLING_TYPE_RANK."""
+
+
+def open_model(load: Load, on_progress: Callable[[float], None]) -> "LoadedModel":
+    """Begin with llama.cpp and load the file. Raises RuntimeFailure as `serve` does."""
+    bindings = load_bindings()
+    log = LogTail(bindings)
+    bindings.llama_backend_init()
+    return LoadedModel(
+        bindings, log, load.path, gpu_layers=load.gpu_layers, on_progress=on_progress
+    )
 
 
 class LoadedModel:
@@ -28,7 +47,8 @@ class LoadedModel:
         on_progress: Callable[[float], None],
     ) -> None:
         """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
-        self._llama = bindings
+        self.bindings = self._llama = bindings
+        self.log = log
         parameters = bindings.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
 
@@ -45,17 +65,36 @@ class LoadedModel:
         if not bindings.llama_model_has_decoder(self.handle) or bindings.llama_model_has_encoder(
             self.handle
         ):
-            raise RuntimeFailure(
-                "invalid_model",
-                f"{os.fsdecode(path)} is no text generator; choose a chat or text model",
-            )
+            raise _unfit(path, "is no text generator")
         self.vocabulary = bindings.llama_model_get_vocab(self.handle)
         self.tokens_known: int = bindings.llama_vocab_n_tokens(self.vocabulary)
         self.trained_context_tokens: int = bindings.llama_model_n_ctx_train(self.handle)
         self.parameters: int = bindings.llama_model_n_params(self.handle)
-        self.architecture = self._metadata(b"general.architecture")
+        self.architecture = self._metadata("general.architecture")
+        self.pooling = self._metadata(f"{self.architecture}.pooling_type")
+        """How the vectors of a text's tokens become one, by llama.cpp's number."""
+        self.is_causal = self._metadata(f"{self.architecture}.attention.causal") != "false"
+        """Whether a token sees only those before it."""
+        if self.task == GENERATE and not self.is_causal:
+            raise _unfit(path, "is an encoder that does not say how it pools")
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._end_tokens: tuple[int, ...] | None = None
+
+    @property
+    def task(self) -> str:
+        """What it is made for, of `runtimes.embedding.TASKS`."""
+        if self.pooling in NO_POOLING:
+            return GENERATE
+        return RERANK if self.pooling == RANK_POOLING else EMBED
+
+    @property
+    def gpu_offload(self) -> bool:
+        """Whether this build of llama.cpp can use a GPU at all."""
+        return bool(self._llama.llama_supports_gpu_offload())
+
+    def threads(self, load: Load) -> int:
+        """How many to compute with."""
+        return load.threads or min(load.cores, 1 + self.parameters // PARAMETERS_PER_THREAD)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -115,25 +154,31 @@ class LoadedModel:
         written it already (`is_rendered`) is not given a second. Raises RuntimeFailure
         `context_too_long` for more than 2**31 tokens.
         """
-        data = text.encode()
         begins = is_rendered and bool(self.bos_text) and text.startswith(self.bos_text)
         add_special = not begins
+        found = self.tokens(text, add_special=add_special)
+        # A prompt is to be continued, whatever the model's trainer wanted at the end of texts.
+        if add_special and found and self._llama.llama_vocab_get_add_eos(self.vocabulary):
+            found.pop()
+        return found
+
+    def tokens(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """The token ids of a text; `add_special`: with what the model's trainer wanted around
+        texts; `parse_special`: special tokens may be written in it. Raises as `tokenize`.
+        """
+        data = text.encode()
         room = len(data) + 8
         while True:
             tokens = (self._llama.llama_token * room)()
             count = self._llama.llama_tokenize(
-                self.vocabulary, data, len(data), tokens, room, add_special, True
+                self.vocabulary, data, len(data), tokens, room, add_special, parse_special
             )
             if count >= 0:
                 break
             if count <= -(2**31):
                 raise RuntimeFailure("context_too_long", "the prompt has too many tokens")
             room = -count
-        found = list(tokens[:count])
-        # A prompt is to be continued, whatever the model's trainer wanted at the end of texts.
-        if add_special and found and self._llama.llama_vocab_get_add_eos(self.vocabulary):
-            found.pop()
-        return found
+        return list(tokens[:count])
 
     def tokens_of(self, texts: Iterable[str]) -> frozenset[int]:
         """Of these texts, those that are one token."""
@@ -162,10 +207,19 @@ class LoadedModel:
         text = self._llama.llama_vocab_get_text(self.vocabulary, token)
         return (text or b"").decode("utf-8", "replace")
 
-    def _metadata(self, key: bytes) -> str:
+    def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(METADATA_BYTES_MAX)
-        count = self._llama.llama_model_meta_val_str(self.handle, key, buffer, METADATA_BYTES_MAX)
+        count = self._llama.llama_model_meta_val_str(
+            self.handle, key.encode(), buffer, METADATA_BYTES_MAX
+        )
         return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
+
+
+def _unfit(path: bytes, why: str) -> RuntimeFailure:
+    return RuntimeFailure(
+        "invalid_model",
+        f"{os.fsdecode(path)} {why}; choose a chat, text, embedding or reranking model",
+    )
 
 
 def _load_failure(path: str, log: LogTail) -> RuntimeFailure:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import trio
 
 from runtimes.base import Chunk, Finished, GenerateEvent, RuntimeFailure
+from runtimes.embedding import Vector
 from runtimes.llama.frames import CREDIT_TOKENS
 
 _EVENTS_MAX = CREDIT_TOKENS + 3
-"""Every chunk has a token at least; besides there are Started, Finished and a failure."""
+"""Every chunk has a token at least, a vector counts as one; besides there are Started, Finished and
+a failure."""
 
 
 class Overflow(Exception):
@@ -55,9 +57,9 @@ class Reply:
             raise event
         return event
 
-    def take(self, chunk: Chunk) -> None:
-        """The consumer is done with `chunk`: let the worker go on for as many tokens."""
-        self._taken += len(chunk.token_ids)
+    def take(self, event: Chunk | Vector) -> None:
+        """The consumer is done with `event`: let the worker go on for as many tokens."""
+        self._taken += _cost(event)
         if self._taken >= CREDIT_TOKENS // 2 and not self._ended:
             tokens, self._taken = self._taken, 0
             self._credit += tokens
@@ -71,8 +73,8 @@ class Reply:
 
     def put(self, event: GenerateEvent) -> None:
         """Something came from the worker. Raises Overflow for what it had no credit for."""
-        if isinstance(event, Chunk):
-            self._credit -= len(event.token_ids)
+        if isinstance(event, Chunk | Vector):
+            self._credit -= _cost(event)
         if self._credit < 0 or (isinstance(event, Chunk) and not event.token_ids):
             raise Overflow
         self._pass_on(event)
@@ -98,3 +100,7 @@ class Reply:
             self._put.send_nowait(event)
         except trio.WouldBlock:
             raise Overflow from None
+
+
+def _cost(event: Chunk | Vector) -> int:
+    return len(event.token_ids) if isinstance(event, Chunk) else 1

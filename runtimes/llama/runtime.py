@@ -16,13 +16,14 @@ from runtimes.base import (
     Chunk,
     Finished,
     GenerateEvent,
-    GenerateRequest,
     Load,
     ModelCard,
+    Request,
     Runtime,
     RuntimeFailure,
 )
-from runtimes.limits import check_request
+from runtimes.embedding import Vector
+from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
 from runtimes.llama.link import WorkerEnd, WorkerLink
 from runtimes.llama.settings import LlamaSettings
@@ -127,13 +128,16 @@ class LlamaRuntime(Runtime):
         finally:
             self._link = None
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """See `Runtime.generate`."""
         check_request(request)
         self._live_link()
         await self._slots.acquire()
         try:
-            reply = self._live_link().start(request, on_end=self._slots.release)
+            link = self._live_link()
+            assert self._card is not None, "it came with the link"
+            check_task(request, self._card)
+            reply = link.start(request, on_end=self._slots.release)
         except BaseException:
             self._slots.release()
             raise
@@ -143,7 +147,7 @@ class LlamaRuntime(Runtime):
                 yield event
                 if isinstance(event, Finished):
                     return
-                if isinstance(event, Chunk):
+                if isinstance(event, Chunk | Vector):
                     reply.take(event)
         finally:
             reply.leave()
@@ -212,4 +216,5 @@ class LlamaRuntime(Runtime):
             quantization=frame.quantization,
             size_bytes=frame.size_bytes,
             context_tokens=frame.context_tokens,
+            tasks=(frame.task,),
         )

@@ -7,6 +7,7 @@ Between two decodes it looks at what has arrived, so a cancel waits for one deco
 import sys
 
 from runtimes.base import RuntimeFailure
+from runtimes.llama.embedder import Embedder
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import (
     CODEC,
@@ -14,6 +15,8 @@ from runtimes.llama.frames import (
     Cancel,
     Cancelled,
     Credit,
+    Embed,
+    Embedded,
     Ended,
     Failed,
     Frame,
@@ -45,30 +48,32 @@ def main() -> None:
 class Worker:
     """Feeds the engine with what arrives, and the pipe with what the engine makes."""
 
-    def __init__(self, engine: Engine, pipe: Pipe[Frame]) -> None:
+    def __init__(self, engine: Engine | Embedder, pipe: Pipe[Frame]) -> None:
         self._engine = engine
         self._pipe = pipe
         self._credits: dict[int, int] = {}
-        """Tokens that each open request may still send."""
+        """Tokens, or vectors, that each open request may still send."""
 
     def turn(self) -> None:
         """Take in what has arrived, waiting for it if nothing can be computed; do one step."""
         for frame in self._pipe.take(wait=not any(self._credits.values())):
             self._handle(frame)
-        allowed = [request for request, tokens in self._credits.items() if tokens > 0]
+        allowed = {request: tokens for request, tokens in self._credits.items() if tokens > 0}
         if not allowed:
             return
         results = self._engine.step(allowed)
         for result in results:
             if isinstance(result, Tokens):
                 self._credits[result.request] -= len(result.token_ids)
-            elif isinstance(result, Ended):
+            elif isinstance(result, Embedded):
+                self._credits[result.request] -= 1
+            elif isinstance(result, Ended | Failed):
                 del self._credits[result.request]
         self._pipe.send(*results)
 
     def _handle(self, frame: Frame) -> None:
         match frame:
-            case Generate():
+            case Generate() | Embed():
                 self._open(frame)
             case Credit(request=request, tokens=tokens):
                 if request in self._credits:
@@ -80,7 +85,7 @@ class Worker:
             case _:
                 sys.exit(EXIT_NONSENSE)
 
-    def _open(self, request: Generate) -> None:
+    def _open(self, request: Generate | Embed) -> None:
         number = request.request
         try:
             if not self._engine.has_room:

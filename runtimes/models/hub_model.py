@@ -16,9 +16,9 @@ import trio
 from runtimes.base import (
     ChangeCallback,
     GenerateEvent,
-    GenerateRequest,
     Load,
     ModelCard,
+    Request,
     Runtime,
     RuntimeFailure,
 )
@@ -101,7 +101,7 @@ class HubModel(Runtime):
         finally:
             self._model = None
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """See `Runtime.generate`."""
         if self._model is None:
             why = self._trouble or f"it is being downloaded, {self.progress:.0%} done"

@@ -14,17 +14,21 @@ import trio
 from runtimes.base import (
     ChangeCallback,
     Chunk,
+    Finished,
     GenerateEvent,
     GenerateRequest,
     Load,
     ModelCard,
+    Request,
     Runtime,
     RuntimeFailure,
     Started,
 )
-from runtimes.limits import check_request
+from runtimes.embedding import EmbedRequest
+from runtimes.limits import check_request, check_task
+from runtimes.openai import embedding
 from runtimes.openai.body import body_of, path_of
-from runtimes.openai.call import Call
+from runtimes.openai.call import Call, Silent
 from runtimes.openai.event_lines import EventLines
 from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.listing import ListedModel
@@ -37,6 +41,7 @@ RUNTIME_NAME = "openai"
 PIECE_CHARACTERS_MAX = 16 * 1024
 """Of one chunk; what comes in larger pieces is passed on in several."""
 _DONE = b"[DONE]"
+_STREAM = "text/event-stream"
 
 
 class UpstreamRuntime(Runtime):
@@ -93,19 +98,19 @@ class UpstreamRuntime(Runtime):
             for scope in self._waits:
                 scope.cancel()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """See `Runtime.generate`."""
         check_request(request)
-        if request.prompt == "":
+        self._check_offered(request)
+        if isinstance(request, EmbedRequest):
+            answer = self._vectors(request)
+        elif request.prompt == "":
             raise RuntimeFailure("bad_request", "the prompt is empty")
-        self._check_offered()
+        else:
+            answer = self._answer(request)
         await self._slots.acquire()
         try:
-            async with (
-                self._turn or nullcontext(),
-                aclosing(Call(self._settings)) as call,
-                aclosing(self._answer(call, request)) as events,
-            ):
+            async with self._turn or nullcontext(), aclosing(answer) as events:
                 async for event in events:
                     yield event
         except RuntimeFailure as failure:
@@ -116,38 +121,57 @@ class UpstreamRuntime(Runtime):
         finally:
             self._slots.release()
 
-    async def _answer(
-        self, call: Call, request: GenerateRequest
-    ) -> AsyncGenerator[GenerateEvent, None]:
-        self._check_offered()
-        await self._while_there(
-            functools.partial(
-                call.open,
-                "POST",
-                self._base + path_of(request),
-                body_of(request, self._model),
-                within_s=self._settings.first_byte_s,
-            )
-        )
-        await self._check_answer(call)
-        reply, lines = Reply(with_markers=request.with_markers), EventLines()
-        has_started = False
-        async with aclosing(self._pieces(call, reply)) as pieces:
-            async for data in pieces:
-                if not has_started:
-                    has_started = True
-                    yield Started((), _form(request))
-                for payload in lines.push(data):
-                    if payload == _DONE:
-                        yield reply.finished()
-                        return
+    async def _answer(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        self._check_offered(request)
+        async with aclosing(Call(self._settings)) as call:
+            await self._open(call, path_of(request), body_of(request, self._model))
+            await self._check_answer(call, _STREAM)
+            reply, lines = Reply(with_markers=request.with_markers), EventLines()
+            has_started = False
+            async with aclosing(self._pieces(call, reply)) as pieces:
+                async for data in pieces:
+                    if not has_started:
+                        has_started = True
+                        yield Started((), _form(request))
+                    for payload in lines.push(data):
+                        if payload == _DONE:
+                            yield reply.finished()
+                            return
+                        for text in _split(reply.take(payload)):
+                            yield Chunk((), text)
+            for payload in lines.finish():
+                if payload != _DONE:
                     for text in _split(reply.take(payload)):
                         yield Chunk((), text)
-        for payload in lines.finish():
-            if payload != _DONE:
-                for text in _split(reply.take(payload)):
-                    yield Chunk((), text)
-        yield reply.finished()
+            yield reply.finished()
+
+    async def _vectors(self, request: EmbedRequest) -> AsyncGenerator[GenerateEvent, None]:
+        has_started, tokens = False, 0
+        for count, body in embedding.bodies_of(request, self._model):
+            self._check_offered(request)
+            async with aclosing(Call(self._settings)) as call:
+                await self._open(call, embedding.path_of(request), body)
+                await self._check_answer(call, "application/json")
+                if not has_started:
+                    has_started = True
+                    yield Started(())
+                answer = await self._while_there(functools.partial(self._read_whole, call))
+            vectors, of_these = embedding.read_answer(answer, request, count)
+            tokens += of_these
+            for vector in vectors:
+                yield vector
+        yield Finished("stop", tokens, 0)
+
+    async def _open(self, call: Call, path: str, body: bytes) -> None:
+        limit_s = self._settings.first_byte_s
+        await self._while_there(
+            functools.partial(call.open, "POST", self._base + path, body, within_s=limit_s)
+        )
+
+    async def _read_whole(self, call: Call) -> bytes:
+        with trio.move_on_after(self._settings.silence_s):
+            return await call.read_all(embedding.ANSWER_BYTES_MAX)
+        raise Silent(self._settings.silence_s)
 
     async def _pieces(self, call: Call, reply: Reply) -> AsyncGenerator[bytes, None]:
         """The stream's bytes. Once the answer is whole, how the stream ends does not matter."""
@@ -168,8 +192,8 @@ class UpstreamRuntime(Runtime):
                 return
             yield data
 
-    async def _check_answer(self, call: Call) -> None:
-        """Raise what an answer means that is no stream of tokens."""
+    async def _check_answer(self, call: Call, wanted: str) -> None:
+        """Raise what an answer means that is not of the type that is wanted."""
         if call.status != 200:
             limit_s = self._settings.connect_s
             body = b""
@@ -177,8 +201,8 @@ class UpstreamRuntime(Runtime):
                 body = await call.read_all(ERROR_BYTES_MAX)
             raise from_status(call.status, body)
         kind = call.header("content-type").partition(";")[0].strip().lower()
-        if kind != "text/event-stream":
-            raise malformed("it does not stream")
+        if kind != wanted:
+            raise malformed("it does not stream" if wanted == _STREAM else f"it is no {wanted}")
 
     async def _while_there(self, wait: Callable[[], Awaitable[bytes | None]]) -> bytes:
         """Wait for the upstream as long as there is one."""
@@ -190,11 +214,12 @@ class UpstreamRuntime(Runtime):
                 self._waits.discard(scope)
         raise RuntimeFailure("crashed", self._why_gone or "the upstream is gone")
 
-    def _check_offered(self) -> None:
+    def _check_offered(self, request: Request) -> None:
         if self._card is None:
             raise RuntimeFailure(
                 "unavailable", self._why_gone or f"the upstream has no {self._model!r} now"
             )
+        check_task(request, self._card)
 
 
 def _form(request: GenerateRequest) -> ReplyForm:
@@ -220,4 +245,5 @@ def _card(settings: UpstreamSettings, model: ListedModel) -> ModelCard:
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         context_tokens=model.context_tokens,
+        tasks=model.tasks,
     )

@@ -10,10 +10,13 @@ A server that takes one request at a time is not looked at while it works: the r
 whether it lives.
 """
 
+import dataclasses
+
 import trio
 
 from runtimes.base import ChangeCallback, Runtime, RuntimeFailure, Source
 from runtimes.openai.call import Silent, Unreachable
+from runtimes.openai.capabilities import ask_tasks
 from runtimes.openai.failures import one_line
 from runtimes.openai.listing import Listing, ask_models
 from runtimes.openai.runtime import UpstreamRuntime
@@ -32,6 +35,8 @@ class UpstreamSource(Source):
         self._bases: tuple[str, ...] = settings.address.bases
         self._turn: trio.Semaphore | None = None
         """Of an upstream that takes one request at a time: whose it is, looks included."""
+        self._tasks: dict[str, tuple[str, ...]] = {}
+        """What models are made for, of those that it has told so."""
         self._advice: str | None = None
         self._on_change: ChangeCallback | None = None
         self._doubt: trio.Event | None = None
@@ -90,6 +95,7 @@ class UpstreamSource(Source):
             listing = await ask_models(
                 self._settings, self._bases, within_s=self._settings.look_timeout_s
             )
+            self._tasks = await ask_tasks(self._settings, listing, self._tasks)
         except Silent as failure:
             if self._is_busy:
                 return True
@@ -108,7 +114,10 @@ class UpstreamSource(Source):
         if listing.takes_one != (self._turn is not None):  # another server is there now
             self._remove(list(self._runtimes), "")
             self._turn = trio.Semaphore(1) if listing.takes_one else None
-        models = {model.id: model for model in listing.models}
+        models = {
+            model.id: dataclasses.replace(model, tasks=self._tasks.get(model.id, model.tasks))
+            for model in listing.models
+        }
         self._remove([name for name in self._runtimes if name not in models], "")
         slots = self._settings.slots or (1 if listing.takes_one else SLOTS_DEFAULT)
         for name, model in models.items():

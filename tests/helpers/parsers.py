@@ -18,6 +18,7 @@ from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from meshd import payloads
 from meshd.frames import FrameStream, StreamBroken
+from meshd.gateway.embedding_request import parse_embedding, parse_rerank
 from meshd.gateway.errors import Refusal
 from meshd.gateway.incoming import BodyBudget, Incoming
 from meshd.gateway.limits import Limits
@@ -76,6 +77,7 @@ from protocol.records import Role, decode_record
 from protocol.requester import Requester
 from protocol.statements import decode_statement, make_accusation, make_alive, make_left, make_offer
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started, Tool, ToolCall
+from runtimes.embedding import EmbedRequest, Vector
 from runtimes.functions.call import FunctionCall, Returned
 from runtimes.reply_form import ReplyForm
 from tests.helpers.nodes import Authorities, seed_of
@@ -179,6 +181,10 @@ def _bodies() -> tuple[bytes, ...]:
                 with_markers=True,
             )
         ),
+        payloads.pack_request(EmbedRequest(model="m", texts=("a", "b"), dimensions=2)),
+        payloads.pack_request(EmbedRequest(model="m", token_ids=((1, 2), (70_000,)))),
+        payloads.pack_request(EmbedRequest(model="m", texts=("a", "b"), query="q")),
+        payloads.pack_vector(Vector.of((0.5, -0.5))),
         payloads.pack_started(Started((1, 2, 70_000))),
         payloads.pack_started(Started((1, 2), ReplyForm("hermes", "may"))),
         payloads.pack_chunk(Chunk((5, 6), "text")),
@@ -194,6 +200,7 @@ def _parse_body(data: bytes) -> object:
         payloads.unpack_request,
         payloads.unpack_started,
         payloads.unpack_chunk,
+        payloads.unpack_vector,
         payloads.unpack_finished,
         unpack_call,
         unpack_returned,
@@ -365,6 +372,18 @@ def _chats() -> tuple[bytes, ...]:
     )
 
 
+def _embeddings() -> tuple[bytes, ...]:
+    inputs: tuple[object, ...] = ("a", ["a", "\u00fc"], [1, 2], [[1, 2], [3]])
+    return tuple(
+        json.dumps({"model": "m", "input": given, "dimensions": 2}).encode() for given in inputs
+    )
+
+
+def _rankings() -> tuple[bytes, ...]:
+    full = {"model": "m", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}
+    return (json.dumps(full).encode(),)
+
+
 @functools.cache
 def parsers() -> dict[str, Parser]:
     """All of them, by name."""
@@ -413,6 +432,18 @@ def parsers() -> dict[str, Parser]:
             parse=parse_chat,
             refusals=(Refusal,),
             valid=_chats(),
+            bytes_max=Limits().body_bytes_max,
+        ),
+        "embedding": Parser(
+            parse=parse_embedding,
+            refusals=(Refusal,),
+            valid=_embeddings(),
+            bytes_max=Limits().body_bytes_max,
+        ),
+        "reranking": Parser(
+            parse=parse_rerank,
+            refusals=(Refusal,),
+            valid=_rankings(),
             bytes_max=Limits().body_bytes_max,
         ),
         "incoming": Parser(

@@ -10,7 +10,9 @@ Keys: `delay_ms` before each token (0); `first_ms` before the first one, beside 
 until the model is up (0); `slots` (1); `queue` (32); `context` (4096 tokens); `fail_at=N` crashes
 and `hang_at=N` falls silent before token N, counted from 0; `end_one_in=N` makes every Nth token or
 so end the turn (0: never by itself); `torn=1` moves the first two bytes of each token behind its
-others, so that some tokens end in the middle of a character.
+others, so that some tokens end in the middle of a character; `dimensions=N` embeds texts in so many
+numbers instead (`vector_of`), and with 1 ranks them: `delay_ms`, `fail_at`, `hang_at` are then of
+vectors.
 """
 
 import dataclasses
@@ -29,12 +31,14 @@ from runtimes.base import (
     GenerateRequest,
     Load,
     ModelCard,
+    Request,
     Runtime,
     RuntimeFailure,
     Started,
 )
 from runtimes.completion_text import CompletionText
-from runtimes.limits import check_request
+from runtimes.embedding import EMBED, GENERATE, RERANK, EmbedRequest, Vector, normalised
+from runtimes.limits import check_request, check_task, check_tokens
 from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.slots import Slots
 from runtimes.source_options import check_names, integer_option
@@ -61,6 +65,12 @@ class Script:
     hang_at: int | None = None
     end_one_in: int = 0
     torn: int = 0
+    dimensions: int = 0
+
+    @property
+    def task(self) -> str:
+        """What it is made for."""
+        return {0: GENERATE, 1: RERANK}.get(self.dimensions, EMBED)
 
 
 def create(source: str, *, options: Mapping[str, str]) -> "ScriptedRuntime":
@@ -85,6 +95,7 @@ class ScriptedRuntime(Runtime):
             runtime="test",
             architecture="words",
             context_tokens=script.context,
+            tasks=(script.task,),
         )
         self._is_up = False
 
@@ -109,13 +120,23 @@ class ScriptedRuntime(Runtime):
             self._is_up = False
             on_change()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """See `Runtime.generate`."""
         check_request(request)
         self._check_is_up()
+        check_task(request, self._offered)
         await self._slots.acquire()
         try:
             self._check_is_up()
+            if isinstance(request, EmbedRequest):
+                texts = text_ids(request)
+                check_tokens([len(ids) for ids in texts], self._script.context)
+                yield Started(tuple(token for ids in texts for token in ids))
+                for index, ids in enumerate(texts):
+                    await self._before(index)
+                    yield vector_of(self._script.name, ids, self._script.dimensions, request)
+                yield Finished("stop", sum(map(len, texts)), 0)
+                return
             prompt = prompt_ids(request)
             room = self._script.context - len(prompt) - len(request.continued_ids)
             if not prompt:
@@ -198,6 +219,21 @@ class _Chain:
 def prompt_ids(request: GenerateRequest) -> list[int]:
     """The tokens of a request's prompt."""
     return list(render(request.messages, request.prompt).encode())
+
+
+def text_ids(request: EmbedRequest) -> list[tuple[int, ...]]:
+    """The tokens of each text of a request."""
+    query = (request.query or "").encode()
+    return [*request.token_ids, *(tuple(query + text.encode()) for text in request.texts)]
+
+
+def vector_of(name: str, ids: Sequence[int], dimensions: int, request: EmbedRequest) -> Vector:
+    """What the model `name` makes of a text's tokens."""
+    shake = hashlib.shake_128(struct.pack(f">{len(ids)}I", *ids) + name.encode())
+    numbers = [
+        number / 2**15 for number in struct.unpack(f">{dimensions}h", shake.digest(2 * dimensions))
+    ]
+    return Vector.of(numbers if dimensions == 1 else normalised(numbers, request.dimensions))
 
 
 def render(messages: tuple[ChatMessage, ...] | None, prompt: str | None) -> str:

@@ -29,7 +29,7 @@ from protocol.exchange import Accept, Ask, Data, End, decode_frame, encode_frame
 from protocol.identity import Address, NodeId
 from protocol.members import Gone, State
 from protocol.messages import Load
-from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
+from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Request, Started
 from tests.helpers.nodes import Mesh
 from tests.meshd.members import TIMEOUT_S, Member, at_once, workers
 from tests.meshd.played_runtime import PlayedRuntime
@@ -131,7 +131,7 @@ class House:
 
     async def ask(
         self,
-        request: GenerateRequest = REQUEST,
+        request: Request = REQUEST,
         *,
         node: str | None = None,
         deadline_s: float = 60,

@@ -1,7 +1,7 @@
 """The one place for a runtime that plays what a test wrote down, and notes what became of it."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -13,10 +13,12 @@ from runtimes.base import (
     GenerateRequest,
     Load,
     ModelCard,
+    Request,
     Runtime,
     Started,
 )
 from runtimes.completion_text import CompletionText
+from runtimes.embedding import GENERATE
 
 Step = GenerateEvent | Exception | trio.Event | float
 """An event to give, a failure to raise, something to wait for, or seconds to sleep."""
@@ -41,20 +43,26 @@ class PlayedRuntime(Runtime):
         kind: str = "played",
         content_hash: str = "ab" * 32,
         context_tokens: int = 0,
+        tasks: tuple[str, ...] = (GENERATE,),
     ) -> None:
-        """`clean_up_s`: what the runtime still does after its last event; the last three are the
+        """`clean_up_s`: what the runtime still does after its last event; the last four are the
         card's.
         """
         self.steps = list(steps)
         self.name = name
-        self.requests: list[GenerateRequest] = []
+        self.requests: list[Any] = []
+        """Of `Request`; the test knows which."""
         self.given = 0
         """Events so far, over all requests."""
         self.running = 0
         self.slots = 1
         self._clean_up_s = clean_up_s
         self._card = ModelCard(
-            name=name, content_hash=content_hash, runtime=kind, context_tokens=context_tokens
+            name=name,
+            content_hash=content_hash,
+            runtime=kind,
+            context_tokens=context_tokens,
+            tasks=tasks,
         )
 
     @property
@@ -72,12 +80,12 @@ class PlayedRuntime(Runtime):
         on_change()
         await trio.sleep_forever()
 
-    def steps_for(self, request: GenerateRequest) -> Sequence[Step]:
+    def steps_for(self, request: Request) -> Sequence[Step]:
         """What is played for this one."""
         del request
         return self.steps
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """Play."""
         self.requests.append(request)
         self.running += 1
@@ -120,9 +128,10 @@ class TellingRuntime(PlayedRuntime):
         self._prompt = prompt
         self._pieces = pieces
 
-    def steps_for(self, request: GenerateRequest) -> Sequence[Step]:
+    def steps_for(self, request: Request) -> Sequence[Step]:
         """Up to the end of the pieces, a stop string, the limit, or a break."""
         steps: list[Step] = [Started(self._prompt)]
+        assert isinstance(request, GenerateRequest)
         text = CompletionText(request.stop)
         for token in request.continued_ids:
             text.push(self._pieces[token - 1])

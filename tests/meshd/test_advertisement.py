@@ -27,6 +27,7 @@ cards = st.builds(
     quantization=plain,
     size_bytes=numbers,
     context_tokens=numbers,
+    tasks=st.sampled_from([(), ("generate",), ("embed",), ("generate", "embed", "rerank")]),
 )
 CARD = ModelCard(name="demo", content_hash="ab" * 32, runtime="llama")
 
@@ -35,6 +36,20 @@ CARD = ModelCard(name="demo", content_hash="ab" * 32, runtime="llama")
 def test_models_survive(card: ModelCard) -> None:
     """decode(encode(card)) == card."""
     assert advertisement.decode_model(advertisement.encode_model(card)) == card
+
+
+def test_what_a_model_is_made_for_may_be_unknown() -> None:
+    """An earlier version does not say it, a later one may say more, and a hostile one anything."""
+
+    def tasks(**told: object) -> object:
+        card = advertisement.decode_model(pack({"name": "demo", **told}))
+        return card and card.tasks
+
+    assert tasks() == ("generate",)
+    assert tasks(tasks=("paint", "embed", 5, None)) == ("embed",)
+    assert tasks(tasks=()) == ()
+    assert tasks(tasks="embed") is None
+    assert tasks(tasks={"embed": 1}) is None
 
 
 @given(st.text(max_size=300))

@@ -7,13 +7,14 @@ import pytest
 
 from meshd import choosing as under_test
 from meshd.answer import RequestOptions
-from meshd.choosing import Choosing, Timing
+from meshd.choosing import Choosing, Timing, prompt_estimate
 from meshd.trust.api_keys import KeyPolicy, Priority
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.policies import POLICIES
 from protocol.routing import Candidate
-from runtimes.base import ChatMessage, GenerateRequest
+from runtimes.base import ChatMessage, GenerateRequest, Request
+from runtimes.embedding import EmbedRequest
 
 ONE, TWO = NodeId(b"1" * 32), NodeId(b"2" * 32)
 OPTIONS = RequestOptions(request_id="r")
@@ -26,7 +27,7 @@ class House:
         self.now = 0.0
         self.choosing = Choosing(random.Random(1), lambda: self.now, policy)
 
-    def first(self, request: GenerateRequest, options: RequestOptions = OPTIONS) -> set[NodeId]:
+    def first(self, request: Request, options: RequestOptions = OPTIONS) -> set[NodeId]:
         """Who comes first, over many draws."""
         candidates = [
             Candidate(node=node, is_alive=True, load=Load(0, 0, 4), round_trip_ns=1_000_000)
@@ -122,6 +123,25 @@ def test_priority_comes_from_the_key() -> None:
     low = KeyPolicy(name="batch", priority=Priority.LOW)
     assert house.first(_chat("hi"), RequestOptions(request_id="r", policy=low)) == {ONE}
     assert house.first(_chat("hi")) == {TWO}
+
+
+def test_who_embeds_faster_is_asked_first() -> None:
+    """Learned from the whole time; it changes nothing of what answers are expected to take."""
+    house = House()
+    request = EmbedRequest(model="m", texts=("a" * 4_000,))
+    expected = house.choosing.demand(_chat("hi"), OPTIONS).output_tokens
+    for node, first_s in ((ONE, 2.0), (TWO, 1.0)):
+        timing = Timing(prompt_tokens=1_000, first_s=first_s, output_tokens=0, rest_s=0.0)
+        house.choosing.answered(node, request, timing)
+    assert house.first(request) == {TWO}
+    assert house.choosing.demand(_chat("hi"), OPTIONS).output_tokens == expected
+
+
+def test_texts_are_as_large_as_all_of_them() -> None:
+    """With the query beside each; token ids are counted."""
+    assert prompt_estimate(EmbedRequest(model="m", texts=("a" * 40, "b" * 40))) == 21
+    assert prompt_estimate(EmbedRequest(model="m", texts=("a", "b"), query="c" * 39)) == 21
+    assert prompt_estimate(EmbedRequest(model="m", token_ids=((1, 2), (3,)))) == 4
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

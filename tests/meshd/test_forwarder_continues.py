@@ -128,6 +128,7 @@ def test_all_runs_have_one_seed_and_one_id(tmp_path: pathlib.Path) -> None:
     assert got.ids == [1, 2, 3, 4, 5]
     before = unpack_request(asked[0].body)
     assert asked[0].request_id == "ab"
+    assert isinstance(before, GenerateRequest)
     assert before.seed is not None
     assert second.requests == [dataclasses.replace(before, continued_ids=(1,), max_tokens=4)]
 

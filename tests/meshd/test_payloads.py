@@ -19,10 +19,12 @@ from runtimes.base import (
     Finished,
     GenerateRequest,
     Logprob,
+    Request,
     Started,
     Tool,
     ToolCall,
 )
+from runtimes.embedding import EmbedRequest, Vector
 from runtimes.reply_form import ReplyForm
 
 unit = st.floats(0, 1)
@@ -71,6 +73,19 @@ requests = st.builds(
     parallel_calls=st.booleans(),
     with_markers=st.booleans(),
 )
+embeddings = st.builds(
+    EmbedRequest,
+    model=st.text(max_size=200),
+    texts=st.lists(texts, max_size=4).map(tuple),
+    token_ids=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple), max_size=4).map(
+        tuple
+    ),
+    query=st.none() | texts,
+    dimensions=st.none() | st.integers(1, limits.DIMENSIONS_MAX),
+)
+vectors = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1).map(
+    Vector.of
+)
 likely = st.builds(Logprob, st.integers(0, 2**31 - 1), st.binary(max_size=9), st.floats(-1e4, 0.0))
 logprobs = st.lists(st.lists(likely, max_size=4).map(tuple), max_size=3).map(tuple)
 forms = st.builds(ReplyForm, st.text(max_size=20), st.text(max_size=20))
@@ -81,13 +96,14 @@ UNPACKERS: tuple[Callable[[bytes], object], ...] = (
     payloads.unpack_request,
     payloads.unpack_started,
     payloads.unpack_chunk,
+    payloads.unpack_vector,
     payloads.unpack_finished,
 )
 GOOD = GenerateRequest(model="m", prompt="p")
 
 
-@given(requests)
-def test_requests_survive(request: GenerateRequest) -> None:
+@given(requests | embeddings)
+def test_requests_survive(request: Request) -> None:
     """Whatever a runtime would take, a peer gets unchanged."""
     assert payloads.unpack_request(payloads.pack_request(request)) == request
 
@@ -108,6 +124,35 @@ def test_events_survive(
     assert payloads.unpack_started(payloads.pack_started(started)) == started
     assert payloads.unpack_chunk(payloads.pack_chunk(chunk)) == chunk
     assert payloads.unpack_finished(payloads.pack_finished(finished)) == finished
+
+
+@given(vectors)
+def test_vectors_survive(vector: Vector) -> None:
+    """Bit for bit."""
+    assert payloads.unpack_vector(payloads.pack_vector(vector)) == vector
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("m", ("a",), (), None),
+        ("m", ("a",), (), None, 0),
+        ("m", ("a",), (), None, limits.DIMENSIONS_MAX + 1),
+        ("m", "a", (), None, None),
+        ("m", (b"a",), (), None, None),
+        ("m", ("a",) * (limits.TEXTS_MAX + 1), (), None, None),
+        ("m", (), (1, 2), None, None),
+        ("m", (), ((-1,),), None, None),
+        ("m", (), ((True,),), None, None),
+        ("m", (), ((1,),) * (limits.TEXTS_MAX + 1), None, None),
+        ("m", ("a",), (), 5, None),
+        (None, ("a",), (), None, None),
+    ],
+)
+def test_requests_to_embed_out_of_range_are_bad(fields: tuple[object, ...]) -> None:
+    """They are checked as those that generate."""
+    with pytest.raises(BadPayload):
+        payloads.unpack_request(pack((3, *fields)))
 
 
 _msgpack = st.recursive(

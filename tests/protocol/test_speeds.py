@@ -50,6 +50,17 @@ def test_nothing_is_learned_from_next_to_nothing(more: dict[str, int]) -> None:
     assert _note(Speeds(), **more) is None
 
 
+def test_texts_that_are_embedded_are_a_prompt() -> None:
+    """Their tokens share all of the time; nothing is learned of answers."""
+    speeds = Speeds()
+    speeds.note_texts(NODE, "m", tokens=0, all_ns=10**9)
+    assert speeds.of(NODE, "m") is None
+    speeds.note_texts(NODE, "m", tokens=100, all_ns=10**8)
+    assert speeds.of(NODE, "m") == Speed(10**6, UNKNOWN.decode_ns)
+    speeds.note_texts(NODE, "m", tokens=10, all_ns=10**6)
+    assert speeds.of(NODE, "m") == Speed(10**5, UNKNOWN.decode_ns)
+
+
 def test_absurd_times_are_bounded() -> None:
     """A clock that stood still, or a night between two tokens."""
     assert _note(Speeds(), first_ms=0, rest_ms=0) == Speed(1_000, 1_000)

@@ -143,8 +143,10 @@ def tensors(shape: Shape) -> dict[str, NDArray[numpy.generic]]:
     return made
 
 
-def write(path: pathlib.Path, shape: Shape = SMALL) -> None:
-    """Write the model file to `path`."""
+def write(
+    path: pathlib.Path, shape: Shape = SMALL, pooling: gguf.PoolingType | None = None
+) -> None:
+    """Write the model file to `path`; with `pooling` it embeds instead of answering."""
     tokens = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("meshd test (random weights)")
@@ -171,6 +173,9 @@ def write(path: pathlib.Path, shape: Shape = SMALL) -> None:
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_eot_token_id(tokens.index("<|im_end|>"))
     writer.add_add_bos_token(False)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+        writer.add_add_eos_token(True)
     writer.add_chat_template(CHAT_TEMPLATE)
     for name, weight in tensors(shape).items():
         writer.add_tensor(name, weight)

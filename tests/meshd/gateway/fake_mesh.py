@@ -11,7 +11,8 @@ from meshd.answer import Answer, RequestOptions
 from meshd.event_log import EventLog
 from meshd.failures import RequestFailed
 from protocol.identity import NodeId
-from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Started
+from runtimes.base import Chunk, Finished, GenerateEvent, Request, Started
+from runtimes.embedding import Vector
 
 Step = GenerateEvent | Exception | trio.Event | float
 """An event to give, a failure to raise, something to wait for, or seconds to sleep."""
@@ -32,6 +33,7 @@ MODEL_ROW: Mapping[str, Any] = {
     "quantization": "F16",
     "size_bytes": 240_000,
     "context_tokens": 2048,
+    "tasks": ["generate"],
     "nodes": ["anna", "bert"],
 }
 
@@ -61,7 +63,8 @@ class FakeMesh:
     """After the steps: chunks of this text for ever."""
     ready: bool = True
     view: FakeView = dataclasses.field(default_factory=FakeView)
-    requests: list[tuple[GenerateRequest, RequestOptions]] = dataclasses.field(default_factory=list)
+    requests: list[tuple[Any, RequestOptions]] = dataclasses.field(default_factory=list)
+    """Of `Request`; the test knows which."""
     entered: trio.Event = dataclasses.field(default_factory=trio.Event)
     """`generate` was entered."""
     left: trio.Event = dataclasses.field(default_factory=trio.Event)
@@ -91,9 +94,7 @@ class FakeMesh:
         return {"request": request_id, "model": MODEL_ROW["name"]} if request_id == "ab" else None
 
     @contextlib.asynccontextmanager
-    async def generate(
-        self, request: GenerateRequest, options: RequestOptions
-    ) -> AsyncIterator[Answer]:
+    async def generate(self, request: Request, options: RequestOptions) -> AsyncIterator[Answer]:
         self.requests.append((request, options))
         self.entered.set()
         self.running += 1
@@ -125,7 +126,7 @@ class FakeMesh:
                     await step.wait()
                 case float():
                     await trio.sleep(step)
-                case Started() | Chunk() | Finished():
+                case Started() | Chunk() | Vector() | Finished():
                     self.given += 1
                     yield step
         while self.endless:

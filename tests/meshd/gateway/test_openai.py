@@ -25,6 +25,7 @@ def test_model_object() -> None:
             "size_bytes": 240_000,
             "runtime": "test",
             "hash": "ab" * 32,
+            "tasks": ["generate"],
         },
     }
 

@@ -5,8 +5,10 @@ import os
 import pathlib
 from collections.abc import Collection
 
+from runtimes.llama.embedder import Embedder
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Ended, Generate, Load, Prefilled, Tokens
+from runtimes.llama.model import open_model
 
 CONTEXT_TOKENS = 2048
 STEPS_MAX = 20_000
@@ -15,6 +17,18 @@ STEPS_MAX = 20_000
 
 def make_engine(path: pathlib.Path, **changes: object) -> Engine:
     """An engine of 4 slots that takes no time, with changes to its `Load`."""
+    load = make_load(path, **changes)
+    return Engine(open_model(load, lambda _share: None), load, clock=lambda: 0.0)
+
+
+def make_embedder(path: pathlib.Path, **changes: object) -> Embedder:
+    """The same of a model that embeds or ranks, as long a context as it has."""
+    load = make_load(path, context_tokens=None, **changes)
+    return Embedder(open_model(load, lambda _share: None), load)
+
+
+def make_load(path: pathlib.Path, **changes: object) -> Load:
+    """What an engine is made from, with llama.cpp loaded."""
     # The whole package first: bindings.py would leave a bare one for the tests after this.
     import llama_cpp  # noqa: F401
 
@@ -31,7 +45,7 @@ def make_engine(path: pathlib.Path, **changes: object) -> Engine:
         "flash_attention": None,
         "memory_bytes": 0,
     }
-    return Engine(Load(**(fields | changes)), lambda _share: None, clock=lambda: 0.0)  # type: ignore[arg-type]  # a test's shorthand
+    return Load(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 
 
 def generate(number: int, **changes: object) -> Generate:

@@ -72,6 +72,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         context_tokens=NUMBERS,
         gpu_offload=st.booleans(),
         slots=NUMBERS,
+        task=TEXT,
     ),
     st.builds(frames.LoadFailed, code=TEXT, message=TEXT),
     st.builds(
@@ -101,6 +102,15 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     ),
     st.builds(frames.Failed, request=NUMBERS, code=TEXT, message=TEXT),
     st.builds(frames.Cancelled, request=NUMBERS),
+    st.builds(
+        frames.Embed,
+        request=NUMBERS,
+        texts=TEXTS,
+        token_ids=st.lists(st.lists(NUMBERS, max_size=3).map(tuple), max_size=3).map(tuple),
+        query=st.none() | TEXT,
+        dimensions=st.none() | NUMBERS,
+    ),
+    st.builds(frames.Embedded, request=NUMBERS, data=st.binary(max_size=20)),
 )
 MSGPACK_VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats() | TEXT | st.binary(max_size=20),
