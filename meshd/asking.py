@@ -137,13 +137,16 @@ class Asking:
         """
         await self._caught_up()
         silence_s = SILENCE_S if ask.heartbeat_ms else math.inf
+        asker = Asker()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 frames = await self._contact(stack, node, kind, ask, contact_s)
-                answer = _answer_from(frames, codes, silence_s)
-                await stack.enter_async_context(contextlib.aclosing(answer))
-                async for frame in answer:
-                    yield frame
+                while True:
+                    frame = await _next_frame(frames, asker, silence_s)
+                    if asker.is_over:
+                        break
+                    if isinstance(frame, Accept | Data):
+                        yield frame
         except PeerUnreachable as error:
             self._give(ContactLost(node))
             reason = f"it cannot be reached ({error})"
@@ -157,6 +160,15 @@ class Asking:
             ) from error
         except Refused as error:
             raise nonsense(error) from error
+        # Only now, when the connection waits for the next exchange: who has the last frame stops
+        # reading, and that would have closed it.
+        match frame:
+            case End():
+                yield frame
+            case Refuse(code, message, retry_after_ms):
+                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
+            case Fail(code, message):
+                raise _refused(code, message, codes)
 
     async def _contact(
         self,
@@ -221,23 +233,13 @@ def nonsense(error: Refused | BadPayload) -> AttemptFailed:
     return AttemptFailed("unavailable", f"it sent nonsense ({error})")
 
 
-async def _answer_from(
-    frames: FrameStream, codes: Collection[str], silence_s: float
-) -> AsyncGenerator[Accept | Data | End, None]:
-    asker = Asker()
-    while not asker.is_over:
-        data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
-        if data is None:
-            raise StreamBroken("closed in the middle")
-        match asker.receive(data):
-            case Refuse(code, message, retry_after_ms):
-                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
-            case Fail(code, message):
-                raise _refused(code, message, codes)
-            case Heartbeat():
-                pass
-            case frame:
-                yield frame
+async def _next_frame(
+    frames: FrameStream, asker: Asker, silence_s: float
+) -> Accept | Refuse | Data | Heartbeat | End | Fail:
+    data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
+    if data is None:
+        raise StreamBroken("closed in the middle")
+    return asker.receive(data)
 
 
 def _refused(
