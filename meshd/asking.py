@@ -42,6 +42,9 @@ from protocol.exchange import (
 from protocol.identity import Address, NodeId
 
 REASON_CHARS_MAX: Final = 200
+SHORT_BYTES: Final = 16_384
+"""An Ask up to this leaves with the opening of its exchange. To hand over a longer one takes time,
+and nobody who waits to be connected shall wait for that."""
 CONNECTING_MAX: Final = 8
 """Connections to one member that are made at a time. When a node is lost, all that it had under way
 goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
@@ -180,6 +183,7 @@ class Asking:
     ) -> FrameStream:
         """Hand the request over. Raises PeerUnreachable and StreamBroken."""
         data = encode_frame(ask)
+        short = [data] if len(data) <= SHORT_BYTES else []
         waits_since = trio.current_time()
         async with self._turn(node) as turns:
             if turns.failed_at >= waits_since:
@@ -187,7 +191,8 @@ class Asking:
             until = trio.current_time() + contact_s
             try:
                 with trio.fail_at(until):
-                    exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+                    addresses = self._addresses_of(node)
+                    exchange = self._peers.exchange(node, addresses, kind, *short)
                     frames = await stack.enter_async_context(exchange)
             except PeerUnreachable as error:
                 if error.is_refused:
@@ -196,6 +201,8 @@ class Asking:
             except trio.TooSlowError as error:
                 turns.failed_at = trio.current_time()
                 raise PeerUnreachable("no answer") from error
+        if short:
+            return frames
         with trio.move_on_at(until + size_s(len(data))):
             await frames.send(data)
             return frames
