@@ -12,6 +12,7 @@ import trio
 
 from meshd.admitting import NotAdmitted
 from meshd.frames import FrameStream, StreamBroken
+from meshd.write_lock import WriteLock
 from protocol.errors import Refused
 from protocol.exchange import (
     REQUEST_BYTES_MAX,
@@ -69,12 +70,12 @@ class Answering:
         self._load = load
         self._server = Server()
         self._has_accepted = False
-        self._sending = trio.Lock()
+        self._sending = WriteLock()
         self._said_at = trio.current_time()
 
     async def refuse(self, code: str, message: str) -> None:
         """Say at once that it does not run. Raises StreamBroken."""
-        await self._frames.send(self._failure(code, message), UNREAD_S)
+        await self._frames.send(self._failure(code, message), timeout_s=UNREAD_S)
 
     async def run(self, work: Work, ask: Ask) -> None:
         """Do the work while the asker wants it, until its deadline at most; be heard as often as it
@@ -104,7 +105,7 @@ class Answering:
 
         async def say(frame: Accept | Data | Heartbeat) -> None:
             try:
-                await self._frames.send(self._server.send(frame), UNREAD_S)
+                await self._frames.send(self._server.send(frame), timeout_s=UNREAD_S)
             except StreamBroken as error:
                 give_up(str(error), error.fault)
                 await trio.lowlevel.checkpoint()  # ends the work as any cancellation does
@@ -134,7 +135,7 @@ class Answering:
         if last is None or not is_wanted:
             raise StreamBroken("the asker went away or the deadline passed", fault)
         # As soon as the asker has this, its next exchange may begin: the watch must be over.
-        await self._frames.send(last, UNREAD_S)
+        await self._frames.send(last, timeout_s=UNREAD_S)
 
     async def _last(self, work: Work, send: Send) -> bytes | None:
         """The frame that ends the answer; None when the work came to no end."""

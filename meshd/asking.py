@@ -42,6 +42,9 @@ from protocol.exchange import (
 from protocol.identity import Address, NodeId
 
 REASON_CHARS_MAX: Final = 200
+SHORT_BYTES: Final = 16_384
+"""An Ask up to this leaves with the opening of its exchange. To hand over a longer one takes time,
+and nobody who waits to be connected shall wait for that."""
 CONNECTING_MAX: Final = 8
 """Connections to one member that are made at a time. When a node is lost, all that it had under way
 goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
@@ -137,13 +140,16 @@ class Asking:
         """
         await self._caught_up()
         silence_s = SILENCE_S if ask.heartbeat_ms else math.inf
+        asker = Asker()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 frames = await self._contact(stack, node, kind, ask, contact_s)
-                answer = _answer_from(frames, codes, silence_s)
-                await stack.enter_async_context(contextlib.aclosing(answer))
-                async for frame in answer:
-                    yield frame
+                while True:
+                    frame = await _next_frame(frames, asker, silence_s)
+                    if asker.is_over:
+                        break
+                    if isinstance(frame, Accept | Data):
+                        yield frame
         except PeerUnreachable as error:
             self._give(ContactLost(node))
             reason = f"it cannot be reached ({error})"
@@ -157,6 +163,15 @@ class Asking:
             ) from error
         except Refused as error:
             raise nonsense(error) from error
+        # Only now, when the connection waits for the next exchange: who has the last frame stops
+        # reading, and that would have closed it.
+        match frame:
+            case End():
+                yield frame
+            case Refuse(code, message, retry_after_ms):
+                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
+            case Fail(code, message):
+                raise _refused(code, message, codes)
 
     async def _contact(
         self,
@@ -168,6 +183,7 @@ class Asking:
     ) -> FrameStream:
         """Hand the request over. Raises PeerUnreachable and StreamBroken."""
         data = encode_frame(ask)
+        short = [data] if len(data) <= SHORT_BYTES else []
         waits_since = trio.current_time()
         async with self._turn(node) as turns:
             if turns.failed_at >= waits_since:
@@ -175,7 +191,8 @@ class Asking:
             until = trio.current_time() + contact_s
             try:
                 with trio.fail_at(until):
-                    exchange = self._peers.exchange(node, self._addresses_of(node), kind)
+                    addresses = self._addresses_of(node)
+                    exchange = self._peers.exchange(node, addresses, kind, *short)
                     frames = await stack.enter_async_context(exchange)
             except PeerUnreachable as error:
                 if error.is_refused:
@@ -184,6 +201,8 @@ class Asking:
             except trio.TooSlowError as error:
                 turns.failed_at = trio.current_time()
                 raise PeerUnreachable("no answer") from error
+        if short:
+            return frames
         with trio.move_on_at(until + size_s(len(data))):
             await frames.send(data)
             return frames
@@ -221,23 +240,13 @@ def nonsense(error: Refused | BadPayload) -> AttemptFailed:
     return AttemptFailed("unavailable", f"it sent nonsense ({error})")
 
 
-async def _answer_from(
-    frames: FrameStream, codes: Collection[str], silence_s: float
-) -> AsyncGenerator[Accept | Data | End, None]:
-    asker = Asker()
-    while not asker.is_over:
-        data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
-        if data is None:
-            raise StreamBroken("closed in the middle")
-        match asker.receive(data):
-            case Refuse(code, message, retry_after_ms):
-                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
-            case Fail(code, message):
-                raise _refused(code, message, codes)
-            case Heartbeat():
-                pass
-            case frame:
-                yield frame
+async def _next_frame(
+    frames: FrameStream, asker: Asker, silence_s: float
+) -> Accept | Refuse | Data | Heartbeat | End | Fail:
+    data = await frames.receive(ANSWER_BYTES_MAX, silence_s)
+    if data is None:
+        raise StreamBroken("closed in the middle")
+    return asker.receive(data)
 
 
 def _refused(

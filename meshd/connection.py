@@ -14,6 +14,8 @@ from meshd.trust.certificates import peer_key
 from protocol.identity import NodeId
 
 HANDSHAKE_S: Final = 5.0
+_Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""For one look: epoll, the default, would be made and thrown away by four system calls."""
 
 
 class Connection:
@@ -29,7 +31,7 @@ class Connection:
 
     def is_usable(self) -> bool:
         """Whether nothing has arrived on an idle connection: neither a farewell nor junk."""
-        with selectors.DefaultSelector() as selector:
+        with _Selector() as selector:
             try:
                 selector.register(self._socket.fileno(), selectors.EVENT_READ)
             except (ValueError, OSError):

@@ -6,7 +6,6 @@ byte a second, or a window that nobody empties, holds a stream for seconds and n
 
 import contextlib
 import math
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -18,6 +17,7 @@ BYTES_PER_S_MIN: Final = 131_072
 """Slower than this (a megabit a second) nobody may send or take a long frame."""
 _HEADER_BYTES: Final = 4
 _READ_BYTES: Final = 65_536
+_RESET: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class StreamBroken(Exception):
@@ -51,13 +51,19 @@ class FrameStream:
         self._buffer = bytearray()
         self._is_cut = False
 
-    async def send(self, frame: bytes, timeout_s: float = FRAME_S) -> None:
-        """Send one frame. Raises StreamBroken, also when the peer does not take it: within
-        `timeout_s` and the time for its size.
+    async def send(self, *frames: bytes, timeout_s: float = FRAME_S) -> None:
+        """Send frames, in one piece. Raises StreamBroken, also when the peer does not take them:
+        within `timeout_s` and the time for their size.
         """
         self._check()
-        with _broken_as_said(), trio.fail_after(timeout_s + size_s(len(frame))):
-            await self._stream.send_all(len(frame).to_bytes(_HEADER_BYTES, "big") + frame)
+        data = b"".join(len(frame).to_bytes(_HEADER_BYTES, "big") + frame for frame in frames)
+        try:
+            with trio.move_on_after(timeout_s + size_s(len(data))):
+                await self._stream.send_all(data)
+                return
+        except _RESET as error:
+            raise StreamBroken("reset") from error
+        raise _too_slow()
 
     async def receive(self, bytes_max: int, timeout_s: float = math.inf) -> bytes | None:
         """The next frame; None when the peer closed between frames.
@@ -66,27 +72,49 @@ class FrameStream:
         size. Raises StreamBroken: reset, closed inside a frame, longer than `bytes_max`, too late.
         """
         self._check()
-        with _broken_as_said():
-            is_there = False
-            with trio.move_on_after(timeout_s):
-                if not await self._fill(1):
-                    return None
-                is_there = True
-            if not is_there:
-                raise StreamBroken("too slow", "silent")
-            with trio.fail_after(FRAME_S) as scope:
-                await self._fill_frame(_HEADER_BYTES)
-                size = int.from_bytes(self._buffer[:_HEADER_BYTES], "big")
-                if size > bytes_max:
-                    message = f"a frame of {size} bytes, over the limit of {bytes_max}"
-                    raise StreamBroken(message, "frame_too_long")
-                scope.deadline += size_s(size)
-                async with self._room(size) if self._room else contextlib.nullcontext():
-                    await self._fill_frame(_HEADER_BYTES + size)
+        try:
+            if not await self._has_begun(timeout_s):
+                return None
+            end = _HEADER_BYTES + await self._size_when_whole(bytes_max)
+        except _RESET as error:
+            raise StreamBroken("reset") from error
         with memoryview(self._buffer) as view:
-            frame = bytes(view[_HEADER_BYTES : _HEADER_BYTES + size])
-        del self._buffer[: _HEADER_BYTES + size]
+            frame = bytes(view[_HEADER_BYTES:end])
+        del self._buffer[:end]
         return frame
+
+    async def _has_begun(self, timeout_s: float) -> bool:
+        """Wait for the first byte of a frame; False when the peer closed."""
+        if self._buffer:
+            # Many frames that came at once hold up nobody.
+            await trio.lowlevel.checkpoint()
+            self._check()
+            return True
+        with trio.move_on_after(timeout_s):
+            return await self._fill(1)
+        raise StreamBroken("too slow", "silent")
+
+    async def _size_when_whole(self, bytes_max: int) -> int:
+        """Wait until the frame that has begun is whole."""
+        if len(self._buffer) >= _HEADER_BYTES:  # mostly it is, and needs no deadline
+            size = self._announced(bytes_max)
+            if len(self._buffer) >= _HEADER_BYTES + size:
+                return size
+        with trio.move_on_after(FRAME_S) as scope:
+            await self._fill_frame(_HEADER_BYTES)
+            size = self._announced(bytes_max)
+            scope.deadline += size_s(size)
+            async with self._room(size) if self._room else contextlib.nullcontext():
+                await self._fill_frame(_HEADER_BYTES + size)
+            return size
+        raise _too_slow()
+
+    def _announced(self, bytes_max: int) -> int:
+        size = int.from_bytes(self._buffer[:_HEADER_BYTES], "big")
+        if size > bytes_max:
+            message = f"a frame of {size} bytes, over the limit of {bytes_max}"
+            raise StreamBroken(message, "frame_too_long")
+        return size
 
     async def _fill_frame(self, count: int) -> None:
         if not await self._fill(count):
@@ -120,11 +148,5 @@ class FrameStream:
         await trio.aclose_forcefully(self._stream)
 
 
-@contextlib.contextmanager
-def _broken_as_said() -> Iterator[None]:
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise StreamBroken("reset") from error
-    except trio.TooSlowError as error:
-        raise StreamBroken("too slow", "too_slow") from error
+def _too_slow() -> StreamBroken:
+    return StreamBroken("too slow", "too_slow")

@@ -138,7 +138,7 @@ class Gossip:
             if not self.give(StreamReceived(number, peer, data, clock.wall_s())):
                 raise StreamBroken("too busy")
             with trio.move_on_after(EXCHANGE_S):
-                await frames.send(await receive.receive(), EXCHANGE_S)
+                await frames.send(await receive.receive(), timeout_s=EXCHANGE_S)
                 return
             raise StreamBroken("there is nothing to answer")
         except trio.EndOfChannel as error:

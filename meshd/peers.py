@@ -117,16 +117,18 @@ class Peers:
 
     @contextlib.asynccontextmanager
     async def exchange(
-        self, peer: NodeId, addresses: Sequence[Address], kind: Kind
+        self, peer: NodeId, addresses: Sequence[Address], kind: Kind, *first: bytes
     ) -> AsyncIterator[FrameStream]:
-        """A stream for one exchange. Leaving normally keeps it for the next one; an exception
-        closes it. Raises PeerUnreachable, also for a peer that may not be asked.
+        """A stream for one exchange; `first`: frames that are short and leave with the opening.
+        Leaving normally keeps it for the next one; an exception closes it. Raises PeerUnreachable,
+        also for a peer that may not be asked.
         """
         role = self._role_of(peer)
         if kind != Kind.GOSSIP and (role is None or not role.may_serve):
             raise PeerUnreachable("it is no member" if role is None else "its role is not to serve")
         with self._calling(peer) as call:
-            connection = await self._open(call, peer, addresses, kind)
+            begin = (pack((STREAM_VERSION, kind)), *first)
+            connection = await self._open(call, peer, addresses, begin)
             try:
                 yield connection.frames
             except BaseException:
@@ -147,13 +149,13 @@ class Peers:
                 self._calls.pop(peer, None)
 
     async def _open(
-        self, call: _Call, peer: NodeId, addresses: Sequence[Address], kind: Kind
+        self, call: _Call, peer: NodeId, addresses: Sequence[Address], begin: Sequence[bytes]
     ) -> Connection:
-        """A connection on which an exchange of that kind has begun. Raises PeerUnreachable."""
+        """A connection on which an exchange has begun. Raises PeerUnreachable."""
         call.connection = self._take_idle(peer)
         if call.connection is not None:
             with contextlib.suppress(StreamBroken):
-                await self._begin(call.connection, kind)
+                await self._begin(call.connection, begin)
                 return call.connection
         connection = None if call.is_cut else await self.dial(peer, addresses)
         if connection is None or call.is_cut:  # while we waited
@@ -162,7 +164,7 @@ class Peers:
             raise PeerUnreachable("its membership has ended")
         call.connection = connection
         try:
-            await self._begin(connection, kind)
+            await self._begin(connection, begin)
         except StreamBroken as error:
             raise PeerUnreachable(f"it closed the stream ({error})") from error
         return connection
@@ -230,10 +232,10 @@ class Peers:
             raise PeerUnreachable("another node answers there")
         return connection
 
-    async def _begin(self, connection: Connection, kind: Kind) -> None:
+    async def _begin(self, connection: Connection, begin: Sequence[bytes]) -> None:
         """Say what comes; closes the connection unless that was said. Raises StreamBroken."""
         try:
-            await connection.frames.send(pack((STREAM_VERSION, kind)), HANDSHAKE_S)
+            await connection.frames.send(*begin, timeout_s=HANDSHAKE_S)
         except BaseException:
             connection.close()
             raise

@@ -1,6 +1,7 @@
 """The one place for who a node is and where it is: keys, names, addresses and their text forms."""
 
 import base64
+import functools
 import hashlib
 import ipaddress
 import re
@@ -50,6 +51,7 @@ def short_id(node: NodeId) -> bytes:
     return node[:SHORT_ID_BYTES]
 
 
+@functools.lru_cache(maxsize=4096)
 def key_text(key: bytes) -> str:
     """Lower-case base32 without padding: 52 characters for a node, 26 for a mesh."""
     return base64.b32encode(key).decode("ascii").rstrip("=").lower()

@@ -148,10 +148,10 @@ def _parser(request: GenerateRequest, form: ReplyForm) -> ReplyParser:
 
 async def _read(parser: ReplyParser, text: str) -> list[Delta]:
     """What a chunk brings. A large one, from a peer that means ill, holds up nobody."""
-    deltas: list[Delta] = []
-    for start in range(0, len(text), _READ_AT_ONCE):
-        deltas += parser.push(text[start : start + _READ_AT_ONCE])
+    deltas = parser.push(text[:_READ_AT_ONCE])
+    for start in range(_READ_AT_ONCE, len(text), _READ_AT_ONCE):
         await trio.lowlevel.checkpoint()
+        deltas += parser.push(text[start : start + _READ_AT_ONCE])
     return deltas
 
 

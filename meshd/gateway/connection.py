@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from meshd.gateway.encoding import json_bytes
 from meshd.gateway.errors import Refusal, error_body
 from meshd.gateway.limits import Limits
+from meshd.write_lock import WriteLock
 
 _WRITE_BYTES = 64 * 1024
 # Also what may slip past `header_bytes_max` in one read.
@@ -196,6 +197,7 @@ class Connection(TCPServer):
         self._tls = None if tls is None else trio.SSLStream(client, tls, server_side=True)
         # It annotates the TLS stream, and takes any stream.
         super().__init__(wrapped, config, context, {}, cast("Any", self._tls or client))
+        self.send_lock = cast("Any", WriteLock())
 
     async def run(self) -> None:
         """Serve requests until either side closes. May raise what Hypercorn has not foreseen."""

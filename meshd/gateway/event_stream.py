@@ -13,6 +13,7 @@ import trio
 from meshd.gateway.encoding import sse_comment, sse_event
 from meshd.gateway.errors import Failure, error_body
 from meshd.gateway.exchange import Exchange, HeaderList
+from meshd.write_lock import WriteLock
 
 _KEEP_ALIVE = sse_comment("keep-alive")
 
@@ -35,7 +36,7 @@ class EventStream:
         self._exchange = exchange
         self._headers = headers
         self._last_words = last_words
-        self._lock = trio.Lock()
+        self._lock = WriteLock()
         self._written_at = trio.current_time()
 
     async def write(self, data: bytes) -> None:

@@ -8,11 +8,11 @@ from typing import Any, cast
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from meshd.asking import CONNECTING_MAX, Asking, AttemptFailed
+from meshd.asking import CONNECTING_MAX, SHORT_BYTES, Asking, AttemptFailed
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
 from meshd.watchdogs import CONTACT_S
-from protocol.exchange import Ask
+from protocol.exchange import Ask, encode_frame
 from protocol.identity import Address, NodeId
 from tests.helpers.nodes import Mesh
 from tests.meshd.members import at_once
@@ -25,13 +25,16 @@ class SlowPeers:
 
     def __init__(self) -> None:
         self.connecting: dict[NodeId, int] = {ONE: 0, TWO: 0}
+        self.first: list[bytes] = []
+        """What shall leave with an opening."""
         self.refuse = trio.Event()
 
     @contextlib.asynccontextmanager
     async def exchange(
-        self, peer: NodeId, addresses: Sequence[Address], kind: Kind
+        self, peer: NodeId, addresses: Sequence[Address], kind: Kind, *first: bytes
     ) -> AsyncIterator[Any]:
         self.connecting[peer] += 1
+        self.first += first
         try:
             await self.refuse.wait()
         finally:
@@ -45,9 +48,9 @@ def _asking(peers: SlowPeers) -> Asking:
     return Asking(view, cast("Peers", peers), lambda node: (), at_once, lambda event: None)
 
 
-async def _ask(asking: Asking, node: NodeId, failures: list[str]) -> None:
+async def _ask(asking: Asking, node: NodeId, failures: list[str], body: bytes = b"") -> None:
     try:
-        async for _ in asking.ask(node, Kind.REQUEST, Ask("ab", 1_000, b""), ()):
+        async for _ in asking.ask(node, Kind.REQUEST, Ask("ab", 1_000, body), ()):
             pass
     except AttemptFailed as failure:
         failures.append(failure.message)
@@ -100,3 +103,16 @@ def test_who_waits_for_a_turn_need_not_find_out_for_himself() -> None:
         waited: 2 * CONNECTING_MAX,
         "it cannot be reached (refused)": 1,
     }
+
+
+def test_what_takes_time_to_hand_over_keeps_nobody_from_being_connected() -> None:
+    """A short request leaves with the opening of its exchange, a long one behind it."""
+    peers = SlowPeers()
+    peers.refuse.set()
+
+    async def main() -> None:
+        await _ask(_asking(peers), ONE, [], b"short")
+        await _ask(_asking(peers), ONE, [], bytes(SHORT_BYTES))
+
+    trio.run(main)
+    assert peers.first == [encode_frame(Ask("ab", 1_000, b"short"))]

@@ -87,6 +87,41 @@ def test_requests_in_a_row_use_one_connection(tmp_path: pathlib.Path) -> None:
     run(house, test)
 
 
+def test_whoever_reads_no_further_than_the_end_leaves_the_connection_for_the_next(
+    tmp_path: pathlib.Path,
+) -> None:
+    """As the gateway does: it knows the last event, and closes the answer behind it."""
+    house = House(tmp_path, None, PlayedRuntime())
+
+    async def test() -> None:
+        for _ in range(3):
+            async with house.forwarder.generate(REQUEST, RequestOptions(request_id="ab")) as answer:
+                async for event in answer.events:
+                    if isinstance(event, Finished):
+                        break
+            assert len(house.members[0].peers._pool[house.id(1)]) == 1
+        assert house.members[1].peers._inbound.count == 1
+
+    run(house, test)
+
+
+@pytest.mark.parametrize("steps", [[], [Started((1,))]])
+def test_a_failure_in_order_leaves_the_connection_for_the_next(
+    tmp_path: pathlib.Path, steps: Sequence[GenerateEvent]
+) -> None:
+    """A full node that is asked again and again costs no handshakes."""
+    house = House(tmp_path, None, PlayedRuntime([*steps, RuntimeFailure("queue_full", "busy")]))
+
+    async def test() -> None:
+        for _ in range(3):
+            with pytest.raises(RequestFailed, match="busy"):
+                await house.ask()
+            assert len(house.members[0].peers._pool[house.id(1)]) == 1
+        assert house.members[1].peers._inbound.count == 1
+
+    run(house, test)
+
+
 # ---- who is asked ----
 
 

@@ -197,6 +197,43 @@ def test_a_cut_stream_gives_nothing_of_what_has_come() -> None:
     trio.run(main)
 
 
+def test_frames_that_came_at_once_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gives others a turn, and one that is cut in that turn gives nothing."""
+
+    async def main() -> None:
+        left, right = memory_stream_pair()
+        frames = FrameStream(right)
+
+        async def cut() -> None:
+            frames.cut()
+
+        await left.send_all(_framed(b"x") * 100)
+        for _ in range(99):
+            with trio.testing.assert_checkpoints():
+                assert await frames.receive(LIMIT) == b"x"
+        monkeypatch.setattr(trio.lowlevel, "checkpoint", cut)
+        with pytest.raises(StreamBroken, match="cut"):
+            await frames.receive(LIMIT)
+
+    trio.run(main)
+
+
+def test_frames_that_are_sent_together_are_one_piece() -> None:
+    """One packet and one turn of the reader, where there is no reason for two."""
+    pieces: list[bytes] = []
+
+    async def main() -> None:
+        async def keep() -> None:
+            pieces.append(bytes(sending.get_data_nowait()))
+
+        sending = trio.testing.MemorySendStream(keep)
+        whole = trio.StapledStream(sending, MemoryReceiveStream())
+        await FrameStream(whole).send(b"one", b"", b"two")
+
+    trio.run(main)
+    assert pieces == [_framed(b"one") + _framed(b"") + _framed(b"two")]
+
+
 def test_a_peer_that_does_not_read_breaks_the_stream() -> None:
     """Sending waits for the peer only so long."""
 

@@ -49,6 +49,23 @@ def test_members_exchange_and_know_each_other(tmp_path: pathlib.Path) -> None:
     run(test)
 
 
+def test_first_frames_are_there_with_the_opening(tmp_path: pathlib.Path) -> None:
+    """On a fresh connection and on a kept one."""
+    roles = workers(0, 1)
+    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+
+    async def test() -> None:
+        async with bert.serving({Kind.REQUEST: Echo()}) as address:
+            for _ in range(2):
+                there = anna.peers.exchange(bert.id, [address], Kind.REQUEST, b"at once")
+                async with there as frames:
+                    assert await frames.receive(1_000) == anna.id[:4] + b"at once"
+            anna.peers.drop_idle(everything=True)
+        assert not bert.peers.refusals
+
+    run(test)
+
+
 def test_exchanges_at_the_same_time_have_their_own_connections(tmp_path: pathlib.Path) -> None:
     """And no more than so many are kept when they end."""
     roles = workers(0, 1)
