@@ -37,8 +37,9 @@ CONTINUATIONS_MAX: Final = 16
 PATIENCE_S: Final = 15.0
 """For an answer that has begun: a daemon or a worker that is restarted is back by then."""
 BEGIN_PATIENCE_S: Final = 5.0
-"""For one that has not: so long until it is settled which nodes live. Refusals are passed on at
-once, so that the app can do something else."""
+"""For one that has not: so long until it is settled which nodes live, and so long anew for each
+that was reached and lost, up to PATIENCE_S in all. Refusals are passed on at once, so that the app
+can do something else."""
 LOOK_AFTER_S: Final = 0.25
 """The first pause between two rounds; twice as long each time ..."""
 LOOK_AFTER_S_MAX: Final = 1.0
@@ -81,6 +82,8 @@ class Forwarding:
         self._tried: set[NodeId] = set()
         """Who is not asked in this round."""
         self._patient_until = 0.0
+        self._lost_at: float | None = None
+        """When the first one was lost, of those since something came."""
         self._pause_s = LOOK_AFTER_S
         self.answer = Answer(
             request_id=options.request_id, node_name="", node_id="", events=self.events()
@@ -178,6 +181,7 @@ class Forwarding:
         self._failures.clear()
         self._tried.clear()
         self._patient_until = 0.0
+        self._lost_at = None
         self._pause_s = LOOK_AFTER_S
         self.answer.node_name = self._means.view.name(node)
         self.answer.node_id = key_text(node)
@@ -239,8 +243,11 @@ class Forwarding:
             is_over = self.answer.resumed >= CONTINUATIONS_MAX
             if is_over or not self._progress.can_continue:
                 raise self._broken_off() from failure
-        elif not has_begun and failure.is_lost and not self._patient_until:
-            self._be_patient(BEGIN_PATIENCE_S)
+        elif not has_begun and failure.is_lost:
+            self._lost_at = self._lost_at or trio.current_time()
+            if not self._patient_until or not failure.is_unreached:
+                left_s = self._lost_at + PATIENCE_S - trio.current_time()
+                self._be_patient(min(BEGIN_PATIENCE_S, left_s))
         is_only_cut_off = has_given and failure.is_lost and not failure.is_unreached
         if not is_only_cut_off or trio.current_time() >= self._patient_until:
             self._tried.add(node)

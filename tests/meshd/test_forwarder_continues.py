@@ -10,12 +10,23 @@ import pytest
 from meshd import asking, attempting, forwarding
 from meshd.answer import RequestOptions
 from meshd.failures import RequestFailed
+from meshd.frames import FrameStream
 from meshd.payloads import pack_chunk, pack_started, unpack_request
 from meshd.peers import Handler
 from protocol.events import ContactLost
 from protocol.exchange import Accept, Ask, Data, Heartbeat, encode_frame
+from protocol.identity import NodeId
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
-from tests.meshd.forwarding_house import FOREVER, REQUEST, House, answering, run
+from tests.meshd.forwarding_house import (
+    CHUNK,
+    END,
+    FOREVER,
+    REQUEST,
+    STARTED,
+    House,
+    answering,
+    run,
+)
 from tests.meshd.members import until
 from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, Step, TellingRuntime
 
@@ -252,7 +263,7 @@ def test_a_node_that_falls_silent_is_left(
     """No heartbeat: it is stopped, or out of reach, whatever its model would need; and the mesh
     looks at it.
     """
-    monkeypatch.setattr(asking, "SILENCE_S", 0.1)
+    monkeypatch.setattr(asking, "SILENCE_S", 0.5)
     house = House(tmp_path, None, _silent(*frames), TellingRuntime())
     got = answered(house)
     assert (got.node, got.text) == ("n2", WHOLE)
@@ -264,14 +275,37 @@ def test_a_slow_model_is_waited_for_while_its_node_is_heard(
 ) -> None:
     """Before its slot, in its prefill and between tokens."""
     monkeypatch.setattr(attempting, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(asking, "SILENCE_S", 0.25)
-    slow = PlayedRuntime([0.4, *HELLO[:1], 0.4, *HELLO[1:2], 0.4, *HELLO[2:]])
+    monkeypatch.setattr(asking, "SILENCE_S", 0.5)
+    slow = PlayedRuntime([0.7, *HELLO[:1], 0.7, *HELLO[1:2], 0.7, *HELLO[2:]])
     other = PlayedRuntime()
     house = House(tmp_path, None, slow, other)
     got = answered(house)
     assert (got.node, got.events) == ("n1", list(HELLO))
     assert not other.requests
     assert house.events == []
+
+
+@pytest.mark.parametrize(("most_s", "is_answered"), [(9.0, True), (0.5, False)])
+def test_who_is_reached_and_lost_is_asked_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, most_s: float, is_answered: bool
+) -> None:
+    """Connections that break before the first token, again and again, later than anybody waits for
+    one: the node lives, so the request waits for it, within bounds.
+    """
+    monkeypatch.setattr(forwarding, "BEGIN_PATIENCE_S", 0.4)
+    monkeypatch.setattr(forwarding, "PATIENCE_S", most_s)
+    monkeypatch.setattr(forwarding, "LOOK_AFTER_S_MAX", 0.02)
+    breaking = answering(0.3)
+    asked = 0
+
+    async def handler(peer: NodeId, stream: FrameStream) -> None:
+        nonlocal asked
+        asked += 1
+        await (breaking if asked < 5 else answering(STARTED, CHUNK, END))(peer, stream)
+
+    got = answered(House(tmp_path, None, handler, patience_s=9.0))
+    assert (got.failure is None) is is_answered
+    assert (asked == 5) is is_answered
 
 
 def test_only_lost_contact_is_told_to_the_node(tmp_path: pathlib.Path) -> None:
