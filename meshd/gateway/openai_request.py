@@ -168,6 +168,12 @@ class ChatBody(pydantic.BaseModel):
         pydantic.Field(max_length=STOPS_MAX),
         pydantic.BeforeValidator(_listed),
     ] = []
+    stop_token_ids: Annotated[
+        list[Annotated[int, pydantic.Field(ge=0, le=limits.TOKENS_MAX)]],
+        pydantic.FailFast(),
+        pydantic.Field(max_length=limits.STOP_TOKENS_MAX),
+        pydantic.BeforeValidator(_listed),
+    ] = []
     typical_p: Share | None = None
     repeat_penalty: Annotated[float, pydantic.Field(gt=0, le=limits.REPEAT_PENALTY_MAX)] | None = (
         None
@@ -264,6 +270,7 @@ def _request(body: ChatBody) -> GenerateRequest:
         with_markers=True,
         max_tokens=body.max_tokens if max_tokens is None else max_tokens,
         stop=tuple(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids),
         logit_bias=tuple(body.logit_bias),
         grammar=body.grammar or None,
         json_schema=body.response_format or body.json_schema,
