@@ -18,7 +18,8 @@ class RequestOptions:
     """What the client demands beside the generation itself."""
 
     request_id: str
-    """Chosen by the gateway; lower-case hex, names the request in headers, logs and explain."""
+    """Chosen by the gateway; lower-case hex, names the request in headers, logs and explain. Of
+    several answers to one request the second has `-1` behind it, and so on."""
     ranking: str | None = None
     """From `x-meshd-policy`: how the nodes that could run it are put in order; None: as this node
     does."""

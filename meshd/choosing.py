@@ -73,7 +73,7 @@ class Choosing:
         self, candidates: Sequence[Candidate], request: Request, options: RequestOptions
     ) -> list[Candidate]:
         """Whom to try, best first."""
-        home = self._homes.get(_conversation(request, _turns_before(request)))
+        home = self._home(request)
         now = self._now()
         known = [
             dataclasses.replace(
@@ -88,6 +88,11 @@ class Choosing:
         ]
         policy = self._policies[self.policy_name(options)]
         return policy.rank(known, self.demand(request, options), self._rng)
+
+    def _home(self, request: Request) -> NodeId | None:
+        """Who knows most of a request's prompt: all of it, or the turns before its last answer."""
+        whole = self._homes.get(_conversation(request, len(request.messages or ())))
+        return whole or self._homes.get(_conversation(request, _turns_before(request)))
 
     def policy_name(self, options: RequestOptions) -> str:
         """The policy by which a request's candidates are ranked."""
@@ -117,6 +122,14 @@ class Choosing:
         self._failed[node] = (self._now(), is_unreached)
         _forget_oldest(self._failed, FAILURES_MAX)
 
+    def begun(self, node: NodeId, request: Request) -> None:
+        """An answer has begun there: its prompt is known there now."""
+        if request.messages is not None:
+            key = _conversation(request, len(request.messages))
+            self._homes.pop(key, None)
+            self._homes[key] = node
+            _forget_oldest(self._homes, CONVERSATIONS_MAX)
+
     def answered(self, node: NodeId, request: Request, timing: Timing) -> None:
         """A request was answered there, to its end."""
         self._failed.pop(node, None)
@@ -138,11 +151,6 @@ class Choosing:
         if served > _SERVED_HALVED_AT:
             self._served = {each: tokens // 2 for each, tokens in self._served.items()}
         _forget_oldest(self._served, SERVED_MAX)
-        if request.messages is not None:
-            key = _conversation(request, len(request.messages))
-            self._homes.pop(key, None)
-            self._homes[key] = node
-            _forget_oldest(self._homes, CONVERSATIONS_MAX)
 
 
 def prompt_estimate(request: Request) -> int:

@@ -185,6 +185,7 @@ class Forwarding:
         self._pause_s = LOOK_AFTER_S
         self.answer.node_name = self._means.view.name(node)
         self.answer.node_id = key_text(node)
+        self._means.choosing.begun(node, self._request)
         if is_continuation:
             self.answer.resumed += 1
             self._story.continuations += 1

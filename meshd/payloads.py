@@ -47,6 +47,9 @@ _VERSION_WITH_TOOLS: Final = 2
 """Of requests that version 1 would read and misunderstand."""
 _VERSION_OF_EMBEDDING: Final = 3
 """Of requests to embed, or to rank: their fields are others."""
+_VERSION_WITH_STOP_TOKENS: Final = 4
+"""Of requests that all before it would not end where they shall."""
+_GENERATING_VERSIONS: Final = (_VERSION, _VERSION_WITH_TOOLS, _VERSION_WITH_STOP_TOKENS)
 ANOTHER_VERSION: Final = "a request of another version"
 """What every version says to one that it does not know."""
 
@@ -63,7 +66,7 @@ def pack_request(request: Request) -> bytes:
     turns = request.messages
     return pack(
         (
-            _VERSION_WITH_TOOLS if _needs_tools(request) else _VERSION,
+            _least_version(request),
             request.model,
             None if turns is None else tuple(turn.texts() for turn in turns),
             request.prompt,
@@ -89,15 +92,19 @@ def pack_request(request: Request) -> bytes:
             int(request.must_call),
             int(request.parallel_calls),
             int(request.with_markers),
+            request.stop_token_ids,
         )
     )
 
 
-def _needs_tools(request: GenerateRequest) -> bool:
-    """Whether a node that knows neither tools nor prefills would answer something else."""
+def _least_version(request: GenerateRequest) -> int:
+    """Which a node must know to answer just this, and not something else."""
+    if request.stop_token_ids:
+        return _VERSION_WITH_STOP_TOKENS
     turns = request.messages or ()
     is_prefilled = bool(turns) and turns[-1].role == "assistant"
-    return bool(request.tools) or is_prefilled or any(len(turn.texts()) > 2 for turn in turns)
+    is_longer = any(len(turn.texts()) > 2 for turn in turns)
+    return _VERSION_WITH_TOOLS if request.tools or is_prefilled or is_longer else _VERSION
 
 
 def unpack_request(body: bytes) -> Request:
@@ -107,7 +114,7 @@ def unpack_request(body: bytes) -> Request:
         version = fields.take_int(0, 2**31)
         if version == _VERSION_OF_EMBEDDING:
             return _take_embedding(fields)
-        if version not in (_VERSION, _VERSION_WITH_TOOLS):
+        if version not in _GENERATING_VERSIONS:
             raise BadPayload(ANOTHER_VERSION)
         model = fields.take_text(1_000)
         messages = _take_messages(fields)
@@ -171,7 +178,15 @@ def _with_tools(request: GenerateRequest, fields: Fields) -> GenerateRequest:
         must_call=fields.take_int(0, 1) == 1,
         parallel_calls=fields.take_int(0, 1) == 1,
         with_markers=fields.take_int(0, 1) == 1,
+        stop_token_ids=_take_stop_tokens(fields) if fields.has_more else (),
     )
+
+
+def _take_stop_tokens(fields: Fields) -> tuple[int, ...]:
+    ids = _token_ids(fields.take())
+    if len(ids) > limits.STOP_TOKENS_MAX:
+        raise Refused(DropReason.MALFORMED, "stop_token_ids")
+    return ids
 
 
 def _take_biases(fields: Fields) -> tuple[tuple[int, float], ...]:

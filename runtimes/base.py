@@ -178,6 +178,9 @@ class GenerateRequest:
     with_markers: bool = False
     """The text has the tokens that mark thoughts and calls (`ReplyForm`), and `Started` says which
     they are; else such tokens are left out where the vocabulary holds them to be no text."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the completion as the model's own end of turn does, whatever `ignore_eos`
+    says: they are counted, and add no text."""
 
     task: ClassVar[str] = GENERATE
     """What a model must be made for."""

@@ -16,6 +16,7 @@ PROMPT_BYTES_MAX = 8 * 1024 * 1024
 MESSAGES_MAX = 10_000
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 256
+STOP_TOKENS_MAX = 64
 TEMPERATURE_MAX = 100.0
 TOKENS_MAX = 2**31 - 1
 """llama.cpp counts tokens in 32-bit integers."""
@@ -93,7 +94,7 @@ def _check_embedding(request: EmbedRequest) -> None:
 
 def _check_generation(request: GenerateRequest) -> None:
     _check_text(request)
-    _check_stops(request.stop)
+    _check_stops(request)
     _check_integer("max_tokens", request.max_tokens, 0 if request.continued_ids else 1, TOKENS_MAX)
     _check_integer("top_k", request.top_k, 0, TOKENS_MAX)
     _check_integer("seed", request.seed, 0, SEED_MAX)
@@ -164,10 +165,14 @@ def _check_tools(request: GenerateRequest) -> None:
         raise _bad("two tools have the same name")
 
 
-def _check_stops(stops: tuple[str, ...]) -> None:
-    if len(stops) > STOPS_MAX:
+def _check_stops(request: GenerateRequest) -> None:
+    if len(request.stop_token_ids) > STOP_TOKENS_MAX:
+        raise _bad(f"at most {STOP_TOKENS_MAX} stop tokens are possible")
+    for token in request.stop_token_ids:
+        _check_integer("a token in stop_token_ids", token, 0, TOKENS_MAX)
+    if len(request.stop) > STOPS_MAX:
         raise _bad(f"at most {STOPS_MAX} stop strings are possible")
-    for stop in stops:
+    for stop in request.stop:
         _utf8_bytes(stop)
         if not 1 <= len(stop) <= STOP_CHARACTERS_MAX:
             raise _bad(f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters")

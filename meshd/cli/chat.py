@@ -68,7 +68,7 @@ def _read_prompt() -> str:
 
 def _first_model(home: Home) -> str:
     rows = ask(home, "models", local=False)["models"]
-    rows = [row for row in rows if GENERATE in row["tasks"]]
+    rows = [row for row in rows if GENERATE in row.get("tasks", [GENERATE])]
     if not rows:
         raise UserError(
             "no node of the mesh offers a model now; offer one with: meshd up --model demo"

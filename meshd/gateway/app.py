@@ -164,7 +164,9 @@ class Gateway:
         return [
             route("/v1/models", self._models),
             route("/v1/models/{id:path}", self._model),
-            route("/v1/chat/completions", ChatEndpoint(self._mesh, self._limits), "POST"),
+            route(
+                "/v1/chat/completions", ChatEndpoint(self._mesh, self._limits, self._places), "POST"
+            ),
             route("/v1/embeddings", EmbeddingsEndpoint(self._mesh), "POST"),
             route("/v1/rerank", RerankEndpoint(self._mesh), "POST"),
             route("/mesh/v1/nodes", self._nodes),

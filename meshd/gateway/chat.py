@@ -2,25 +2,25 @@
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
 from meshd.answer import Answer, Mesh, RequestOptions
 from meshd.failures import RequestFailed
+from meshd.gateway.choices import Choice, choices_of, use_all
 from meshd.gateway.encoding import sse_comment
 from meshd.gateway.errors import Refusal
 from meshd.gateway.event_stream import EventStream, openai_last_words
 from meshd.gateway.exchange import Exchange, HeaderList
 from meshd.gateway.limits import Limits
-from meshd.gateway.openai import DONE, ChatCompletion, Likely
+from meshd.gateway.openai import DONE, ChatAnswer, ChatCompletion, Likely
+from meshd.gateway.places import Places
 from protocol.policies import POLICIES
 from runtimes.base import Chunk, Finished, GenerateRequest, Started
 from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.reply_parser import Delta, ReplyParser
-
-if TYPE_CHECKING:
-    from meshd.gateway.openai_request import ChatCall
 
 _NODE_CHARS_MAX = 128
 _LOGPROB_CHARS = 80
@@ -35,9 +35,11 @@ _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 class ChatEndpoint:
     """Chat completions of the OpenAI dialect, by the mesh."""
 
-    def __init__(self, mesh: Mesh, limits: Limits) -> None:
+    def __init__(self, mesh: Mesh, limits: Limits, places: Places) -> None:
+        """`places`: each answer takes one; the first one's is taken already."""
         self._mesh = mesh
         self._limits = limits
+        self._places = places
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Raises Refusal and RequestFailed."""
@@ -48,43 +50,56 @@ class ChatEndpoint:
         call = parse_chat(await exchange.incoming.read())
         options = dataclasses.replace(options, user=call.user)
         exchange.incoming.close()
+        choices = choices_of(call.requests, options)
         completion = ChatCompletion(
             request_id=exchange.request_id,
             created=int(time.time()),
-            model=call.request.model,
+            model=choices[0].request.model,
             with_usage=call.with_usage,
         )
         answer_it = self._stream if call.stream else self._whole
-        await answer_it(exchange, call, options, completion)
+        with self._places.taken(None, len(choices) - 1):
+            await answer_it(exchange, choices, completion)
 
     async def _whole(
-        self,
-        exchange: Exchange,
-        call: "ChatCall",
-        options: RequestOptions,
-        completion: ChatCompletion,
+        self, exchange: Exchange, choices: Sequence[Choice], completion: ChatCompletion
     ) -> None:
-        async with self._mesh.generate(call.request, options) as answer:
-            chars_max = self._limits.answer_chars_max
-            deltas, likely, finished = await _collect(answer, call.request, chars_max)
-            headers = served_by(answer)
+        answers: dict[int, ChatAnswer] = {}
+        chars_max = self._limits.answer_chars_max // len(choices)
+
+        async def collect(choice: Choice, answer: Answer) -> None:
+            answers[choice.index] = await _collect(answer, choice.request, chars_max)
+
+        async with self._generate(choices[0]) as first:
+            await use_all(self._mesh, choices, first, collect)
+            headers = served_by(first)
         # The node is free again before a slow client takes its answer.
-        await exchange.reply_json(completion.whole(deltas, finished, likely), headers=headers)
+        whole = completion.whole([answers[index] for index in range(len(choices))])
+        await exchange.reply_json(whole, headers=headers)
 
     async def _stream(
-        self,
-        exchange: Exchange,
-        call: "ChatCall",
-        options: RequestOptions,
-        completion: ChatCompletion,
+        self, exchange: Exchange, choices: Sequence[Choice], completion: ChatCompletion
     ) -> None:
-        async with self._mesh.generate(call.request, options) as answer:
+        ended: dict[int, _Ended] = {}
+        async with self._generate(choices[0]) as first:
             stream = EventStream(
-                exchange, headers=lambda: served_by(answer), last_words=openai_last_words
+                exchange, headers=lambda: served_by(first), last_words=openai_last_words
             )
+
+            async def pass_on(choice: Choice, answer: Answer) -> None:
+                ended[choice.index] = await _pass_on(choice, answer, stream, completion)
+
             async with stream.kept_alive(self._limits.sse_keep_alive_s):
-                ending = await _pass_on(answer, call.request, stream, completion)
-        await stream.finish(ending)
+                await use_all(self._mesh, choices, first, pass_on)
+        in_order = [ended[index] for index in range(len(choices))]
+        counts = completion.counts([each.finished for each in in_order])
+        nodes = ",".join(name for each in in_order for name in each.nodes)
+        continuations = sum(each.continuations for each in in_order)
+        comment = sse_comment(f"meshd nodes={nodes} continuations={continuations}")
+        await stream.finish(counts + comment + DONE)
+
+    def _generate(self, choice: Choice) -> AbstractAsyncContextManager[Answer]:
+        return self._mesh.generate(choice.request, choice.options)
 
 
 def request_options(exchange: Exchange) -> RequestOptions:
@@ -141,6 +156,16 @@ def served_by(answer: Answer) -> HeaderList:
     ]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ended:
+    """What became of one streamed answer."""
+
+    finished: Finished
+    nodes: Sequence[str]
+    """Who gave a part of it, in order."""
+    continuations: int
+
+
 def _parser(request: GenerateRequest, form: ReplyForm) -> ReplyParser:
     names = [tool.name for tool in request.tools]
     return ReplyParser(form, names, None if request.parallel_calls else 1)
@@ -155,9 +180,7 @@ async def _read(parser: ReplyParser, text: str) -> list[Delta]:
     return deltas
 
 
-async def _collect(
-    answer: Answer, request: GenerateRequest, chars_max: int
-) -> tuple[list[Delta], list[Likely], Finished]:
+async def _collect(answer: Answer, request: GenerateRequest, chars_max: int) -> ChatAnswer:
     deltas: list[Delta] = []
     likely: list[Likely] = []
     parser = _parser(request, PLAIN)
@@ -175,33 +198,33 @@ async def _collect(
                     )
                 deltas += await _read(parser, text)
             case Finished():
-                return deltas + parser.finish(), likely, event
+                return ChatAnswer(deltas + parser.finish(), likely, event)
     raise _never_finished()
 
 
 async def _pass_on(
-    answer: Answer, request: GenerateRequest, stream: EventStream, completion: ChatCompletion
-) -> bytes:
-    """Send the answer's text as it comes; returns the events that end the stream."""
-    before = completion.opening()
-    parser = _parser(request, PLAIN)
+    choice: Choice, answer: Answer, stream: EventStream, completion: ChatCompletion
+) -> _Ended:
+    """Send the answer's text as it comes, up to why it ended."""
+    index, before = choice.index, completion.opening(choice.index)
+    parser = _parser(choice.request, PLAIN)
     nodes = [answer.node_name]
     async for event in answer.events:
         if nodes[-1] != answer.node_name:
             nodes.append(answer.node_name)
         match event:
             case Started(form=form):
-                parser = _parser(request, form)
+                parser = _parser(choice.request, form)
             case Chunk(text=text, logprobs=likely):
-                pieces = completion.events(await _read(parser, text), likely)
+                pieces = completion.events(await _read(parser, text), likely, index)
                 if pieces:
                     await stream.write(before + pieces)
                     before = b""
             case Finished():
-                before += completion.events(parser.finish())
-                closing = completion.closing(event, has_calls=parser.has_calls)
-                comment = f"meshd nodes={','.join(nodes)} continuations={answer.resumed}"
-                return before + closing + sse_comment(comment) + DONE
+                rest = completion.events(parser.finish(), choice=index)
+                closing = completion.closing(event, has_calls=parser.has_calls, choice=index)
+                await stream.write(before + rest + closing)
+                return _Ended(event, nodes, answer.resumed)
     raise _never_finished()
 
 

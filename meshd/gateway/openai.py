@@ -28,13 +28,14 @@ def model_object(row: Mapping[str, Any], *, created: int) -> dict[str, Any]:
     }
 
 
-def usage(finished: Finished) -> dict[str, Any]:
-    """Token counts, exactly as the runtime counted them."""
+def usage(finished: Sequence[Finished]) -> dict[str, Any]:
+    """Token counts of all choices, as the runtime counted them; their prompt counts once."""
+    first, completion_tokens = finished[0], sum(each.completion_tokens for each in finished)
     return {
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.completion_tokens,
-        "total_tokens": finished.prompt_tokens + finished.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
+        "prompt_tokens": first.prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": first.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
     }
 
 
@@ -62,6 +63,11 @@ def finish_reason(finished: Finished, *, has_calls: bool) -> str:
     return "tool_calls" if is_call else finished.finish_reason
 
 
+def choice_id(request_id: str, choice: int) -> str:
+    """The id of the request that one choice of several is to the mesh."""
+    return f"{request_id}-{choice}" if choice else request_id
+
+
 def call_id(request_id: str, index: int) -> str:
     """The id of an answer's call: always the same one, and no other answer's.
 
@@ -71,9 +77,18 @@ def call_id(request_id: str, index: int) -> str:
     return base64.b32encode(digest).decode().lower()[:9]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """One choice, whole."""
+
+    deltas: Sequence[Delta]
+    likely: Sequence[Likely]
+    finished: Finished
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChatCompletion:
-    """What all pieces of one chat answer have in common."""
+    """What all pieces of one chat answer have in common, whichever choice they are of."""
 
     request_id: str
     created: int
@@ -82,82 +97,95 @@ class ChatCompletion:
     with_usage: bool = False
     """A streamed answer ends with a chunk that has the token counts."""
 
-    def whole(
-        self, deltas: Sequence[Delta], finished: Finished, likely: Sequence[Likely] = ()
-    ) -> dict[str, Any]:
-        """The answer in one piece."""
+    def whole(self, answers: Sequence[ChatAnswer]) -> dict[str, Any]:
+        """The answer in one piece: its choices in order."""
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        counts = usage([answer.finished for answer in answers])
+        return self._object("chat.completion", choices, usage=counts)
+
+    def _choice(self, choice: int, answer: ChatAnswer) -> dict[str, Any]:
+        deltas = answer.deltas
         thoughts = "".join(delta.text for delta in deltas if isinstance(delta, Thoughts))
-        calls = self._calls(deltas)
+        calls = self._calls(choice, deltas)
         content = "".join(delta.text for delta in deltas if isinstance(delta, Content))
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if thoughts:
             message["reasoning_content"] = thoughts
         if calls:
             message |= {"content": content or None, "tool_calls": calls}
-        choice = {
-            "index": 0,
+        return {
+            "index": choice,
             "message": message,
-            "logprobs": logprobs(likely),
-            "finish_reason": finish_reason(finished, has_calls=bool(calls)),
+            "logprobs": logprobs(answer.likely),
+            "finish_reason": finish_reason(answer.finished, has_calls=bool(calls)),
         }
-        return self._object("chat.completion", [choice], usage=usage(finished))
 
-    def opening(self) -> bytes:
-        """The event that comes first: whose turn it is."""
-        return self._delta({"role": "assistant", "content": ""}, None)
+    def opening(self, choice: int = 0) -> bytes:
+        """The event that comes first of a choice: whose turn it is."""
+        return self._delta(choice, {"role": "assistant", "content": ""}, None)
 
-    def events(self, deltas: Sequence[Delta], likely: Sequence[Likely] = ()) -> bytes:
-        """The events of some more of the answer. The first one says how likely its tokens were."""
+    def events(
+        self, deltas: Sequence[Delta], likely: Sequence[Likely] = (), choice: int = 0
+    ) -> bytes:
+        """The events of some more of a choice. The first one says how likely its tokens were."""
         if likely and not deltas:  # what they say is not decided yet
             deltas = [Content("")]
-        events = (self._event(delta, () if at else likely) for at, delta in enumerate(deltas))
-        return b"".join(events)
+        return b"".join(
+            self._event(choice, delta, () if at else likely) for at, delta in enumerate(deltas)
+        )
 
-    def closing(self, finished: Finished, *, has_calls: bool = False) -> bytes:
-        """The events after the last text: why it ended and, if asked for, the token counts."""
-        ending = self._delta({}, finish_reason(finished, has_calls=has_calls))
+    def closing(self, finished: Finished, *, has_calls: bool = False, choice: int = 0) -> bytes:
+        """The event after a choice's last text: why it ended."""
+        return self._delta(choice, {}, finish_reason(finished, has_calls=has_calls))
+
+    def counts(self, finished: Sequence[Finished]) -> bytes:
+        """The event after all choices, if it was asked for: the token counts."""
         if not self.with_usage:
-            return ending
-        counts = self._object("chat.completion.chunk", [], usage=usage(finished))
-        return ending + sse_event(counts)
+            return b""
+        return sse_event(self._object("chat.completion.chunk", [], usage=usage(finished)))
 
-    def _event(self, delta: Delta, likely: Sequence[Likely]) -> bytes:
+    def _event(self, choice: int, delta: Delta, likely: Sequence[Likely]) -> bytes:
         match delta:
             case Content(text):
-                return self._delta({"content": text}, None, likely)
+                return self._delta(choice, {"content": text}, None, likely)
             case Thoughts(text):
-                return self._delta({"reasoning_content": text}, None, likely)
+                return self._delta(choice, {"reasoning_content": text}, None, likely)
             case CallBegin(index, name):
-                call: dict[str, object] = {"index": index, **self._call(index, name, "")}
+                call: dict[str, object] = {"index": index, **self._call(choice, index, name, "")}
             case CallArguments(index, text):
                 call = {"index": index, "function": {"arguments": text}}
-        return self._delta({"tool_calls": [call]}, None, likely)
+        return self._delta(choice, {"tool_calls": [call]}, None, likely)
 
-    def _calls(self, deltas: Sequence[Delta]) -> list[dict[str, object]]:
+    def _calls(self, choice: int, deltas: Sequence[Delta]) -> list[dict[str, object]]:
         names = [delta.name for delta in deltas if isinstance(delta, CallBegin)]
         arguments = [""] * len(names)
         for delta in deltas:
             if isinstance(delta, CallArguments):
                 arguments[delta.index] += delta.text
         parts = zip(names, arguments, strict=True)
-        return [self._call(index, *part) for index, part in enumerate(parts)]
+        return [self._call(choice, index, *part) for index, part in enumerate(parts)]
 
-    def _call(self, index: int, name: str, arguments: str) -> dict[str, object]:
+    def _call(self, choice: int, index: int, name: str, arguments: str) -> dict[str, object]:
         function = {"name": name, "arguments": arguments}
-        return {"id": call_id(self.request_id, index), "type": "function", "function": function}
+        its_id = call_id(choice_id(self.request_id, choice), index)
+        return {"id": its_id, "type": "function", "function": function}
 
     def _delta(
-        self, delta: dict[str, Any], finish_reason: str | None, likely: Sequence[Likely] = ()
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        finish_reason: str | None,
+        likely: Sequence[Likely] = (),
     ) -> bytes:
-        choice = {
-            "index": 0,
+        told = {
+            "index": choice,
             "delta": delta,
             "logprobs": logprobs(likely),
             "finish_reason": finish_reason,
         }
         # With counts to come, the dialect has a null in all chunks before them.
         extra = {"usage": None} if self.with_usage else {}
-        return sse_event(self._object("chat.completion.chunk", [choice], **extra))
+        return sse_event(self._object("chat.completion.chunk", [told], **extra))
 
     def _object(self, kind: str, choices: list[dict[str, Any]], **extra: object) -> dict[str, Any]:
         return {

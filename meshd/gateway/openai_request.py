@@ -23,6 +23,8 @@ VALUES_MAX = 200_000
 """Strings, commas and opening brackets in one body."""
 MESSAGES_MAX = 4096
 STOPS_MAX = 16
+CHOICES_MAX = 8
+"""Answers to one request; each is a request of its own to the mesh."""
 
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 
@@ -166,6 +168,12 @@ class ChatBody(pydantic.BaseModel):
         pydantic.Field(max_length=STOPS_MAX),
         pydantic.BeforeValidator(_listed),
     ] = []
+    stop_token_ids: Annotated[
+        list[Annotated[int, pydantic.Field(ge=0, le=limits.TOKENS_MAX)]],
+        pydantic.FailFast(),
+        pydantic.Field(max_length=limits.STOP_TOKENS_MAX),
+        pydantic.BeforeValidator(_listed),
+    ] = []
     typical_p: Share | None = None
     repeat_penalty: Annotated[float, pydantic.Field(gt=0, le=limits.REPEAT_PENALTY_MAX)] | None = (
         None
@@ -179,7 +187,7 @@ class ChatBody(pydantic.BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
-    n: Annotated[int, pydantic.Field(ge=1, le=1)] | None = None
+    n: Annotated[int, pydantic.Field(ge=1, le=CHOICES_MAX)] | None = None
     user: str | None = None
     tools: Annotated[
         list[ToolBody],
@@ -203,7 +211,8 @@ class ChatBody(pydantic.BaseModel):
 class ChatCall:
     """A chat request, and how its answer is wanted."""
 
-    request: GenerateRequest
+    requests: tuple[GenerateRequest, ...]
+    """One for each choice: alike but for the seed, if there is one."""
     stream: bool
     with_usage: bool
     """Streamed: end with the token counts. (An answer in one piece always has them.)"""
@@ -239,7 +248,7 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
         raise Refusal("bad_request", "Give only one of 'tools' and 'grammar'.", param="grammar")
     options = parsed.stream_options
     return ChatCall(
-        request=_request(parsed),
+        requests=_choices(_request(parsed), parsed.n or 1),
         stream=bool(parsed.stream),
         with_usage=options is not None and bool(options.include_usage),
         user=parsed.user,
@@ -261,6 +270,7 @@ def _request(body: ChatBody) -> GenerateRequest:
         with_markers=True,
         max_tokens=body.max_tokens if max_tokens is None else max_tokens,
         stop=tuple(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids),
         logit_bias=tuple(body.logit_bias),
         grammar=body.grammar or None,
         json_schema=body.response_format or body.json_schema,
@@ -268,6 +278,14 @@ def _request(body: ChatBody) -> GenerateRequest:
         # What is absent or null keeps the request's own default.
         **body.model_dump(include=sampling, exclude_none=True),
     )
+
+
+def _choices(request: GenerateRequest, count: int) -> tuple[GenerateRequest, ...]:
+    seed = request.seed
+    if seed is None:  # each draws its own
+        return (request,) * count
+    seeds = ((seed + index) % (limits.SEED_MAX + 1) for index in range(count))
+    return tuple(dataclasses.replace(request, seed=each) for each in seeds)
 
 
 def _tools(body: ChatBody) -> tuple[Tool, ...]:
@@ -297,9 +315,7 @@ def _refusal(error: ErrorDetails) -> Refusal:
         return Refusal("bad_request", "The body must be a JSON object.")
     if kind == "missing":
         return Refusal("bad_request", f"'{param}' is missing.", param=param)
-    if param == "n":
-        reason = "only one choice (n = 1) is supported"
-    code = "unsupported" if kind == "unsupported" or param == "n" else "bad_request"
+    code = "unsupported" if kind == "unsupported" else "bad_request"
     return Refusal(code, f"Invalid '{param}': {reason}.", param=param)
 
 

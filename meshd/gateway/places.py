@@ -13,21 +13,21 @@ class Places:
     def __init__(self, places_max: int) -> None:
         self._free = places_max
 
-    def check(self) -> None:
-        """Raises Refusal when none is free."""
-        if self._free <= 0:
+    def check(self, count: int = 1) -> None:
+        """Raises Refusal when so many are not free."""
+        if self._free < count:
             raise Refusal("overloaded", "Too many requests at one time; try again shortly.")
 
     @contextlib.contextmanager
-    def taken(self, client: ClientStream | None) -> Iterator[None]:
-        """Inside, one is taken, and `client` is not ended for want of room. Raises Refusal."""
-        self.check()
-        self._free -= 1
+    def taken(self, client: ClientStream | None, count: int = 1) -> Iterator[None]:
+        """Inside, so many are taken, and `client` is not ended for want of room. Raises Refusal."""
+        self.check(count)
+        self._free -= count
         if client is not None:
             client.is_answered = True
         try:
             yield
         finally:
-            self._free += 1
+            self._free += count
             if client is not None:
                 client.is_answered = False

@@ -123,8 +123,9 @@ class Engine:
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
         if room < (0 if request.continued_ids else 1):
             raise self._too_long(f"{len(prompt) + len(request.continued_ids)} tokens")
-        if any(token >= self.model.tokens_known for token in request.continued_ids):
-            raise RuntimeFailure("bad_request", "continued_ids are of another model")
+        for name in ("continued_ids", "stop_token_ids"):
+            if any(token >= self.model.tokens_known for token in getattr(request, name)):
+                raise RuntimeFailure("bad_request", f"{name} are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         sampler = Sampler(self._llama, self.model, with_reply_grammar(request, form), seed)
         sequence = Sequence(
@@ -135,6 +136,7 @@ class Engine:
             sampler=sampler,
             text=CompletionText(request.stop),
             logprobs=request.logprobs,
+            stop_token_ids=frozenset(request.stop_token_ids),
             visible=self.model.tokens_of(form.markers) if request.with_markers else frozenset(),
         )
         try:

@@ -80,6 +80,7 @@ class Generate:
     must_call: bool
     parallel_calls: bool
     with_markers: bool
+    stop_token_ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -335,6 +335,7 @@ def _generate_frame(number: int, request: GenerateRequest) -> frames.Frame:
         must_call=request.must_call,
         parallel_calls=request.parallel_calls,
         with_markers=request.with_markers,
+        stop_token_ids=request.stop_token_ids,
     )
 
 

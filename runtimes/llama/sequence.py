@@ -28,6 +28,8 @@ class Sequence:
     """How many of the likeliest tokens are told with each; None: nothing is."""
     visible: frozenset[int] = frozenset()
     """Tokens that are text here, though the vocabulary holds them to be none: markers."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end it as the model's own end of turn does."""
     held: Held | None = None
     """Its part of the KV cache; None while it waits for room."""
     cached_tokens: int | None = None
@@ -49,7 +51,7 @@ class Sequence:
     def continue_from(self, model: LoadedModel, continued: tuple[int, ...]) -> None:
         """Take in tokens that were generated elsewhere, as if they had been sampled here."""
         for token in continued:
-            is_end = model.is_end(token)
+            is_end = self._is_end(model, token)
             if not is_end:
                 self.text.push(self._piece(model, token))
             if is_end or self.text.stopped:
@@ -71,7 +73,7 @@ class Sequence:
             token = model.end_tokens[0]
         self.completion_tokens += 1
         self.tokens.append(token)
-        is_end = model.is_end(token)
+        is_end = self._is_end(model, token)
         text = "" if is_end else self.text.push(self._piece(model, token))
         if is_end or self.text.stopped:
             self.ending = "stop"
@@ -87,6 +89,9 @@ class Sequence:
             likely_data=tuple(each.data for each in likely),
             likely_logprobs=tuple(each.logprob for each in likely),
         )
+
+    def _is_end(self, model: LoadedModel, token: int) -> bool:
+        return model.is_end(token) or token in self.stop_token_ids
 
     def _piece(self, model: LoadedModel, token: int) -> bytes:
         return model.piece(token, special=token in self.visible)

@@ -38,6 +38,8 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
         raise RuntimeFailure("bad_request", "an upstream cannot go on behind given tokens")
     if request.logprobs is not None:
         raise RuntimeFailure("bad_request", "an upstream is not asked for logprobs yet")
+    if request.stop_token_ids:
+        raise RuntimeFailure("bad_request", "an upstream is not asked for stop tokens")
     fields: dict[str, Any] = {"model": model}
     if request.messages is None:
         fields["prompt"] = request.prompt

@@ -154,19 +154,20 @@ class ScriptedRuntime(Runtime):
             if request.must_call:
                 whole = call_text(self._script.name, request).encode()
                 chain.told = [*whole, END_OF_TURN][len(request.continued_ids) :]
+            ends = {END_OF_TURN, *request.stop_token_ids}
             for token in request.continued_ids:
-                text.push(self._piece(token))
+                text.push(b"" if token in ends else self._piece(token))
             wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
             tokens_max = min(room, wanted)
-            if END_OF_TURN in request.continued_ids or text.stopped or tokens_max == 0:
-                has_stopped = END_OF_TURN in request.continued_ids or text.stopped
+            has_stopped = bool(ends & {*request.continued_ids}) or text.stopped
+            if has_stopped or tokens_max == 0:
                 yield Finished("stop" if has_stopped else "length", len(prompt), 0)
                 return
             for index in range(tokens_max):
                 await self._before(index)
                 token = chain.next()
-                piece = text.push(self._piece(token))
-                stopped = token == END_OF_TURN or text.stopped
+                piece = text.push(b"" if token in ends else self._piece(token))
+                stopped = token in ends or text.stopped
                 is_last = stopped or index + 1 == tokens_max
                 yield Chunk((token,), piece + (text.finish() if is_last else ""))
                 if is_last:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_usage_is_llama_cpps(
     assert all(chunk.usage is None for chunk in chunks)
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (prompt_tokens, 17)
+
+
+def test_several_choices_compute_their_prompt_once(pair: list[Daemon], model: str) -> None:
+    """The second and third know the first one's; each has its own seed, and the sum is told."""
+    reply = pair[1].chat(model, "the " * 200, n=3, seed=5, max_tokens=12, ignore_eos=True)
+    assert reply.status == 200
+    answer = json.loads(reply.body)
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert len(set(texts)) == 3
+    assert answer["usage"]["completion_tokens"] == 36
+    prompt_tokens = answer["usage"]["prompt_tokens"]
+    for index in (1, 2):
+        story = pair[1].get(f"/mesh/v1/explain/{reply.headers['x-meshd-request']}-{index}")
+        assert story["usage"]["prompt_tokens"] == prompt_tokens > 200
+        assert story["usage"]["cached_tokens"] >= prompt_tokens - 64
 
 
 def test_greedy_text_and_its_count_are_llama_cpps(

@@ -43,6 +43,7 @@ class House:
             output_tokens=100,
             rest_s=99 * token_ms / 1000,
         )
+        self.choosing.begun(node, request)
         self.choosing.answered(node, request, timing)
 
 
@@ -100,6 +101,15 @@ def test_a_conversation_goes_home() -> None:
     assert called.messages is not None
     answered = dataclasses.replace(called, messages=(*called.messages[:2], *results))
     assert house.first(answered) == {TWO}, "after calls, too, however many results there are"
+
+
+def test_a_prompt_that_is_being_answered_goes_where_that_is() -> None:
+    """Another answer to the same one, while the first is not done."""
+    house = House()
+    story = _chat("once upon a time " * 2_000)
+    house.choosing.begun(TWO, story)
+    assert house.first(story) == {TWO}
+    assert house.first(_chat("something else " * 2_000)) == {ONE, TWO}
 
 
 def test_a_request_may_name_its_policy() -> None:

@@ -72,6 +72,9 @@ requests = st.builds(
     must_call=st.booleans(),
     parallel_calls=st.booleans(),
     with_markers=st.booleans(),
+    stop_token_ids=st.lists(st.integers(0, limits.TOKENS_MAX), max_size=limits.STOP_TOKENS_MAX).map(
+        tuple
+    ),
 )
 embeddings = st.builds(
     EmbedRequest,
@@ -283,6 +286,7 @@ LATEST: dict[str, object] = {
     "must_call": 0,
     "parallel_calls": 1,
     "with_markers": 0,
+    "stop_token_ids": (),
 }
 
 
@@ -302,6 +306,9 @@ def test_the_latest_fields_change_nothing_by_themselves() -> None:
         {"must_call": 2},
         {"parallel_calls": None},
         {"with_markers": "yes"},
+        {"stop_token_ids": (-1,)},
+        {"stop_token_ids": None},
+        {"stop_token_ids": (1,) * (limits.STOP_TOKENS_MAX + 1)},
         {"messages": (("user", "a", "b"),)},
         {"messages": (("user", "a", "b", "c", "d", "e"),)},
         {"messages": (("user", "a", "b", "c", "d", "e", "f", 5),)},
@@ -326,12 +333,13 @@ LOOK = Tool(name="f", parameters="{}")
         (GenerateRequest(model="m", messages=(USER,), tools=(LOOK,)), 2),
         (GenerateRequest(model="m", messages=(dataclasses.replace(USER, reasoning="b"), USER)), 2),
         (GenerateRequest(model="m", messages=(dataclasses.replace(USER, role="assistant"),)), 2),
+        (GenerateRequest(model="m", messages=(USER,), tools=(LOOK,), stop_token_ids=(5,)), 4),
     ],
 )
 def test_what_an_earlier_version_would_misread_has_another_number(
     request_: GenerateRequest, version: int
 ) -> None:
-    """It refuses such a request, instead of answering as if there were no tools."""
+    """It refuses such a request, instead of answering as if there were no tools or stops."""
     body = payloads.pack_request(request_)
     assert unpack(body)[0] == version
     assert payloads.unpack_request(body) == request_

@@ -240,6 +240,7 @@ def test_models_are_listed_by_name_with_their_nodes() -> None:
         "quantization": "F16",
         "size_bytes": 240_000,
         "context_tokens": 2048,
+        "tasks": ["generate"],
         "nodes": ["n1", "n2"],
     }
     seen.offer(1, KEY, b"")

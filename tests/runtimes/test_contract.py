@@ -187,6 +187,25 @@ def test_text_that_only_looks_like_a_stop_string_comes_out(runtime: Runtime) -> 
     with_served(runtime, test)
 
 
+def test_a_stop_token_ends_the_answer_and_is_not_in_its_text(runtime: Runtime) -> None:
+    """It is counted as the end of a turn is, and a run that goes on behind it knows it, too."""
+
+    async def test() -> None:
+        whole = await complete(runtime, ask(40))
+        last = next(at for at in range(10, 40) if whole.ids[at] not in whole.ids[:at])
+        stops = (whole.ids[last],)
+        completion = await complete(runtime, ask(40, stop_token_ids=stops))
+        assert completion.ids == whole.ids[: last + 1]
+        assert completion.text == (await complete(runtime, ask(last))).text
+        assert completion.finished.finish_reason == "stop"
+        assert completion.finished.completion_tokens == last + 1
+        request = ask(40, stop_token_ids=stops, continued_ids=tuple(completion.ids))
+        again = await complete(runtime, request)
+        assert (again.ids, again.finished.finish_reason) == ([], "stop")
+
+    with_served(runtime, test)
+
+
 def test_leaving_early_frees_the_slot(runtime: Runtime) -> None:
     """A consumer that goes away after one chunk leaves a runtime that serves the next."""
 
@@ -324,6 +343,8 @@ BAD_REQUESTS: list[tuple[str, dict[str, object]]] = [
     ("NUL in a grammar", {"grammar": "\0"}),
     ("long schema", {"json_schema": " " * 70_000}),
     ("continued below zero", {"continued_ids": (-1,)}),
+    ("a stop token below zero", {"stop_token_ids": (-1,)}),
+    ("too many stop tokens", {"stop_token_ids": (1,) * 65}),
     ("surrogate in a stop", {"stop": ("\udfff",)}),
     ("tools without a chat", {"tools": (LOOK,)}),
     ("nothing to call", chat_with(tools=(), must_call=True)),

@@ -20,6 +20,7 @@ from tests.meshd.cli.fake_gateway import DONE, FakeGateway, gateway_running, tex
 from tests.meshd.cli.running_daemon import answering, daemon_on
 
 TIMEOUT_S = 20.0
+EMBEDDER = {"name": "bert", "tasks": ["embed"]}
 
 
 def door(url: str) -> dict[str, str | None]:
@@ -34,11 +35,11 @@ def home(tmp_path: pathlib.Path) -> Home:
 
 @pytest.fixture
 def gateway(home: Home) -> Iterator[FakeGateway]:
-    """A daemon on `home` with a gateway and two models."""
+    """A daemon on `home` with a gateway, two models, and one that does not chat."""
     with gateway_running() as gateway:
         handlers = {
             "gateway": answering(door(gateway.url)),
-            "models": answering({"models": [{"name": "demo"}, {"name": "qwen"}]}),
+            "models": answering({"models": [EMBEDDER, {"name": "demo"}, {"name": "qwen"}]}),
         }
         with daemon_on(home, handlers):
             yield gateway
@@ -51,7 +52,7 @@ def _chat(home: Home, *arguments: str) -> int:
 def test_an_answer_is_printed_and_its_node_named_beside(
     home: Home, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The text alone is standard output; who gave it is a remark; the first model is asked."""
+    """The text alone is standard output; who gave it is a remark; the first that chats is asked."""
     assert _chat(home, "Hi there") == 0
     assert gateway.asked == [
         {
@@ -251,7 +252,7 @@ def test_a_mesh_without_models_says_what_to_do(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No model anywhere: the line has the command that offers one."""
-    handlers = {"gateway": answering(door("x")), "models": answering({"models": []})}
+    handlers = {"gateway": answering(door("x")), "models": answering({"models": [EMBEDDER]})}
     with daemon_on(home, handlers):
         assert _chat(home, "Hi") == 1
     assert "meshd up --model demo" in capsys.readouterr().err

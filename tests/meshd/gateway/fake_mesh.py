@@ -55,6 +55,8 @@ class FakeMesh:
     """What the gateway sees of a mesh; records what it was asked."""
 
     steps: Sequence[Step] = HELLO
+    others: Sequence[Sequence[Step]] = ()
+    """The steps of the requests after the first; `steps` again where there are no more."""
     refuse: Exception | None = None
     """Raised before any node accepts."""
     accept_after: trio.Event | None = None
@@ -95,6 +97,8 @@ class FakeMesh:
 
     @contextlib.asynccontextmanager
     async def generate(self, request: Request, options: RequestOptions) -> AsyncIterator[Answer]:
+        place = len(self.requests) - 1
+        steps = self.others[place] if 0 <= place < len(self.others) else self.steps
         self.requests.append((request, options))
         self.entered.set()
         self.running += 1
@@ -105,7 +109,7 @@ class FakeMesh:
                 raise self.refuse
             if request.model == "absent":
                 raise RequestFailed("model_not_found", "No node offers the model 'absent'.")
-            async with contextlib.aclosing(self._events()) as events:
+            async with contextlib.aclosing(self._events(steps)) as events:
                 self.answer = Answer(
                     request_id=options.request_id,
                     node_name="bert",
@@ -117,8 +121,8 @@ class FakeMesh:
             self.running -= 1
             self.left.set()
 
-    async def _events(self) -> AsyncGenerator[GenerateEvent, None]:
-        for step in self.steps:
+    async def _events(self, steps: Sequence[Step]) -> AsyncGenerator[GenerateEvent, None]:
+        for step in steps:
             match step:
                 case Exception():
                     raise step

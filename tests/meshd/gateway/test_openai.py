@@ -2,7 +2,7 @@
 
 import json
 
-from meshd.gateway.openai import ChatCompletion, model_object
+from meshd.gateway.openai import ChatAnswer, ChatCompletion, model_object
 from runtimes.base import Finished
 from runtimes.reply_parser import Content
 from tests.meshd.gateway.fake_mesh import MODEL_ROW
@@ -32,7 +32,8 @@ def test_model_object() -> None:
 
 def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
     """Usage and finish reason are Finished's, never counted again."""
-    whole = COMPLETION.whole([Content("te"), Content("xt")], Finished("length", 11, 22))
+    deltas = [Content("te"), Content("xt")]
+    whole = COMPLETION.whole([ChatAnswer(deltas, (), Finished("length", 11, 22))])
     assert whole["id"] == "chatcmpl-ab12"
     assert whole["object"] == "chat.completion"
     assert whole["choices"][0]["message"] == {
@@ -62,6 +63,7 @@ def test_usage_comes_only_when_asked_for() -> None:
     """Without include_usage there is no trace of it; with it all other chunks have a null."""
     finished = Finished("stop", 1, 2)
     assert b"usage" not in COMPLETION.opening() + COMPLETION.closing(finished)
+    assert COMPLETION.counts([finished]) == b""
     counting = ChatCompletion(request_id="ab12", created=5, model="m", with_usage=True)
     assert b'"usage":null' in counting.opening()
-    assert b'"choices":[],"usage":{"prompt_tokens":1' in counting.closing(finished)
+    assert b'"choices":[],"usage":{"prompt_tokens":1' in counting.counts([finished])

@@ -1,5 +1,6 @@
 """Bodies of the OpenAI dialect: what is read, what is refused, and that nothing else happens."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -30,7 +31,7 @@ def refusal(data: bytes) -> Refusal:
 def test_the_least_body_takes_the_defaults() -> None:
     """Absent fields keep GenerateRequest's own defaults; nothing is streamed."""
     call = parse_chat(body())
-    assert call.request == GenerateRequest(
+    assert call.requests[0] == GenerateRequest(
         model="m", messages=(ChatMessage(role="user", content="Hi"),), with_markers=True
     )
     assert (call.stream, call.with_usage) == (False, False)
@@ -49,6 +50,7 @@ def test_every_field_arrives() -> None:
             min_p=0.25,
             seed=-5,
             stop=["a", "b"],
+            stop_token_ids=[5, 6],
             ignore_eos=True,
             stream=True,
             stream_options={"include_usage": True},
@@ -56,7 +58,7 @@ def test_every_field_arrives() -> None:
             user="someone",
         )
     )
-    assert call.request == GenerateRequest(
+    assert call.requests[0] == GenerateRequest(
         model="m",
         messages=(
             ChatMessage(role="system", content="Be brief."),
@@ -69,16 +71,31 @@ def test_every_field_arrives() -> None:
         min_p=0.25,
         seed=2**63 - 5,
         stop=("a", "b"),
+        stop_token_ids=(5, 6),
         ignore_eos=True,
         with_markers=True,
     )
     assert (call.stream, call.with_usage) == (True, True)
 
 
+def test_each_choice_has_a_seed_of_its_own() -> None:
+    """Behind the one that is given; without one each draws its own."""
+
+    def seeds(**fields: object) -> list[int | None]:
+        first, *others = parse_chat(body(**fields)).requests
+        assert all(dataclasses.replace(other, seed=first.seed) == first for other in others)
+        return [request.seed for request in (first, *others)]
+
+    assert seeds(n=3, seed=5) == [5, 6, 7]
+    assert seeds(n=2, seed=-1) == [2**63 - 1, 0]
+    assert seeds(n=8) == [None] * 8
+    assert seeds(n=1, seed=5) == seeds(n=None, seed=5) == [5]
+
+
 def test_text_parts_are_joined_and_one_stop_is_a_list_of_one() -> None:
     """The two fields with two spellings mean the same in both."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    request = parse_chat(body(messages=[{"role": "user", "content": parts}], stop="x")).request
+    request = parse_chat(body(messages=[{"role": "user", "content": parts}], stop="x")).requests[0]
     assert request.messages == (ChatMessage(role="user", content="a\nb"),)
     assert request.stop == ("x",)
 
@@ -114,7 +131,7 @@ def test_sampling_and_form_arrive() -> None:
             logit_bias={"5": -100, "0": 2.5},
             grammar='root ::= "a"',
         )
-    ).request
+    ).requests[0]
     assert (request.typical_p, request.repeat_penalty) == (0.9, 1.1)
     assert (request.presence_penalty, request.frequency_penalty) == (-2.0, 0.5)
     assert request.logit_bias == ((5, -100.0), (0, 2.5))
@@ -125,8 +142,8 @@ def test_sampling_and_form_arrive() -> None:
         {"response_format": {"type": "json_object", "schema": schema}},
         {"json_schema": schema},
     ):
-        assert json.loads(parse_chat(body(**fields)).request.json_schema or "") == schema
-    plain = parse_chat(body(response_format={"type": "json_object"})).request
+        assert json.loads(parse_chat(body(**fields)).requests[0].json_schema or "") == schema
+    plain = parse_chat(body(response_format={"type": "json_object"})).requests[0]
     assert json.loads(plain.json_schema or "") == {"type": "object"}
 
 
@@ -178,7 +195,7 @@ def test_only_one_form_can_be_kept() -> None:
 )
 def test_logprobs_are_asked_for(fields: dict[str, object], asked: int | None) -> None:
     """OpenAI's two fields are one number here."""
-    assert parse_chat(body(**fields)).request.logprobs == asked
+    assert parse_chat(body(**fields)).requests[0].logprobs == asked
 
 
 @pytest.mark.parametrize(
@@ -196,7 +213,6 @@ def test_logprobs_that_cannot_be_are_refused(fields: dict[str, object]) -> None:
         ("function_call", "auto"),
         ("audio", {"voice": "a"}),
         ("modalities", ["text", "audio"]),
-        ("n", 2),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, value: object) -> None:
@@ -248,7 +264,12 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: obje
         ({"stop": 5}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": True}, "stream_options"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
+        ({"stop_token_ids": 5}, "stop_token_ids"),
+        ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
         ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
     ],
 )
 def test_wrong_values_are_refused_with_the_place(fields: dict[str, object], param: str) -> None:
@@ -295,7 +316,7 @@ def test_a_body_may_hold_only_so_many_values(filler: bytes) -> None:
 def test_long_text_full_of_separators_is_no_bomb() -> None:
     """Only what lies outside of strings counts as values."""
     text = '[{,"}]' * VALUES_MAX
-    request = parse_chat(body(messages=[{"role": "user", "content": text}])).request
+    request = parse_chat(body(messages=[{"role": "user", "content": text}])).requests[0]
     assert request.messages == (ChatMessage(role="user", content=text),)
 
 
@@ -359,5 +380,5 @@ def test_any_json_is_a_request_or_a_refusal(fields: dict[str, Any], messages: li
         assert meaning(met).status == 400
         assert met.message
     else:
-        assert met.request.messages
-        assert all("\0" not in message.content for message in met.request.messages)
+        assert met.requests[0].messages
+        assert all("\0" not in message.content for message in met.requests[0].messages)

@@ -24,7 +24,7 @@ NAMED = {"type": "function", "function": {"name": "put"}}
 def parse(**fields: object) -> GenerateRequest:
     """The request in a body that differs in `fields`."""
     body = {"model": "m", "messages": [HI], **fields}
-    return parse_chat(json.dumps(body).encode()).request
+    return parse_chat(json.dumps(body).encode()).requests[0]
 
 
 def test_tools_arrive() -> None:

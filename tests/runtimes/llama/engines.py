@@ -76,6 +76,7 @@ def generate(number: int, **changes: object) -> Generate:
         "must_call": False,
         "parallel_calls": True,
         "with_markers": False,
+        "stop_token_ids": (),
     }
     return Generate(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 

@@ -364,6 +364,7 @@ def test_a_grammar_that_leaves_no_token_ends_the_answer(random_model: pathlib.Pa
         {"json_schema": "{"},
         {"json_schema": '{"not": {}}'},
         {"prompt": ""},
+        {"stop_token_ids": (5, 10**6)},
     ],
 )
 def test_what_cannot_be_is_refused_and_holds_nothing(

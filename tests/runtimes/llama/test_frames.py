@@ -58,6 +58,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         must_call=st.booleans(),
         parallel_calls=st.booleans(),
         with_markers=st.booleans(),
+        stop_token_ids=st.lists(NUMBERS, max_size=3).map(tuple),
     ),
     st.builds(frames.Credit, request=NUMBERS, tokens=NUMBERS),
     st.builds(frames.Cancel, request=NUMBERS),

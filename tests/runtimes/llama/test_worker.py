@@ -127,6 +127,7 @@ def request(number: int, prompt: str = "p") -> Generate:
         must_call=False,
         parallel_calls=True,
         with_markers=False,
+        stop_token_ids=(),
     )
 
 

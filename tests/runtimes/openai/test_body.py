@@ -67,7 +67,8 @@ def test_sampling_and_form_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"json_schema": "{"}, {"continued_ids": (1,)}, {"logprobs": 0}]
+    "changes",
+    [{"json_schema": "{"}, {"continued_ids": (1,)}, {"logprobs": 0}, {"stop_token_ids": (1,)}],
 )
 def test_what_an_upstream_cannot_be_told_is_a_bad_request(changes: dict[str, object]) -> None:
     """No schema, and tokens that would mean something else there."""
