@@ -50,7 +50,6 @@ class Attempt:
     life: int
     """Of the server's process, when it was asked."""
     work: Work
-    begun_ns: int = 0
     first_ns: int = 0
     is_over: bool = False
     has_reached: bool = False
@@ -69,7 +68,7 @@ class Gateway:
         servers: Mapping[NodeId, tuple[Host, Server]],
         *,
         policy: Policy,
-        make_view: Callable[[], View],
+        make_view: Callable[[Speeds], View],
         rng: random.Random,
         deadline_ns: int,
         may_continue: bool,
@@ -90,7 +89,7 @@ class Gateway:
         self._has_one_owner = has_one_owner
         self._on_end = on_end
         self._connections = Connections(world, host)
-        self.view = make_view()
+        self.view = make_view(self._speeds)
         self.views = [self.view]
         """Of every life."""
         self._counted: Counter[NodeId] = Counter()
@@ -103,7 +102,7 @@ class Gateway:
 
     def begin(self) -> None:
         """A new life: it knows nothing yet."""
-        self.view = self._make_view()
+        self.view = self._make_view(self._speeds)
         self.views.append(self.view)
 
     def end(self) -> None:
@@ -148,10 +147,7 @@ class Gateway:
     def _rank(self, request: Request) -> None:
         if request not in self._ranked:
             return
-        candidates = [
-            dataclasses.replace(candidate, speed=self._speeds.of(candidate.node, ""))
-            for candidate in self.view.candidates(self._counted)
-        ]
+        candidates = self.view.candidates(self._counted)
         demand = Demand(request.prompt_tokens, self._usual_output)
         ranked = self._policy.rank(candidates, demand, self._rng)
         if not ranked:
@@ -192,7 +188,7 @@ class Gateway:
             is_owner=self._has_one_owner or host is self._host,
             deadline_ns=request.arrived_ns + self._deadline_ns,
         )
-        attempt = Attempt(request, server, host, host.life, work, self._world.now)
+        attempt = Attempt(request, server, host, host.life, work)
         self._attempts[attempt] = None
         self._counted[node] += 1
         if host is self._host:
@@ -252,7 +248,7 @@ class Gateway:
         )
 
     def _end_there(self, attempt: Attempt) -> None:
-        attempt.server.note_done()
+        attempt.server.note_done(attempt.work)
         self._answer(attempt, self._on_done)
 
     def note_crash(self, host: Host) -> None:
@@ -289,7 +285,7 @@ class Gateway:
             attempt.host.crypto.node_id,
             "",
             prompt_tokens=request.prompt_tokens + request.kept_tokens,
-            first_ns=attempt.first_ns - attempt.begun_ns,
+            first_ns=attempt.work.first_ns - attempt.work.started_ns,
             output_tokens=tokens - request.kept_tokens,
             rest_ns=self._world.now - attempt.first_ns,
         )

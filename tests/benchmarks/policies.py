@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from protocol.config import SECOND
+from protocol.config import SECOND, ProtocolConfig
 from simulations.inference.arrivals import MILLION, Arrivals, Bursty, Diurnal, Poisson
 from simulations.inference.policies import POLICIES
 from simulations.library import find_scenario, resized
@@ -38,6 +38,12 @@ ARRIVALS: Final[Mapping[str, Arrivals]] = {
 LOADS: Final = (0.5, 0.8, 0.95)
 DRAIN_NS: Final = 60 * SECOND
 """Time for what came last to be completed."""
+QUIET: Final = ProtocolConfig(
+    probe_interval_ns=86_400 * SECOND,
+    push_pull_interval_ns=86_400 * SECOND,
+    reconnect_interval_ns=86_400 * SECOND,
+)
+"""Where loads are known by a fixed delay, gossip tells nothing that is measured; nobody dies."""
 _FIGURES: Final = (
     ("ttft p50", "first_token_p50_s", 2),
     ("p95", "first_token_p95_s", 2),
@@ -87,6 +93,8 @@ def run_cell(work: tuple[Cell, int], *, size: Size) -> Result:
         and (round(size.load_age_s[0] * SECOND), round(size.load_age_s[1] * SECOND)),
     )
     scenario = dataclasses.replace(known, inference=workload, duration_ns=lasts_ns + DRAIN_NS)
+    if size.load_age_s is not None:
+        scenario = dataclasses.replace(scenario, form="at_once", protocol=QUIET)
     return run(resized(scenario, size.nodes), seed)
 
 
