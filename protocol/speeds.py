@@ -108,7 +108,9 @@ class ServedSpeed:
         self._told_ns: int | None = None
         self.told: Speed | None = None
 
-    def note(self, *, prompt_tokens: int, prefill_ns: int, output_tokens: int, rest_ns: int) -> None:
+    def note(
+        self, *, prompt_tokens: int, prefill_ns: int, output_tokens: int, rest_ns: int
+    ) -> None:
         """A request was served: of its prompt so many tokens were prefilled in so long, and the
         answer's others followed the first one in `rest_ns`.
         """

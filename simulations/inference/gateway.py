@@ -12,7 +12,7 @@ here, too.
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from protocol.admission import Reason
@@ -96,6 +96,8 @@ class Gateway:
         self._attempts: dict[Attempt, None] = {}
         self._ranked: dict[Request, list[Candidate]] = {}
         """Who is left to be tried, of each request in flight."""
+        self._tried: dict[Request, dict[NodeId, None]] = {}
+        """Who was tried, since something came of the request."""
         self._failures: dict[Request, list[str]] = {}
 
     # ---- its node ----
@@ -147,20 +149,27 @@ class Gateway:
     def _rank(self, request: Request) -> None:
         if request not in self._ranked:
             return
-        candidates = self.view.candidates(self._counted)
-        demand = Demand(request.prompt_tokens, self._usual_output)
-        ranked = self._policy.rank(candidates, demand, self._rng)
-        if not ranked:
-            self._give_up(request, UNAVAILABLE if candidates else NO_MODEL)
-            return
-        self._ranked[request] = ranked
+        offering = self.view.offering()
         self._failures[request] = []
+        self._tried[request] = {}
+        if not offering:
+            self._give_up(request, NO_MODEL)
+            return
+        self._rank_of(request, offering)
         self._try_next(request)
 
+    def _rank_of(self, request: Request, nodes: Sequence[NodeId]) -> None:
+        own = (self._host.crypto.node_id,)
+        considered = self._policy.considered(nodes, own, self._rng)
+        demand = Demand(request.prompt_tokens, self._usual_output)
+        candidates = self.view.candidates(considered, self._counted)
+        self._ranked[request] = self._policy.rank(candidates, demand, self._rng)
+
     def _try_next(self, request: Request) -> None:
-        ranked = self._ranked[request]
-        while ranked:
-            node = ranked.pop(0).node
+        tried = self._tried[request]
+        while self._ranked[request] or self._rank_others(request):
+            node = self._ranked[request].pop(0).node
+            tried[node] = None
             if self.view.is_present(node):
                 self._try(request, node)
                 return
@@ -168,6 +177,12 @@ class Gateway:
             self._failures[request].append(UNAVAILABLE)
         is_full = any(code in FULL for code in self._failures[request])
         self._give_up(request, Reason.QUEUE_FULL if is_full else UNAVAILABLE)
+
+    def _rank_others(self, request: Request) -> bool:
+        """Rank some that were not considered so far; False: there are none."""
+        tried = self._tried[request]
+        self._rank_of(request, [node for node in self.view.offering() if node not in tried])
+        return bool(self._ranked[request])
 
     def _give_up(self, request: Request, outcome: str) -> None:
         """Nobody can run it, or go on with it."""
@@ -351,6 +366,7 @@ class Gateway:
     def _finish(self, request: Request, outcome: str) -> None:
         self._ranked.pop(request, None)
         self._failures.pop(request, None)
+        self._tried.pop(request, None)
         request.outcome = outcome
         request.ended_ns = self._world.now
         self._on_end(request)

@@ -1,4 +1,4 @@
-"""The one place for what gateways know of others by a fixed delay, in the place of what gossip tells.
+"""The one place for what gateways know of others by a fixed delay, whatever gossip tells.
 
 What if everybody's load were known so late, however large the mesh is? Each gateway hears of each
 server in turn, of how it was the low end of the span ago, and again when that has become as old as
@@ -70,9 +70,11 @@ class Hearsay:
         shuffle(nodes, rng)
         self._parts = [nodes[part::PARTS] for part in range(PARTS)]
         self._turn = 0
+        self._until_ns = 0
 
-    def begin(self) -> None:
-        """From now on."""
+    def begin(self, until_ns: int) -> None:
+        """From now on, and until then."""
+        self._until_ns = until_ns
         for part in self._parts:
             self._hear(part)
         self._timeline.at(self._step_ns, self._go_on)
@@ -80,7 +82,8 @@ class Hearsay:
     def _go_on(self) -> None:
         self._hear(self._parts[self._turn])
         self._turn = (self._turn + 1) % PARTS
-        self._timeline.at(self._step_ns, self._go_on)
+        if self._timeline.now < self._until_ns:
+            self._timeline.at(self._step_ns, self._go_on)
 
     def _hear(self, nodes: Sequence[NodeId]) -> None:
         view, moment = self._view(), self._timeline.now - self._late_ns

@@ -1,16 +1,20 @@
 """The one place for whether gateways herd: whether servers are rushed and shunned in turns.
 
 Who believes old loads may send everything to those that were idle, and nothing to those that were
-busy, until both have changed sides. Then a server that is busier than others of its class is less
-busy than they a while later. So looked at is how much each has to do (requests running and waiting,
-per slot) beyond the mean of its class at that moment, which takes out whatever comes in bursts:
+busy, until both have changed sides. So looked at is how much each server has to do (requests that
+run and wait, per slot) beyond the mean of its class at that moment, which takes out whatever comes
+in bursts. Where that only wanders, it has less and less to do with itself the later one looks again
+(its covariance with itself falls to nothing); where it swings, it is on the other side half a
+period later, and the covariance is below nothing: -a * a for a swing whose root mean square is a.
 
-    rebound = the least, over all lags, of the correlation of that with itself so much later
+    swing = the root of minus the least covariance over all lags; 0 if none is negative
 
-Queues that only wander are correlated less and less the longer the lag, down to nothing: 0 but for
-chance. What swings with a period is correlated negatively half a period later: -1 for a pure swing.
+So a swing of 1 is a full machine and an idle one changing places, and one far below 1 costs nobody
+anything, as slots are free on either side of it.
 """
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -41,30 +45,26 @@ class Herding:
                 [(load.queued + load.running) * MILLI // max(1, load.slots) for load in loads]
             )
 
-    def correlations_ppm(self) -> list[int]:
-        """By lag from one step on, in millionths, over all servers; nothing where nothing varies."""
-        square, products, pairs = 0, [0] * LAGS, [0] * LAGS
-        count = 0
-        for moments in self._seen.values():
-            beyond = [_beyond(moment) for moment in moments[len(moments) // 4 :]]
-            for place, now in enumerate(beyond):
-                square += sum(value * value for value in now)
-                count += len(now)
-                for lag, later in enumerate(beyond[place + 1 : place + 1 + LAGS]):
-                    products[lag] += sum(map(int.__mul__, now, later))
-                    pairs[lag] += len(now)
-        if square == 0:
-            return []
-        return [
-            product * count * 1_000_000 // (square * many)
-            for product, many in zip(products, pairs, strict=True)
-            if many
-        ]
-
     @property
-    def rebound_ppm(self) -> int | None:
-        """The least of these."""
-        return min(self.correlations_ppm(), default=None)
+    def swing_milli(self) -> int | None:
+        """That of the class that swings most, in thousandths of a request per slot; None where
+        nothing was seen of two of one class.
+        """
+        swings = [
+            _swing_milli([_beyond(moment) for moment in moments[len(moments) // 4 :]])
+            for moments in self._seen.values()
+            if moments and len(moments[0]) > 1
+        ]
+        return max(swings, default=None)
+
+
+def _swing_milli(moments: Sequence[Sequence[int]]) -> int:
+    least = 0
+    for lag in range(1, min(LAGS, len(moments) // 2) + 1):
+        pairs = list(zip(moments, moments[lag:], strict=False))
+        product = sum(sum(map(operator.mul, now, later)) for now, later in pairs)
+        least = min(least, product // (len(pairs) * len(moments[0])))
+    return math.isqrt(-least)
 
 
 def _beyond(moment: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """The one place for what an inference workload showed. Times in virtual seconds.
 
-Latencies are those of completed requests, `overall` those of all: at least so long. Fairness is Jain's index, (sum x)**2 / (n * sum x**2),
-over users: 1 when all have the same, 1 / n when one has all.
+Latencies are those of completed requests, `overall` those of all: at least so long. Fairness is
+Jain's index, (sum x)**2 / (n * sum x**2), over users: 1 when all have the same, 1 / n when one has
+all.
 """
 
 from collections import Counter
@@ -52,8 +53,8 @@ def measures_of(service: Service) -> dict[str, Measure]:
     for name, ppm in service.utilisation_ppm().items():
         rows[f"utilisation_{name}"] = _ratio(ppm, 1_000_000, 4)
     rows.update(_ages(service))
-    rebound_ppm = service.herding.rebound_ppm
-    rows["herding_rebound"] = None if rebound_ppm is None else _ratio(rebound_ppm, 1_000_000, 3)
+    swing = service.herding.swing_milli
+    rows["herding_swing"] = None if swing is None else _ratio(swing, 1_000, 3)
     return rows
 
 

@@ -156,7 +156,7 @@ class Service:
         self._busy_slot_ns = {index: -s.busy_slot_ns() for index, s in self.servers.items()}
         self.world.at(self.until_ns, self._count_busy)
         for hearsay in self._hearsay:
-            hearsay.begin()
+            hearsay.begin(self.begun_ns + self.until_ns)
         self._look()
         self._schedule_next(self._arrivals())
 

@@ -5,7 +5,7 @@ unless the workload says how late loads are known (`hearsay.py`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from protocol.effects import Effect, LoadLearned, MembershipChanged, OffersChanged
@@ -71,17 +71,23 @@ class View:
         if member in self._offering:
             self._offering[member] = speed
 
-    def candidates(self, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
-        """Present members that offer the model, as the daemon's view would give them."""
+    def offering(self) -> list[NodeId]:
+        """Present members that offer the model."""
+        node = self._host.mesh_node
+        present = node.members.present() if node is not None else ()
+        return [member for member in present if member in self._offering]
+
+    def candidates(
+        self, nodes: Iterable[NodeId], own_requests: Mapping[NodeId, int]
+    ) -> list[Candidate]:
+        """Some of these, as the daemon's view would give them."""
         node = self._host.mesh_node
         if node is None:
             return []
         own, now, members = node.node_id, self._now(), node.members
         found: list[Candidate] = []
         ages: list[int] = []
-        for member in members.present():
-            if member not in self._offering:
-                continue
+        for member in nodes:
             load: Load | None = None
             age_ns = 0
             if member == own:
