@@ -3,31 +3,44 @@
 `fastest`, the default, asks where a request would be complete first:
 
     wait for a slot + prefill (little of it where the conversation was before)
-    + decode at the learned speed + round trip
+    + decode, at the node's speed + round trip
 
-Loads are told, so they are old: the older, the more is assumed to be as everywhere. Of those that
-are about as good as the best, two are drawn and the better one comes first (Mitzenmacher, "The
-Power of Two Choices in Randomized Load Balancing", 2001): many gateways that know the same do not
-all choose the same. Who has just failed a request is tried last, whatever the policy.
+Speeds are those that were learned, else those that each node tells of itself (`speeds.py`).
+
+Loads are told, so they are old, and whoever looks best looks so to all gateways at once: if each
+sent its requests there, it would be swamped before anybody heard of it, then shunned, and so on in
+turns. So it is reckoned how many requests come before that is heard of, and the first to be tried
+is drawn from as many of the best as have room for them, by how much room each has (`_drawn`). Where
+little comes, that is the best alone. Who has just failed a request is tried last, whatever the
+policy.
 """
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
+from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.routing import Candidate, alive, rank
 from protocol.speeds import Speed, typical
 
 COOL_DOWN_NS: Final = 10_000_000_000
 """So long a node that failed a request is tried last."""
-HALF_LIFE_NS: Final = 2_000_000_000
-"""A load that was told so long ago is half what was told and half the mean of all."""
-NEAR_PERCENT: Final = 120
+HALF_LIFE: Final = 8
+"""A load that was told as long ago as so many requests take is half what was told and half the
+mean of all."""
+EQUAL_PERCENT: Final = 105
 """As good as the best: not longer than so much of it ..."""
-NEAR_NS: Final = 20_000_000
+EQUAL_NS: Final = 20_000_000
 """... and this."""
+NEAR_PERCENT: Final = 200
+"""Nearly as good: not longer than so much of the best; they are taken in until ..."""
+AMPLE: Final = 8
+"""... there is room for so many times what comes before it is heard of."""
+CONSIDERED_MAX: Final = 64
+"""Of so many candidates that chance has drawn some are as good as the best of all."""
 KEPT_PERCENT: Final = 80
 """Of a prompt, where the conversation was before."""
 
@@ -45,11 +58,37 @@ class Demand:
 class Policy(Protocol):
     """One gateway's way to choose."""
 
+    def considered(
+        self, nodes: Sequence[NodeId], kept: Collection[NodeId], rng: random.Random
+    ) -> Sequence[NodeId]:
+        """Whom of those that offer the model it wants to have ranked, so that what a choice costs
+        has a bound, however large the mesh: `kept` in any case. If none of them can, it is asked
+        again, without them.
+        """
+        ...
+
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random
     ) -> list[Candidate]:
         """Whom to try, best first; members under suspicion are not tried at all."""
         ...
+
+
+class Drawing:
+    """Of many candidates it considers some that chance draws: a part of every policy to which any
+    that is good enough will do.
+    """
+
+    def considered(
+        self, nodes: Sequence[NodeId], kept: Collection[NodeId], rng: random.Random
+    ) -> Sequence[NodeId]:
+        """See Policy."""
+        if len(nodes) <= CONSIDERED_MAX:
+            return nodes
+        drawn = {node: None for node in nodes if node in kept} if kept else {}
+        while len(drawn) < CONSIDERED_MAX:
+            drawn[nodes[_below(rng, len(nodes))]] = None
+        return list(drawn)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +117,7 @@ def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli
     service_ns = prefill_ns + decode_ns
     if candidate.had_before:
         prefill_ns = prefill_ns * (100 - KEPT_PERCENT) // 100
-    busy = _blended(candidate, mean_busy_milli)
+    busy = _blended(candidate, mean_busy_milli, service_ns)
     slots = max(1, candidate.load.slots if candidate.load is not None else 1)
     # A request waits while all slots are taken: for so many slots' worth of those before it.
     waiting_milli = max(0, busy - 1000 + 1000 // slots)
@@ -92,11 +131,12 @@ def expected_of_all(candidates: Sequence[Candidate], demand: Demand) -> list[Exp
     return [expected(candidate, demand, usual, mean) for candidate in candidates]
 
 
-def _blended(candidate: Candidate, mean_busy_milli: int) -> int:
+def _blended(candidate: Candidate, mean_busy_milli: int, service_ns: int) -> int:
     """What is told, and the older it is the more of the mean; our own requests are no hearsay."""
     slots = max(1, candidate.load.slots if candidate.load is not None else 1)
     told, age_ns = candidate.busy_milli, candidate.load_age_ns
-    blended = (told * HALF_LIFE_NS + mean_busy_milli * age_ns) // (HALF_LIFE_NS + age_ns)
+    half_ns = HALF_LIFE * service_ns
+    blended = (told * half_ns + mean_busy_milli * age_ns) // (half_ns + age_ns)
     return max(blended, candidate.own_requests * 1000 // slots)
 
 
@@ -118,7 +158,39 @@ def _cooled(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=how_badly)
 
 
-class Fastest:
+def _drawn(estimates: Sequence[Expected], ranked: Sequence[Candidate], rng: random.Random) -> int:
+    """Which of those in order comes first: one of the best, by chance and by how much room each
+    has; of so many that they can take up what comes before it is heard of.
+    """
+    rooms: list[int] = []
+    coming = 0
+    for estimate, candidate in zip(estimates, ranked, strict=True):
+        load = candidate.load or Load(0, 0, 1)
+        service_ns = max(1, estimate.prefill_ns + estimate.decode_ns)
+        # What has ended since it was told: in the long run as much has come (Little's law).
+        age_ns = min(candidate.load_age_ns, HALF_LIFE * service_ns)
+        ended = 1000 * min(load.running, load.slots) * age_ns // service_ns
+        taken = max(load.queued + load.running, candidate.own_requests)
+        rooms.append(1000 * max(0, load.slots - taken) + ended)
+        coming += ended
+    best_ns = estimates[0].total_ns
+    equal_ns, near_ns = best_ns * EQUAL_PERCENT // 100 + EQUAL_NS, best_ns * NEAR_PERCENT // 100
+    many = reached = 0
+    for room, estimate in zip(rooms, estimates, strict=True):
+        limit_ns = near_ns if reached < AMPLE * coming else equal_ns
+        if reached >= coming and estimate.total_ns > limit_ns:
+            break
+        reached += room
+        many += 1
+    at = _below(rng, reached) if reached else 0
+    for place in range(many):
+        at -= rooms[place]
+        if at < 0:
+            return place
+    return 0
+
+
+class Fastest(Drawing):
     """Where it would be complete first."""
 
     def rank(
@@ -126,22 +198,18 @@ class Fastest:
     ) -> list[Candidate]:
         """See Policy."""
         able = alive(candidates)
-        estimates = [each.total_ns for each in expected_of_all(able, demand)]
         keyed = [
-            (estimate, rng.getrandbits(32), candidate)
-            for estimate, candidate in zip(estimates, able, strict=True)
+            (estimate.total_ns, rng.getrandbits(32), estimate, candidate)
+            for estimate, candidate in zip(expected_of_all(able, demand), able, strict=True)
         ]
         keyed.sort(key=lambda entry: entry[:2])
-        if len(keyed) > 1 and keyed[0][2].distance_ns > 0:  # how we ourselves are is no hearsay
-            limit = keyed[0][0] * NEAR_PERCENT // 100 + NEAR_NS
-            near = sum(estimate <= limit for estimate, *_ in keyed)
-            if near > 1:
-                first = min(_below(rng, near), _below(rng, near))
-                keyed.insert(0, keyed.pop(first))
-        return _cooled([candidate for *_, candidate in keyed])
+        ranked = [candidate for *_, candidate in keyed]
+        if ranked and ranked[0].distance_ns > 0 and not ranked[0].had_before:
+            ranked.insert(0, ranked.pop(_drawn([each for *_, each, _ in keyed], ranked, rng)))
+        return _cooled(ranked)
 
 
-class LeastLoaded:
+class LeastLoaded(Drawing):
     """By requests per slot as told, then by round trip."""
 
     def rank(
@@ -156,23 +224,36 @@ class RoundRobin:
     """One after the other, in the order of their ids, from where this gateway began by chance."""
 
     def __init__(self) -> None:
-        self._turn = -1
+        self._last = b""
+        """Who was first the last time."""
+
+    def considered(
+        self, nodes: Sequence[NodeId], kept: Collection[NodeId], rng: random.Random
+    ) -> Sequence[NodeId]:
+        """The next in turn."""
+        del kept
+        return self._from_turn(sorted(nodes), rng)[:CONSIDERED_MAX]
+
+    def _from_turn(self, nodes: Sequence[NodeId], rng: random.Random) -> Sequence[NodeId]:
+        if not nodes:
+            return nodes
+        begin = bisect_right(nodes, self._last) if self._last else _below(rng, len(nodes))
+        return [*nodes[begin:], *nodes[:begin]]
 
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random
     ) -> list[Candidate]:
         """See Policy."""
         del demand
-        able = sorted(alive(candidates), key=lambda candidate: candidate.node)
-        if not able:
-            return []
-        self._turn = self._turn + 1 if self._turn >= 0 else _below(rng, len(able))
-        begin = self._turn % len(able)
-        return _cooled(able[begin:] + able[:begin])
+        able = {candidate.node: candidate for candidate in alive(candidates)}
+        turns = self._from_turn(sorted(able), rng)
+        if turns:
+            self._last = turns[0]
+        return _cooled([able[node] for node in turns])
 
 
-class ResourceAware:
-    """The best hardware with a slot free: by tier, then by free slots, then by learned speed."""
+class ResourceAware(Drawing):
+    """The best hardware with a slot free: by tier, then by free slots, then by speed."""
 
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random
@@ -197,6 +278,13 @@ class ResourceAware:
 class LocalityAware:
     """The nearest that is not full: by round trip in steps that double, then by load."""
 
+    def considered(
+        self, nodes: Sequence[NodeId], kept: Collection[NodeId], rng: random.Random
+    ) -> Sequence[NodeId]:
+        """All: the nearest is one alone."""
+        del kept, rng
+        return nodes
+
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random
     ) -> list[Candidate]:
@@ -216,7 +304,7 @@ class LocalityAware:
         return _cooled([candidate for *_, candidate in keyed])
 
 
-class PriorityFirst:
+class PriorityFirst(Drawing):
     """Urgent requests where they are complete first; others leave those nodes alone while slower
     ones are idle.
     """
@@ -236,7 +324,7 @@ class PriorityFirst:
         return _cooled([*reversed(idle), *busy])
 
 
-class FairShare:
+class FairShare(Drawing):
     """Who has done least for us, measured by how fast it is: nobody's machine carries all."""
 
     def rank(

@@ -28,6 +28,7 @@ _HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
 end up dead there; others' lies are no excuse for anybody else.)"""
 _ENDS: Final = ("crash", "leave", "restart", "move")
 """Acts that trouble nobody but those whom they touch."""
+_TROUBLES_NOBODY: Final = (*_HARMLESS, *_ENDS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Story:
     def is_anybody_troubled(self, since_ns: int, until_ns: int) -> bool:
         """Whether somebody was cut off, stopped or slowed between; ends trouble nobody else."""
         return any(
-            episode.do not in (*_HARMLESS, *_ENDS)
+            episode.do not in _TROUBLES_NOBODY
             and episode.begin_ns <= until_ns
             and (episode.end_ns is None or episode.end_ns >= since_ns)
             for episode in self.episodes

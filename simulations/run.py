@@ -21,6 +21,7 @@ from simulations.participant import NodeFactory, name_of
 from simulations.pretend_crypto import PretendCrypto
 from simulations.scenario import Scenario
 from simulations.section import ScenarioError
+from simulations.whole import make_whole
 from simulations.world import World
 
 FORMING_NS: Final = 300 * SECOND
@@ -111,14 +112,8 @@ def _run(
     service = None if scenario.inference is None else Service(world, scenario.inference, seed)
     if service is not None:
         director.groups.update(service.groups)
-    for index in range(scenario.nodes):
-        world.start(index, *[0][:index])
-    if scenario.form == "whole":
-        if not _has_formed(world, is_helped=make_node is not None):
-            raise ScenarioError(f"{scenario.name}: the mesh did not come together")
-        world.run(SETTLE_NS)
-        world.traffic.clear()
-    start_ns = world.now if scenario.form == "whole" else 0
+    _form(world, scenario, is_ours=make_node is None)
+    start_ns = world.now
     director.schedule()
     if service is not None:
         service.begin(scenario.duration_ns)
@@ -164,6 +159,25 @@ def _violations(scenario: Scenario, world: World, director: Director) -> tuple[s
     if len(found) > VIOLATIONS_SHOWN:
         shown.append(f"and {len(found) - VIOLATIONS_SHOWN} more")
     return tuple(shown)
+
+
+def _form(world: World, scenario: Scenario, *, is_ours: bool) -> None:
+    """Start all nodes, and wait until the scenario may begin."""
+    if scenario.form == "at_once":
+        if not is_ours:
+            raise ScenarioError(f"{scenario.name}: form = 'at_once' is for our own nodes only")
+        for index in range(scenario.nodes):
+            world.start(index)
+        world.run(0)  # what is offered from the beginning
+        make_whole(world)
+        return
+    for index in range(scenario.nodes):
+        world.start(index, *[0][:index])
+    if scenario.form == "whole":
+        if not _has_formed(world, is_helped=not is_ours):
+            raise ScenarioError(f"{scenario.name}: the mesh did not come together")
+        world.run(SETTLE_NS)
+        world.traffic.clear()
 
 
 def _has_formed(world: World, *, is_helped: bool) -> bool:

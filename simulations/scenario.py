@@ -2,7 +2,8 @@
 
     nodes, duration_s      how many, how long
     form                   "together": all start at once through node 0, the clock of the measures
-                           with them; "whole": they have found each other before it starts
+                           with them; "whole": they have found each other before it starts;
+                           "at_once": so, too, but without having to: for thousands of nodes
     [network]              delay_ms, loss_percent, ... (`NetworkOptions`)
     [protocol]             any field of `ProtocolConfig`; times in `_ms`
     [inference]            what is asked of the mesh, and who serves it (`inference/table.py`)
@@ -29,7 +30,7 @@ NODES_MAX: Final = 20_000
 FILE_BYTES_MAX: Final = 4 * 2**20
 REPEATS_MAX: Final = 100_000
 """Acts that one `every_s` may unfold into."""
-FORMS: Final = ("together", "whole")
+FORMS: Final = ("together", "whole", "at_once")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

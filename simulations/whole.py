@@ -7,6 +7,7 @@ hears of all, and the others begin with what it knows, of which most is held onc
 import functools
 
 from protocol.codec import encode_stream
+from protocol.effects import OffersChanged
 from protocol.events import StreamReceived
 from protocol.identity import Address, NodeId
 from protocol.messages import PushPull
@@ -25,24 +26,35 @@ def whole_world(nodes: int, seed: int, *, are_acquainted: bool = True, loss_ppm:
     """
     options = NetworkOptions(delay=even(200_000, 800_000), loss_ppm=loss_ppm)
     world = World(nodes, seed, network=options, make_crypto=PretendCrypto)
-    records: dict[bytes, None] = {}
-    lives: dict[bytes, None] = {}
     for host in world.hosts:
-        records.update(dict.fromkeys(host.snapshot.records))
         world.start(host.index)
+    make_whole(world, are_acquainted=are_acquainted)
+    return world
+
+
+def make_whole(world: World, *, are_acquainted: bool = True) -> None:
+    """The same of a world whose hosts have all just started, each alone: members and what they
+    offer so far.
+    """
+    records: dict[bytes, None] = {}
+    statements: dict[bytes, None] = {}
+    for host in world.hosts:
         assert host.mesh_node is not None  # it was started just now
-        lives.update(dict.fromkeys(host.mesh_node.join_state()[1]))
-    everything = encode_stream(PushPull(False, tuple(records), tuple(lives), ()))
-    first, second, *_ = world.hosts
+        records.update(dict.fromkeys(host.snapshot.records))
+        statements.update(dict.fromkeys(host.mesh_node.join_state()[1]))
+    everything = encode_stream(PushPull(False, tuple(records), tuple(statements), ()))
+    first, second, *others = world.hosts
     world.give(first, StreamReceived(0, second.crypto.node_id, everything, WALL_START_S))
+    assert first.mesh_node is not None
     for host in world.hosts:
         assert host.mesh_node is not None  # nothing has ended them
-        assert first.mesh_node is not None
         host.mesh_node.begin_like(first.mesh_node)
         if are_acquainted:
             host.mesh_node.envelope.begin_acquainted(functools.partial(_meet, world, host))
     world.agreement.begin_whole()
-    return world
+    for offer in first.mesh_node.offers.all():
+        for host in (second, *others):
+            world.listener.on_effect(host, OffersChanged(offer.author, offer))
 
 
 def _meet(world: World, host: Host, peer: NodeId) -> tuple[Address, bytes] | None:

@@ -46,6 +46,10 @@ class Work:
     is_prefilling: bool = True
     left: int = 0
     """Of the present phase."""
+    started_ns: int = 0
+    """When it had a slot."""
+    first_ns: int = 0
+    """When its first token was there."""
 
     def __post_init__(self) -> None:
         self.left = self.prompt_tokens * _PER_TOKEN
@@ -190,6 +194,7 @@ class Engine:
             work = self._works[ticket]
             if refusal is None:
                 self._running[work] = None
+                work.started_ns = self._now()
             else:
                 del self._works[ticket], self._tickets[work]
                 told.append(functools.partial(work.on_refused, refusal.reason))
@@ -216,6 +221,7 @@ class Engine:
         for work in [work for work in self._running if work.left == 0]:
             if work.is_prefilling:
                 work.is_prefilling = False
+                work.first_ns = self._now()
                 work.left = (work.output_tokens - 1) * _PER_TOKEN
                 told.append(work.on_first)
             if work.left == 0:

@@ -12,7 +12,7 @@ here, too.
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from protocol.admission import Reason
@@ -50,7 +50,6 @@ class Attempt:
     life: int
     """Of the server's process, when it was asked."""
     work: Work
-    begun_ns: int = 0
     first_ns: int = 0
     is_over: bool = False
     has_reached: bool = False
@@ -69,7 +68,7 @@ class Gateway:
         servers: Mapping[NodeId, tuple[Host, Server]],
         *,
         policy: Policy,
-        make_view: Callable[[], View],
+        make_view: Callable[[Speeds], View],
         rng: random.Random,
         deadline_ns: int,
         may_continue: bool,
@@ -90,20 +89,22 @@ class Gateway:
         self._has_one_owner = has_one_owner
         self._on_end = on_end
         self._connections = Connections(world, host)
-        self.view = make_view()
+        self.view = make_view(self._speeds)
         self.views = [self.view]
         """Of every life."""
         self._counted: Counter[NodeId] = Counter()
         self._attempts: dict[Attempt, None] = {}
         self._ranked: dict[Request, list[Candidate]] = {}
         """Who is left to be tried, of each request in flight."""
+        self._tried: dict[Request, dict[NodeId, None]] = {}
+        """Who was tried, since something came of the request."""
         self._failures: dict[Request, list[str]] = {}
 
     # ---- its node ----
 
     def begin(self) -> None:
         """A new life: it knows nothing yet."""
-        self.view = self._make_view()
+        self.view = self._make_view(self._speeds)
         self.views.append(self.view)
 
     def end(self) -> None:
@@ -148,23 +149,27 @@ class Gateway:
     def _rank(self, request: Request) -> None:
         if request not in self._ranked:
             return
-        candidates = [
-            dataclasses.replace(candidate, speed=self._speeds.of(candidate.node, ""))
-            for candidate in self.view.candidates(self._counted)
-        ]
-        demand = Demand(request.prompt_tokens, self._usual_output)
-        ranked = self._policy.rank(candidates, demand, self._rng)
-        if not ranked:
-            self._give_up(request, UNAVAILABLE if candidates else NO_MODEL)
-            return
-        self._ranked[request] = ranked
+        offering = self.view.offering()
         self._failures[request] = []
+        self._tried[request] = {}
+        if not offering:
+            self._give_up(request, NO_MODEL)
+            return
+        self._rank_of(request, offering)
         self._try_next(request)
 
+    def _rank_of(self, request: Request, nodes: Sequence[NodeId]) -> None:
+        own = (self._host.crypto.node_id,)
+        considered = self._policy.considered(nodes, own, self._rng)
+        demand = Demand(request.prompt_tokens, self._usual_output)
+        candidates = self.view.candidates(considered, self._counted)
+        self._ranked[request] = self._policy.rank(candidates, demand, self._rng)
+
     def _try_next(self, request: Request) -> None:
-        ranked = self._ranked[request]
-        while ranked:
-            node = ranked.pop(0).node
+        tried = self._tried[request]
+        while self._ranked[request] or self._rank_others(request):
+            node = self._ranked[request].pop(0).node
+            tried[node] = None
             if self.view.is_present(node):
                 self._try(request, node)
                 return
@@ -172,6 +177,12 @@ class Gateway:
             self._failures[request].append(UNAVAILABLE)
         is_full = any(code in FULL for code in self._failures[request])
         self._give_up(request, Reason.QUEUE_FULL if is_full else UNAVAILABLE)
+
+    def _rank_others(self, request: Request) -> bool:
+        """Rank some that were not considered so far; False: there are none."""
+        tried = self._tried[request]
+        self._rank_of(request, [node for node in self.view.offering() if node not in tried])
+        return bool(self._ranked[request])
 
     def _give_up(self, request: Request, outcome: str) -> None:
         """Nobody can run it, or go on with it."""
@@ -192,7 +203,7 @@ class Gateway:
             is_owner=self._has_one_owner or host is self._host,
             deadline_ns=request.arrived_ns + self._deadline_ns,
         )
-        attempt = Attempt(request, server, host, host.life, work, self._world.now)
+        attempt = Attempt(request, server, host, host.life, work)
         self._attempts[attempt] = None
         self._counted[node] += 1
         if host is self._host:
@@ -252,7 +263,7 @@ class Gateway:
         )
 
     def _end_there(self, attempt: Attempt) -> None:
-        attempt.server.note_done()
+        attempt.server.note_done(attempt.work)
         self._answer(attempt, self._on_done)
 
     def note_crash(self, host: Host) -> None:
@@ -289,7 +300,7 @@ class Gateway:
             attempt.host.crypto.node_id,
             "",
             prompt_tokens=request.prompt_tokens + request.kept_tokens,
-            first_ns=attempt.first_ns - attempt.begun_ns,
+            first_ns=attempt.work.first_ns - attempt.work.started_ns,
             output_tokens=tokens - request.kept_tokens,
             rest_ns=self._world.now - attempt.first_ns,
         )
@@ -355,6 +366,7 @@ class Gateway:
     def _finish(self, request: Request, outcome: str) -> None:
         self._ranked.pop(request, None)
         self._failures.pop(request, None)
+        self._tried.pop(request, None)
         request.outcome = outcome
         request.ended_ns = self._world.now
         self._on_end(request)

@@ -38,6 +38,14 @@ class Machine:
         """Of each of so many running requests."""
         return self.decode_milli * MILLION // (MILLION + self.slowdown_ppm * (running - 1))
 
+    def prefill_ns(self, tokens: int) -> int:
+        """How long so many tokens of a prompt take, of one alone."""
+        return tokens * 1_000 * SECOND // self.prefill_milli
+
+    def decode_ns(self, tokens: int) -> int:
+        """The same of an answer's."""
+        return tokens * 1_000 * SECOND // self.decode_milli
+
     def request_ns(self, prompt_milli: int, output_milli: int) -> int:
         """How long a request of that size runs while all slots are full. Lengths in thousandths.
 

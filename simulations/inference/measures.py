@@ -1,7 +1,8 @@
 """The one place for what an inference workload showed. Times in virtual seconds.
 
-Latencies are those of completed requests. Fairness is Jain's index, (sum x)**2 / (n * sum x**2),
-over users: 1 when all have the same, 1 / n when one has all.
+Latencies are those of completed requests, `overall` those of all: at least so long. Fairness is
+Jain's index, (sum x)**2 / (n * sum x**2), over users: 1 when all have the same, 1 / n when one has
+all.
 """
 
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Final
 
 from protocol.config import SECOND
 from simulations.inference.gateway import COMPLETED
+from simulations.inference.request import Request
 from simulations.inference.service import Service
 from simulations.inference.view import AGE_STEP_NS
 
@@ -38,6 +40,7 @@ def measures_of(service: Service) -> dict[str, Measure]:
         **_latencies(
             "completion", [r.ended_ns - r.arrived_ns for r in completed if r.ended_ns is not None]
         ),
+        **_latencies("overall", [_at_least_ns(service, request) for request in requests]),
         "tokens_per_s": _ratio(
             sum(r.served_tokens for r in requests) * SECOND, service.until_ns, 1
         ),
@@ -50,7 +53,20 @@ def measures_of(service: Service) -> dict[str, Measure]:
     for name, ppm in service.utilisation_ppm().items():
         rows[f"utilisation_{name}"] = _ratio(ppm, 1_000_000, 4)
     rows.update(_ages(service))
+    swing = service.herding.swing_milli
+    rows["herding_swing"] = None if swing is None else _ratio(swing, 1_000, 3)
     return rows
+
+
+def _at_least_ns(service: Service, request: Request) -> int:
+    """From its arrival to its completion; one in flight has taken so long already, and one that
+    failed counts as one that came at its deadline.
+    """
+    if request.ended_ns is None:
+        return service.world.now - request.arrived_ns
+    if request.outcome != COMPLETED:
+        return service.workload.deadline_ns
+    return request.ended_ns - request.arrived_ns
 
 
 def _latencies(name: str, times_ns: Sequence[int]) -> dict[str, Measure]:

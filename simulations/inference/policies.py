@@ -6,14 +6,14 @@ truth.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
 from protocol import policies
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import Demand, Policy
+from protocol.policies import Demand, Drawing, Policy
 from protocol.routing import Candidate, alive, rank
 from simulations.chance import shuffle
 
@@ -28,7 +28,7 @@ class Truth(Protocol):
         """When a request of mean size that came now would be complete, roughly."""
 
 
-class Chance:
+class Chance(Drawing):
     """Anybody."""
 
     def rank(
@@ -41,7 +41,7 @@ class Chance:
         return able
 
 
-class TwoChoices:
+class TwoChoices(Drawing):
     """The less busy of two that chance names (Mitzenmacher 2001), and so on with the rest."""
 
     def rank(
@@ -57,11 +57,22 @@ class TwoChoices:
         return ranked
 
 
-class LeastBusyOracle:
-    """What the daemon would do if it knew every load as it is now."""
+class Oracle:
+    """Who knows the truth knows it of all."""
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
+
+    def considered(
+        self, nodes: Sequence[NodeId], kept: Collection[NodeId], rng: random.Random
+    ) -> Sequence[NodeId]:
+        """All."""
+        del kept, rng
+        return nodes
+
+
+class LeastBusyOracle(Oracle):
+    """By requests per slot, as they are now."""
 
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random
@@ -72,11 +83,8 @@ class LeastBusyOracle:
         return rank(known, rng)
 
 
-class CompletionOracle:
+class CompletionOracle(Oracle):
     """Where a request would be complete first, by the true loads and the true speeds."""
-
-    def __init__(self, truth: Truth) -> None:
-        self._truth = truth
 
     def rank(
         self, candidates: Sequence[Candidate], demand: Demand, rng: random.Random

@@ -1,7 +1,8 @@
 """The one place for one serving node: its engine's lives, what it offers, and how it tells load.
 
-As `meshd/advertiser.py` does it: the model is offered while it is loaded; the load is looked at
-four times a second and given to the node when it changed. From there on gossip carries both.
+As `meshd/advertiser.py` does it: the model is offered while it is loaded, with its speed as it was
+measured; the load is looked at four times a second and given to the node when it changed. From
+there on gossip carries both.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from protocol.config import MILLISECOND
 from protocol.events import LoadChanged, OfferChanged
 from protocol.fields import pack
 from protocol.messages import Load
+from protocol.speeds import ServedSpeed, Speed
 from simulations.host import Host
 from simulations.inference.engine import Engine, Work
 from simulations.inference.machines import Machine
@@ -19,8 +21,10 @@ from simulations.world import World
 LOAD_NS: Final = 250 * MILLISECOND
 """How often the load is looked at; the daemon's value."""
 MODEL_KEY: Final = "model/simulated"
-MODEL: Final = pack({"name": "simulated", "runtime": "simulated"})
-"""One model that all serve; what stands in the offer is of no matter to gossip but its size."""
+MODEL: Final = {"name": "simulated", "runtime": "simulated"}
+"""One model that all serve."""
+TRIAL: Final = 16
+"""Tokens of prompt and answer by which a speed is measured when the model is loaded."""
 UNAVAILABLE: Final = "unavailable"
 
 
@@ -28,16 +32,26 @@ class Server:
     """What runs on a serving host beside its node."""
 
     def __init__(
-        self, world: World, host: Host, machine: Machine, on_load: Callable[[Host, Load], None]
+        self,
+        world: World,
+        host: Host,
+        machine: Machine,
+        on_told: Callable[[Host, "Server"], None],
+        *,
+        by_gossip: bool = True,
     ) -> None:
-        """`on_load` hears of every load that is given to the node."""
+        """`on_told` hears of every load and speed that is told; the node hears of them, too, if
+        they travel `by_gossip`, else only that the model is offered.
+        """
         self._world = world
         self._host = host
-        self._on_load = on_load
+        self._on_told = on_told
+        self._by_gossip = by_gossip
         self.machine = machine
         self.told = Load(0, 0, 0)
         """What the node was given last."""
         self._engine: Engine | None = None
+        self._speed = ServedSpeed()
         self._busy_slot_ns = 0
         """Of lives that are over."""
         self._is_looking = False
@@ -47,6 +61,11 @@ class Server:
     def load(self) -> Load:
         """The truth, now."""
         return self._engine.load if self._engine is not None else Load(0, 0, self.machine.slots)
+
+    @property
+    def told_speed(self) -> Speed | None:
+        """What it has told of its speed."""
+        return self._speed.told
 
     @property
     def is_ready(self) -> bool:
@@ -63,6 +82,7 @@ class Server:
     def begin(self, load_ns: int) -> None:
         """Its process starts; the model is there `load_ns` later."""
         self.told = Load(0, 0, 0)
+        self._speed = ServedSpeed()
         self._began_ns = self._world.now
         life = self._host.life
         self._world.at(load_ns, lambda: self._finish_loading(life))
@@ -73,7 +93,9 @@ class Server:
         self._engine = Engine(self.machine, at=self._world.at, now=lambda: self._world.now)
         if self._host.is_paused:
             self._engine.freeze()
-        self._world.give(self._host, OfferChanged(MODEL_KEY, MODEL))
+        self._note_speed(
+            TRIAL, TRIAL, self.machine.prefill_ns(TRIAL), self.machine.decode_ns(TRIAL - 1)
+        )
         self._changed()
 
     def end(self) -> None:
@@ -114,9 +136,32 @@ class Server:
         """Tokens of it that have come out by now; as of its end, if the process is gone."""
         return self._engine.emitted(work) if self._engine is not None else work.emitted_tokens
 
-    def note_done(self) -> None:
+    def note_done(self, work: Work) -> None:
         """One of its requests has ended."""
+        self._note_speed(
+            work.prompt_tokens,
+            work.output_tokens,
+            work.first_ns - work.started_ns,
+            self._world.now - work.first_ns,
+        )
         self._changed()
+
+    def _note_speed(
+        self, prompt_tokens: int, output_tokens: int, prefill_ns: int, rest_ns: int
+    ) -> None:
+        self._speed.note(
+            prompt_tokens=prompt_tokens,
+            prefill_ns=prefill_ns,
+            output_tokens=output_tokens,
+            rest_ns=rest_ns,
+        )
+        is_first = self._speed.told is None
+        speed = self._speed.news(self._world.now)
+        if speed is not None:
+            self._on_told(self._host, self)
+            if self._by_gossip or is_first:
+                offer = pack({**MODEL, **speed.to_fields()})
+                self._world.give(self._host, OfferChanged(MODEL_KEY, offer))
 
     # ---- load ----
 
@@ -135,5 +180,6 @@ class Server:
         load = self._engine.load
         if load != self.told:
             self.told = load
-            self._on_load(self._host, load)
-            self._world.give(self._host, LoadChanged(load))
+            self._on_told(self._host, self)
+            if self._by_gossip:
+                self._world.give(self._host, LoadChanged(load))

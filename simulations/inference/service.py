@@ -8,26 +8,26 @@ its own datagrams.
 import functools
 import random
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from protocol.effects import Effect
 from protocol.identity import NodeId
 from protocol.messages import Load
-from simulations.chance import below, between
+from simulations.chance import below
 from simulations.host import Host
 from simulations.inference.arrivals import MILLION, Recorded, Trace, times
 from simulations.inference.gateway import Gateway
+from simulations.inference.hearsay import Hearsay, History
+from simulations.inference.herding import STEP_NS, Herding
 from simulations.inference.machines import deal
 from simulations.inference.policies import POLICIES
 from simulations.inference.request import Request
 from simulations.inference.server import Server
-from simulations.inference.view import Told, View
+from simulations.inference.view import View
 from simulations.inference.workload import GATEWAYS, Workload
 from simulations.world import World
 
-HISTORY_MAX: Final = 4_096
-"""Loads of one server that are remembered, for gateways that are told late."""
 _OUT: Final = 1_000_000
 """Requests that nobody has waiting."""
 
@@ -47,20 +47,28 @@ class Service:
         by_node: dict[NodeId, tuple[Host, Server]] = {}
         for host, machine in zip(world.hosts, deal(size, workload.portions), strict=True):
             if machine is not None:
-                server = Server(world, host, machine, self._remember)
+                by_gossip = workload.told_ns is None
+                server = Server(world, host, machine, self._remember, by_gossip=by_gossip)
                 self.servers[host.index] = server
                 by_node[host.crypto.node_id] = host, server
         self._by_node = by_node
-        self._histories: dict[NodeId, tuple[list[int], list[Load]]] = {
-            node: ([], []) for node in by_node
+        self._histories = {
+            node: History(server.machine.slots) for node, (_, server) in by_node.items()
         }
-        self.gateways = [self._gateway(host) for host in world.hosts[: workload.gateways]]
+        self.gateways: list[Gateway] = []
+        self._hearsay: list[Hearsay] = []
+        for host in world.hosts[: workload.gateways]:
+            self._add_gateway(host)
         self.requests: list[Request] = []
         self.begun_ns = 0
         self.until_ns = 0
         """When requests come no more, from `begun_ns` on."""
         self._busy_slot_ns: dict[int, int] = {}
         """Of each server, from `begun_ns` until then."""
+        classes: dict[str, list[Callable[[], Load]]] = {}
+        for server in self.servers.values():
+            classes.setdefault(server.machine.name, []).append(functools.partial(_load, server))
+        self.herding = Herding(classes)
         self._weights = _running_sums(workload)
         sizes = workload.prompt.mean_milli(), workload.output.mean_milli()
         self._mean_ns = {
@@ -68,20 +76,21 @@ class Service:
         }
         world.listener = self
 
-    def _gateway(self, host: Host) -> Gateway:
+    def _add_gateway(self, host: Host) -> None:
         server = self.servers.get(host.index)
         rng = random.Random(self._choosing.getrandbits(64))  # noqa: S311  # as above
-        told = self._told(random.Random(rng.getrandbits(64)))  # noqa: S311  # as above
-        return Gateway(
+        told_ns = self.workload.told_ns
+        gateway = Gateway(
             self.world,
             host,
             self._by_node,
             policy=POLICIES[self.workload.policy](self),
-            make_view=lambda: View(
+            make_view=lambda speeds: View(
                 host,
                 lambda: self.world.now,
                 lambda: server.told if server is not None else Load(0, 0, 0),
-                told,
+                speeds,
+                is_told=told_ns is not None,
             ),
             rng=rng,
             deadline_ns=self.workload.deadline_ns,
@@ -89,6 +98,12 @@ class Service:
             has_one_owner=self.workload.has_one_owner,
             on_end=self._note_end,
         )
+        self.gateways.append(gateway)
+        if told_ns is not None:
+            mixing = random.Random(rng.getrandbits(64))  # noqa: S311  # as above
+            self._hearsay.append(
+                Hearsay(self.world, self._histories, told_ns, lambda: gateway.view, mixing)
+            )
 
     @property
     def groups(self) -> dict[str, list[int]]:
@@ -140,7 +155,15 @@ class Service:
         self.until_ns = min(until_ns, self.workload.lasts_ns or until_ns)
         self._busy_slot_ns = {index: -s.busy_slot_ns() for index, s in self.servers.items()}
         self.world.at(self.until_ns, self._count_busy)
+        for hearsay in self._hearsay:
+            hearsay.begin(self.begun_ns + self.until_ns)
+        self._look()
         self._schedule_next(self._arrivals())
+
+    def _look(self) -> None:
+        self.herding.look()
+        if self.world.now + STEP_NS < self.begun_ns + self.until_ns:
+            self.world.at(STEP_NS, self._look)
 
     def _count_busy(self) -> None:
         for index, server in self.servers.items():
@@ -190,29 +213,10 @@ class Service:
 
     # ---- what is known of loads ----
 
-    def _remember(self, host: Host, load: Load) -> None:
-        if self.workload.told_ns is None:
-            return
-        at, loads = self._histories[host.crypto.node_id]
-        at.append(self.world.now)
-        loads.append(load)
-        if len(at) > HISTORY_MAX:
-            del at[: HISTORY_MAX // 2], loads[: HISTORY_MAX // 2]
-
-    def _told(self, rng: random.Random) -> Told | None:
-        """What a gateway is told so late, if gossip is not to tell it."""
-        if self.workload.told_ns is None:
-            return None
-        told_ns = self.workload.told_ns
-
-        def told(node: NodeId) -> tuple[Load, int]:
-            age_ns = between(rng, told_ns)
-            at, loads = self._histories[node]
-            place = bisect_right(at, self.world.now - age_ns)
-            slots = self._by_node[node][1].machine.slots
-            return (loads[place - 1] if place else Load(0, 0, slots)), age_ns
-
-        return told
+    def _remember(self, host: Host, server: Server) -> None:
+        if self.workload.told_ns is not None:
+            history = self._histories[host.crypto.node_id]
+            history.note(self.world.now, server.told, server.told_speed)
 
     def load(self, node: NodeId) -> Load:
         """See `policies.Truth`: what cannot serve now is as busy as can be."""
@@ -234,6 +238,10 @@ class Service:
             busy[name] = busy.get(name, 0) + self._busy_slot_ns[index]
             slots[name] = slots.get(name, 0) + server.machine.slots
         return {name: busy[name] * MILLION // (slots[name] * self.until_ns) for name in busy}
+
+
+def _load(server: Server) -> Load:
+    return server.load
 
 
 def _running_sums(workload: Workload) -> list[int]:

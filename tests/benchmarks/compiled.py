@@ -7,6 +7,7 @@ interpreted code, which the benchmark prints so that anybody can compare.
 Run: python -m tests.benchmarks.compiled starvation --grid fifty
      python -m tests.benchmarks.compiled goodbyes
      python -m tests.benchmarks.compiled bench --nodes 1000
+     python -m tests.benchmarks.compiled policies --nodes 1000 --load-age 1 5
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import Final
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 ROOMS: Final = ("protocol", "simulations")
-BENCHMARKS: Final = ("starvation", "goodbyes", "science", "bench")
+BENCHMARKS: Final = ("starvation", "goodbyes", "science", "bench", "policies")
 _MYPY: Final = """[mypy]
 strict = True
 [mypy-msgpack.*]
@@ -50,7 +51,7 @@ def build(folder: pathlib.Path) -> None:
     sources = [
         str(path.relative_to(folder))
         for room in ROOMS
-        for path in sorted((folder / room).glob("*.py"))
+        for path in sorted((folder / room).rglob("*.py"))
         if path.name not in left_out
     ]
     mypyc = pathlib.Path(sys.executable).with_name("mypyc")

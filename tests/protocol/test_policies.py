@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import COOL_DOWN_NS, DEFAULT, POLICIES, Demand, expected, expected_of_all
+from protocol.policies import (
+    CONSIDERED_MAX,
+    COOL_DOWN_NS,
+    DEFAULT,
+    POLICIES,
+    Demand,
+    expected,
+    expected_of_all,
+)
 from protocol.routing import Candidate
 from protocol.speeds import UNKNOWN, Speed
 
@@ -147,11 +155,30 @@ class TestFastest:
         assert _order(DEFAULT, ours, _candidate(2, speed=FAST)) == [2, 1]
 
     def test_of_equals_not_all_choose_the_same(self) -> None:
-        """Many gateways with one view do not herd; the better of two is the more frequent."""
-        equals = [_candidate(n, speed=FAST, round_trip_ns=n * MS) for n in range(1, 6)]
+        """Many gateways with one view do not herd; who has more slots is the more frequent."""
+        equals = [
+            _candidate(n, speed=FAST, round_trip_ns=n * MS, load=Load(0, 0, n)) for n in range(1, 6)
+        ]
         firsts = _firsts(DEFAULT, *equals)
         assert sorted(firsts) == [1, 2, 3, 4, 5]
-        assert firsts[1] > firsts[5]
+        assert firsts[5] > 2 * firsts[1]
+
+    def test_the_best_are_as_many_as_take_up_what_comes(self) -> None:
+        """Where little has come since loads were told it is the best alone; where much has, it is
+        others, too, that are slower, but none that is idle and far too slow.
+        """
+
+        def told(number: int, speed: Speed = FAST, slots: int = 4, running: int = 0) -> Candidate:
+            load = Load(0, running, slots)
+            return _candidate(number, speed=speed, load=load, load_age_ns=3 * 10**9)
+
+        best, slow = told(1), told(6, SLOW)
+        good = [told(n, Speed(MS, 15 * MS)) for n in range(2, 6)]
+        assert _firsts(DEFAULT, best, *good, slow) == {1: 200}
+        taken = [told(n, slots=1, running=1) for n in range(7, 20)]
+        firsts = _firsts(DEFAULT, best, *good, slow, *taken)
+        assert sorted(firsts)[:5] == [1, 2, 3, 4, 5]
+        assert firsts[6] == 0
 
     def test_ourselves_when_we_are_the_best(self) -> None:
         """How we are is known exactly: no request goes next door without need."""
@@ -164,6 +191,37 @@ class TestFastest:
         near = _candidate(2, speed=Speed(2 * MS, 40 * MS), round_trip_ns=0)
         assert _order(DEFAULT, far, near, demand=Demand(10, 2))[0] == 2
         assert _order(DEFAULT, far, near, demand=Demand(10, 500))[0] == 1
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_of_many_a_policy_considers_some(name: str) -> None:
+    """Each of them once, whoever is to be kept among them; of few it considers all."""
+    nodes = [NodeId(bytes((n,)) * 32) for n in range(200)]
+    kept = nodes[77:79]
+    policy, rng = POLICIES[name](), random.Random(1)
+    considered = policy.considered(nodes, kept, rng)
+    assert len(dict.fromkeys(considered)) == len(considered)
+    assert all(node in nodes for node in considered)
+    if name == "locality_aware":
+        assert len(considered) == 200
+    else:
+        assert len(considered) == CONSIDERED_MAX
+    if name != "round_robin":
+        assert all(node in considered for node in kept)
+    assert sorted(policy.considered(nodes[:CONSIDERED_MAX], [], rng)) == nodes[:CONSIDERED_MAX]
+
+
+def test_turns_go_on_behind_who_is_considered() -> None:
+    """Of many, too, each is first once in a round."""
+    nodes = [NodeId(bytes((n,)) * 32) for n in range(200)]
+    policy, rng = POLICIES["round_robin"](), random.Random(1)
+    firsts: list[NodeId] = []
+    for _ in range(400):
+        considered = policy.considered(nodes, [], rng)
+        candidates = [_candidate(node[0]) for node in considered]
+        firsts.append(policy.rank(candidates, DEMAND, rng)[0].node)
+    assert sorted(firsts[:200]) == nodes
+    assert firsts[200:] == firsts[:200]
 
 
 def test_least_loaded_is_by_requests_per_slot() -> None:
