@@ -34,6 +34,7 @@ def write_bert(
     path: pathlib.Path,
     pooling: gguf.PoolingType,
     *,
+    context_tokens: int = CONTEXT_TOKENS,
     broken_token: int = -1,
     rerank_template: str = "",
 ) -> None:
@@ -42,7 +43,7 @@ def write_bert(
     """
     tokens = bert_vocabulary()
     writer = gguf.GGUFWriter(path, "bert")
-    writer.add_context_length(CONTEXT_TOKENS)
+    writer.add_context_length(context_tokens)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_block_count(LAYERS)
@@ -65,7 +66,8 @@ def write_bert(
     writer.add_mask_token_id(4)
     if rerank_template:
         writer.add_chat_template([{"name": "rerank", "template": rerank_template}])
-    made = _bert_tensors(len(tokens), ranks=pooling == gguf.PoolingType.RANK)
+    is_ranking = pooling == gguf.PoolingType.RANK
+    made = _bert_tensors(len(tokens), context_tokens, ranks=is_ranking)
     if broken_token >= 0:
         made["token_embd.weight"][broken_token] = numpy.nan
     for name, tensor in made.items():
@@ -78,7 +80,9 @@ def write_causal(path: pathlib.Path, pooling: gguf.PoolingType) -> None:
     build.write(path, pooling=pooling)
 
 
-def _bert_tensors(tokens: int, *, ranks: bool) -> dict[str, NDArray[numpy.float32]]:
+def _bert_tensors(
+    tokens: int, context_tokens: int, *, ranks: bool
+) -> dict[str, NDArray[numpy.float32]]:
     random = numpy.random.Generator(numpy.random.PCG64(SEED))
 
     def drawn(*shape: int) -> NDArray[numpy.float32]:
@@ -86,7 +90,7 @@ def _bert_tensors(tokens: int, *, ranks: bool) -> dict[str, NDArray[numpy.float3
 
     made = {
         "token_embd.weight": drawn(tokens, WIDTH),
-        "position_embd.weight": drawn(CONTEXT_TOKENS, WIDTH),
+        "position_embd.weight": drawn(context_tokens, WIDTH),
         "token_types.weight": drawn(2, WIDTH),
     }
     linear = {

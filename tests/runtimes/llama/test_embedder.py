@@ -93,6 +93,21 @@ def test_a_long_text_of_a_causal_model_is_decoded_in_pieces(
     theirs.close()
 
 
+def test_a_long_text_of_an_encoder_is_seen_whole(tmp_path: pathlib.Path) -> None:
+    """Its tokens must see each other, however many there are."""
+    from tests.helpers.embedding_models import write_bert
+
+    path = tmp_path / "long.gguf"
+    write_bert(path, gguf.PoolingType.MEAN, context_tokens=1024)
+    texts = ["the cat sat on a mat. " * 80, "short"]
+    theirs = reference(path, 1024)
+    assert len(theirs.tokenize(texts[0].encode())) > 512
+    assert (
+        far(run(make_embedder(path), embed(1, *texts)), theirs.embed(texts, normalize=True)) < 2e-3
+    )
+    theirs.close()
+
+
 def test_scores_are_llama_cpps(models: dict[str, pathlib.Path]) -> None:
     """Of the query and a text as llama-server puts them together; they are not normalised."""
     ours = run(make_embedder(models["RANK"]), embed(1, *TEXTS, query="old dog"))
@@ -139,6 +154,15 @@ def test_requests_take_turns(models: dict[str, pathlib.Path]) -> None:
         Ended,
     ]
     assert any(result.request == 1 for result in results)
+
+
+def test_texts_that_fill_a_decode_take_turns_too(models: dict[str, pathlib.Path]) -> None:
+    """What did not fit beside another's is first in the next step."""
+    embedder = make_embedder(models["LAST"])
+    for number in (1, 2):
+        embedder.open(embed(number, *["the old cat sat on a mat. " * 50] * 3))
+    served = [[result.request for result in embedder.step({1: 64, 2: 64})] for _ in range(4)]
+    assert served == [[1], [2], [1], [2]]
 
 
 def test_a_request_has_no_more_vectors_than_it_may(models: dict[str, pathlib.Path]) -> None:
