@@ -33,6 +33,8 @@ class RequestOptions:
     """Whom the app says it asks for; nodes are only told a hash of it."""
     is_batch: bool = False
     """From `x-meshd-class`: it can wait, others first."""
+    is_impatient: bool = False
+    """From `x-meshd-wait: 0`: it fails with `loading` where a model had to be loaded first."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
 

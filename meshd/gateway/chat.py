@@ -115,6 +115,9 @@ def request_options(exchange: Exchange) -> RequestOptions:
             f"x-meshd-class must be one of {', '.join(_CLASSES)}.",
             param="x-meshd-class",
         )
+    waits = _YES_AND_NO.get(exchange.headers.get("x-meshd-wait", "1").lower())
+    if waits is None:
+        raise Refusal("bad_request", "x-meshd-wait must be 1 or 0.", param="x-meshd-wait")
     policy = exchange.policy
     return RequestOptions(
         request_id=exchange.request_id,
@@ -123,6 +126,7 @@ def request_options(exchange: Exchange) -> RequestOptions:
         policy=policy,
         is_trusted_only=trusted or (policy is not None and policy.is_trusted),
         is_batch=is_batch,
+        is_impatient=not waits,
     )
 
 

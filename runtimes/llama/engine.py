@@ -33,13 +33,12 @@ from runtimes.llama.parking import Parking
 from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.llama.shape import default_context_tokens
 from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
-DEFAULT_CONTEXT_TOKENS_MAX = 4096
-CONTEXT_TOKENS_MIN = 16
 PARAMETERS_PER_THREAD = 20_000_000
 """Threads meet after every layer, spinning: a model with less work than this for each is slower
 with more of them, and ten times slower while other programs want the same cores."""
@@ -72,9 +71,7 @@ class Engine:
             self._llama, self._log, load.path, gpu_layers=load.gpu_layers, on_progress=on_progress
         )
         trained = self.model.trained_context_tokens
-        if trained < CONTEXT_TOKENS_MIN:  # no sane number; 2**32 - 1 comes as -1
-            trained = DEFAULT_CONTEXT_TOKENS_MAX
-        self.context_tokens = load.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS_MAX)
+        self.context_tokens = load.context_tokens or default_context_tokens(trained)
         self._template = ChatTemplate(
             self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
         )
