@@ -48,8 +48,9 @@ OnServed = Callable[[NodeId, str, int, int, float], None]
 class NotAdmitted(RuntimeFailure):
     """A request does not run here now; the code is a `Reason`."""
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason, _words(refusal))
+    def __init__(self, refusal: Refusal, why: str = "") -> None:
+        """`why`: what the models say of it."""
+        super().__init__(refusal.reason, _words(refusal, why))
         self.retry_after_ms = refusal.retry_after_ms
 
 
@@ -104,8 +105,9 @@ class Admitting:
     def models_changed(self) -> None:
         """Slots or models may be others than before."""
         for model, admission in [*self._admissions.items()]:
-            slots = self._models.slots(model)
-            admission.resize(slots)
+            slots = self._resize(admission, model)
+            if self._models.refusal(model):
+                admission.give_up_loading()
             self._decide(admission)
             if slots == 0 and admission.is_idle:
                 del self._admissions[model]
@@ -128,19 +130,20 @@ class Admitting:
         ticket = self._ask(admission, request, node, requester, deadline_s)
         count = _Count(continued_tokens=len(request.continued_ids))
         try:
-            await self._wait(admission, ticket)
-            runtime = self._models.find(request.model)
-            if runtime is None:
-                raise _not_served(request.model)
-            async with aclosing(runtime.generate(request)) as events:
-                async for event in events:
-                    count.add(event)
-                    admission.note(
-                        ticket,
-                        prompt_tokens=count.prompt_tokens,
-                        output_tokens=count.output_tokens,
-                    )
-                    yield event
+            with self._models.wanted(request.model):
+                await self._wait(admission, ticket, request.model)
+                runtime = self._models.find(request.model)
+                if runtime is None:
+                    raise _not_served(request.model)
+                async with aclosing(runtime.generate(request)) as events:
+                    async for event in events:
+                        count.add(event)
+                        admission.note(
+                            ticket,
+                            prompt_tokens=count.prompt_tokens,
+                            output_tokens=count.output_tokens,
+                        )
+                        yield event
         finally:
             self._turns.pop(ticket, None)
             if self._on_served is not None and ticket.started_ns is not None and ticket.has_begun:
@@ -159,8 +162,13 @@ class Admitting:
         admission = self._admissions.get(model)
         if admission is None:
             admission = self._admissions[model] = Admission(slots, self._queue_max)
-        admission.resize(slots)
+        self._resize(admission, model)
         return admission
+
+    def _resize(self, admission: Admission, model: str) -> int:
+        slots = self._models.slots(model)
+        admission.resize(slots, int(self._models.load_s(model) * _SECOND))
+        return slots
 
     def _ask(
         self,
@@ -184,12 +192,15 @@ class Admitting:
         now = _now_ns()
         ticket = admission.ask(claim, now, now + int(deadline_s * _SECOND))
         if isinstance(ticket, Refusal):
+            if ticket.reason is Reason.LOADING:  # for when it comes again
+                with self._models.wanted(request.model):
+                    pass
             raise NotAdmitted(ticket)
         self._turns[ticket] = _Turn()
         self._decide(admission)
         return ticket
 
-    async def _wait(self, admission: Admission, ticket: Ticket) -> None:
+    async def _wait(self, admission: Admission, ticket: Ticket, model: str) -> None:
         turn = self._turns[ticket]
         with trio.move_on_at(ticket.deadline_ns / _SECOND + _LATE_S):
             await turn.decided.wait()
@@ -197,7 +208,7 @@ class Admitting:
             self._decide(admission)
         assert turn.decided.is_set(), "its deadline has passed"
         if turn.refusal is not None:
-            raise NotAdmitted(turn.refusal)
+            raise NotAdmitted(turn.refusal, self._models.refusal(model))
 
     def _decide(self, admission: Admission) -> None:
         for ticket, refusal in admission.decide(_now_ns()):
@@ -245,20 +256,28 @@ def _not_served(model: str) -> RuntimeFailure:
     return RuntimeFailure("unavailable", f"this node does not serve {model[:100]!r} now")
 
 
-def _words(refusal: Refusal) -> str:
+def _words(refusal: Refusal, why: str) -> str:
     load = refusal.load
     busy = f"{load.running} requests run and {load.queued} wait"
     wait = ""
     if refusal.wait_ns is not None:
-        wait = f", and one more would wait {max(1, round(refusal.wait_ns / _SECOND))} s"
+        wait = f", and one more would wait {_seconds(refusal)} s"
     match refusal.reason:
         case Reason.PAUSED:
             return "its owner has it for himself at present"
         case Reason.UNAVAILABLE:
             return "its model is not loaded any more"
+        case Reason.LOADING:
+            return f"its model has to be loaded first, which takes about {_seconds(refusal)} s"
+        case Reason.NO_ROOM:
+            return f"its model cannot be loaded now: {why or 'there is no room'}"
         case Reason.EXPIRED:
             return f"the deadline passed before its turn: {busy}"
         case Reason.WAIT_TOO_LONG:
             return f"{busy}{wait}, which is longer than its deadline allows"
         case Reason.QUEUE_FULL:
             return f"{busy}{wait}"
+
+
+def _seconds(refusal: Refusal) -> int:
+    return max(1, round((refusal.wait_ns or 0) / _SECOND))

@@ -43,7 +43,7 @@ def decode_model(value: bytes) -> ModelCard | None:
     """What a member says of a model; None when it makes no sense."""
     fields = decode_map(value)
     texts = ("name", "content_hash", "runtime", "architecture", "quantization")
-    numbers = ("parameters", "size_bytes", "context_tokens")
+    numbers = ("parameters", "size_bytes", "context_tokens", "load_ms")
     for field in texts:
         text = fields.get(field, "")
         if not isinstance(text, str) or len(text) > MODEL_NAME_CHARS_MAX or not _is_plain(text):

@@ -36,6 +36,8 @@ class RequestOptions:
     """From `x-meshd-class`: it can wait, others first."""
     may_hedge: bool = False
     """From `x-meshd-hedge`: when its first token is late, a second node is asked too."""
+    is_impatient: bool = False
+    """From `x-meshd-wait: 0`: it fails with `loading` where a model had to be loaded first."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
 

@@ -29,7 +29,8 @@ from runtimes.embedding import EmbedRequest
 FINAL_CODES: Final = ("bad_request", "context_too_long")
 """Refusals that every node would repeat: the request itself is at fault."""
 FULL_CODES: Final = ("queue_full", "wait_too_long")
-_PEERS_CODES: Final = (*FINAL_CODES, *FULL_CODES, "unavailable", "crashed")
+LOADING_CODE: Final = "loading"
+_PEERS_CODES: Final = (*FINAL_CODES, *FULL_CODES, LOADING_CODE, "unavailable", "crashed")
 """What a peer may say of itself; anything else counts as `unavailable`."""
 
 UnpackData = Callable[[bytes], GenerateEvent]

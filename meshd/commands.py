@@ -13,11 +13,11 @@ from meshd.event_log import EVENTS_KEPT, Event, EventLog
 from meshd.failures import ExitCode, UserError
 from meshd.home import Home
 from meshd.joining import check_joinable, give_up, join, read_token
+from meshd.local_models import local_row
 from meshd.story import STORIES_MAX
 from meshd.trust.keys import new_seed
 from meshd.trust.root_key import ACTS
 from meshd.trust.token import SEEDS_MAX, Token, encode_token
-from meshd.view import model_row
 from protocol.crypto import public_key_of
 from protocol.identity import Address, key_text
 from protocol.issuing import Turn, make_invite
@@ -78,11 +78,12 @@ class Commands:
         return {"nodes": self._running.nodes(include_all=bool(arguments.get("all")))}
 
     async def models(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The models of the mesh, or of this node alone."""
+        """The models of the mesh, or of this node alone, also those that it cannot offer."""
+        running = self._running
         if not arguments.get("local"):
-            return {"models": self._running.models()}
-        cards = sorted(self._running.local_models.cards(), key=lambda card: card.name)
-        return {"models": [model_row(card, [self._running.name]) for card in cards]}
+            return {"models": running.models()}
+        standings = running.local_models.standings()
+        return {"models": [local_row(standing, running.name) for standing in standings]}
 
     async def events(self, arguments: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
         """The last events; with `follow` these and all later ones, while one listens."""

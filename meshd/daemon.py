@@ -49,6 +49,7 @@ from protocol.snapshot import Snapshot
 from runtimes.base import RuntimeFailure, Source
 from runtimes.functions.registry import known_functions
 from runtimes.functions.runner import FunctionRunner
+from runtimes.model_memory import ModelMemory
 from runtimes.models.default_offer import DefaultOffer, default_offer
 from runtimes.registry import make_source
 
@@ -214,7 +215,7 @@ class Starter:
             self._audit,
             own_addresses,
             self._recording,
-            LocalModels(sources),
+            LocalModels(sources, ModelMemory(options.model_memory_bytes)),
             FunctionRunner(self._functions, home.scratch),
             name,
         )

@@ -25,8 +25,9 @@ class RequestFailed(Exception):
     """An inference request ended without (all of) its answer.
 
     `code` is one of: `bad_request`, `context_too_long`, `model_forbidden` (the key is not for it),
-    `model_not_found`, `no_trusted_node`, `queue_full`, `unavailable`, `interrupted` (the stream
-    broke after its first token), `timeout`, `internal`.
+    `model_not_found`, `no_trusted_node`, `queue_full`, `loading` (the model has to be loaded, and
+    the request does not wait), `unavailable`, `interrupted` (the stream broke after its first
+    token), `timeout`, `internal`.
     `gateway/errors.py` maps codes to HTTP, and is the only place that does.
     """
 

@@ -17,7 +17,7 @@ import trio
 
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import TIME_IS_OVER, AttemptFailed
-from meshd.attempting import FINAL_CODES, FULL_CODES, Attempting
+from meshd.attempting import FINAL_CODES, FULL_CODES, LOADING_CODE, Attempting
 from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, RunUnfit
@@ -211,8 +211,11 @@ class Forwarding:
                 self._request, self._options, like=self._progress.like, tried=self._tried
             )
             self._story.note_ranking(ranking)
-            if ranking.ranked:
-                return ranking.ranked
+            ranked = ranking.ranked
+            if any(failure.code == LOADING_CODE for _, failure in self._failures):
+                ranked = [each for each in ranked if not each.load_ns]  # one loads it: enough
+            if ranked:
+                return ranked
             now = trio.current_time()
             if now >= self._deadline:
                 raise RequestFailed("timeout", TIME_IS_OVER)
@@ -275,8 +278,9 @@ class Forwarding:
                 f"The nodes that offer {self._request.model!r} do not answer at present.",
                 retry_after_s=2.0,
             )
-        is_full = any(failure.code in FULL_CODES for _, failure in self._failures)
-        code = "queue_full" if is_full else "unavailable"
+        codes = {failure.code for _, failure in self._failures}
+        code = "queue_full" if codes & {*FULL_CODES} else "unavailable"
+        code = LOADING_CODE if LOADING_CODE in codes else code
         tried = self._named(self._failures)
         told = [f.retry_after_s for _, f in self._failures if f.retry_after_s is not None]
         return RequestFailed(

@@ -1,12 +1,17 @@
 """The one place for the models that this very node runs: one runtime each, kept up in one task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import structlog
 import trio
 
+from meshd.view import model_row
 from protocol.messages import Load
 from runtimes.base import ModelCard, Runtime, RuntimeFailure, Source
+from runtimes.model_memory import ModelMemory
+from runtimes.standing import ModelState, Standing
 
 log = structlog.get_logger()
 
@@ -14,8 +19,13 @@ log = structlog.get_logger()
 class LocalModels:
     """This node's runtimes, by the sources that bring them."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], memory: ModelMemory | None = None) -> None:
+        """`memory`: where those are that this machine loads; None: all that it has."""
         self._sources = list(sources)
+        self._given_up: list[Source] = []
+        self._memory = memory or ModelMemory()
+        for source in self._sources:
+            source.use_memory(self._memory)
         self.is_draining = False
         """What runs may end; nothing is served besides."""
 
@@ -27,12 +37,13 @@ class LocalModels:
         async with trio.open_nursery() as nursery:
             for source in self._sources:
                 nursery.start_soon(self._serve_one, source, on_change)
+            nursery.start_soon(self._memory.run)
 
     async def _serve_one(self, source: Source, on_change: Callable[[], None]) -> None:
         said: list[tuple[str, str]] = []
 
         def changed() -> None:
-            news = [("model.ready", r.card.name) for r in source.runtimes if r.card is not None]
+            news = [news for standing in source.standings if (news := _news(standing))]
             if source.advice is not None:
                 news.append(("model.advice", source.advice))
             for event, what in news:
@@ -46,19 +57,39 @@ class LocalModels:
         except RuntimeFailure as failure:
             log.error("model.given_up", code=failure.code, reason=failure.message)
             self._sources.remove(source)
+            self._given_up.append(source)
             on_change()
 
     def _runtimes(self) -> list[Runtime]:
         return [runtime for source in self._sources for runtime in source.runtimes]
 
     def find(self, model: str) -> Runtime | None:
-        """The runtime that serves `model` now; of several the one with the most free slots."""
+        """The runtime that serves `model` now; of several the one with the most free slots, among
+        those that are in memory if any is.
+        """
 
-        def taken(runtime: Runtime) -> int:
+        def how_late(runtime: Runtime) -> tuple[bool, int]:
             load = runtime.load
-            return load.queued + load.running - load.slots
+            return _load_s(runtime) > 0, load.queued + load.running - load.slots
 
-        return min(self._serving(model), key=taken, default=None)
+        return min(self._serving(model), key=how_late, default=None)
+
+    @contextmanager
+    def wanted(self, model: str) -> Iterator[None]:
+        """Inside this a request waits for `model` or runs on it: it is loaded, and stays."""
+        runtime = self.find(model)
+        with nullcontext() if runtime is None else runtime.wanted():
+            yield
+
+    def load_s(self, model: str) -> float:
+        """How long until it is in memory, if it is loaded now; 0: it is."""
+        return min(map(_load_s, self._serving(model)), default=0.0)
+
+    def refusal(self, model: str) -> str:
+        """Why it is not being loaded though it was wanted; empty when there is no such thing."""
+        standings = [runtime.standing for runtime in self._serving(model)]
+        cold = [s for s in standings if s is not None and s.state is ModelState.COLD and s.reason]
+        return cold[0].reason if cold and len(cold) == len(standings) else ""
 
     def slots(self, model: str) -> int:
         """How many requests the runtimes that serve `model` now can run at a time."""
@@ -78,6 +109,12 @@ class LocalModels:
                 cards.setdefault(runtime.card.name, runtime.card)
         return list(cards.values())
 
+    def standings(self) -> list[Standing]:
+        """Of all models that were asked for, by name; what cannot be offered included."""
+        sources = (*self._sources, *self._given_up)
+        found = [standing for source in sources for standing in source.standings]
+        return sorted(found, key=lambda standing: standing.card.name)
+
     @property
     def advice(self) -> list[str]:
         """Lines that would make models work better."""
@@ -92,3 +129,37 @@ class LocalModels:
             sum(load.running for load in loads),
             0 if self.is_draining else sum(load.slots for load in loads),
         )
+
+
+def local_row(standing: Standing, node: str) -> dict[str, Any]:
+    """A model as `meshd models --local` shows it."""
+    is_ready = standing.state is ModelState.READY
+    need = standing.need
+    return {
+        **model_row(standing.card, [node]),
+        "loaded": [node] if is_ready else [],
+        "state": str(standing.state),
+        "share": round(standing.share, 3),
+        "ready_in_s": round(standing.ready_in_s, 1),
+        "needed_bytes": need.memory_bytes if need is not None else None,
+        "needed_vram_bytes": need.vram_bytes if need is not None else None,
+        "reason": standing.reason,
+    }
+
+
+def _load_s(runtime: Runtime) -> float:
+    standing = runtime.standing
+    if standing is None or standing.state is ModelState.READY:
+        return 0.0
+    return max(0.001, standing.ready_in_s)  # what is not ready is not there at once
+
+
+def _news(standing: Standing) -> tuple[str, str] | None:
+    """What the log says of a model, once."""
+    name = standing.card.name
+    match standing.state:
+        case ModelState.READY | ModelState.LOADING | ModelState.COLD:
+            return f"model.{standing.state}", name
+        case ModelState.UNUSABLE:
+            return "model.unusable", f"{name}: {standing.reason}"
+    return None

@@ -32,6 +32,8 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([MGT]B)", re.IGNORECASE)
+_UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -58,6 +60,8 @@ class UpOptions:
     """Join as a new node, whoever this home was; with `join` only."""
     models: tuple[str, ...] = ()
     """As typed; empty: what is found on disk or else the demo model; `none` stands alone."""
+    model_memory_bytes: int | None = None
+    """What models may take of ordinary memory, together; None: what there is."""
     upstreams: tuple[str, ...] = ()
     """URLs of OpenAI-compatible servers whose models this node offers too."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -212,6 +216,15 @@ def parse_duration_s(text: str, *, what: str = "duration") -> int:
     if not 0 < duration_s <= DURATION_S_MAX:
         raise wrong_usage(f"{what} {_shown(text)}: choose from 1s to 366d")
     return duration_s
+
+
+def parse_size(text: str, *, what: str = "size") -> int:
+    """Bytes in 500MB, 8GB or 1.5TB; 1 MB at least. Raises UserError (wrong usage)."""
+    match = _SIZE.fullmatch(text)
+    size_bytes = int(float(match[1]) * _UNIT_BYTES[match[2].upper()]) if match else 0
+    if not 10**6 <= size_bytes < 2**62:
+        raise wrong_usage(f"{what} {_shown(text)}: write a number and MB, GB or TB, such as 8GB")
+    return size_bytes
 
 
 def _ipv6(text: str, *, what: str, shown: str) -> str:

@@ -23,6 +23,7 @@ def requester_of(options: RequestOptions) -> Requester:
         user=_hashed(b"user", options.user) if options.user else b"",
         priority=Priority[policy.priority.name] if policy is not None else Priority.NORMAL,
         is_batch=options.is_batch,
+        is_impatient=options.is_impatient,
     )
 
 

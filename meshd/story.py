@@ -143,6 +143,7 @@ class Story:
             "id": key_text(candidate.node),
             "total_ms": _ms(estimate.total_ns),
             "wait_ms": _ms(estimate.wait_ns),
+            "load_ms": _ms(estimate.load_ns),
             "prefill_ms": _ms(estimate.prefill_ns),
             "decode_ms": _ms(estimate.decode_ns),
             "round_trip_ms": _ms(estimate.round_trip_ns),

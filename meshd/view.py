@@ -20,6 +20,8 @@ from protocol.routing import LOWEST_TIER, Candidate
 from runtimes.base import ModelCard
 from runtimes.embedding import TASKS
 
+LOAD_MS_MAX: Final = 3_600_000
+"""Of what a member says how long it loads a model."""
 OLD_NS: Final = 600 * 10**9
 """Dead and left members leave the default list after ten minutes."""
 
@@ -201,6 +203,8 @@ class View:
                 row = rows.setdefault(card.name, model_row(card, []))
                 row["nodes"].append(self.name(node))
                 row["tasks"] = [task for task in TASKS if task in (*row["tasks"], *card.tasks)]
+                if card.load_ms == 0:
+                    row["loaded"].append(self.name(node))
         return [rows[name] for name in sorted(rows)]
 
     def functions(self, node: NodeId) -> tuple[str, ...]:
@@ -221,17 +225,27 @@ class View:
 
     def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
         """Members that offer `model`, for ranking."""
-        return self._candidates(lambda node: self.card(node, model) is not None, own_requests)
+
+        def load_ns(node: NodeId) -> int | None:
+            card = self.card(node, model)
+            return None if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
+
+        return self._candidates(load_ns, own_requests)
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
         """Members that offer `function`, for ranking."""
-        return self._candidates(lambda node: function in self.functions(node), own_requests)
+
+        def load_ns(node: NodeId) -> int | None:
+            return 0 if function in self.functions(node) else None
+
+        return self._candidates(load_ns, own_requests)
 
     def _candidates(
-        self, offers: Callable[[NodeId], bool], own_requests: Mapping[NodeId, int]
+        self, load_ns: Callable[[NodeId], int | None], own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
+        """Those for whom `load_ns` is something: how long until what is asked for is loaded."""
         own = self._node.node_id
         return [
             Candidate(
@@ -243,9 +257,10 @@ class View:
                 own_requests=own_requests.get(node, 0),
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
                 is_trusted=self.is_trusted(node),
+                load_ns=until_loaded_ns,
             )
             for node in self._node.members.present()
-            if offers(node)
+            if (until_loaded_ns := load_ns(node)) is not None
         ]
 
     def _load_age_ns(self, node: NodeId) -> int:
@@ -295,4 +310,5 @@ def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
         "context_tokens": card.context_tokens,
         "tasks": list(card.tasks),
         "nodes": nodes,
+        "loaded": [],
     }

@@ -83,6 +83,10 @@ class Reason(enum.StrEnum):
     """The machine is kept for its owner at present."""
     UNAVAILABLE = "unavailable"
     """The model is gone."""
+    LOADING = "loading"
+    """The model is not in memory yet, and the request does not wait for that."""
+    NO_ROOM = "no_room"
+    """The model cannot be loaded now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,8 @@ class Admission:
         self._batch_waits_for = 0
         """Tokens of interactive requests that go before the next batch one."""
         self._is_paused = False
+        self._load_ns = 0
+        """Until the model is loaded; 0: it is."""
 
     @property
     def load(self) -> Load:
@@ -173,11 +179,12 @@ class Admission:
         waits = self._lanes[0].waiting or self._lanes[2].waiting
         return bool(waits) or any(ticket.claim.is_owner for ticket in self._running)
 
-    def resize(self, slots: int) -> None:
+    def resize(self, slots: int, load_ns: int = 0) -> None:
         """So many run at a time from now on; who runs already is not stopped. 0: the model is
-        gone, and nobody waits for it.
+        gone, and nobody waits for it. `load_ns`: until it is loaded, about; 0: it is. Nobody
+        runs before.
         """
-        self._slots = slots
+        self._slots, self._load_ns = slots, load_ns
         if slots == 0:
             self._refuse_all(_LANES, Reason.UNAVAILABLE)
 
@@ -188,6 +195,10 @@ class Admission:
         self._is_paused = is_paused
         if is_paused:
             self._refuse_all((1, 3), Reason.PAUSED)
+
+    def give_up_loading(self) -> None:
+        """The model cannot be loaded: who waits for that is refused."""
+        self._refuse_all(_LANES, Reason.NO_ROOM)
 
     def _refuse_all(self, lanes: Sequence[int], reason: Reason) -> None:
         for lane in lanes:
@@ -202,12 +213,16 @@ class Admission:
             return self._refusal(Reason.PAUSED, None, PAUSE_NS)
         if self._slots == 0:
             return self._refusal(Reason.UNAVAILABLE, None, None)
+        if self._load_ns and claim.requester.is_impatient:
+            return self._refusal(Reason.LOADING, self._load_ns, self._load_ns)
         output = self._times.output_tokens
         if claim.output_max is not None:
             output = min(output, claim.output_max)
         cost = claim.prompt_tokens + output
         computed_ns = self._computed_ns(claim, cost)
         wait_ns = self._times.expected_ns(computed_ns) if computed_ns is not None else None
+        if self._load_ns:
+            computed_ns, wait_ns = None, self._load_ns + (wait_ns or 0)
         if wait_ns is not None and now + wait_ns > deadline:
             return self._refusal(Reason.WAIT_TOO_LONG, wait_ns, now + wait_ns - deadline)
         if self._is_full and not self._make_room(claim):
@@ -252,7 +267,8 @@ class Admission:
         for lane in self._lanes:
             for late in [ticket for ticket in lane.items() if now >= ticket.deadline_ns]:
                 self._refuse(late, Reason.EXPIRED)
-        while len(self._running) < self._slots and (ticket := self._next()) is not None:
+        slots = 0 if self._load_ns else self._slots
+        while len(self._running) < slots and (ticket := self._next()) is not None:
             ticket.started_ns = now
             if ticket.computed_ns:
                 self._times.note_wait(ticket.computed_ns, now - ticket.asked_ns)

@@ -2,7 +2,8 @@
 
 `fastest`, the default, asks where a request would be complete first:
 
-    wait for a slot + prefill (little of it where the conversation was before)
+    wait for a slot + loading the model, where it is not in memory
+    + prefill (little of it where the conversation was before)
     + decode, at the node's speed + round trip
 
 Speeds are those that were learned, else those that each node tells of itself (`speeds.py`).
@@ -100,11 +101,14 @@ class Expected:
     prefill_ns: int
     decode_ns: int
     round_trip_ns: int
+    load_ns: int = 0
+    """For the model to be in memory."""
 
     @property
     def total_ns(self) -> int:
         """All of it."""
-        return self.wait_ns + self.prefill_ns + self.decode_ns + self.round_trip_ns
+        work_ns = self.wait_ns + self.load_ns + self.prefill_ns + self.decode_ns
+        return work_ns + self.round_trip_ns
 
 
 def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli: int) -> Expected:
@@ -122,7 +126,7 @@ def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli
     # A request waits while all slots are taken: for so many slots' worth of those before it.
     waiting_milli = max(0, busy - 1000 + 1000 // slots)
     wait_ns = waiting_milli * service_ns // 1000
-    return Expected(wait_ns, prefill_ns, decode_ns, candidate.distance_ns)
+    return Expected(wait_ns, prefill_ns, decode_ns, candidate.distance_ns, candidate.load_ns)
 
 
 def expected_of_all(candidates: Sequence[Candidate], demand: Demand) -> list[Expected]:

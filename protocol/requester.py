@@ -25,15 +25,18 @@ class Requester:
     """Among the requests of that node."""
     is_batch: bool = False
     """It can wait: others first."""
+    is_impatient: bool = False
+    """It does not wait until a model is loaded."""
 
 
 ANYBODY: Final = Requester()
 
 
-def to_fields(requester: Requester) -> tuple[int, int, bytes, bytes]:
+def to_fields(requester: Requester) -> tuple[int | bytes, ...]:
     """The form in which an Ask carries it."""
     is_batch = _BATCH if requester.is_batch else 0
-    return is_batch, int(requester.priority), requester.key, requester.user
+    told = is_batch, int(requester.priority), requester.key, requester.user
+    return (*told, 1) if requester.is_impatient else told
 
 
 def take_requester(items: object) -> Requester:
@@ -45,5 +48,9 @@ def take_requester(items: object) -> Requester:
     priority = min(fields.take_int(0, _CLASS_MAX), max(Priority))
     key, user = fields.take_blob(NAME_BYTES_MAX), fields.take_blob(NAME_BYTES_MAX)
     return Requester(
-        key=key, user=user, priority=Priority(priority), is_batch=request_class == _BATCH
+        key=key,
+        user=user,
+        priority=Priority(priority),
+        is_batch=request_class == _BATCH,
+        is_impatient=fields.has_more and fields.take_int(0, _CLASS_MAX) == 1,
     )

@@ -44,6 +44,8 @@ class Candidate:
     """When it failed, nothing was heard of it."""
     had_before: bool = False
     """It answered the turn of this conversation before: much of the prompt may lie there."""
+    load_ns: int = 0
+    """How long loading the model takes before anything else; 0: it is in memory there."""
     served_tokens: int = 0
     """What we had from it lately, for sharing evenly."""
 

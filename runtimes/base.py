@@ -16,13 +16,18 @@ Rule 5: of an `EmbedRequest` each text has one `Vector`, in their order, all of 
 """
 
 import abc
+import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from runtimes.embedding import GENERATE, EmbedRequest, Vector
 from runtimes.reply_form import PLAIN, ReplyForm
+from runtimes.standing import ModelState, Standing
+
+if TYPE_CHECKING:
+    from runtimes.model_memory import ModelMemory
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +258,8 @@ class ModelCard:
     context_tokens: int = 0
     tasks: tuple[str, ...] = (GENERATE,)
     """What it can do, of `runtimes.embedding.TASKS`."""
+    load_ms: int = 0
+    """How long a request waits for it to be loaded, about; 0: it is in memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -287,9 +294,19 @@ class Source(abc.ABC):
         """One for each model, as of now."""
 
     @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Of each model, those that cannot be offered included."""
+        return tuple(runtime.standing for runtime in self.runtimes if runtime.standing is not None)
+
+    @property
     def advice(self) -> str | None:
         """One line that would make this source work better (a GPU lies idle), if any."""
         return None
+
+    def use_memory(self, memory: "ModelMemory") -> None:  # noqa: B027  # nothing is an answer
+        """Called once, before `serve`: `memory` says when models are loaded and unloaded. Whose
+        models lie elsewhere has no use for it.
+        """
 
     @abc.abstractmethod
     async def serve(self, on_change: "ChangeCallback") -> None:
@@ -312,7 +329,20 @@ class Runtime(Source):
     @property
     @abc.abstractmethod
     def card(self) -> ModelCard | None:
-        """What is offered now; None until `serve` has loaded the model or while it is down."""
+        """What is offered now: the model is loaded, or is when somebody asks (`load_ms`). None
+        while `serve` does not run, or while it is down.
+        """
+
+    @property
+    def standing(self) -> Standing | None:
+        """How the model is doing; None while nothing is known of it."""
+        card = self.card
+        return None if card is None else Standing(card=card, state=ModelState.READY)
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Inside this somebody waits for the model or uses it: it is loaded, and stays."""
+        yield
 
     @property
     @abc.abstractmethod

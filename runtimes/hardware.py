@@ -8,10 +8,12 @@ import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psutil
+
+from runtimes.room import Room
 
 GPUS_MAX = 16
 """GPUs listed at most; larger machines exist, but a record has to fit into a datagram."""
@@ -23,6 +25,10 @@ TIER_1_VRAM_BYTES = 7_600_000_000
 TIER_2_MEMORY_BYTES = 3_600_000_000
 """4 GB, less what firmware and kernel reserve."""
 TIER_2_CORES = 2
+FLOOR_SHARE = 20
+"""One part in so many of a machine's memory stays free of models ..."""
+FLOOR_BYTES_MAX = 2**30
+"""... or this much."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +157,28 @@ def is_on_battery() -> bool:
 def available_memory_bytes() -> int:
     """Memory that programs could take now without swapping; 0: unknown. Fast."""
     return _memory()[1]
+
+
+def free_room(*, with_gpus: bool) -> Room:
+    """What models may still take here. Blocking: NVML may take a second, and only does
+    `with_gpus`.
+    """
+    memory = psutil.virtual_memory()
+    floor_bytes = min(FLOOR_BYTES_MAX, memory.total // FLOOR_SHARE)
+    vram_bytes = sum(gpu.vram_free_bytes for gpu in gpus()) if with_gpus else 0
+    return Room(int(memory.available) - floor_bytes, vram_bytes)
+
+
+def own_bytes(pids: Iterable[int]) -> dict[int, int]:
+    """What each of these processes has of ordinary memory for itself. A file that is mapped, as
+    weights are, counts as available to the system, so it is no part of this where that is told.
+    """
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            memory = psutil.Process(pid).memory_info()
+            found[pid] = int(memory.rss - getattr(memory, "shared", 0))
+    return found
 
 
 def _memory() -> tuple[int, int]:

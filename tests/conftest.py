@@ -4,6 +4,7 @@ those that start real processes run one after the other, beside those that only 
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("meshd", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("meshd")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of models is not mixed with what their owner's daemons remember."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no hints

@@ -48,10 +48,9 @@ def models(
     if not rows:
         terminal.complain("no models here; offer one with: meshd up --model demo")
         return
-    terminal.print_table(
-        ("name", "tasks", "size", "parameters", "quantization", "context", "runtime", "nodes"),
-        [_model_cells(row) for row in rows],
-    )
+    columns = ("name", "tasks", "size", "parameters", "quantization", "context", "runtime")
+    last, cells = (("memory", "state"), _local_cells) if local else (("nodes",), _mesh_cells)
+    terminal.print_table((*columns, *last), [(*_model_cells(row), *cells(row)) for row in rows])
 
 
 def status(context: typer.Context, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -99,8 +98,28 @@ def _model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         _text(row, "quantization"),
         f"{context_tokens} tokens" if context_tokens else "",
         _text(row, "runtime"),
-        ", ".join(str(node) for node in row.get("nodes") or ()),
     )
+
+
+def _mesh_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where it is offered; a node that has to load it first is marked."""
+    nodes = row.get("nodes") or ()
+    loaded = row.get("loaded", nodes)
+    return (", ".join(f"{node}" if node in loaded else f"{node} (cold)" for node in nodes),)
+
+
+def _local_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What it takes of the memory, and whether it can be asked."""
+    need = units.size(row.get("needed_bytes") or 0)
+    vram = units.size(row.get("needed_vram_bytes") or 0)
+    state = _text(row, "state")
+    if state in ("loading", "fetching"):
+        state += f" {row.get('share') or 0:.0%}"
+    if row.get("ready_in_s"):
+        state += f", ready in {units.seconds(row['ready_in_s'])}"
+    if row.get("reason"):
+        state += f": {row['reason']}"
+    return (f"{need} + {vram} GPU" if vram else need, state)
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:

@@ -31,6 +31,7 @@ from meshd.options import (
     parse_models,
     parse_name,
     parse_policy,
+    parse_size,
     parse_upstreams,
     wrong_usage,
 )
@@ -47,6 +48,10 @@ _ModelOption = Annotated[
         "in the package, none offers none.",
     ),
 ]
+_ModelMemoryOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="What models may take of the memory, such as 8GB."),
+]
 _UpstreamOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,6 +64,10 @@ _NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Default: 
 
 _ListenOption = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="For other nodes; port 0 picks a free one.")
+]
+_AdvertiseOption = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where others reach this node, if not there."),
 ]
 _PolicyOption = Annotated[
     str,
@@ -73,16 +82,16 @@ _YieldOption = Annotated[
         "--yield-to-owner", help="Serve nobody else while its owner asks it, or on battery."
     ),
 ]
+_RecordOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
+]
 
 
 def up(
     context: typer.Context,
     name: _NameOption = None,
     listen: _ListenOption = LISTEN_DEFAULT,
-    advertise: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where others reach this node, if not there."),
-    ] = None,
+    advertise: _AdvertiseOption = None,
     gateway: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="For apps; port 0 picks a free one.")
     ] = GATEWAY_DEFAULT,
@@ -97,6 +106,7 @@ def up(
     ] = None,
     new_identity: _NewIdentityOption = False,
     model: _ModelOption = None,
+    model_memory: _ModelMemoryOption = None,
     upstream: _UpstreamOption = None,
     label: Annotated[
         list[str] | None,
@@ -106,9 +116,7 @@ def up(
     yield_to_owner: _YieldOption = False,
     no_lan: _NoLanOption = False,
     passphrase_file: PassphraseFile = None,
-    record: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Record the protocol's events for replay.")
-    ] = None,
+    record: _RecordOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,6 +142,9 @@ def up(
         join=None if join is None else checked_token(join),
         new_identity=new_identity,
         models=parse_models(model or ()),
+        model_memory_bytes=(
+            None if model_memory is None else parse_size(model_memory, what="--model-memory")
+        ),
         upstreams=parse_upstreams(upstream or ()),
         labels=parse_labels(label or ()),
         policy=parse_policy(policy),

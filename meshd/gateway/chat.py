@@ -137,11 +137,12 @@ def request_options(exchange: Exchange) -> RequestOptions:
         or (policy is not None and policy.is_trusted),
         is_batch=is_batch,
         may_hedge=_is_asked_for(exchange, "x-meshd-hedge"),
+        is_impatient=not _is_asked_for(exchange, "x-meshd-wait", usual="1"),
     )
 
 
-def _is_asked_for(exchange: Exchange, header: str) -> bool:
-    wanted = _YES_AND_NO.get(exchange.headers.get(header, "0").lower())
+def _is_asked_for(exchange: Exchange, header: str, usual: str = "0") -> bool:
+    wanted = _YES_AND_NO.get(exchange.headers.get(header, usual).lower())
     if wanted is None:
         raise Refusal("bad_request", f"{header} must be 1 or 0.", param=header)
     return wanted

@@ -33,6 +33,7 @@ FAILURES: Mapping[str, Meaning] = {
     "no_trusted_node": Meaning(status=404, type=_INVALID),
     "queue_full": Meaning(status=503, type=_SERVER, retry_after_s=1),
     "unavailable": Meaning(status=503, type=_SERVER, retry_after_s=2),
+    "loading": Meaning(status=503, type=_SERVER, code="model_loading", retry_after_s=5),
     "interrupted": Meaning(status=502, type=_SERVER),
     "timeout": Meaning(status=504, type=_SERVER),
     "internal": Meaning(status=500, type=_SERVER, code="internal_error"),

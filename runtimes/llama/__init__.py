@@ -12,7 +12,8 @@ def create(source: str, *, options: Mapping[str, str]) -> Runtime:
     it is known already. Raises RuntimeFailure `invalid_model`, `missing_dependency` or, for an
     option that makes no sense, `bad_request`; the message is one line that says the mend.
     """
+    from runtimes.llama.hash_cache import HashCache
     from runtimes.llama.runtime import LlamaRuntime
     from runtimes.llama.settings import read_settings
 
-    return LlamaRuntime(read_settings(source, options))
+    return LlamaRuntime(read_settings(source, options), hashes=HashCache())

@@ -15,12 +15,8 @@ from runtimes.limits import check_tokens
 from runtimes.llama.batch import Batch
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import SLOTS_DEFAULT
-from runtimes.llama.engine import (
-    CONTEXT_TOKENS_MIN,
-    DEFAULT_CONTEXT_TOKENS_MAX,
-    TEXT_BYTES_PER_TOKEN_MAX,
-    EngineBroken,
-)
+from runtimes.llama.context_length import CONTEXT_TOKENS_MIN
+from runtimes.llama.engine import TEXT_BYTES_PER_TOKEN_MAX, EngineBroken
 from runtimes.llama.frames import Embed, Embedded, Ended, Failed, Generate, Load
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX
@@ -28,11 +24,6 @@ from runtimes.reply_form import PLAIN, ReplyForm
 
 BATCH_TEXTS_MAX = 64
 """In one decode; llama.cpp keeps a place for each."""
-UNSPLIT_TOKENS_MAX = 1024
-"""By default, of a text that a causal model must see in one piece: it works out what would come
-next for every token at once, which takes gigabytes for a long text and a large vocabulary."""
-LAST_POOLING = 3
-"""LLAMA_POOLING_TYPE_LAST: the only one for which a text may be decoded in pieces."""
 RERANK_TEMPLATE = b"rerank"
 _PLACES = re.compile(r"\{(query|document)\}")
 
@@ -60,16 +51,13 @@ class Embedder:
         trained = model.trained_context_tokens
         if trained < CONTEXT_TOKENS_MIN:
             raise RuntimeFailure("invalid_model", "the model does not say how long texts may be")
-        self._can_split = model.is_causal and model.pooling == str(LAST_POOLING)
-        is_short = model.is_causal and not self._can_split
-        usual = UNSPLIT_TOKENS_MAX if is_short else DEFAULT_CONTEXT_TOKENS_MAX
-        # Never more than it was trained for: there may be no weights for later positions.
-        self.context_tokens = min(trained, load.context_tokens or usual)
+        self._can_split = model.pooling.can_split
+        self.context_tokens = model.pooling.context_tokens(trained, load.context_tokens)
         self.slots = load.slots or SLOTS_DEFAULT
         self._batch_tokens = max(self.context_tokens, BATCH_TOKENS_MAX)
         self._context = self._make_context(load)
         self._memory = self._llama.llama_get_memory(self._context)
-        ranks = model.task == RERANK
+        ranks = model.pooling.task == RERANK
         # Of a score only the first number counts, as in llama-server.
         self._dimensions: int = 1 if ranks else self._llama.llama_model_n_embd_out(model.handle)
         self._batch = Batch(self._llama, self._batch_tokens)
@@ -165,7 +153,7 @@ class Embedder:
         if not found:
             raise EngineBroken("llama.cpp has no vector for a text")
         numbers = found[: self._dimensions]
-        if self.model.task != RERANK:
+        if self.model.pooling.task != RERANK:
             numbers = normalised(numbers, work.dimensions)
         try:
             return Embedded(request=work.request, data=Vector.of(numbers).data)

@@ -24,6 +24,7 @@ from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
+from runtimes.llama.context_length import default_context_tokens
 from runtimes.llama.frames import Embed, Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
@@ -38,8 +39,6 @@ from runtimes.reply_form import PLAIN, ReplyForm
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
-DEFAULT_CONTEXT_TOKENS_MAX = 4096
-CONTEXT_TOKENS_MIN = 16
 TEXT_BYTES_PER_TOKEN_MAX = 256
 """Longer than the longest token of any vocabulary: a prompt beyond this per token of context is
 too long without being tokenized."""
@@ -65,9 +64,7 @@ class Engine:
         self._log = model.log
         self.model = model
         trained = self.model.trained_context_tokens
-        if trained < CONTEXT_TOKENS_MIN:  # no sane number; 2**32 - 1 comes as -1
-            trained = DEFAULT_CONTEXT_TOKENS_MAX
-        self.context_tokens = load.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS_MAX)
+        self.context_tokens = load.context_tokens or default_context_tokens(trained)
         self._template = ChatTemplate(
             self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
         )

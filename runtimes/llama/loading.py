@@ -26,7 +26,7 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
     progress = Progress(pipe)
     hashing = Hashing(path, load.content_hash, progress)
     model = open_model(load, lambda share: progress.note("load", share))
-    engine = Engine(model, load) if model.task == GENERATE else Embedder(model, load)
+    engine = Engine(model, load) if model.pooling.task == GENERATE else Embedder(model, load)
     progress.note("load", 1.0)
     ready = Ready(
         content_hash=hashing.result(),
@@ -37,7 +37,7 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
         context_tokens=engine.context_tokens,
         gpu_offload=model.gpu_offload,
         slots=engine.slots,
-        task=model.task,
+        task=model.pooling.task,
     )
     return engine, ready
 

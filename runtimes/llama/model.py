@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
-from runtimes.embedding import EMBED, GENERATE, RERANK
+from runtimes.embedding import GENERATE
 from runtimes.llama.bindings import Bindings, LogTail, load_bindings
 from runtimes.llama.frames import Load
+from runtimes.llama.pooling import Pooling
 
 METADATA_BYTES_MAX = 1024
 PIECE_BYTES = 64
@@ -18,10 +19,6 @@ PIECE_BYTES = 64
 PARAMETERS_PER_THREAD = 20_000_000
 """Threads meet after every layer, spinning: a model with less work than this for each is slower
 with more of them, and ten times slower while other programs want the same cores."""
-NO_POOLING = ("", "0")
-"""What a file says whose tokens' vectors are not made one: nothing, or LLAMA_POOLING_TYPE_NONE."""
-RANK_POOLING = "4"
-"""LLAMA_POOLING_TYPE_RANK."""
 
 
 def open_model(load: Load, on_progress: Callable[[float], None]) -> "LoadedModel":
@@ -71,21 +68,14 @@ class LoadedModel:
         self.trained_context_tokens: int = bindings.llama_model_n_ctx_train(self.handle)
         self.parameters: int = bindings.llama_model_n_params(self.handle)
         self.architecture = self._metadata("general.architecture")
-        self.pooling = self._metadata(f"{self.architecture}.pooling_type")
-        """How the vectors of a text's tokens become one, by llama.cpp's number."""
-        self.is_causal = self._metadata(f"{self.architecture}.attention.causal") != "false"
-        """Whether a token sees only those before it."""
-        if self.task == GENERATE and not self.is_causal:
+        self.pooling = Pooling(
+            self._metadata(f"{self.architecture}.pooling_type"),
+            self._metadata(f"{self.architecture}.attention.causal") != "false",
+        )
+        if self.pooling.task == GENERATE and not self.pooling.is_causal:
             raise _unfit(path, "is an encoder that does not say how it pools")
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._end_tokens: tuple[int, ...] | None = None
-
-    @property
-    def task(self) -> str:
-        """What it is made for, of `runtimes.embedding.TASKS`."""
-        if self.pooling in NO_POOLING:
-            return GENERATE
-        return RERANK if self.pooling == RANK_POOLING else EMBED
 
     @property
     def gpu_offload(self) -> bool:

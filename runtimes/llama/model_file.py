@@ -21,6 +21,7 @@ TENSORS_MAX = 1_000_000
 METADATA_PAIRS_MAX = 1_000_000
 PARTS_MAX = 1_000
 HASH_READ_BYTES = 1024 * 1024
+HASH_CHARACTERS = 64
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.IGNORECASE)
 
@@ -76,6 +77,12 @@ def content_hash(path: pathlib.Path, on_progress: Callable[[float], None] | None
                 if on_progress is not None:
                     on_progress(min(1.0, done_bytes / whole_bytes))
     return digest.hexdigest()
+
+
+def is_content_hash(text: object) -> bool:
+    """Whether `text` could be one."""
+    is_long = isinstance(text, str) and len(text) == HASH_CHARACTERS
+    return is_long and set(str(text)) <= set("0123456789abcdef")
 
 
 def _check_part(path: pathlib.Path) -> None:

@@ -5,8 +5,9 @@ worker that is up then. A slot is free again when the worker says so or is gone,
 consumer leaves: until then the worker may still be busy with what nobody waits for.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 import trio
 
@@ -25,11 +26,17 @@ from runtimes.base import (
 from runtimes.embedding import Vector
 from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
+from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.link import WorkerEnd, WorkerLink
+from runtimes.llama.model_file import content_hash
+from runtimes.llama.prospect import RUNTIME_NAME, Prospect, look
+from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
+from runtimes.model_memory import ModelMemory
 from runtimes.slots import Slots
+from runtimes.standing import ModelState, Standing
+from runtimes.worker.restart_delay import RestartDelay
 
-RUNTIME_NAME = "llama"
 LOAD_CRASHES_MAX = 3
 """So many workers in a row that die while loading, and the file is held to be the cause."""
 GPU_BUILD = (
@@ -37,36 +44,32 @@ GPU_BUILD = (
 )
 
 
-@dataclasses.dataclass(slots=True)
-class RestartDelay:
-    """How long to wait before the next worker: longer each time, short again after good health."""
-
-    least_s: float = 0.5
-    most_s: float = 30.0
-    healthy_s: float = 60.0
-    """A worker that was up for so long has forgiven the ones before it."""
-    _next_s: float = dataclasses.field(default=0.0, init=False)
-
-    def after(self, up_s: float) -> float:
-        """The wait, in seconds, after a worker that was up for `up_s`."""
-        if up_s >= self.healthy_s or self._next_s == 0.0:
-            self._next_s = self.least_s
-        delay_s = self._next_s
-        self._next_s = min(self.most_s, 2 * delay_s)
-        return delay_s
-
-
 class LlamaRuntime(Runtime):
     """One GGUF file, served by llama.cpp in a process of its own."""
 
     def __init__(
-        self, settings: LlamaSettings, *, restart_delay: RestartDelay | None = None
+        self,
+        settings: LlamaSettings,
+        *,
+        restart_delay: RestartDelay | None = None,
+        hashes: HashCache | None = None,
     ) -> None:
+        """`hashes`: where content hashes are remembered; None: nowhere."""
         self._settings = settings
         self._restart_delay = restart_delay or RestartDelay()
+        self._hashes = hashes
         self._slots = Slots(settings.slots or 1, settings.queue_max)
+        self._residence = Residence(
+            settings, worker_pid=lambda: self.worker_pid, on_change=self._tell
+        )
+        self._on_change: ChangeCallback | None = None
+        """Of who serves it."""
+        self._told = trio.Event()
+        self._prospect: Prospect | None = None
         self._link: WorkerLink | None = None
-        self._card: ModelCard | None = None
+        self._is_down = False
+        self._failure: RuntimeFailure | None = None
+        """Why it is served no more."""
         self._ready_at: float | None = None
         self._lacks_gpu = False
         self._trouble = ""
@@ -75,7 +78,48 @@ class LlamaRuntime(Runtime):
     @property
     def card(self) -> ModelCard | None:
         """See `Runtime.card`."""
-        return self._card if self._link is not None and self._link.is_up else None
+        standing = self.standing
+        if standing is None or not standing.card.content_hash:
+            return None  # what has no identity yet cannot be offered
+        if standing.state is ModelState.READY:
+            return standing.card
+        if standing.state not in (ModelState.LOADING, ModelState.COLD):
+            return None
+        expected_s = self._residence.memory.pace.expected_s(standing.card.size_bytes)
+        return dataclasses.replace(standing.card, load_ms=int(1000 * expected_s))
+
+    @property
+    def standing(self) -> Standing | None:
+        """See `Runtime.standing`."""
+        prospect, home = self._prospect, self._residence
+        if self._failure is not None:
+            card = ModelCard(name=self._settings.name, content_hash="", runtime=RUNTIME_NAME)
+            reason = self._failure.message
+            return Standing(card=card, state=ModelState.UNUSABLE, reason=reason)
+        if prospect is None or self._on_change is None:
+            return None
+        state, reason, share, ready_in_s = ModelState.COLD, home.refusal, 0.0, 0.0
+        size_bytes = prospect.card.size_bytes
+        if home.is_loaded and self._link is not None and self._link.is_up:
+            state, reason, share = ModelState.READY, "", 1.0
+        elif self._is_down or home.is_loaded:
+            state, reason, share = ModelState.DOWN, self._trouble, self.progress
+        elif home.is_coming:
+            state, reason, share = ModelState.LOADING, "", self.progress
+            elapsed_s = 0.0 if self._link is None else trio.current_time() - home.began_at
+            ready_in_s = home.memory.pace.left_s(size_bytes, elapsed_s, share)
+        elif home.why_not:
+            state, reason = ModelState.UNUSABLE, home.why_not
+        else:
+            ready_in_s = home.memory.pace.expected_s(size_bytes)
+        return Standing(
+            card=prospect.card,
+            state=state,
+            share=share,
+            ready_in_s=ready_in_s,
+            need=prospect.need,
+            reason=reason,
+        )
 
     @property
     def load(self) -> Load:
@@ -102,112 +146,196 @@ class LlamaRuntime(Runtime):
         """The worker process, while there is one."""
         return None if self._link is None else self._link.pid
 
+    def use_memory(self, memory: ModelMemory) -> None:
+        """See `Source.use_memory`."""
+        self._residence.join(memory)
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        """See `Runtime.wanted`."""
+        with self._residence.held():
+            yield
+
     async def serve(self, on_change: ChangeCallback) -> None:
         """See `Runtime.serve`."""
-        assert self._link is None, "a runtime is served once at a time"
-        load_crashes = 0
+        assert self._on_change is None, "a runtime is served once at a time"
+        self._on_change, self._failure = on_change, None
         try:
-            while True:
-                end = await self._run_worker(on_change)
-                if end.failure is not None and end.failure.code != "unavailable":
-                    raise end.failure
-                # SIGKILL comes from outside (memory ran out, a person), so it proves nothing.
-                if end.was_ready or end.returncode == -9:
-                    load_crashes = 0
-                elif end.failure is None:
-                    load_crashes += 1
-                if load_crashes >= LOAD_CRASHES_MAX:
-                    raise RuntimeFailure(
-                        "invalid_model",
-                        f"llama.cpp dies of {self._settings.path} ({end.reason}); "
-                        "download it again or choose another file",
-                    )
-                now = trio.current_time()
-                up_s = 0.0 if self._ready_at is None else now - self._ready_at
-                await trio.sleep(self._restart_delay.after(up_s))
+            await self._look()
+            await self._residence.begin()
+            self._tell()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._residence.leave_when_idle)
+                if not self._residence.is_coming:
+                    nursery.start_soon(self._identify)
+                failure = await self._keep_up()
+                nursery.cancel_scope.cancel()
+            raise failure
+        except RuntimeFailure as failure:
+            self._failure = failure
+            raise
         finally:
-            self._link = None
+            self._residence.end()
+            self._link = self._prospect = None
+            self._is_down = False
+            self._tell()
+            self._on_change = None
 
     async def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """See `Runtime.generate`."""
         check_request(request)
-        self._live_link()
-        await self._slots.acquire()
-        try:
-            link = self._live_link()
-            assert self._card is not None, "it came with the link"
-            check_task(request, self._card)
-            reply = link.start(request, on_end=self._slots.release)
-        except BaseException:
-            self._slots.release()
-            raise
-        try:
-            while True:
-                event = await reply.next()
-                yield event
-                if isinstance(event, Finished):
-                    return
-                if isinstance(event, Chunk | Vector):
-                    reply.take(event)
-        finally:
-            reply.leave()
+        with self.wanted():
+            await self._until_up()
+            await self._slots.acquire()
+            try:
+                link = self._live_link()
+                assert self._prospect is not None, "it came before the link"
+                check_task(request, self._prospect.card)
+                reply = link.start(request, on_end=self._slots.release)
+            except BaseException:
+                self._slots.release()
+                raise
+            try:
+                while True:
+                    event = await reply.next()
+                    yield event
+                    if isinstance(event, Finished):
+                        return
+                    if isinstance(event, Chunk | Vector):
+                        reply.take(event)
+            finally:
+                reply.leave()
 
-    async def _run_worker(self, on_change: ChangeCallback) -> WorkerEnd:
+    async def _until_up(self) -> None:
+        """Wait while it is loaded. Raises RuntimeFailure `unavailable` when it is not to be."""
+        while self._on_change is not None and self._failure is None:
+            standing = self.standing
+            if standing is not None and standing.state is not ModelState.LOADING:
+                break
+            await self._told.wait()
+        self._live_link()
+
+    def _tell(self) -> None:
+        """What is offered, or how it stands, may have changed."""
+        self._told.set()
+        self._told = trio.Event()
+        if self._on_change is not None:
+            self._on_change()
+
+    async def _look(self) -> None:
+        """Read what the file says of itself now. Raises RuntimeFailure `invalid_model`."""
+        try:
+            self._prospect = await trio.to_thread.run_sync(
+                look, self._settings, self._hashes, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise RuntimeFailure(
+                "invalid_model", f"{self._settings.path} cannot be read ({error.strerror})"
+            ) from error
+        self._residence.need = self._prospect.need
+        self._slots.resize(self._prospect.slots)
+
+    async def _identify(self) -> None:
+        """Find out the hash of a model that nobody loads yet: without one it is not offered."""
+        prospect, path = self._prospect, self._settings.path
+        if prospect is None or prospect.card.content_hash:
+            return
+        async with self._residence.memory.reading:
+            try:
+                found = await trio.to_thread.run_sync(content_hash, path, abandon_on_cancel=True)
+            except OSError as error:
+                self._residence.note_fit(f"its file cannot be read ({error.strerror})")
+                return
+        await self._note_hash(prospect, found)
+        self._tell()
+
+    async def _note_hash(self, prospect: Prospect, found: str) -> None:
+        """The files that were looked at have this hash, unless they were exchanged meanwhile."""
+        try:
+            identity = await trio.to_thread.run_sync(file_identity, self._settings.path)
+        except OSError:
+            return
+        if identity != prospect.identity:
+            return
+        if self._prospect is not None:
+            card = dataclasses.replace(self._prospect.card, content_hash=found)
+            self._prospect = dataclasses.replace(self._prospect, card=card)
+        if self._hashes is not None and self._settings.content_hash is None:
+            await trio.to_thread.run_sync(self._hashes.keep, identity, found)
+
+    async def _keep_up(self) -> RuntimeFailure:
+        """Run one worker after the other, whenever the model is wanted; why that cannot be."""
+        home, load_crashes, falls = self._residence, 0, 0
+        while True:
+            if not await home.wait_called():
+                try:
+                    await self._look()  # it may have been exchanged since
+                except RuntimeFailure as failure:
+                    return failure
+            if not await home.enter():
+                self._tell()
+                continue
+            end = await home.stay(self._run_worker)
+            if end is None:
+                self._link, self._trouble = None, ""
+                self._tell()
+                continue
+            # Who waits for a load is not sent away because it has to be begun anew, once.
+            falls = 0 if end.was_ready else falls + 1
+            self._is_down = end.was_ready or end.failure is not None or falls > 1
+            self._tell()
+            if end.failure is not None and end.failure.code != "unavailable":
+                return end.failure
+            # SIGKILL comes from outside (memory ran out, a person), so it proves nothing.
+            if end.was_ready or end.returncode == -9:
+                load_crashes = 0
+            elif end.failure is None:
+                load_crashes += 1
+            if load_crashes >= LOAD_CRASHES_MAX:
+                return RuntimeFailure(
+                    "invalid_model",
+                    f"llama.cpp dies of {self._settings.path} ({end.reason}); "
+                    "download it again or choose another file",
+                )
+            now = trio.current_time()
+            up_s = 0.0 if self._ready_at is None else now - self._ready_at
+            await trio.sleep(self._restart_delay.after(up_s))
+
+    async def _run_worker(self) -> WorkerEnd:
         """Run one worker to its end."""
         became_ready = trio.Event()
 
         def ready(frame: frames.Ready) -> None:
-            self._card = self._make_card(frame)
-            self._slots.resize(frame.slots)
-            self._ready_at = trio.current_time()
-            self._lacks_gpu = not frame.gpu_offload
-            self._trouble = ""
+            self._take_over(frame)
             became_ready.set()
-            on_change()
+            self._tell()
 
         self._ready_at = None
-        self._link = link = WorkerLink(self._settings, on_ready=ready)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look_for_gpu, became_ready, on_change)
-                try:
-                    end = await link.run()
-                except OSError as error:  # no process to be had: out of memory or processes
-                    reason = f"no worker can be started ({error})"
-                    end = WorkerEnd(
-                        reason=reason,
-                        failure=RuntimeFailure("unavailable", reason),
-                        was_ready=False,
-                        returncode=None,
-                    )
-                nursery.cancel_scope.cancel()
-        finally:
-            on_change()
+        assert self._prospect is not None
+        known_hash = self._prospect.card.content_hash or None
+        settings = dataclasses.replace(self._settings, content_hash=known_hash)
+        self._link = link = WorkerLink(settings, on_ready=ready)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._after_ready, became_ready, self._prospect)
+            try:
+                end = await link.run()
+            except OSError as error:  # no process to be had: out of memory or processes
+                reason = f"no worker can be started ({error})"
+                end = WorkerEnd(
+                    reason=reason,
+                    failure=RuntimeFailure("unavailable", reason),
+                    was_ready=False,
+                    returncode=None,
+                )
+            nursery.cancel_scope.cancel()
         self._trouble = end.failure.message if end.failure else end.reason
         return end
 
-    async def _look_for_gpu(self, became_ready: trio.Event, on_change: ChangeCallback) -> None:
-        """Say what to do when there is a GPU that this build of llama.cpp cannot use."""
-        await became_ready.wait()
-        if self._advice is not None or not self._lacks_gpu:
-            return
-        # NVML may hang with a sick driver; nobody waits for it.
-        gpus = await trio.to_thread.run_sync(hardware.gpus, abandon_on_cancel=True)
-        if gpus:
-            self._advice = (
-                f"{gpus[0].name} is idle, because this llama.cpp is built without GPU support: "
-                f"{GPU_BUILD}"
-            )
-            on_change()
-
-    def _live_link(self) -> WorkerLink:
-        if self._link is not None and self._link.is_up:
-            return self._link
-        why = self._trouble or f"it is loading, {self.progress:.0%} done"
-        raise RuntimeFailure("unavailable", f"{self._settings.name} is not ready: {why}")
-
-    def _make_card(self, frame: frames.Ready) -> ModelCard:
-        return ModelCard(
+    def _take_over(self, frame: frames.Ready) -> None:
+        """The worker is up, and knows better than the file's metadata told."""
+        assert self._prospect is not None
+        now = trio.current_time()
+        card = ModelCard(
             name=self._settings.name,
             content_hash=frame.content_hash,
             runtime=RUNTIME_NAME,
@@ -218,3 +346,35 @@ class LlamaRuntime(Runtime):
             context_tokens=frame.context_tokens,
             tasks=(frame.task,),
         )
+        self._prospect = dataclasses.replace(self._prospect, card=card)
+        self._residence.loaded()
+        self._residence.memory.pace.note(frame.size_bytes, now - self._residence.began_at)
+        self._slots.resize(frame.slots)
+        self._ready_at = now
+        self._lacks_gpu = not frame.gpu_offload
+        self._trouble = ""
+        self._is_down = False
+
+    async def _after_ready(self, became_ready: trio.Event, before: Prospect) -> None:
+        """Keep the hash that the worker has computed, and look for a GPU that lies idle."""
+        await became_ready.wait()
+        assert self._prospect is not None
+        if not before.card.content_hash:
+            await self._note_hash(before, self._prospect.card.content_hash)
+        if self._advice is not None or not self._lacks_gpu:
+            return
+        # NVML may hang with a sick driver; nobody waits for it.
+        gpus = await trio.to_thread.run_sync(hardware.gpus, abandon_on_cancel=True)
+        if gpus:
+            self._advice = (
+                f"{gpus[0].name} is idle, because this llama.cpp is built without GPU support: "
+                f"{GPU_BUILD}"
+            )
+            self._tell()
+
+    def _live_link(self) -> WorkerLink:
+        if self._link is not None and self._link.is_up:
+            return self._link
+        standing = self.standing
+        why = self._trouble or (standing and standing.reason) or "it is not loaded"
+        raise RuntimeFailure("unavailable", f"{self._settings.name} is not ready: {why}")

@@ -8,13 +8,17 @@ from typing import Any
 
 from runtimes import hardware
 from runtimes.base import RuntimeFailure
-from runtimes.llama.model_file import check_model_file, model_name
+from runtimes.llama.model_file import (
+    HASH_CHARACTERS,
+    check_model_file,
+    is_content_hash,
+    model_name,
+)
 from runtimes.source_options import check_names, integer_option
 
 DEMO_SOURCE = "demo"
 DEMO_FILE = pathlib.Path(__file__).with_name("demo") / "demo.gguf"
 NAME_CHARACTERS_MAX = 128
-HASH_CHARACTERS = 64
 SLOTS_MAX = 64
 INTEGERS = {
     "context_tokens": (16, 2**24),
@@ -24,9 +28,12 @@ INTEGERS = {
     "kv_tokens": (16, 2**28),
     "reproducible": (0, 1),
     "flash_attention": (0, 1),
+    "keep_alive": (0, 2**31),
+    "pin": (0, 1),
 }
 """Options that are numbers, and the least and the most of each."""
-SWITCHES = ("reproducible", "flash_attention")
+KEEP_ALIVE_S = 300
+SWITCHES = ("reproducible", "flash_attention", "pin")
 TEXTS = ("name", "content_hash")
 OPTIONS = (*INTEGERS, *TEXTS)
 
@@ -56,6 +63,11 @@ class LlamaSettings:
     """Decode each request in batches of its own, so that no other one changes its rounding."""
     flash_attention: bool | None = None
     """None: as llama.cpp sees fit, which is wherever it can."""
+    keep_alive: int | None = None
+    """Seconds without a request after which it leaves the memory; None: a model that was loaded at
+    the start stays, one that was loaded because somebody asked leaves after KEEP_ALIVE_S."""
+    pin: bool = False
+    """Load it at the start, whether it seems to fit or not, and keep it in memory."""
     queue_max: int = 32
     """Requests that may wait; more are refused."""
     hang_timeout_s: float = 120.0
@@ -105,7 +117,7 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
     }
     values |= {option: values[option] == 1 for option in SWITCHES if option in values}
     content_hash = options.get("content_hash")
-    if content_hash is not None and not _is_hash(content_hash):
+    if content_hash is not None and not is_content_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
     return values | {option: options[option] for option in TEXTS if option in options}
 
@@ -119,10 +131,6 @@ def check_llama_cpp() -> None:
         raise RuntimeFailure(
             "missing_dependency", "llama.cpp is not installed: pip install llama-cpp-python"
         )
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) == HASH_CHARACTERS and set(text) <= set("0123456789abcdef")
 
 
 def _bad(message: str) -> RuntimeFailure:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from runtimes.base import ChangeCallback, Runtime, RuntimeFailure, Source
+from runtimes.base import ChangeCallback, ModelCard, Runtime, RuntimeFailure, Source
 from runtimes.llama.model_file import model_name
+from runtimes.llama.prospect import RUNTIME_NAME
+from runtimes.model_memory import ModelMemory
 from runtimes.models.found_model import plain_name
 from runtimes.models.gguf_files import ScanBudget, gguf_models
+from runtimes.standing import ModelState, Standing
 
 DEPTH_MAX = 4
 MODELS_MAX = 32
@@ -31,6 +34,8 @@ class ModelFolder(Source):
         if len(names) > MODELS_MAX:
             raise _invalid(folder, f"has {len(names)} models, over {MODELS_MAX}; name some of them")
         self._runtimes: list[Runtime] = []
+        self._given_up: list[Runtime] = []
+        self._damaged: list[Standing] = []
         failure = _invalid(folder, "has no GGUF file in it; name another folder, or a file")
         for path, name in names.items():
             try:
@@ -40,6 +45,9 @@ class ModelFolder(Source):
                     raise
                 _log.warning("left out of %s: %s", plain_name(str(folder)), error.message)
                 failure = error
+                card = ModelCard(name=name, content_hash="", runtime=RUNTIME_NAME)
+                state, why = ModelState.UNUSABLE, error.message
+                self._damaged.append(Standing(card=card, state=state, reason=why))
         if not self._runtimes:
             raise failure
 
@@ -53,6 +61,17 @@ class ModelFolder(Source):
         """See `Source.advice`; the first there is, as all get the same."""
         return next((runtime.advice for runtime in self._runtimes if runtime.advice), None)
 
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """See `Source.standings`."""
+        known = (runtime.standing for runtime in (*self._runtimes, *self._given_up))
+        return (*(standing for standing in known if standing is not None), *self._damaged)
+
+    def use_memory(self, memory: ModelMemory) -> None:
+        """See `Source.use_memory`."""
+        for runtime in self._runtimes:
+            runtime.use_memory(memory)
+
     async def serve(self, on_change: ChangeCallback) -> None:
         """See `Source.serve`; one bad model does not end the others."""
         failures: list[RuntimeFailure] = []
@@ -64,6 +83,7 @@ class ModelFolder(Source):
                 _log.warning("given up: %s", failure.message)
                 failures.append(failure)
                 self._runtimes.remove(runtime)
+                self._given_up.append(runtime)
                 on_change()
 
         async with trio.open_nursery() as nursery:

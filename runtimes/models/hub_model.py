@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import math
 import pathlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 
 import trio
 
@@ -22,15 +22,20 @@ from runtimes.base import (
     Runtime,
     RuntimeFailure,
 )
+from runtimes.llama.hash_cache import HashCache
 from runtimes.llama.model_file import model_name
-from runtimes.llama.runtime import LlamaRuntime, RestartDelay
+from runtimes.llama.prospect import RUNTIME_NAME
+from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import check_llama_cpp, check_options, read_settings
+from runtimes.model_memory import ModelMemory
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import ScanBudget
 from runtimes.models.hub_cache import hub_cache_models
 from runtimes.models.hub_fetch import fetch
 from runtimes.models.hub_frames import Fetching
 from runtimes.models.hub_reference import HubModelFiles, HubReference, choose
+from runtimes.standing import ModelState, Standing
+from runtimes.worker.restart_delay import RestartDelay
 
 LOG_S = 10.0
 """Progress goes to the log so often."""
@@ -55,6 +60,7 @@ class HubModel(Runtime):
         self._options = dict(options)
         self._retry_delay = retry_delay or RestartDelay(least_s=1.0, most_s=60.0)
         self._model: LlamaRuntime | None = None
+        self._memory: ModelMemory | None = None
         self._progress = FetchProgress(str(reference))
         self._trouble = ""
         if importlib.util.find_spec("huggingface_hub") is None and not cached(reference):
@@ -67,6 +73,15 @@ class HubModel(Runtime):
     def card(self) -> ModelCard | None:
         """See `Runtime.card`; None while it is fetched."""
         return None if self._model is None else self._model.card
+
+    @property
+    def standing(self) -> Standing | None:
+        """See `Runtime.standing`."""
+        if self._model is not None:
+            return self._model.standing
+        card = ModelCard(name=str(self._reference), content_hash="", runtime=RUNTIME_NAME)
+        state, share, why = ModelState.FETCHING, self._progress.share, self._trouble
+        return Standing(card=card, state=state, share=share, reason=why)
 
     @property
     def load(self) -> Load:
@@ -88,13 +103,25 @@ class HubModel(Runtime):
         """See `Source.advice`."""
         return None if self._model is None else self._model.advice
 
+    def use_memory(self, memory: ModelMemory) -> None:
+        """See `Source.use_memory`."""
+        self._memory = memory
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        """See `Runtime.wanted`."""
+        with contextlib.nullcontext() if self._model is None else self._model.wanted():
+            yield
+
     async def serve(self, on_change: ChangeCallback) -> None:
         """See `Source.serve`."""
         path = await trio.to_thread.run_sync(cached, self._reference, abandon_on_cancel=True)
         while path is None:
             path = await self._try_to_fetch()
         options = {"name": plain_name(model_name(path))} | self._options
-        self._model = LlamaRuntime(read_settings(str(path), options))
+        self._model = LlamaRuntime(read_settings(str(path), options), hashes=HashCache())
+        if self._memory is not None:
+            self._model.use_memory(self._memory)
         try:
             on_change()
             await self._model.serve(on_change)

@@ -27,8 +27,9 @@ import psutil
 import trio
 
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure
-from runtimes.llama.runtime import LlamaRuntime, RestartDelay
+from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
+from runtimes.worker.restart_delay import RestartDelay
 
 CLIENTS = 8
 KINDS = ("SIGKILL", "SIGABRT", "SIGSEGV", "memory limit", "silence")

@@ -242,6 +242,7 @@ def test_models_are_listed_by_name_with_their_nodes() -> None:
         "context_tokens": 2048,
         "tasks": ["generate"],
         "nodes": ["n1", "n2"],
+        "loaded": ["n1", "n2"],
     }
     seen.offer(1, KEY, b"")
     seen.offer(2, KEY, b"")

@@ -485,3 +485,55 @@ def test_nothing_is_left_in_the_end(rng: random.Random) -> None:
     for lane in admission._lanes:
         assert not lane._leaves
         assert lane._root.children.keys() == lane._root.debtors.keys()
+
+
+def loading(load_ns: int) -> Admission:
+    """One slot of a model that is there in so long."""
+    admission = Admission(1)
+    admission.resize(1, load_ns)
+    return admission
+
+
+def test_nobody_runs_before_the_model_is_loaded() -> None:
+    """They wait, in their order, and what is told counts them."""
+    admission = loading(5 * SECOND)
+    tickets = [admission.ask(claim(name), 0, FOREVER) for name in "ab"]
+    assert admission.decide(1) == []
+    assert admission.load == Load(2, 0, 1)
+    admission.resize(1)
+    assert admission.decide(9 * SECOND) == [(tickets[0], None)]
+
+
+def test_who_cannot_wait_for_a_load_is_told_how_long_it_takes() -> None:
+    """Because of its deadline, or because it does not want to."""
+    admission = loading(5 * SECOND)
+    late = admission.ask(claim(), 0, 4 * SECOND)
+    assert isinstance(late, Refusal)
+    assert (late.reason, late.retry_after_ms) == (Reason.WAIT_TOO_LONG, 1_000)
+    hasty = dataclasses.replace(claim(), requester=Requester(is_impatient=True))
+    refused = admission.ask(hasty, 0, FOREVER)
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.retry_after_ms) == (Reason.LOADING, 5_000)
+    admission.resize(1)
+    assert isinstance(admission.ask(hasty, 0, FOREVER), Ticket)
+
+
+def test_when_the_model_cannot_be_loaded_nobody_waits_on() -> None:
+    """Owner or not; who comes later may try again."""
+    admission = loading(5 * SECOND)
+    for name in "ab":
+        admission.ask(claim(name, is_owner=name == "a"), 0, FOREVER)
+    admission.give_up_loading()
+    reasons = [refusal and refusal.reason for _, refusal in admission.decide(1)]
+    assert reasons == [Reason.NO_ROOM] * 2
+    assert isinstance(admission.ask(claim(), 2, FOREVER), Ticket)
+
+
+def test_a_load_says_nothing_about_waits() -> None:
+    """Else they would be foretold as long as a load, ever after."""
+    machine = Machine()
+    machine.admission.resize(1, 100 * SECOND)
+    machine.ask("a", claim())
+    machine.now = 100 * SECOND
+    machine.admission.resize(1)
+    assert machine.admission._times.expected_ns(SECOND) == SECOND

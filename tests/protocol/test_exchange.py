@@ -39,6 +39,7 @@ requesters = st.builds(
     user=_names,
     priority=st.sampled_from(Priority),
     is_batch=st.booleans(),
+    is_impatient=st.booleans(),
 )
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(
@@ -107,7 +108,7 @@ def test_an_ask_without_a_heartbeat_is_an_earlier_versions() -> None:
 def test_an_earlier_version_tells_nothing_of_who_is_behind_a_request() -> None:
     """And reads what later ones tell as the nearest that it knows; what is longer is skipped."""
     assert decode_frame(pack((1, "ab", 5, b"body"))) == Ask("ab", 5, b"body", 0, ANYBODY)
-    later = decode_frame(pack((1, "ab", 5, b"body", 0, (7, 9, b"k", b"u", "more"), "more")))
+    later = decode_frame(pack((1, "ab", 5, b"body", 0, (7, 9, b"k", b"u", 0, "more"), "more")))
     assert later == Ask("ab", 5, b"body", 0, Requester(key=b"k", user=b"u", priority=Priority.HIGH))
 
 

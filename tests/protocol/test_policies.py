@@ -61,6 +61,7 @@ _candidates = st.lists(
         is_unreached=st.booleans(),
         had_before=st.booleans(),
         served_tokens=st.integers(0, 2**40),
+        load_ns=st.integers(0, 2**42),
     ),
     max_size=8,
     unique_by=lambda candidate: candidate.node,
@@ -121,6 +122,12 @@ class TestFastest:
         swamped = _candidate(1, speed=FAST, load=Load(400, 4, 4))
         assert _order(DEFAULT, idle, swamped) == [2, 1]
 
+    def test_a_busy_node_that_has_the_model_beats_an_idle_one_that_has_to_load_it(self) -> None:
+        """Until its queue takes longer than the load."""
+        cold = _candidate(1, speed=FAST, load_ns=5_000 * MS)
+        assert _order(DEFAULT, cold, _candidate(2, speed=FAST, load=Load(4, 4, 4))) == [2, 1]
+        assert _order(DEFAULT, cold, _candidate(2, speed=FAST, load=Load(80, 4, 4))) == [1, 2]
+
     def test_the_parts_of_the_estimate(self) -> None:
         """Wait, prefill, decode and the way there; a conversation's home prefills less."""
         idle = _candidate(1, speed=FAST)
@@ -128,6 +135,8 @@ class TestFastest:
         assert expected(idle, DEMAND, UNKNOWN, 0).total_ns == alone
         kept = dataclasses.replace(idle, had_before=True)
         assert expected(kept, DEMAND, UNKNOWN, 0).total_ns == alone - 80 * MS
+        cold = dataclasses.replace(idle, load_ns=7 * MS)
+        assert expected(cold, DEMAND, UNKNOWN, 0).total_ns == alone + 7 * MS
         full = dataclasses.replace(idle, load=Load(0, 4, 4))
         assert expected(full, DEMAND, UNKNOWN, 1000).total_ns == alone + 1_100 * MS // 4
         assert expected(dataclasses.replace(idle, speed=None), DEMAND, UNKNOWN, 0).total_ns == (

@@ -118,6 +118,33 @@ def test_models_as_text_have_units(home: Home, capsys: pytest.CaptureFixture[str
         assert cell in line
 
 
+def test_a_node_that_has_to_load_a_model_first_is_marked(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes a while until it answers."""
+    assert _shown(home, "models", {"models": [{**MODEL, "loaded": ["far"]}]}) == 0
+    assert "desk (cold), far" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"state": "ready", "share": 1.0}, "1.2 GB  ready"),
+        ({"state": "loading", "share": 0.4, "ready_in_s": 12.2}, "loading 40%, ready in 12 s"),
+        ({"state": "cold", "ready_in_s": 5.0, "reason": "b is busy"}, "ready in 5 s: b is busy"),
+        ({"state": "unusable", "needed_vram_bytes": 3 * 10**9}, "1.2 GB + 3.0 GB GPU  unusable"),
+    ],
+)
+def test_models_of_this_machine_show_their_state(
+    fields: dict[str, Any], shown: str, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What each takes of the memory, how far it is, and why it is not there."""
+    row = {**MODEL, "needed_bytes": 1_200_000_000, **fields}
+    with daemon_on(home, {"models": Recorder({"models": [row]})}):
+        assert run(["models", "--local", "--home", str(home.path)]) == 0
+    assert shown in capsys.readouterr().out
+
+
 def test_no_models_says_how_to_get_one(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty list is a remark with the mend, not an empty table."""
     assert _shown(home, "models", {"models": []}) == 0

@@ -344,6 +344,7 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
         ("x-meshd-node", "\xfc"),
         ("x-meshd-trusted", "perhaps"),
         ("x-meshd-hedge", "2"),
+        ("x-meshd-wait", "2"),
         ("x-meshd-label", "gpu=big"),
         ("x-meshd-policy", "as_you_like"),
         ("x-meshd-class", "first"),

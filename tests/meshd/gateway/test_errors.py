@@ -22,6 +22,7 @@ MESH_CODES = {
     "model_not_found": 404,
     "no_trusted_node": 404,
     "queue_full": 503,
+    "loading": 503,
     "unavailable": 503,
     "interrupted": 502,
     "timeout": 504,

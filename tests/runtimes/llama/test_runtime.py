@@ -17,9 +17,10 @@ from runtimes import hardware
 from runtimes.base import Chunk, GenerateEvent, RuntimeFailure
 from runtimes.hardware import Gpu
 from runtimes.llama.model_file import content_hash
-from runtimes.llama.runtime import LlamaRuntime, RestartDelay
+from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import DEMO_FILE, LlamaSettings
 from runtimes.worker import process
+from runtimes.worker.restart_delay import RestartDelay
 from tests.runtimes.serving import (
     TIMEOUT_S,
     Served,
@@ -410,18 +411,17 @@ def test_restarts_come_slower_until_a_worker_was_healthy() -> None:
     assert delay.after(up_s=0.0) == 1.0
 
 
-def test_loading_is_announced(demo: LlamaSettings) -> None:
-    """Before the model is up, a request says that it is loading; progress ends at 1."""
+def test_a_request_waits_while_the_model_is_loaded(demo: LlamaSettings) -> None:
+    """It is answered as soon as it is up; until then there is no card, and progress ends at 1."""
 
     async def main() -> None:
         runtime = make(demo)
         served = Served(runtime)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runtime.serve, served.on_change)
-            with pytest.raises(RuntimeFailure, match="loading") as failed:
-                await complete(runtime, ask())
-            assert failed.value.code == "unavailable"
-            await served.wait_up()
+            await trio.testing.wait_all_tasks_blocked()
+            assert runtime.card is None
+            assert len((await complete(runtime, ask(3))).ids) == 3
             assert runtime.progress == 1.0
             nursery.cancel_scope.cancel()
 

@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.runtime import RestartDelay
 from runtimes.models.hub_fetch import fetch, hub_environment
 from runtimes.models.hub_frames import Fetching
 from runtimes.models.hub_model import FetchProgress, HubModel, cached
 from runtimes.models.hub_reference import read_reference
 from runtimes.models.on_disk import find_model, models_on_disk
 from runtimes.registry import make_source
+from runtimes.worker.restart_delay import RestartDelay
 from tests.runtimes.models.fake_disk import COMMIT, FakeDisk, gguf, real_model
 from tests.runtimes.models.fake_hub import FakeHub
 from tests.runtimes.serving import TIMEOUT_S, ask, complete, needs_llama, serving

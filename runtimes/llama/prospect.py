@@ -1,0 +1,79 @@
+"""The one place for what is known of a model before it is loaded: its card, its slots, its need."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Iterable
+
+import psutil
+
+from runtimes import hardware
+from runtimes.base import ModelCard
+from runtimes.llama.fit import capacity_of, needed_room
+from runtimes.llama.hash_cache import HashCache, file_identity
+from runtimes.llama.metadata import read_metadata
+from runtimes.llama.model_file import model_bytes
+from runtimes.llama.settings import LlamaSettings
+from runtimes.llama.shape import Shape
+from runtimes.room import Room
+
+RUNTIME_NAME = "llama"
+GPU_LIBRARIES = ("cuda", "hip", "vulkan", "sycl", "musa")
+"""llama.cpp's libraries for devices with a memory of their own, by a part of their names."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """A model file as it is now."""
+
+    card: ModelCard
+    """With an empty content hash while that is not known."""
+    slots: int
+    need: Room
+    identity: str
+    """Of the files, for the cache of hashes."""
+
+
+def look(settings: LlamaSettings, hashes: HashCache | None) -> Prospect:
+    """Read what the files say. Blocking: a fraction of a second. Raises RuntimeFailure
+    `invalid_model`, and OSError.
+    """
+    identity = file_identity(settings.path)
+    size_bytes = model_bytes(settings.path)
+    shape = Shape.of(read_metadata(settings.path))
+    gpu = has_gpu_build() and bool(hardware.gpus())
+    available = int(psutil.virtual_memory().available)
+    capacity = capacity_of(shape, settings, available=available, gpu=gpu)
+    content_hash = settings.content_hash
+    if content_hash is None and hashes is not None:
+        content_hash = hashes.find(identity)
+    return Prospect(
+        card=ModelCard(
+            name=settings.name,
+            content_hash=content_hash or "",
+            runtime=RUNTIME_NAME,
+            architecture=shape.architecture,
+            parameters=shape.parameters,
+            quantization=shape.quantization,
+            size_bytes=size_bytes,
+            context_tokens=shape.context_tokens(settings.context_tokens),
+            tasks=(shape.pooling.task,),
+        ),
+        slots=capacity.slots,
+        need=needed_room(shape, settings, size_bytes, capacity, gpu=gpu),
+        identity=identity,
+    )
+
+
+def has_gpu_build() -> bool:
+    """Whether the llama.cpp that is installed can use a GPU's memory; by its files, for only a
+    worker loads it.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    folders: Iterable[str] = (spec and spec.submodule_search_locations) or ()
+    return any(
+        kind in library.name
+        for folder in folders
+        for library in pathlib.Path(folder, "lib").glob("*ggml-*")
+        for kind in GPU_LIBRARIES
+    )

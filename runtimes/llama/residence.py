@@ -1,0 +1,185 @@
+"""The one place for whether one model is in memory: who wants it, and when it comes and leaves.
+
+cold -> called (somebody wants it) -> inside (it has its room) -> loaded -> idle -> cold
+"""
+
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import trio
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.settings import KEEP_ALIVE_S, LlamaSettings
+from runtimes.model_memory import ModelMemory
+from runtimes.room import Room
+
+T = TypeVar("T")
+
+
+class Residence:
+    """One model's place in memory. For trio tasks of one thread."""
+
+    def __init__(
+        self,
+        settings: LlamaSettings,
+        *,
+        worker_pid: Callable[[], int | None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name = settings.name
+        self.need = Room()
+        self.is_pinned = settings.pin
+        self.used_at = -math.inf
+        self.why_not = ""
+        """Why it would not fit though all others left."""
+        self.refusal = ""
+        """Why nobody has it who asked last."""
+        self.is_loaded = False
+        self.began_at = 0.0
+        """When the present load began."""
+        self._keep_alive = settings.keep_alive
+        self._worker_pid = worker_pid
+        self._on_change = on_change
+        self._memory = ModelMemory()
+        self._holds = 0
+        self._called = trio.Event()
+        self._has_room = False
+        self._is_leaving = False
+        self._is_from_start = False
+        self._scope = trio.CancelScope()
+        self._gone = trio.Event()
+        self._moved = trio.Event()
+        """Whether it is idle may have changed."""
+
+    # ---- runtimes.model_memory.Tenant ----
+
+    @property
+    def worker_pid(self) -> int | None:
+        """See `Tenant`."""
+        return self._worker_pid()
+
+    @property
+    def is_idle(self) -> bool:
+        """See `Tenant`."""
+        return self.is_loaded and self._holds == 0 and not self._is_leaving
+
+    async def unload(self) -> bool:
+        """See `Tenant`."""
+        if not self.is_idle:
+            return False
+        self._is_leaving = True
+        self._scope.cancel()
+        await self._gone.wait()
+        return True
+
+    def note_fit(self, why_not: str) -> None:
+        """See `Tenant`."""
+        if why_not != self.why_not:
+            self.why_not = why_not
+            self._on_change()
+
+    # ---- its life ----
+
+    @property
+    def memory(self) -> ModelMemory:
+        """Whose room it takes."""
+        return self._memory
+
+    def join(self, memory: ModelMemory) -> None:
+        """From now on this is its memory."""
+        self._memory = memory
+        memory.join(self)
+
+    @property
+    def is_coming(self) -> bool:
+        """It is wanted, and not loaded yet."""
+        return not self.is_loaded and (self._called.is_set() or self._has_room)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Runtime.wanted`."""
+        self._holds += 1
+        if not self._called.is_set():
+            self.refusal = ""
+            self._called.set()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._touch()
+
+    def loaded(self) -> None:
+        """The worker has it."""
+        self.is_loaded = True
+        self._touch()
+
+    async def begin(self) -> None:
+        """Find out whether it is loaded at the start."""
+        self._is_from_start = self._has_room = await self._memory.begin(self)
+        if self._has_room:
+            self._called.set()
+
+    async def wait_called(self) -> bool:
+        """Until somebody wants it; whether that was so already."""
+        was_called = self._called.is_set()
+        await self._called.wait()
+        return was_called
+
+    async def enter(self) -> bool:
+        """Get room for it; without any, those who want it are told so, and it is False."""
+        try:
+            if not self._has_room:
+                await self._memory.enter(self)
+        except RuntimeFailure as failure:
+            self.refusal = failure.message
+            self._called = trio.Event()
+            return False
+        self._has_room = True
+        self.began_at = trio.current_time()
+        return True
+
+    async def stay(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Do `work`, which ends when it leaves; None if it has left for others."""
+        self._is_leaving = False
+        self._gone = trio.Event()
+        result: T | None = None
+        try:
+            with trio.CancelScope() as self._scope:
+                result = await work()
+        finally:
+            self.is_loaded = False
+            self._gone.set()
+        if not self._is_leaving:
+            return result
+        self._has_room = self._is_leaving = False
+        self._is_from_start = False
+        self._memory.left(self)
+        if self._holds == 0:
+            self._called = trio.Event()
+        return None
+
+    async def leave_when_idle(self) -> None:
+        """Leave when nobody has wanted it for long, until cancelled."""
+        while True:
+            keep_s: float = KEEP_ALIVE_S if self._keep_alive is None else self._keep_alive
+            if self.is_pinned or (self._is_from_start and self._keep_alive is None):
+                keep_s = math.inf
+            until = self.used_at + keep_s if self.is_idle else math.inf
+            if until <= trio.current_time():
+                await self.unload()
+                continue
+            with trio.move_on_at(until):
+                await self._moved.wait()
+
+    def end(self) -> None:
+        """It is not served any more."""
+        self._memory.leave(self)
+        self._has_room = self.is_loaded = False
+        self._called = trio.Event()
+
+    def _touch(self) -> None:
+        self.used_at = trio.current_time()
+        self._moved.set()
+        self._moved = trio.Event()

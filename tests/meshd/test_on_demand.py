@@ -1,0 +1,225 @@
+"""Requests for a model that has to be loaded first: who waits, who is told, what they hold."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meshd.admitting import Admitting, NotAdmitted
+from meshd.local_models import LocalModels, local_row
+from protocol.identity import NodeId
+from protocol.messages import Load
+from protocol.requester import ANYBODY, Requester
+from runtimes.base import GenerateRequest, ModelCard
+from runtimes.room import Room
+from runtimes.standing import ModelState, Standing
+from tests.meshd.played_runtime import PlayedRuntime
+
+ANNA = NodeId(b"a" * 32)
+LOAD_S = 20.0
+
+
+class Shelved(PlayedRuntime):
+    """A model that is cold until a test says otherwise, and knows who wants it."""
+
+    def __init__(self, name: str = "m") -> None:
+        super().__init__(name=name)
+        self.state = ModelState.COLD
+        self.reason = ""
+        self.wishes = 0
+        self.held = 0
+
+    @property
+    def standing(self) -> Standing:
+        ready = self.state is ModelState.READY
+        card = super().card
+        assert card is not None
+        return Standing(
+            card=card,
+            state=self.state,
+            share=0.25,
+            ready_in_s=0.0 if ready else LOAD_S,
+            need=Room(7, 8),
+            reason=self.reason,
+        )
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        self.wishes += 1
+        self.held += 1
+        if self.state is ModelState.COLD:
+            self.state, self.reason = ModelState.LOADING, ""
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+
+class House:
+    """A node with one such model."""
+
+    def __init__(self) -> None:
+        self.runtime = Shelved()
+        self.models = LocalModels([self.runtime])
+        self.admitting = Admitting(self.models, lambda node: False)
+        self.events: list[object] = []
+        self.refused: list[NotAdmitted] = []
+
+    def now(self, state: ModelState, reason: str = "") -> None:
+        """From now on the model is like this."""
+        self.runtime.state, self.runtime.reason = state, reason
+        self.admitting.models_changed()
+
+    async def ask(self, requester: Requester = ANYBODY, deadline_s: float = 600.0) -> None:
+        """One request, to its end."""
+        request = GenerateRequest(model="m", prompt="hello")
+        events = self.admitting.generate(request, ANNA, requester, deadline_s)
+        try:
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    self.events.append(event)
+        except NotAdmitted as refused:
+            self.refused.append(refused)
+
+
+def test_a_request_waits_until_the_model_is_loaded_and_holds_it() -> None:
+    """It counts as waiting, and is answered when the model is there."""
+
+    async def main() -> None:
+        house = House()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            assert house.admitting.load == Load(1, 0, 1)
+            assert (house.runtime.held, house.events) == (1, [])
+            house.now(ModelState.READY)
+        assert len(house.events) == 4
+        assert house.runtime.held == 0
+
+    trio.run(main)
+
+
+def test_who_does_not_wait_is_told_when_to_come_again_and_has_it_loaded() -> None:
+    """Once; and while it loads, the same."""
+
+    async def main() -> None:
+        house = House()
+        for _ in range(2):
+            await house.ask(Requester(is_impatient=True))
+        codes = [(refused.code, refused.retry_after_ms) for refused in house.refused]
+        assert codes == [("loading", 20_000)] * 2
+        assert "takes about 20 s" in house.refused[0].message
+        assert (house.runtime.state, house.runtime.held) == (ModelState.LOADING, 0)
+        house.now(ModelState.READY)
+        await house.ask(Requester(is_impatient=True))
+        assert len(house.events) == 4
+
+    trio.run(main)
+
+
+def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
+    """At once; the next request has another try."""
+
+    async def main() -> None:
+        house = House()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            house.now(ModelState.COLD, "b cannot leave now")
+        [refused] = house.refused
+        assert refused.code == "no_room"
+        assert refused.message.endswith("b cannot leave now")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            house.now(ModelState.READY)
+        assert len(house.events) == 4
+
+    trio.run(main)
+
+
+def test_nothing_is_loaded_for_a_request_that_is_refused_anyway() -> None:
+    """Its deadline is sooner than the load."""
+
+    async def main() -> None:
+        house = House()
+        await house.ask(deadline_s=LOAD_S / 2)
+        assert [refused.code for refused in house.refused] == ["wait_too_long"]
+        assert house.runtime.wishes == 0
+
+    trio.run(main)
+
+
+def test_of_two_with_one_name_the_loaded_one_is_asked() -> None:
+    """Whatever is free elsewhere, and nothing is loaded."""
+    cold, warm = Shelved(), Shelved()
+    warm.state, warm.running = ModelState.READY, 5
+    models = LocalModels([cold, warm])
+    assert models.find("m") is warm
+    assert models.load_s("m") == 0.0
+    with models.wanted("m"):
+        assert (cold.wishes, warm.wishes) == (0, 1)
+
+
+def test_a_row_says_how_a_model_is_doing() -> None:
+    """Ready or not, what it takes, and why it is not there."""
+    shelved = Shelved("b")
+    shelved.reason = "no room"
+    models = LocalModels([shelved, PlayedRuntime(name="a")])
+    plain, row = (local_row(standing, "anna") for standing in models.standings())
+    assert (plain["name"], plain["state"], plain["loaded"]) == ("a", "ready", ["anna"])
+    assert plain["needed_bytes"] is None
+    told = {key: row[key] for key in ("name", "state", "share", "ready_in_s", "reason", "loaded")}
+    assert told == {
+        "name": "b",
+        "state": "cold",
+        "share": 0.25,
+        "ready_in_s": 20.0,
+        "reason": "no room",
+        "loaded": [],
+    }
+    assert (row["needed_bytes"], row["needed_vram_bytes"]) == (7, 8)
+
+
+def test_what_is_given_up_is_still_shown() -> None:
+    """With the reason; it is offered no more."""
+    bad = Shelved()
+    bad.state, bad.reason = ModelState.UNUSABLE, "it is broken"
+
+    async def fail(on_change: object) -> None:
+        from runtimes.base import RuntimeFailure
+
+        await trio.lowlevel.checkpoint()
+        raise RuntimeFailure("invalid_model", "it is broken")
+
+    bad.serve = fail  # type: ignore[method-assign]  # as a test may
+    models = LocalModels([bad])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(models.serve, lambda: None)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert models.cards() == []
+    assert [standing.reason for standing in models.standings()] == ["it is broken"]
+
+
+def test_the_card_of_a_cold_model_is_advertised_as_such() -> None:
+    """And read by others, who add it to what a request takes there."""
+    from meshd import advertisement
+
+    card = ModelCard(name="m", content_hash="ab" * 32, runtime="llama", load_ms=1_500)
+    assert advertisement.decode_model(advertisement.encode_model(card)) == card
+
+
+@pytest.mark.parametrize("load_ms", [-1, 2**63, "soon", 1.5])
+def test_a_member_may_not_say_nonsense_of_it(load_ms: object) -> None:
+    """Then its card is none."""
+    from meshd import advertisement
+
+    card = {"name": "m", "content_hash": "ab", "runtime": "llama", "load_ms": load_ms}
+    assert advertisement.decode_model(advertisement.encode_map(card)) is None

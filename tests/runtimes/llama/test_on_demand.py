@@ -1,0 +1,250 @@
+"""Real models that are loaded when somebody asks, and leave for one another."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from runtimes.base import Chunk, ModelCard, RuntimeFailure
+from runtimes.llama import runtime as runtime_module
+from runtimes.llama.hash_cache import HashCache
+from runtimes.llama.model_file import content_hash
+from runtimes.llama.prospect import look
+from runtimes.llama.runtime import LlamaRuntime
+from runtimes.llama.settings import read_settings
+from runtimes.model_memory import ModelMemory
+from runtimes.standing import ModelState
+from tests.runtimes.serving import TIMEOUT_S, ask, complete, needs_llama, wait_until
+
+pytestmark = [pytest.mark.llama, needs_llama]
+
+
+class Pair:
+    """Two copies of a model, `warm` and `cold`, and memory for one of them."""
+
+    def __init__(self, model: pathlib.Path, folder: pathlib.Path, **of_warm: str) -> None:
+        self.hashes = HashCache(folder / "cache" / "hashes.json")
+        self.warm = self._make(model, folder / "warm.gguf", of_warm)
+        self.cold = self._make(model, folder / "cold.gguf", {})
+        self.other = ModelState.UNUSABLE if "pin" in of_warm else ModelState.COLD
+        """What becomes of the second one."""
+        self.limit_bytes = 3 * look(read_settings(str(model), {}), None).need.memory_bytes // 2
+
+    def _make(
+        self, model: pathlib.Path, path: pathlib.Path, options: dict[str, str]
+    ) -> LlamaRuntime:
+        if not path.exists():
+            shutil.copyfile(model, path)
+        return LlamaRuntime(read_settings(str(path), options), hashes=self.hashes)
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """Both are served; the first one is loaded, the other one known."""
+        memory = ModelMemory(self.limit_bytes)
+        for each in (self.warm, self.cold):
+            each.use_memory(memory)
+        with trio.fail_after(TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for each in (self.warm, self.cold):
+                    nursery.start_soon(each.serve, lambda: None)
+                await wait_until(lambda: self.states == ("ready", self.other))
+                await wait_until(lambda: self.other != "cold" or self.cold.card is not None)
+                yield
+                nursery.cancel_scope.cancel()
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """How both are doing."""
+        standings = (self.warm.standing, self.cold.standing)
+        return tuple("" if each is None else str(each.state) for each in standings)
+
+
+@pytest.fixture
+def pair(random_model: pathlib.Path, tmp_path: pathlib.Path) -> Pair:
+    """Nothing is served yet."""
+    return Pair(random_model, tmp_path)
+
+
+def test_a_request_for_a_cold_model_has_it_loaded_in_place_of_an_idle_one(pair: Pair) -> None:
+    """And back again. Each is offered all the time, with how long it takes until it is there."""
+
+    async def main() -> None:
+        async with pair.served():
+            first = await complete(pair.warm, ask(8))
+            assert pair.cold.card is not None
+            assert pair.cold.card.load_ms > 0
+            second = await complete(pair.cold, ask(8))
+            assert second.events == first.events
+            assert pair.states == ("cold", "ready")
+            assert pair.warm.worker_pid is None
+            assert pair.warm.card is not None
+            assert pair.warm.card.load_ms > 0
+            assert pair.cold.card.load_ms == 0
+            assert (await complete(pair.warm, ask(8))).events == first.events
+
+    trio.run(main)
+
+
+def test_a_cold_model_is_offered_as_what_it_will_be(pair: Pair) -> None:
+    """What its file says is what llama.cpp says of it, name and identity included."""
+
+    async def main() -> None:
+        async with pair.served():
+            warm, cold = pair.warm.card, pair.cold.card
+            assert isinstance(warm, ModelCard)
+            assert isinstance(cold, ModelCard)
+            assert dataclasses.replace(cold, name="warm", load_ms=0) == warm
+            assert cold.content_hash == content_hash(pair.cold._settings.path)
+
+    trio.run(main)
+
+
+def test_who_answers_stays(pair: Pair) -> None:
+    """The other is refused, with the reason; the answer that ran is whole, and then it goes."""
+
+    async def main() -> None:
+        async with pair.served():
+            chunks = 0
+            async with contextlib.aclosing(pair.warm.generate(ask(200))) as events:
+                async for event in events:
+                    chunks += isinstance(event, Chunk)
+                    if chunks == 3:
+                        with pytest.raises(RuntimeFailure, match="warm cannot leave") as refused:
+                            await complete(pair.cold, ask(4))
+                        assert refused.value.code == "unavailable"
+                        assert pair.states == ("ready", "cold")
+                        assert pair.cold.standing is not None
+                        assert "warm cannot leave" in pair.cold.standing.reason
+            assert chunks == 200
+            assert len((await complete(pair.cold, ask(4))).ids) == 4
+
+    trio.run(main)
+
+
+def test_who_is_waited_for_stays(pair: Pair) -> None:
+    """Also while nothing runs."""
+
+    async def main() -> None:
+        async with pair.served():
+            with pair.warm.wanted(), pytest.raises(RuntimeFailure, match="cannot leave"):
+                await complete(pair.cold, ask(4))
+            assert pair.states == ("ready", "cold")
+
+    trio.run(main)
+
+
+def test_a_pinned_model_stays(random_model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """However long it has been idle; what has no room beside it cannot be had."""
+    pair = Pair(random_model, tmp_path, pin="1", keep_alive="0")
+
+    async def main() -> None:
+        async with pair.served():
+            await complete(pair.warm, ask(2))
+            with pytest.raises(RuntimeFailure, match="can be had"):
+                await complete(pair.cold, ask(4))
+            assert pair.states == ("ready", "unusable")
+
+    trio.run(main)
+
+
+def test_a_model_leaves_when_it_was_idle_for_long_enough(
+    random_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """With no patience at all: as soon as its answer has ended; the next request has it back."""
+    pair = Pair(random_model, tmp_path, keep_alive="0")
+    pair.limit_bytes *= 2
+
+    async def main() -> None:
+        memory = ModelMemory(pair.limit_bytes)
+        pair.warm.use_memory(memory)
+        with trio.fail_after(TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pair.warm.serve, lambda: None)
+                await wait_until(lambda: pair.states[0] == "cold")
+                answers = [await complete(pair.warm, ask(5))]
+                await wait_until(lambda: pair.states[0] == "cold")
+                assert pair.warm.worker_pid is None
+                answers.append(await complete(pair.warm, ask(5)))
+                assert answers[0].events == answers[1].events
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_worker_that_is_killed_while_it_loads_costs_no_request(pair: Pair) -> None:
+    """kill -9: another worker loads it, and who waits is answered."""
+
+    async def main() -> None:
+        async with pair.served(), trio.open_nursery() as nursery:
+
+            async def kill() -> None:
+                await wait_until(lambda: pair.cold.worker_pid is not None)
+                assert pair.states[1] == ModelState.LOADING
+                assert pair.cold.worker_pid is not None
+                os.kill(pair.cold.worker_pid, signal.SIGKILL)
+
+            nursery.start_soon(kill)
+            assert len((await complete(pair.cold, ask(4))).ids) == 4
+
+    trio.run(main)
+
+
+def test_a_model_that_cannot_fit_is_not_offered(pair: Pair) -> None:
+    """It says what it needs and what there is, and a request is refused with that."""
+    pair.limit_bytes = 10_000_000
+
+    async def main() -> None:
+        memory = ModelMemory(pair.limit_bytes)
+        pair.cold.use_memory(memory)
+        with trio.fail_after(TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pair.cold.serve, lambda: None)
+                await wait_until(lambda: pair.states[1] == ModelState.UNUSABLE)
+                assert pair.cold.card is None
+                assert pair.cold.standing is not None
+                assert pair.cold.standing.reason.endswith("and 10 MB can be had")
+                with pytest.raises(RuntimeFailure, match="10 MB can be had"):
+                    await complete(pair.cold, ask(4))
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_file_that_was_exchanged_is_another_model(pair: Pair) -> None:
+    """It is looked at anew when it is loaded."""
+
+    async def main() -> None:
+        async with pair.served():
+            assert pair.cold.card is not None
+            before = pair.cold.card.content_hash
+            path = pair.cold._settings.path
+            path.write_bytes(path.read_bytes() + bytes(32))
+            await complete(pair.cold, ask(2))
+            assert pair.cold.card.content_hash == content_hash(path) != before
+
+    trio.run(main)
+
+
+def test_what_was_read_once_is_not_read_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, random_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """After a restart hashes come from the cache, that of the loaded model, too."""
+
+    async def main(pair: Pair) -> list[ModelCard | None]:
+        async with pair.served():
+            await wait_until(lambda: pair.hashes.find(pair.warm._prospect.identity) is not None)  # type: ignore[union-attr]  # it is served
+            return [pair.warm.card, pair.cold.card]
+
+    cards = trio.run(main, pair)
+
+    def must_not_be_read(path: pathlib.Path) -> str:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(runtime_module, "content_hash", must_not_be_read)
+    assert trio.run(main, Pair(random_model, tmp_path)) == cards

@@ -1,0 +1,257 @@
+"""Who is loaded at the start, who makes room for whom, and who never does."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from runtimes.base import RuntimeFailure
+from runtimes.model_memory import WATCH_S, ModelMemory
+from runtimes.room import Room
+
+GB = 10**9
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Model:
+    """A tenant that does as it is told."""
+
+    name: str
+    need: Room
+    is_pinned: bool = False
+    is_idle: bool = False
+    used_at: float = 0.0
+    worker_pid: int | None = None
+    why_not: str = ""
+    unloaded: int = 0
+
+    async def unload(self) -> bool:
+        """Leave at once, if it is idle by then."""
+        await trio.lowlevel.checkpoint()
+        if not self.is_idle:
+            return False
+        self.is_idle = False
+        self.unloaded += 1
+        return True
+
+    def note_fit(self, why_not: str) -> None:
+        """Remember it."""
+        self.why_not = why_not
+
+
+def model(name: str, gigabytes: float, *, vram: float = 0, **state: object) -> Model:
+    """One that needs so much."""
+    need = Room(int(gigabytes * GB), int(vram * GB))
+    return Model(name, need, **state)  # type: ignore[arg-type]  # a test's shorthand
+
+
+class House:
+    """A machine with so much memory, of which what models have loaded is not taken off."""
+
+    def __init__(self, gigabytes: float, *models: Model, vram: float = 0) -> None:
+        self.free = Room(int(gigabytes * GB), int(vram * GB))
+        self.asked_for_gpus: list[bool] = []
+        self.memory = ModelMemory(free=self.look)
+        self.models = models
+        for each in models:
+            self.memory.join(each)
+
+    def look(self, *, with_gpus: bool) -> Room:
+        """What is free beside our own."""
+        self.asked_for_gpus.append(with_gpus)
+        return self.free
+
+    async def start(self) -> list[str]:
+        """Who is loaded at the start; all ask at once, in an order of chance."""
+        loaded: list[str] = []
+
+        async def begin(each: Model) -> None:
+            if await self.memory.begin(each):
+                loaded.append(each.name)
+
+        async with trio.open_nursery() as nursery:
+            for each in self.models:
+                nursery.start_soon(begin, each)
+        return loaded
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """With a clock that jumps over waits."""
+    trio.run(test, clock=MockClock(autojump_threshold=0.01))
+
+
+def test_at_the_start_models_are_loaded_in_their_order_while_they_fit() -> None:
+    """A later one that is small enough finds its place beside a large one that has none."""
+
+    async def test() -> None:
+        house = House(10, model("a", 4), model("b", 8), model("c", 5), model("d", 2))
+        assert await house.start() == ["a", "c"]
+        assert [each.why_not for each in house.models] == ["", "", "", ""]
+
+    run(test)
+
+
+def test_what_would_not_fit_alone_says_so() -> None:
+    """In both kinds of memory; it may fit later."""
+
+    async def test() -> None:
+        large, on_gpu = model("large", 12), model("gpu", 1, vram=9)
+        house = House(10, model("a", 4), large, on_gpu, vram=8)
+        assert await house.start() == ["a"]
+        assert large.why_not == "it needs 12.0 GB, and 10.0 GB can be had"
+        assert on_gpu.why_not.startswith("it needs 1.0 GB and 9.0 GB of GPU memory, and ")
+        house.free = Room(13 * GB, 9 * GB)
+        await house.memory.look()
+        assert (large.why_not, on_gpu.why_not) == ("", "")
+
+    run(test)
+
+
+def test_gpus_are_only_looked_at_where_a_model_needs_one() -> None:
+    """To ask the driver may take a second, and wakes it."""
+
+    async def test() -> None:
+        plain, other = House(4, model("a", 1)), House(4, model("b", 1, vram=1), vram=2)
+        await plain.start()
+        await other.start()
+        assert plain.asked_for_gpus == [False]
+        assert other.asked_for_gpus == [True]
+
+    run(test)
+
+
+def test_the_longest_unused_leave_and_no_more_than_needed() -> None:
+    """Of three idle ones the two that were used last stay, or the large one alone leaves."""
+
+    async def test() -> None:
+        old, older, recent = model("old", 2), model("older", 2), model("recent", 6)
+        new, large = model("new", 2), model("large", 8)
+        house = House(10, old, older, recent, new, large)
+        assert await house.start() == ["old", "older", "recent"]
+        for each, used_at in ((old, 2.0), (older, 1.0), (recent, 3.0)):
+            each.is_idle, each.used_at = True, used_at
+        await house.memory.enter(new)
+        assert [m.unloaded for m in (old, older, recent)] == [0, 1, 0]
+        await house.memory.enter(large)
+        # The old one has to leave too, or else the large one finds no room beside it and the new.
+        assert [m.unloaded for m in (old, older, recent)] == [1, 1, 1]
+
+    run(test)
+
+
+@pytest.mark.parametrize("state", [{"is_idle": False}, {"is_idle": True, "is_pinned": True}])
+def test_who_is_used_or_pinned_never_leaves(state: dict[str, bool]) -> None:
+    """The other is refused, with the reason, and nobody has left in vain."""
+
+    async def test() -> None:
+        stays, idle, other = model("stays", 4), model("idle", 2), model("other", 8)
+        house = House(10, stays, idle, other)
+        await house.start()
+        stays.is_idle, stays.is_pinned = state["is_idle"], state.get("is_pinned", False)
+        idle.is_idle = True
+        with pytest.raises(RuntimeFailure) as refused:
+            await house.memory.enter(other)
+        assert refused.value.code == "unavailable"
+        assert refused.value.message == (
+            "it needs 8.0 GB, and 4.0 GB can be had; stays cannot leave now"
+        )
+        assert (stays.unloaded, idle.unloaded) == (0, 0)
+
+    run(test)
+
+
+def test_who_is_wanted_again_in_the_last_moment_stays() -> None:
+    """It was chosen to leave, and then somebody came; the other has no room then."""
+
+    async def test() -> None:
+        class Wanted(Model):
+            """Somebody comes as soon as it is to leave."""
+
+            async def unload(self) -> bool:
+                await trio.lowlevel.checkpoint()
+                self.is_idle = False
+                return False
+
+        first, other = Wanted("first", Room(6 * GB)), model("other", 6)
+        house = House(10, first, other)
+        await house.start()
+        first.is_idle = True
+        with pytest.raises(RuntimeFailure):
+            await house.memory.enter(other)
+        assert not first.unloaded
+
+    run(test)
+
+
+def test_a_pinned_model_is_loaded_whether_it_seems_to_fit_or_not() -> None:
+    """The estimate may be wrong, and its owner knows."""
+
+    async def test() -> None:
+        house = House(1, model("a", 4, is_pinned=True), model("b", 1))
+        assert await house.start() == ["a"]
+
+    run(test)
+
+
+def test_a_limit_counts_what_models_need() -> None:
+    """However much the machine has."""
+
+    async def test() -> None:
+        house = House(100)
+        house.memory = ModelMemory(5 * GB, free=house.look)
+        house.models = (model("a", 3), model("b", 3))
+        for each in house.models:
+            house.memory.join(each)
+        assert await house.start() == ["a"]
+        house.models[0].is_idle = True
+        await house.memory.enter(house.models[1])
+        assert house.models[0].unloaded == 1
+
+    run(test)
+
+
+def test_when_memory_gets_short_idle_models_leave_one_after_the_other() -> None:
+    """The longest unused first, until there is enough; one that is used stays."""
+
+    async def test() -> None:
+        old, busy, new = model("old", 1), model("busy", 1), model("new", 1)
+        house = House(10, old, busy, new)
+        await house.start()
+        old.is_idle = new.is_idle = True
+        new.used_at = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.memory.run)
+            await trio.sleep(2 * WATCH_S + 1)
+            assert not old.unloaded
+            house.free = Room(1 * GB)  # less than what the three will still take
+            await trio.sleep(WATCH_S)
+            await wait_all_tasks_blocked()
+            assert (old.unloaded, new.unloaded) == (1, 0)
+            await trio.sleep(WATCH_S)
+            assert (old.unloaded, busy.unloaded, new.unloaded) == (1, 0, 1)
+            await trio.sleep(WATCH_S)
+            assert not busy.unloaded
+            nursery.cancel_scope.cancel()
+
+    run(test)
+
+
+def test_who_is_given_up_at_the_start_holds_up_nobody() -> None:
+    """Its place is free for those behind it."""
+
+    async def test() -> None:
+        bad, good = model("bad", 1), model("good", 1)
+        house = House(10, bad, good)
+        house.models = (good,)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def begin() -> None:
+                assert await house.start() == ["good"]
+
+            await wait_all_tasks_blocked()
+            house.memory.leave(bad)
+
+    run(test)
