@@ -161,10 +161,10 @@ def test_each_choice_takes_a_place() -> None:
     """Of those that a gateway has; all are given back."""
 
     async def main() -> None:
-        async with gateway(FakeMesh(), Limits(requests_max=2)) as running:
-            assert (await running.chat(n=3)).status == 503
-            assert (await running.chat(n=2)).status == 200
-            assert (await running.chat(n=2)).status == 200
+        async with gateway(FakeMesh(), Limits(requests_max=3)) as running:
+            assert (await running.chat(n=4)).status == 503
+            assert (await running.chat(n=3)).status == 200
+            assert (await running.chat(n=3)).status == 200
 
     trio.run(main)
 
