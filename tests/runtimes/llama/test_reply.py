@@ -3,9 +3,11 @@
 import pytest
 import trio
 
-from runtimes.base import Chunk, Finished, GenerateEvent, RuntimeFailure, Started
+from runtimes.base import Chunk, Finished, GenerateEvent, Logprob, RuntimeFailure, Started
 from runtimes.llama.frames import CREDIT_TOKENS
 from runtimes.llama.reply import Overflow, Reply
+
+A, B = Logprob(1, b"a", -0.1), Logprob(2, b"b", -0.2)
 
 
 class Ends:
@@ -89,12 +91,32 @@ def test_a_failure_comes_after_what_came_before_it() -> None:
             ends.reply.put(Chunk((token,), ""))
         ends.reply.fail(RuntimeFailure("crashed", "gone"))
         ends.reply.fail(RuntimeFailure("crashed", "gone again"))
-        for _ in range(CREDIT_TOKENS + 1):
-            await ends.reply.next()
+        assert await ends.reply.next() == Started((1,))
+        chunk = await ends.reply.next()
+        assert isinstance(chunk, Chunk)
+        assert chunk.token_ids == tuple(range(CREDIT_TOKENS))
         with pytest.raises(RuntimeFailure, match="gone"):
             await ends.reply.next()
         ends.reply.leave()
         assert (ends.ended, ends.left) == (1, 0)
+
+    trio.run(main)
+
+
+def test_chunks_that_nobody_has_taken_yet_become_one() -> None:
+    """Tokens, text and probabilities in their order; what is taken in time stays as it came."""
+    one, two = Chunk((1,), "a", ((A,),)), Chunk((2, 3), "bc", ((B,), (A, B)))
+
+    async def main() -> None:
+        reply = Ends().reply
+        for chunk in (one, two):
+            reply.put(chunk)
+            assert await reply.next() == chunk
+        for event in (Started((1,)), one, two, one, Finished("stop", 1, 4)):
+            reply.put(event)
+        assert await reply.next() == Started((1,))
+        assert await reply.next() == Chunk((1, 2, 3, 1), "abca", ((A,), (B,), (A, B), (A,)))
+        assert await reply.next() == Finished("stop", 1, 4)
 
     trio.run(main)
 
