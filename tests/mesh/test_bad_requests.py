@@ -30,7 +30,7 @@ BAD: dict[str, tuple[object, int, str]] = {
     "no tokens": (body(max_tokens=0), 400, "bad_request"),
     "absurd tokens": (body(max_tokens=2**63), 400, "bad_request"),
     "absurd temperature": (body(temperature=1e308), 400, "bad_request"),
-    "two choices": (body(n=2), 400, "unsupported_parameter"),
+    "nine choices": (body(n=9), 400, "bad_request"),
     "a long prompt": (body(messages=[{"role": "user", "content": "x" * 5000}]), 400, "context"),
     "many messages": (body(messages=[{"role": "user", "content": ""}] * 5000), 400, "bad_request"),
     "deep nesting": (b'{"model":' + b"[" * 100_000, 400, "invalid_json"),
