@@ -67,7 +67,7 @@ async def our_engine(model: pathlib.Path, threads: int) -> AsyncIterator[Server]
         with trio.fail_after(START_S):
             while runtime.worker_pid is None or runtime.card is None:  # noqa: ASYNC110
                 await trio.sleep(0.05)
-        worker = _cpu_of(runtime.worker_pid)
+        worker = cpu_of(runtime.worker_pid)
 
         def cpu_s() -> float:
             return worker() + time.process_time()  # this process is the daemon's part
@@ -146,7 +146,7 @@ async def http_server(command: list[str]) -> AsyncIterator[tuple[int, int]]:
 
 
 def _asked_by_http(name: str, port: int, pid: int) -> Server:
-    cpu_s = _cpu_of(pid)
+    cpu_s = cpu_of(pid)
 
     async def ask(prompt: str, tokens: int) -> Told:
         return await trio.to_thread.run_sync(_ask, port, cpu_s, prompt, tokens)
@@ -187,12 +187,14 @@ def _ask(port: int, cpu_s: Callable[[], float], prompt: str, tokens: int) -> Tol
     return Told(*first, text)
 
 
-def _cpu_of(pid: int) -> Callable[[], float]:
-    process = psutil.Process(pid)
+def cpu_of(*pids: int) -> Callable[[], float]:
+    """Processor time so far, of these processes and of the children that they have now."""
+    roots = [psutil.Process(pid) for pid in pids]
+    all_of_them = [each for root in roots for each in (root, *root.children(recursive=True))]
 
     def cpu_s() -> float:
-        times = process.cpu_times()
-        return times.user + times.system
+        times = [process.cpu_times() for process in all_of_them]
+        return sum(each.user + each.system for each in times)
 
     return cpu_s
 

@@ -1,184 +1,151 @@
-"""What a request and an idle daemon cost, from the first day on.
+"""What a request and an idle daemon cost.
 
-Two real daemons on loopback: `front` has no model, `back` has the demo model. The same prompt is
-asked (a) directly of a worker process that this program starts itself, (b) of back's own gateway
-(one hop: HTTP), (c) of front's gateway (two hops: HTTP, then mutual TLS to back). Prints time to
-first token (one stream, p50 and p99), requests per second (8 streams of 16 tokens), then what an
-idle gateway-only daemon takes, and how long commands take to start.
+Two real daemons on loopback: `front` has no model, `back` has the demo model. The same request, 16
+tokens, streamed, is asked (a) directly of a worker process that this program starts itself, (b) of
+back's own gateway (one hop: HTTP), (c) of front's gateway (two hops: HTTP, then mutual TLS to
+back), (d) of a llama-server of the same model and llama.cpp (tests.benchmarks.llama_server), (e) of
+a LiteLLM proxy in front of it (tests.benchmarks.litellm_proxy). All are up all the time and are
+asked in turn, so that what else the machine does hits them alike. Prints time to first token (one
+stream, p50 and p99), requests per second (8 streams), the median of the runs' own ratios to
+LiteLLM's rate, and processor time a request, of all that serve; then what an idle gateway-only
+daemon takes, and how long commands take to start. `--memory` instead watches the daemons' memory
+over many requests.
 
-Run: python -m tests.benchmarks.request_cost [--requests 100] [--short]
---short shows in seconds that it works; its figures say nothing.
+Run: python -m tests.benchmarks.request_cost [--requests 40] [--runs 5] [--short]
+     python -m tests.benchmarks.request_cost --memory [100000]
+The exit status is 1 when two hops cost more than they may, and when that could not be measured.
+--short shows in seconds that it works, without others to compare with; its figures say nothing.
 """
 
 import argparse
-import http.client
-import json
+import contextlib
+import functools
+import os
 import pathlib
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
 
 import psutil
 import trio
 
-from runtimes.base import ChatMessage, Chunk, GenerateRequest
-from runtimes.registry import make_source
+from tests.benchmarks import litellm_proxy, llama_server, request_memory, request_servers
+from tests.benchmarks.request_servers import MODEL, STREAMS, TOKENS, Measured, Server
+from tests.helpers.daemons import Daemon, Daemons, meshd, wait_offered
 
-PROMPT = "Tell me something about the sea."
-TOKENS = 16
-STREAMS = 8
-IDLE_S = 20.0
-STARTS = 7
+REQUESTS: Final = 40
+"""To each in each run: in one stream, then as many in STREAMS."""
+RUNS: Final = 5
+MEMORY_REQUESTS: Final = 100_000
+WARM_UP: Final = 8
+IDLE_S: Final = 20.0
+STARTS: Final = 7
 """Of each command."""
+ADDED_MS_MAX: Final = 3.0
+RATIO_MIN: Final = 3.0
+
+Figures = Mapping[str, Sequence[Measured]]
+"""By what was asked: one of each run."""
 
 
-class Daemon:
-    """One `meshd up`."""
+@contextlib.asynccontextmanager
+async def ours(back: Daemon, front: Daemon) -> AsyncIterator[list[Server]]:
+    """The worker, one hop, two hops."""
+    async with request_servers.worker() as worker:
+        yield [
+            worker,
+            request_servers.gateway("one hop (its node's gateway)", back),
+            request_servers.gateway("two hops (another node's)", front, back),
+        ]
 
-    def __init__(self, folder: pathlib.Path, name: str, *more: str) -> None:
-        self.home = folder / name
-        started = time.perf_counter()
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "meshd", "up", "--json", "--home", str(self.home)),
-                *("--name", name, "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"),
-                *("--no-lan", *more),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+
+async def measure(servers: Sequence[Server], requests: int, runs: int) -> Figures:
+    """All of them in turn, so often."""
+    for server in servers:
+        await server.measure(WARM_UP)
+    figures: dict[str, list[Measured]] = {server.name: [] for server in servers}
+    for run in range(runs):
+        for server in (*servers[run % len(servers) :], *servers[: run % len(servers)]):
+            figures[server.name].append(await server.measure(requests))
+        print(f"run {run + 1} of {runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    return figures
+
+
+def p50_ms(runs: Sequence[Measured]) -> float:
+    """Time to first token."""
+    return 1000 * statistics.median(first for run in runs for first in run.firsts_s)
+
+
+def ratio(runs: Sequence[Measured], to: Sequence[Measured]) -> float:
+    """Of the rates in each run; the median."""
+    return statistics.median(one.rate / other.rate for one, other in zip(runs, to, strict=True))
+
+
+def show(figures: Figures, proxy: str | None) -> None:
+    """A line for each; `proxy`: to whose rate they are compared."""
+    head = ("TTFT p50", "p99 ms", f"req/s of {STREAMS}", "to LiteLLM's", "CPU ms/req")
+    print(f"{f'demo model, {TOKENS} tokens':<34}", *(f"{each:>12}" for each in head))
+    for name, runs in figures.items():
+        firsts = sorted(first for run in runs for first in run.firsts_s)
+        compared = f"{ratio(runs, figures[proxy]):12.2f}" if proxy else f"{'-':>12}"
+        print(
+            f"{name:<34} {p50_ms(runs):12.2f} {firsts[int(len(firsts) * 0.99) - 1] * 1000:12.2f}",
+            f"{statistics.median(run.rate for run in runs):12.1f} {compared}",
+            f"{statistics.median(run.cpu_s for run in runs) * 1000:12.2f}",
         )
-        assert self.process.stdout is not None
-        ready = json.loads(self.process.stdout.readline())
-        self.ready_s = time.perf_counter() - started
-        self.gateway = ready["gateway"].removeprefix("http://")
-
-    def command(self, *words: str) -> str:
-        """Run a `meshd` command on this daemon's home."""
-        return subprocess.run(
-            [sys.executable, "-m", "meshd", *words, "--home", str(self.home)],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    def get(self, path: str) -> dict[str, object]:
-        """GET a JSON document from the gateway."""
-        connection = http.client.HTTPConnection(self.gateway, timeout=10)
-        connection.request("GET", path)
-        document: dict[str, object] = json.loads(connection.getresponse().read())
-        connection.close()
-        return document
-
-    def stop(self) -> None:
-        """SIGTERM, then wait."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(15)
 
 
-def ask(connection: http.client.HTTPConnection) -> float:
-    """One streamed chat; seconds to the first token's event."""
-    body = {
-        "model": "demo",
-        "messages": [{"role": "user", "content": PROMPT}],
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-        "stream": True,
-        "temperature": 0,
-    }
-    started = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    first = 0.0
-    while line := response.readline():
-        if not first and b'"content":"' in line.replace(b" ", b"") and b'content":""' not in line:
-            first = time.perf_counter() - started
-    return first
-
-
-def measure(make: Callable[[], Callable[[], float]], requests: int) -> tuple[list[float], float]:
-    """(times to first token of one stream, requests per second of eight)."""
-    one = make()
-    for _ in range(5):
-        one()
-    firsts = sorted(one() for _ in range(requests))
-    asks = [make() for _ in range(STREAMS)]
-    per_stream = max(1, requests // STREAMS)
-
-    def work(once: Callable[[], float]) -> None:
-        for _ in range(per_stream):
-            once()
-
-    threads = [threading.Thread(target=work, args=(once,)) for once in asks]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return firsts, STREAMS * per_stream / (time.perf_counter() - started)
-
-
-def over_http(daemon: Daemon) -> Callable[[], Callable[[], float]]:
-    """A maker of streams, each with a connection of its own."""
-
-    def make() -> Callable[[], float]:
-        connection = http.client.HTTPConnection(daemon.gateway, timeout=60)
-        return lambda: ask(connection)
-
-    return make
-
-
-async def measure_worker(requests: int) -> tuple[list[float], float]:
-    """The same, asked directly of the runtime's worker process."""
-    (runtime,) = make_source("demo", {}).runtimes
-    request = GenerateRequest(
-        model="demo",
-        messages=(ChatMessage(role="user", content=PROMPT),),
-        max_tokens=TOKENS,
-        ignore_eos=True,
-        temperature=0.0,
+def judge(figures: Figures, proxy: str | None) -> bool:
+    """Print whether two hops cost no more than they may, as far as that was measured."""
+    worker, _, two_hops, *_ = figures.values()
+    added_ms = p50_ms(two_hops) - p50_ms(worker)
+    passed = added_ms <= ADDED_MS_MAX
+    print(
+        f"{_verdict(passed)} two hops' first token behind the worker's (p50): {added_ms:.2f} ms, "
+        f"at most {ADDED_MS_MAX}"
     )
-
-    async def once() -> float:
-        started = time.perf_counter()
-        first = 0.0
-        async with aclosing(runtime.generate(request)) as events:
-            async for event in events:
-                if not first and isinstance(event, Chunk) and event.text:
-                    first = time.perf_counter() - started
-        return first
-
-    async def work(count: int) -> None:
-        for _ in range(count):
-            await once()
-
-    up = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(runtime.serve, up.set)
-        while runtime.card is None:
-            await up.wait()
-            up = trio.Event()
-        await work(5)
-        firsts = sorted([await once() for _ in range(requests)])
-        started = time.perf_counter()
-        async with trio.open_nursery() as streams:
-            for _ in range(STREAMS):
-                streams.start_soon(work, max(1, requests // STREAMS))
-        rate = STREAMS * max(1, requests // STREAMS) / (time.perf_counter() - started)
-        nursery.cancel_scope.cancel()
-    return firsts, rate
+    if proxy is None:
+        print(f"{_verdict(False)} two hops' rate to LiteLLM's: not measured")
+        return False
+    compared = ratio(two_hops, figures[proxy])
+    print(
+        f"{_verdict(compared >= RATIO_MIN)} two hops' rate to LiteLLM's: {compared:.2f}, "
+        f"at least {RATIO_MIN}"
+    )
+    return passed and compared >= RATIO_MIN
 
 
-def print_row(name: str, firsts: list[float], rate: float) -> None:
-    """One line of the table."""
-    p50, p99 = statistics.median(firsts), firsts[int(len(firsts) * 0.99) - 1]
-    print(f"{name:<34}{p50 * 1000:9.2f}{p99 * 1000:9.2f}{rate:11.1f}")
+def _verdict(is_good: bool) -> str:
+    return "pass" if is_good else "MISS"
+
+
+async def compare(
+    back: Daemon,
+    front: Daemon,
+    folder: pathlib.Path,
+    requests: int,
+    runs: int,
+    *,
+    with_others: bool,
+) -> bool:
+    """The table and what follows from it."""
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(ours(back, front))
+        proxy: str | None = None
+        if with_others:
+            try:
+                programs = llama_server.llama_server(), litellm_proxy.litellm()
+                others = request_servers.others(*programs, folder)
+                servers += await stack.enter_async_context(others)
+                proxy = servers[-1].name
+            except (llama_server.NotBuilt, litellm_proxy.NotInstalled) as missing:
+                print(missing)
+        figures = await measure(servers, requests, runs)
+    show(figures, proxy)
+    return judge(figures, proxy)
 
 
 def print_idle(daemon: Daemon, idle_s: float) -> None:
@@ -194,40 +161,51 @@ def print_idle(daemon: Daemon, idle_s: float) -> None:
 
 def print_start_up(daemon: Daemon, starts: int) -> None:
     """Whole-process times of the command line."""
-    for words in (("--help",), ("nodes", "--home", str(daemon.home))):
+    for words in (("--help",), ("nodes", "--home", str(daemon.home.path))):
         times: list[float] = []
         for _ in range(starts):
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "meshd", *words], check=True, capture_output=True)
+            done = meshd(*words)
             times.append(time.perf_counter() - started)
+            assert done.returncode == 0, done.stderr
         print(f"meshd {words[0]}: median {statistics.median(times):.3f} s, max {max(times):.3f} s")
-    print(f"meshd up until ready, without a model, joining: {daemon.ready_s:.2f} s")
 
 
 def main() -> None:
-    """Run everything and print it."""
+    """Run what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--memory", type=int, nargs="?", const=MEMORY_REQUESTS)
     parser.add_argument("--short", action="store_true", help="only show that it works")
     arguments = parser.parse_args()
     is_short: bool = arguments.short
-    requests: int = 4 if is_short else arguments.requests
-    with ExitStack() as stack:
-        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        back = Daemon(folder, "back", "--model", "demo")
-        stack.callback(back.stop)
-        token = json.loads(back.command("invite", "--json"))["token"]
-        front = Daemon(folder, "front", "--model", "none", "--join", token)
-        stack.callback(front.stop)
-        while not front.get("/v1/models")["data"]:
-            time.sleep(0.1)
-        print(f"{'demo model, ' + str(TOKENS) + ' tokens':<34}{'TTFT p50':>9}{'p99 ms':>9}", end="")
-        print(f"{'req/s of 8':>11}")
-        print_row("its worker, asked directly", *trio.run(measure_worker, requests))
-        print_row("one hop (its node's gateway)", *measure(over_http(back), requests))
-        print_row("two hops (another node's)", *measure(over_http(front), requests))
-        print_idle(front, 1.0 if is_short else IDLE_S)
-        print_start_up(front, 1 if is_short else STARTS)
+    if arguments.memory is not None and arguments.memory < request_memory.REQUESTS_MIN:
+        parser.error(f"--memory takes {request_memory.REQUESTS_MIN} requests or more")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        if arguments.memory is not None:
+            sys.exit(0 if request_memory.is_flat(folder, arguments.memory) else 1)
+        print(f"load before: {os.getloadavg()[0]:.1f}", flush=True)
+        requests, runs = (4, 1) if is_short else (arguments.requests, arguments.runs)
+        with Daemons(folder) as daemons:
+            back, front = daemons.add("back", model=MODEL), daemons.add("front")
+            token = back.launch().ready().invite()
+            started = time.perf_counter()
+            front.launch("--join", token).ready()
+            ready_s = time.perf_counter() - started
+            wait_offered([front], MODEL, "back")
+            passed = trio.run(
+                functools.partial(
+                    compare, back, front, folder, requests, runs, with_others=not is_short
+                )
+            )
+            print_idle(front, 1.0 if is_short else IDLE_S)
+            print_start_up(front, 1 if is_short else STARTS)
+            print(f"meshd up until ready, without a model, joining: {ready_s:.2f} s")
+    print(f"load after: {os.getloadavg()[0]:.1f}")
+    if not passed and not is_short:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
