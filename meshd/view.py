@@ -5,7 +5,7 @@ A read model over the node and its effects. It decides nothing.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from meshd import advertisement, clock
@@ -17,6 +17,7 @@ from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Role
 from protocol.routing import LOWEST_TIER, Candidate
+from protocol.speeds import Speed
 from runtimes.base import ModelCard
 
 OLD_NS: Final = 600 * 10**9
@@ -38,6 +39,8 @@ class View:
         self._node = node
         self._loads: dict[NodeId, HeardLoad] = {}
         self._cards: dict[NodeId, dict[str, ModelCard]] = {}
+        self._speeds: dict[NodeId, dict[str, Speed]] = {}
+        """Of models, as their nodes tell them."""
         self._functions: dict[NodeId, tuple[str, ...]] = {}
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
         self.own_load = Load(0, 0, 0)
@@ -57,6 +60,7 @@ class View:
             case Evicted():
                 self._loads.pop(effect.node, None)
                 self._cards.pop(effect.node, None)
+                self._speeds.pop(effect.node, None)
                 self._functions.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
@@ -75,10 +79,15 @@ class View:
         if card is not None and advertisement.model_key(card.name) != key:
             card = None  # else one model could be listed many times
         cards = self._cards.setdefault(effect.node, {})
+        speeds = self._speeds.setdefault(effect.node, {})
+        speeds.pop(key, None)
         if card is None:
             cards.pop(key, None)
-        else:
-            cards[key] = card
+            return
+        cards[key] = card
+        speed = advertisement.decode_speed(effect.offer.value)
+        if speed is not None:
+            speeds[key] = speed
 
     @contextlib.contextmanager
     def when_gone(self, node: NodeId, tell: Callable[[], None]) -> Iterator[None]:
@@ -95,6 +104,15 @@ class View:
                 self._watchers.pop(node, None)
 
     # ---- who ----
+
+    @property
+    def own(self) -> NodeId:
+        """This node."""
+        return self._node.node_id
+
+    def is_alive(self, node: NodeId) -> bool:
+        """Whether a member is there, and not under suspicion."""
+        return self._node.members.state(node) is State.ALIVE
 
     def name(self, node: NodeId) -> str:
         """A member's name, or the beginning of its id while it has told none."""
@@ -211,24 +229,37 @@ class View:
         """Whether every member that is there has told its functions; a new one may not have yet."""
         return all(node in self._functions for node in self._node.members.present())
 
-    def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
-        """Members that offer `model`, for ranking."""
-        return self._candidates(lambda node: self.card(node, model) is not None, own_requests)
+    def offering(self, model: str) -> list[NodeId]:
+        """Members that offer `model`."""
+        present = self._node.members.present()
+        return [node for node in present if self.card(node, model) is not None]
+
+    def candidates(
+        self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]
+    ) -> list[Candidate]:
+        """Some of those, for ranking."""
+        key = advertisement.model_key(model)
+        return [
+            dataclasses.replace(candidate, speed=self._speeds.get(candidate.node, {}).get(key))
+            for candidate in self._candidates(nodes, own_requests)
+        ]
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
         """Members that offer `function`, for ranking."""
-        return self._candidates(lambda node: function in self.functions(node), own_requests)
+        present = self._node.members.present()
+        nodes = [node for node in present if function in self.functions(node)]
+        return self._candidates(nodes, own_requests)
 
     def _candidates(
-        self, offers: Callable[[NodeId], bool], own_requests: Mapping[NodeId, int]
+        self, nodes: Iterable[NodeId], own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
         own = self._node.node_id
         return [
             Candidate(
                 node=node,
-                is_alive=self._node.members.state(node) is State.ALIVE,
+                is_alive=self.is_alive(node),
                 load=self.load(node),
                 load_age_ns=self._load_age_ns(node),
                 tier=self._tier(node),
@@ -236,8 +267,7 @@ class View:
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
                 is_trusted=self.is_trusted(node),
             )
-            for node in self._node.members.present()
-            if offers(node)
+            for node in nodes
         ]
 
     def _load_age_ns(self, node: NodeId) -> int:
