@@ -2,7 +2,8 @@
 
 This node's apps and its peers go the same way: `protocol/admission.py` says whose turn it is, then
 the runtime runs it. No more are let through than the runtimes have slots, so the runtimes' own
-queues stay empty and put nothing in order. Tokens are counted here as they flow.
+queues stay empty and put nothing in order. Tokens are counted here as they flow, and how long they
+take is measured for all who ask (`speed`).
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from protocol.admission import QUEUE_MAX, Admission, Claim, Reason, Refusal, Tic
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.requester import Requester
+from protocol.speeds import ServedSpeed, Speed
 from runtimes import hardware
 from runtimes.base import (
     Chunk,
@@ -91,6 +93,8 @@ class Admitting:
         self._on_served = on_served
         self._admissions: dict[str, Admission] = {}
         """By model: those that are offered, or have somebody waiting or running."""
+        self._speeds: dict[str, ServedSpeed] = {}
+        """By model, as it was measured while it was offered."""
         self._turns: dict[Ticket, _Turn] = {}
         self._owner_until = 0.0
         self._is_on_battery = False
@@ -102,8 +106,23 @@ class Admitting:
         waiting = sum(admission.load.queued for admission in self._admissions.values())
         return Load(load.queued + waiting, load.running, load.slots)
 
+    def speed(self, model: str) -> Speed | None:
+        """How fast a model is here, as it is to be told; None: nothing was measured yet."""
+        measured = self._speeds.get(model)
+        return measured.told if measured is not None else None
+
+    def has_speed_news(self) -> bool:
+        """Whether some `speed` is another since the last time."""
+        now, has_news = _now_ns(), False
+        for measured in self._speeds.values():
+            has_news |= measured.news(now) is not None
+        return has_news
+
     def models_changed(self) -> None:
         """Slots or models may be others than before."""
+        for model in [*self._speeds]:
+            if self._models.slots(model) == 0:
+                del self._speeds[model]  # who comes under this name next may be another one
         for model, admission in [*self._admissions.items()]:
             slots = self._resize(admission, model)
             if self._models.refusal(model):
@@ -137,7 +156,7 @@ class Admitting:
                     raise _not_served(request.model)
                 async with aclosing(runtime.generate(request)) as events:
                     async for event in events:
-                        count.add(event)
+                        count.add(event, _now_ns())
                         admission.note(
                             ticket,
                             prompt_tokens=count.prompt_tokens,
@@ -151,9 +170,22 @@ class Admitting:
                 tokens = ticket.prompt_tokens, ticket.output_tokens
                 self._on_served(node, request.model, *tokens, seconds)
             admission.leave(ticket, _now_ns(), is_whole=count.is_whole)
+            self._measure(request.model, ticket, count)
             if ticket.claim.is_owner:
                 self._owner_until = trio.current_time() + OWNER_ACTIVE_S
             self._decide(admission)
+
+    def _measure(self, model: str, ticket: Ticket, count: "_Count") -> None:
+        """Learn from a whole answer how fast a model is."""
+        began, first = ticket.started_ns, count.first_ns
+        if not count.is_whole or began is None or first is None or not self._models.slots(model):
+            return
+        self._speeds.setdefault(model, ServedSpeed()).note(
+            prompt_tokens=(count.prompt_tokens or 0) - count.cached_tokens,
+            prefill_ns=first - began,
+            output_tokens=count.output_tokens,
+            rest_ns=_now_ns() - first,
+        )
 
     def _admission(self, model: str) -> Admission:
         slots = self._models.slots(model)
@@ -233,10 +265,15 @@ class _Count:
     continued_tokens: int
     prompt_tokens: int | None = None
     output_tokens: int = 0
+    cached_tokens: int = 0
+    first_ns: int | None = None
+    """When its first token was there."""
     is_whole: bool = False
 
-    def add(self, event: GenerateEvent) -> None:
+    def add(self, event: GenerateEvent, now: int) -> None:
         """One more event. An upstream tells no ids: each piece counts as one until it ends."""
+        if self.first_ns is None and not isinstance(event, Started):
+            self.first_ns = now
         match event:
             case Started(ids):
                 self.prompt_tokens = len(ids) + self.continued_tokens if ids else None
@@ -245,6 +282,7 @@ class _Count:
             case Finished():
                 self.prompt_tokens = event.prompt_tokens + self.continued_tokens
                 self.output_tokens = event.completion_tokens
+                self.cached_tokens = event.cached_tokens
                 self.is_whole = True
 
 

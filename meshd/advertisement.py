@@ -3,7 +3,8 @@
     "hardware"       {"tier", "cpu", "cores", "memory_bytes", "gpus", ...}  see runtimes/hardware.py
     "labels"         {key: value}
     "functions"      {"names": [name, ...]}     functions that run as jobs
-    "model/" + 16 hex of the name's hash     {"name", "hash", "runtime", ...}  see ModelCard
+    "model/" + 16 hex of the name's hash     {"name", "hash", "runtime", ...}  see ModelCard;
+                     {"prefill_ns", "decode_ns"} for a token, once measured  see protocol/speeds.py
 
 Others' values are as hostile as anything: reading them gives a typed value or nothing.
 """
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
+from protocol.speeds import Speed, speed_in
 from runtimes.base import ModelCard
 from runtimes.embedding import GENERATE, TASKS
 from runtimes.functions.call import is_function_name
@@ -34,9 +36,9 @@ def model_key(name: str) -> str:
     return MODEL_PREFIX + digest.hexdigest()
 
 
-def encode_model(card: ModelCard) -> bytes:
-    """The offer's value for a model."""
-    return pack(dataclasses.asdict(card))
+def encode_model(card: ModelCard, speed: Speed | None = None) -> bytes:
+    """The offer's value for a model, with its speed if that was measured."""
+    return pack({**dataclasses.asdict(card), **(speed.to_fields() if speed is not None else {})})
 
 
 def decode_model(value: bytes) -> ModelCard | None:
@@ -62,6 +64,11 @@ def decode_model(value: bytes) -> ModelCard | None:
         **{field: fields.get(field, 0) for field in numbers},
         tasks=tuple(task for task in TASKS if task in tasks),
     )
+
+
+def decode_speed(value: bytes) -> Speed | None:
+    """What a member says of how fast a model is there, if anything that makes sense."""
+    return speed_in(decode_map(value))
 
 
 def encode_functions(names: Sequence[str]) -> bytes:

@@ -26,7 +26,7 @@ _OVERHEAD_BYTES: Final = 180
 
 
 class Advertiser:
-    """Turns models, functions, hardware and load into events for the node."""
+    """Turns models and their speeds, functions, hardware and load into events for the node."""
 
     def __init__(
         self,
@@ -54,7 +54,8 @@ class Advertiser:
         self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
         while True:
             self._tell_load(self.load)
-            if self._view.may_serve() is not self._may_serve:  # it was granted more
+            was_granted_more = self._view.may_serve() is not self._may_serve
+            if self._admitting.has_speed_news() or was_granted_more:
                 self.models_changed()
             await trio.sleep(LOAD_S)
 
@@ -62,7 +63,9 @@ class Advertiser:
         """Offer exactly what can be served now; a client serves no models."""
         self._may_serve = self._view.may_serve()
         wanted = {
-            advertisement.model_key(card.name): advertisement.encode_model(card)
+            advertisement.model_key(card.name): advertisement.encode_model(
+                card, self._admitting.speed(card.name)
+            )
             for card in (self._models.cards() if self._may_serve else ())
         }
         for key in list(self._offered):

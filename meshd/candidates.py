@@ -14,7 +14,7 @@ from meshd.failures import RequestFailed
 from meshd.view import View
 from protocol.identity import NodeId
 from protocol.policies import Demand
-from protocol.routing import Candidate, trusted
+from protocol.routing import Candidate
 from runtimes.base import ModelCard, Request
 
 _MODELS_NAMED: Final = 8
@@ -43,22 +43,22 @@ class Candidates:
         if not self._view.may_ask():
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
         model = request.model
-        candidates = self._view.candidates(model, {})
-        if not candidates:
+        nodes = self._view.offering(model)
+        if not nodes:
             known = [str(row["name"]) for row in self._view.models()][:_MODELS_NAMED]
             hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."
             raise RequestFailed("model_not_found", f"No node offers the model {model!r}. {hint}")
-        candidates = [each for each in candidates if self._is_made_for(each, request)]
-        if not candidates:
+        nodes = [node for node in nodes if self._is_made_for(node, request)]
+        if not nodes:
             raise RequestFailed("bad_request", self._not_made_for(request))
         if options.node is not None:
             wanted = self._view.find(options.node)
-            candidates = [candidate for candidate in candidates if candidate.node in wanted]
-            if not candidates:
+            nodes = [node for node in nodes if node in wanted]
+            if not nodes:
                 raise RequestFailed(
                     "model_not_found", f"The node {options.node!r} does not offer {model!r}."
                 )
-        if options.is_trusted_only and not trusted(candidates):
+        if options.is_trusted_only and not any(map(self._view.is_trusted, nodes)):
             raise RequestFailed(
                 "no_trusted_node",
                 f"No trusted node offers the model {model!r}, and this request may only go to "
@@ -76,29 +76,30 @@ class Candidates:
         """Who may be asked now. `like`: whose answer is to be continued; only the very same
         weights, with no less context, will do.
         """
-        able: list[Candidate] = []
+        able: list[NodeId] = []
         left_out: list[tuple[NodeId, str]] = []
         wanted = None if options.node is None else self._view.find(options.node)
-        for candidate in self._view.candidates(request.model, self._asking.running):
-            node = candidate.node
-            why = self._why_not(candidate, request, like)
+        for node in self._view.offering(request.model):
+            why = self._why_not(node, request, like)
             if wanted is not None and node not in wanted:
                 why = "another node was demanded"
-            elif options.is_trusted_only and not candidate.is_trusted:
+            elif options.is_trusted_only and not self._view.is_trusted(node):
                 why = "it is not trusted"
             if why:
                 left_out.append((node, why))
             elif node not in tried:
-                able.append(candidate)
+                able.append(node)
+        considered = self._choosing.considered(able, self._view.own, request, options)
+        candidates = self._view.candidates(considered, request.model, self._asking.running)
         return Ranking(
             policy=self._choosing.policy_name(options),
             demand=self._choosing.demand(request, options),
-            ranked=self._choosing.rank(able, request, options),
+            ranked=self._choosing.rank(candidates, request, options),
             left_out=left_out,
         )
 
-    def _is_made_for(self, candidate: Candidate, request: Request) -> bool:
-        card = self._view.card(candidate.node, request.model)
+    def _is_made_for(self, node: NodeId, request: Request) -> bool:
+        card = self._view.card(node, request.model)
         return card is not None and request.task in card.tasks
 
     def _not_made_for(self, request: Request) -> str:
@@ -111,12 +112,12 @@ class Candidates:
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
         return f"The model {request.model!r} {does} and cannot {request.task}; {hint}."
 
-    def _why_not(self, candidate: Candidate, request: Request, like: ModelCard | None) -> str:
-        if not candidate.is_alive:
+    def _why_not(self, node: NodeId, request: Request, like: ModelCard | None) -> str:
+        if not self._view.is_alive(node):
             return "it is under suspicion"
-        if not self._is_made_for(candidate, request):
+        if not self._is_made_for(node, request):
             return f"its model cannot {request.task}"
-        card = self._view.card(candidate.node, request.model)
+        card = self._view.card(node, request.model)
         if like is None or card is None:
             return ""
         if card.content_hash != like.content_hash:

@@ -43,7 +43,7 @@ class Timing:
 
     prompt_tokens: int
     first_s: float
-    """From the asking to the first token."""
+    """From its turn at a slot to the first token."""
     output_tokens: int
     rest_s: float
     """From the first token to the end."""
@@ -69,6 +69,21 @@ class Choosing:
         self._served: dict[NodeId, int] = {}
         self._usual_output = Demand().output_tokens
 
+    def considered(
+        self,
+        nodes: Sequence[NodeId],
+        own: NodeId,
+        request: Request,
+        options: RequestOptions,
+    ) -> Sequence[NodeId]:
+        """Who of those that offer its model is ranked for a request: the nearest of all things,
+        this node and the conversation's home, in any case.
+        """
+        home = self._home(request)
+        kept = [own] if home is None else [own, home]
+        policy = self._policies[self.policy_name(options)]
+        return policy.considered(nodes, kept, self._rng)
+
     def rank(
         self, candidates: Sequence[Candidate], request: Request, options: RequestOptions
     ) -> list[Candidate]:
@@ -78,7 +93,7 @@ class Choosing:
         known = [
             dataclasses.replace(
                 candidate,
-                speed=self._speeds.of(candidate.node, request.model),
+                speed=self._speeds.of(candidate.node, request.model) or candidate.speed,
                 failed_ago_ns=self._failed_ago_ns(candidate.node, now),
                 is_unreached=self._failed.get(candidate.node, (0.0, False))[1],
                 had_before=candidate.node == home,

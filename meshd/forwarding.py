@@ -192,9 +192,10 @@ class Forwarding:
 
     def _learn(self, node: NodeId, tried: Try, finished: Finished, now: float) -> None:
         assert tried.first_at is not None
+        began_at = tried.asked_at if tried.started_at is None else tried.started_at
         timing = Timing(
             prompt_tokens=finished.prompt_tokens + tried.tokens_before,
-            first_s=tried.first_at - tried.asked_at,
+            first_s=tried.first_at - began_at,
             output_tokens=finished.completion_tokens,
             rest_s=now - tried.first_at,
         )

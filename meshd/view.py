@@ -5,7 +5,7 @@ A read model over the node and its effects. It decides nothing.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from meshd import advertisement, clock
@@ -17,6 +17,7 @@ from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission, Role
 from protocol.routing import LOWEST_TIER, Candidate
+from protocol.speeds import Speed
 from runtimes.base import ModelCard
 from runtimes.embedding import TASKS
 
@@ -41,6 +42,8 @@ class View:
         self._node = node
         self._loads: dict[NodeId, HeardLoad] = {}
         self._cards: dict[NodeId, dict[str, ModelCard]] = {}
+        self._speeds: dict[NodeId, dict[str, Speed]] = {}
+        """Of models, as their nodes tell them."""
         self._functions: dict[NodeId, tuple[str, ...]] = {}
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
         self.own_load = Load(0, 0, 0)
@@ -60,6 +63,7 @@ class View:
             case Evicted():
                 self._loads.pop(effect.node, None)
                 self._cards.pop(effect.node, None)
+                self._speeds.pop(effect.node, None)
                 self._functions.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
@@ -78,10 +82,15 @@ class View:
         if card is not None and advertisement.model_key(card.name) != key:
             card = None  # else one model could be listed many times
         cards = self._cards.setdefault(effect.node, {})
+        speeds = self._speeds.setdefault(effect.node, {})
+        speeds.pop(key, None)
         if card is None:
             cards.pop(key, None)
-        else:
-            cards[key] = card
+            return
+        cards[key] = card
+        speed = advertisement.decode_speed(effect.offer.value)
+        if speed is not None:
+            speeds[key] = speed
 
     @contextlib.contextmanager
     def when_gone(self, node: NodeId, tell: Callable[[], None]) -> Iterator[None]:
@@ -98,6 +107,15 @@ class View:
                 self._watchers.pop(node, None)
 
     # ---- who ----
+
+    @property
+    def own(self) -> NodeId:
+        """This node."""
+        return self._node.node_id
+
+    def is_alive(self, node: NodeId) -> bool:
+        """Whether a member is there, and not under suspicion."""
+        return self._node.members.state(node) is State.ALIVE
 
     def name(self, node: NodeId) -> str:
         """A member's name, or the beginning of its id while it has told none."""
@@ -223,44 +241,54 @@ class View:
         """Whether every member that is there has told its functions; a new one may not have yet."""
         return all(node in self._functions for node in self._node.members.present())
 
-    def candidates(self, model: str, own_requests: Mapping[NodeId, int]) -> list[Candidate]:
-        """Members that offer `model`, for ranking."""
+    def offering(self, model: str) -> list[NodeId]:
+        """Members that offer `model`."""
+        present = self._node.members.present()
+        return [node for node in present if self.card(node, model) is not None]
 
-        def load_ns(node: NodeId) -> int | None:
-            card = self.card(node, model)
-            return None if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
+    def candidates(
+        self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]
+    ) -> list[Candidate]:
+        """Some of those, for ranking."""
+        key = advertisement.model_key(model)
+        return [
+            dataclasses.replace(
+                candidate,
+                speed=self._speeds.get(candidate.node, {}).get(key),
+                load_ns=self._load_ns(candidate.node, model),
+            )
+            for candidate in self._candidates(nodes, own_requests)
+        ]
 
-        return self._candidates(load_ns, own_requests)
+    def _load_ns(self, node: NodeId, model: str) -> int:
+        """How long until its model is loaded, as it says."""
+        card = self.card(node, model)
+        return 0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
         """Members that offer `function`, for ranking."""
-
-        def load_ns(node: NodeId) -> int | None:
-            return 0 if function in self.functions(node) else None
-
-        return self._candidates(load_ns, own_requests)
+        present = self._node.members.present()
+        nodes = [node for node in present if function in self.functions(node)]
+        return self._candidates(nodes, own_requests)
 
     def _candidates(
-        self, load_ns: Callable[[NodeId], int | None], own_requests: Mapping[NodeId, int]
+        self, nodes: Iterable[NodeId], own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
-        """Those for whom `load_ns` is something: how long until what is asked for is loaded."""
         own = self._node.node_id
         return [
             Candidate(
                 node=node,
-                is_alive=self._node.members.state(node) is State.ALIVE,
+                is_alive=self.is_alive(node),
                 load=self.load(node),
                 load_age_ns=self._load_age_ns(node),
                 tier=self._tier(node),
                 own_requests=own_requests.get(node, 0),
                 round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
                 is_trusted=self.is_trusted(node),
-                load_ns=until_loaded_ns,
             )
-            for node in self._node.members.present()
-            if (until_loaded_ns := load_ns(node)) is not None
+            for node in nodes
         ]
 
     def _load_age_ns(self, node: NodeId) -> int:

@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.routing import Candidate, alive, rank
-from protocol.speeds import Speed, typical
+from protocol.speeds import UNKNOWN, Speed, typical
 
 COOL_DOWN_NS: Final = 10_000_000_000
 """So long a node that failed a request is tried last."""
@@ -130,9 +130,15 @@ def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli
 
 
 def expected_of_all(candidates: Sequence[Candidate], demand: Demand) -> list[Expected]:
-    """The same for each of those between whom there is to choose."""
-    usual, mean = typical(c.speed for c in candidates), _mean_busy(candidates)
-    return [expected(candidate, demand, usual, mean) for candidate in candidates]
+    """The same for each of those between whom there is to choose. Of whom nothing is known, it is
+    what is usual on hardware of its tier, or at all.
+    """
+    mean = _mean_busy(candidates)
+    usual: dict[int, Speed] = {}
+    for tier in dict.fromkeys(c.tier for c in candidates if c.speed is None):
+        known = [c.speed for c in candidates if c.tier == tier and c.speed is not None]
+        usual[tier] = typical(known or (c.speed for c in candidates))
+    return [expected(c, demand, usual.get(c.tier, UNKNOWN), mean) for c in candidates]
 
 
 def _blended(candidate: Candidate, mean_busy_milli: int, service_ns: int) -> int:

@@ -62,11 +62,6 @@ class Candidate:
         return UNKNOWN_ROUND_TRIP_NS if self.round_trip_ns is None else self.round_trip_ns
 
 
-def trusted(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those to whom a request may go that demands trust."""
-    return [candidate for candidate in candidates if candidate.is_trusted]
-
-
 def alive(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that are not under suspicion; the others are not tried at all."""
     return [candidate for candidate in candidates if candidate.is_alive]

@@ -144,17 +144,20 @@ class _Rate:
     """Nanoseconds per token, the latest with most weight, and long requests with more."""
 
     def __init__(self) -> None:
-        self._ns = self._tokens = 0
+        self._ns = 0
+        self._micro_tokens = 0
+        """Millionths, so that both are forgotten alike."""
 
     def note(self, ns: int, tokens: int) -> None:
         if tokens < TOKENS_MIN:
             return
         self._ns += ns - self._ns // MEASURED_SMOOTHING
-        self._tokens += tokens - self._tokens // MEASURED_SMOOTHING
+        self._micro_tokens += 1_000_000 * tokens - self._micro_tokens // MEASURED_SMOOTHING
 
     @property
     def token_ns(self) -> int | None:
-        return _bounded(self._ns // self._tokens) if self._tokens else None
+        many = self._micro_tokens
+        return _bounded(self._ns * 1_000_000 // many) if many else None
 
 
 def _differ(known: int, told: int) -> bool:

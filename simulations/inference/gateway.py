@@ -19,9 +19,10 @@ from protocol.admission import Reason
 from protocol.effects import Effect, MembershipChanged
 from protocol.identity import NodeId
 from protocol.members import State
+from protocol.messages import Load
 from protocol.policies import Demand, Policy
 from protocol.routing import Candidate
-from protocol.speeds import Speeds
+from protocol.speeds import Speed, Speeds
 from simulations.host import Host
 from simulations.inference.connections import CONNECT_NS, HANDSHAKE_NS, Connections
 from simulations.inference.engine import Work
@@ -134,6 +135,10 @@ class Gateway:
             for attempt in list(self._attempts):
                 if attempt.host.crypto.node_id == effect.node:
                     self._lose(attempt)
+
+    def hear(self, node: NodeId, at_ns: int, load: Load, speed: Speed | None) -> None:
+        """How a server was at a moment, where gossip is not to tell that."""
+        self.view.hear(node, at_ns, load, speed)
 
     # ---- a request ----
 

@@ -15,9 +15,10 @@ from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.speeds import Speed
 from simulations.chance import shuffle
-from simulations.inference.view import View
 from simulations.timeline import Timeline
 
+Hear = Callable[[NodeId, int, Load, Speed | None], None]
+"""(server, moment, its load and its speed at that moment)."""
 PARTS: Final = 16
 """A gateway hears of so large a part of all servers at a time."""
 ROUND_NS_MIN: Final = 250 * MILLISECOND
@@ -57,15 +58,15 @@ class Hearsay:
         timeline: Timeline,
         histories: Mapping[NodeId, History],
         span_ns: tuple[int, int],
-        view: Callable[[], View],
+        hear: Hear,
         rng: random.Random,
     ) -> None:
-        """`view`: of the gateway's present life."""
+        """`hear` is told what the gateway hears."""
         self._timeline = timeline
         self._histories = histories
         self._late_ns = span_ns[0]
         self._step_ns = max(span_ns[1] - span_ns[0], ROUND_NS_MIN) // PARTS
-        self._view = view
+        self._tell = hear
         nodes = list(histories)
         shuffle(nodes, rng)
         self._parts = [nodes[part::PARTS] for part in range(PARTS)]
@@ -86,6 +87,6 @@ class Hearsay:
             self._timeline.at(self._step_ns, self._go_on)
 
     def _hear(self, nodes: Sequence[NodeId]) -> None:
-        view, moment = self._view(), self._timeline.now - self._late_ns
+        moment = self._timeline.now - self._late_ns
         for node in nodes:
-            view.hear(node, moment, *self._histories[node].as_of(moment))
+            self._tell(node, moment, *self._histories[node].as_of(moment))

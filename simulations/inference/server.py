@@ -23,8 +23,8 @@ LOAD_NS: Final = 250 * MILLISECOND
 MODEL_KEY: Final = "model/simulated"
 MODEL: Final = {"name": "simulated", "runtime": "simulated"}
 """One model that all serve."""
-TRIAL: Final = 16
-"""Tokens of prompt and answer by which a speed is measured when the model is loaded."""
+SERVED: Final = 16
+"""Tokens of prompt and answer by which the speed of a model that was there before was measured."""
 UNAVAILABLE: Final = "unavailable"
 
 
@@ -85,17 +85,18 @@ class Server:
         self._speed = ServedSpeed()
         self._began_ns = self._world.now
         life = self._host.life
-        self._world.at(load_ns, lambda: self._finish_loading(life))
+        self._world.at(load_ns, lambda: self._finish_loading(life, load_ns == 0))
 
-    def _finish_loading(self, life: int) -> None:
+    def _finish_loading(self, life: int, was_there: bool) -> None:
         if self._host.life != life:
             return
         self._engine = Engine(self.machine, at=self._world.at, now=lambda: self._world.now)
         if self._host.is_paused:
             self._engine.freeze()
-        self._note_speed(
-            TRIAL, TRIAL, self.machine.prefill_ns(TRIAL), self.machine.decode_ns(TRIAL - 1)
-        )
+        self._world.give(self._host, OfferChanged(MODEL_KEY, pack(MODEL)))
+        if was_there:
+            prefill_ns, decode_ns = self.machine.prefill_ns(SERVED), self.machine.decode_ns(SERVED)
+            self._note_speed(SERVED, SERVED + 1, prefill_ns, decode_ns)
         self._changed()
 
     def end(self) -> None:

@@ -102,7 +102,7 @@ class Service:
         if told_ns is not None:
             mixing = random.Random(rng.getrandbits(64))  # noqa: S311  # as above
             self._hearsay.append(
-                Hearsay(self.world, self._histories, told_ns, lambda: gateway.view, mixing)
+                Hearsay(self.world, self._histories, told_ns, gateway.hear, mixing)
             )
 
     @property

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshd import advertisement
 from protocol.fields import pack
+from protocol.speeds import Speed
 from protocol.statements import OFFER_VALUE_BYTES_MAX, is_valid_offer_key
 from runtimes.base import ModelCard
 from tests.meshd.test_payloads import _msgpack
@@ -36,6 +37,15 @@ CARD = ModelCard(name="demo", content_hash="ab" * 32, runtime="llama")
 def test_models_survive(card: ModelCard) -> None:
     """decode(encode(card)) == card."""
     assert advertisement.decode_model(advertisement.encode_model(card)) == card
+    assert advertisement.decode_speed(advertisement.encode_model(card)) is None
+
+
+@given(cards, st.builds(Speed, *[st.integers(1_000, 60 * 10**9)] * 2))
+def test_speeds_survive_beside_their_models(card: ModelCard, speed: Speed) -> None:
+    """Both are read from the one offer."""
+    value = advertisement.encode_model(card, speed)
+    assert advertisement.decode_model(value) == card
+    assert advertisement.decode_speed(value) == speed
 
 
 def test_what_a_model_is_made_for_may_be_unknown() -> None:

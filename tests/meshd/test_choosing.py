@@ -13,6 +13,7 @@ from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.policies import POLICIES
 from protocol.routing import Candidate
+from protocol.speeds import Speed
 from runtimes.base import ChatMessage, GenerateRequest, Request
 from runtimes.embedding import EmbedRequest
 
@@ -25,12 +26,19 @@ class House:
 
     def __init__(self, policy: str = "fastest") -> None:
         self.now = 0.0
+        self.told: dict[NodeId, Speed] = {}
         self.choosing = Choosing(random.Random(1), lambda: self.now, policy)
 
     def first(self, request: Request, options: RequestOptions = OPTIONS) -> set[NodeId]:
         """Who comes first, over many draws."""
         candidates = [
-            Candidate(node=node, is_alive=True, load=Load(0, 0, 4), round_trip_ns=1_000_000)
+            Candidate(
+                node=node,
+                is_alive=True,
+                load=Load(0, 0, 4),
+                round_trip_ns=1_000_000,
+                speed=self.told.get(node),
+            )
             for node in (ONE, TWO)
         ]
         return {self.choosing.rank(candidates, request, options)[0].node for _ in range(60)}
@@ -63,6 +71,15 @@ def test_who_was_faster_is_asked_first() -> None:
     house.answered(TWO, _chat("b"), token_ms=10.0)
     assert house.first(_chat("hi")) == {TWO}
     assert house.first(GenerateRequest(model="another", prompt="hi")) == {ONE, TWO}
+
+
+def test_what_a_node_tells_of_its_speed_counts_until_it_was_asked() -> None:
+    """Then what was seen does, however it boasts."""
+    house = House()
+    house.told = {TWO: Speed(10**5, 10**6), ONE: Speed(10**5, 10**7)}
+    assert house.first(_chat("hi")) == {TWO}
+    house.answered(TWO, _chat("a"), token_ms=100.0)
+    assert house.first(_chat("hi")) == {ONE}
 
 
 def test_who_failed_is_asked_last_for_a_while() -> None:

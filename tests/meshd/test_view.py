@@ -17,6 +17,7 @@ from protocol.identity import NodeId, key_text
 from protocol.members import Gone, State
 from protocol.messages import Load
 from protocol.records import Role
+from protocol.speeds import Speed
 from protocol.statements import make_offer
 from runtimes.base import ModelCard
 from tests.helpers.nodes import Mesh
@@ -219,7 +220,7 @@ def test_one_model_is_listed_once_per_node() -> None:
         seen.offer(1, key, value)
     assert seen.row(1)["models"] == ["org/demo"]
     assert [row["nodes"] for row in seen.view.models()] == [["n1"]]
-    assert len(seen.view.candidates(CARD.name, {})) == 1
+    assert seen.view.offering(CARD.name) == [seen.mesh.id(1)]
 
 
 def test_models_are_listed_by_name_with_their_nodes() -> None:
@@ -261,24 +262,26 @@ def test_who_is_gone_or_may_not_serve_offers_nothing() -> None:
     assert [row["nodes"] for row in seen.view.models()] == [["n1", "n3"]]
     seen.mesh[0].members.put_gone(seen.mesh.id(1), Gone(State.DEAD, 1, 0, None))
     assert [row["nodes"] for row in seen.view.models()] == [["n3"]]
-    assert [c.node for c in seen.view.candidates(CARD.name, {})] == [seen.mesh.id(3)]
+    assert seen.view.offering(CARD.name) == [seen.mesh.id(3)]
     assert seen.row(2)["models"] == []
 
 
 def test_candidates_carry_what_ranking_needs() -> None:
-    """Doubt, load, our own requests there, round trip."""
+    """Doubt, load, our own requests there, round trip, the speed that it tells."""
     seen = Seen()
-    for index in (1, 2):
-        seen.offer(index, KEY, advertisement.encode_model(CARD))
+    speed = Speed(prefill_ns=1_000_000, decode_ns=20_000_000)
+    seen.offer(1, KEY, advertisement.encode_model(CARD, speed))
+    seen.offer(2, KEY, advertisement.encode_model(CARD))
     one, other = seen.mesh.id(1), seen.mesh.id(2)
     seen.view.note(LoadLearned(one, Load(1, 2, 3)))
     seen.mesh[0]._membership.suspect(other, seen.mesh.now, is_refused=False)
-    first, second = seen.view.candidates(CARD.name, {one: 5})
+    first, second = seen.view.candidates([one, other], CARD.name, {one: 5})
     assert (first.node, first.is_alive, first.own_requests) == (one, True, 5)
     assert first.load == Load(1, 2, 3)
     assert first.round_trip_ns == seen.mesh[0].round_trip_ns(one)
     assert (second.node, second.is_alive, second.own_requests) == (other, False, 0)
-    assert seen.view.candidates("nothing", {}) == []
+    assert (first.speed, second.speed) == (speed, None)
+    assert seen.view.offering("nothing") == []
 
 
 # ---- names and watching ----

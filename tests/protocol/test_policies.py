@@ -143,6 +143,15 @@ class TestFastest:
             100 * UNKNOWN.prefill_ns + 100 * UNKNOWN.decode_ns + MS
         )
 
+    def test_the_unknown_are_as_others_of_their_tier(self) -> None:
+        """A new machine without a card is not taken for one with it."""
+        cards = [_candidate(n, tier=1, speed=FAST) for n in (1, 2)]
+        known, new = _candidate(3, tier=2, speed=SLOW), _candidate(4, tier=2)
+        estimates = expected_of_all([*cards, known, new], DEMAND)
+        assert estimates[3] == estimates[2]
+        other = expected_of_all([*cards, _candidate(5, tier=3)], DEMAND)
+        assert other[2] == other[0]
+
     def test_the_home_of_a_conversation_yields_to_load(self) -> None:
         """It is first while it is about as good, and not when it is busy."""
         long = Demand(prompt_tokens=4_000, output_tokens=20)

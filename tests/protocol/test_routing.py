@@ -4,7 +4,7 @@ import random
 
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.routing import Candidate, rank, trusted
+from protocol.routing import Candidate, rank
 
 
 def _candidate(number: int, **more: object) -> Candidate:
@@ -22,13 +22,6 @@ def test_least_busy_first_per_slot() -> None:
     broad = _candidate(2, load=Load(2, 2, 8))
     idle = _candidate(3, load=Load(0, 0, 1))
     assert _order(busy, broad, idle) == [3, 2, 1]
-
-
-def test_trust_is_a_filter_that_keeps_the_order() -> None:
-    """Nobody who is not trusted is left, also when then nobody is."""
-    first, second = _candidate(1, is_trusted=True), _candidate(3, is_trusted=True)
-    assert trusted([first, _candidate(2), second]) == [first, second]
-    assert trusted([_candidate(1), _candidate(2)]) == []
 
 
 def test_suspects_are_not_tried() -> None:

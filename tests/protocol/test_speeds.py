@@ -4,7 +4,15 @@ import pytest
 
 from protocol import speeds as under_test
 from protocol.identity import NodeId
-from protocol.speeds import UNKNOWN, Speed, Speeds, typical
+from protocol.speeds import (
+    TOLD_EVERY_NS,
+    UNKNOWN,
+    ServedSpeed,
+    Speed,
+    Speeds,
+    speed_in,
+    typical,
+)
 
 NODE, OTHER = NodeId(b"a" * 32), NodeId(b"b" * 32)
 
@@ -82,3 +90,56 @@ def test_the_unknown_are_as_most_are() -> None:
     """The median of those that are known; a guess where nobody is."""
     assert typical([None, None]) == UNKNOWN
     assert typical([Speed(1, 30), None, Speed(2, 10), Speed(9, 20)]) == Speed(2, 20)
+
+
+def _served(measured: ServedSpeed, token_ms: int, times: int = 1) -> None:
+    for _ in range(times):
+        measured.note(
+            prompt_tokens=100,
+            prefill_ns=10 * token_ms * 10**6,
+            output_tokens=101,
+            rest_ns=100 * token_ms * 10**6,
+        )
+
+
+def test_what_is_measured_is_told_when_it_differs() -> None:
+    """At once the first time; then a quarter away from what was told, and not too often."""
+    measured = ServedSpeed()
+    assert measured.news(0) is None
+    _served(measured, 10)
+    assert measured.news(1) == measured.told == Speed(10**6, 10**7)
+    _served(measured, 11, times=100)
+    assert measured.news(1 + TOLD_EVERY_NS) is None, "a tenth is no news"
+    _served(measured, 20, times=200)
+    assert measured.news(TOLD_EVERY_NS) is None, "too soon"
+    told = measured.news(1 + TOLD_EVERY_NS)
+    assert told == measured.told
+    assert told is not None
+    assert told.decode_ns == pytest.approx(20 * 10**6, rel=0.02)
+    assert measured.news(1 + 2 * TOLD_EVERY_NS) is None
+
+
+def test_long_requests_say_more_of_a_speed_than_short_ones() -> None:
+    """A few tokens are mostly overhead."""
+    measured = ServedSpeed()
+    _served(measured, 10, times=10)
+    measured.note(prompt_tokens=5, prefill_ns=10**9, output_tokens=6, rest_ns=10**9)
+    measured.note(prompt_tokens=3, prefill_ns=10**12, output_tokens=4, rest_ns=10**12)
+    told = measured.news(0)
+    assert told is not None
+    assert told.decode_ns < 12 * 10**6
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *[{"prefill_ns": value, "decode_ns": 10**6} for value in (0, -1, 10**12, True, "x", None)],
+        *[{"prefill_ns": 10**6, "decode_ns": value} for value in (0, -1, 2**63, 1.5, b"x")],
+        {"prefill_ns": 10**6},
+        {},
+    ],
+)
+def test_a_speed_that_makes_no_sense_is_none(told: dict[str, object]) -> None:
+    """Whoever tells it."""
+    assert speed_in(told) is None
+    assert speed_in(Speed(10**6, 10**7).to_fields()) == Speed(10**6, 10**7)
