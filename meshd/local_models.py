@@ -124,10 +124,12 @@ class LocalModels:
     def load(self) -> Load:
         """All runtimes together."""
         loads = [runtime.load for runtime in self._runtimes()]
+        # Models that are not in memory could not run beside those that are.
+        warm = [runtime.load.slots for runtime in self._runtimes() if _load_s(runtime) == 0]
         return Load(
             sum(load.queued for load in loads),
             sum(load.running for load in loads),
-            0 if self.is_draining else sum(load.slots for load in loads),
+            0 if self.is_draining else sum(warm),
         )
 
 

@@ -92,6 +92,8 @@ class Engine:
             capacity,
             load.flash_attention,
         )
+        if load.lora is not None:
+            self.model.add(load.lora, load.lora_scale, self._context)
         parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.bindings import Bindings, LogTail
+from runtimes.llama.bindings import Bindings, Handle, LogTail
 
 METADATA_BYTES_MAX = 1024
 PIECE_BYTES = 64
@@ -29,6 +29,7 @@ class LoadedModel:
     ) -> None:
         """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
         self._llama = bindings
+        self._log = log
         parameters = bindings.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
 
@@ -56,6 +57,23 @@ class LoadedModel:
         self.architecture = self._metadata(b"general.architecture")
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._end_tokens: tuple[int, ...] | None = None
+
+    def add(self, path: bytes, scale: float, context: Handle) -> None:
+        """Have an adapter's part in all that `context` computes. Raises RuntimeFailure
+        `invalid_model`.
+        """
+        self._log.clear()
+        adapter = self._llama.llama_adapter_lora_init(self.handle, path)
+        if adapter:
+            adapters = (self._llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+            scales = (ctypes.c_float * 1)(scale)
+            if self._llama.llama_set_adapters_lora(context, adapters, 1, scales) == 0:
+                return
+        raise RuntimeFailure(
+            "invalid_model",
+            f"{os.fsdecode(path)} is no LoRA adapter for this model "
+            f"({self._log.last_error() or 'no reason given'}); name one that was made for it",
+        )
 
     @property
     def kv_bytes_per_token(self) -> int:
