@@ -194,6 +194,7 @@ class View:
         for node in sorted(self._node.members.present(), key=lambda node: (self.name(node), node)):
             for card in self.cards(node):
                 row = rows.setdefault(card.name, model_row(card, []))
+                row["ready_in_s"] = min(row["ready_in_s"], card.load_ms / 1000)
                 row["nodes"].append(self.name(node))
                 if card.load_ms == 0:
                     row["loaded"].append(self.name(node))
@@ -302,4 +303,5 @@ def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
         "context_tokens": card.context_tokens,
         "nodes": nodes,
         "loaded": [],
+        "ready_in_s": card.load_ms / 1000,
     }

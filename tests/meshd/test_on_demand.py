@@ -12,7 +12,7 @@ from meshd.local_models import LocalModels, local_row
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.requester import ANYBODY, Requester
-from runtimes.base import GenerateRequest, ModelCard
+from runtimes.base import GenerateRequest, ModelCard, RuntimeFailure
 from runtimes.room import Room
 from runtimes.standing import ModelState, Standing
 from tests.meshd.played_runtime import PlayedRuntime
@@ -30,6 +30,10 @@ class Shelved(PlayedRuntime):
         self.reason = ""
         self.wishes = 0
         self.held = 0
+
+    @property
+    def card(self) -> ModelCard | None:
+        return None if self.state is ModelState.UNUSABLE else super().card
 
     @property
     def standing(self) -> Standing:
@@ -150,6 +154,23 @@ def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
     run(main)
 
 
+def test_when_it_cannot_be_had_at_all_who_asks_is_told_why() -> None:
+    """Who waits, and who comes later."""
+
+    async def main() -> None:
+        house = House()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            house.now(ModelState.UNUSABLE, "it needs 9.0 GB")
+        assert house.refused[0].code == "unavailable"
+        assert house.refused[0].message.endswith("not loaded any more: it needs 9.0 GB")
+        with pytest.raises(RuntimeFailure, match=r"does not serve 'm' now: it needs 9\.0 GB"):
+            await house.ask()
+
+    run(main)
+
+
 def test_nothing_is_loaded_for_a_request_that_is_refused_anyway() -> None:
     """Its deadline is sooner than the load."""
 
@@ -199,8 +220,6 @@ def test_what_is_given_up_is_still_shown() -> None:
     bad.state, bad.reason = ModelState.UNUSABLE, "it is broken"
 
     async def fail(on_change: object) -> None:
-        from runtimes.base import RuntimeFailure
-
         await trio.lowlevel.checkpoint()
         raise RuntimeFailure("invalid_model", "it is broken")
 
