@@ -190,7 +190,7 @@ class Admitting:
     def _admission(self, model: str) -> Admission:
         slots = self._models.slots(model)
         if slots == 0:
-            raise _not_served(model)
+            raise _not_served(model, self._models.refusal(model))
         admission = self._admissions.get(model)
         if admission is None:
             admission = self._admissions[model] = Admission(slots, self._queue_max)
@@ -290,8 +290,9 @@ def _now_ns() -> int:
     return int(trio.current_time() * _SECOND)
 
 
-def _not_served(model: str) -> RuntimeFailure:
-    return RuntimeFailure("unavailable", f"this node does not serve {model[:100]!r} now")
+def _not_served(model: str, why: str = "") -> RuntimeFailure:
+    because = f": {why}" if why else ""
+    return RuntimeFailure("unavailable", f"this node does not serve {model[:100]!r} now{because}")
 
 
 def _words(refusal: Refusal, why: str) -> str:
@@ -304,7 +305,7 @@ def _words(refusal: Refusal, why: str) -> str:
         case Reason.PAUSED:
             return "its owner has it for himself at present"
         case Reason.UNAVAILABLE:
-            return "its model is not loaded any more"
+            return "its model is not loaded any more" + (f": {why}" if why else "")
         case Reason.LOADING:
             return f"its model has to be loaded first, which takes about {_seconds(refusal)} s"
         case Reason.NO_ROOM:

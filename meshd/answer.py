@@ -73,7 +73,8 @@ class Mesh(Protocol):
 
     def models(self) -> Sequence[Mapping[str, Any]]:
         """One row per model name: `{"name", "hash", "runtime", "architecture", "parameters",
-        "quantization", "size_bytes", "context_tokens", "tasks", "nodes": [node names]}`.
+        "quantization", "size_bytes", "context_tokens", "tasks", "nodes": [node names], "loaded":
+        [those of them that have it in memory], "ready_in_s": until one has it, about}`.
         """
         ...
 

@@ -48,7 +48,8 @@ class LocalModels:
                 news.append(("model.advice", source.advice))
             for event, what in news:
                 if (event, what) not in said:
-                    log.info(event, what=what)
+                    tell = log.warning if event == "model.unusable" else log.info
+                    tell(event, what=what)
             said[:] = news
             on_change()
 
@@ -86,10 +87,12 @@ class LocalModels:
         return min(map(_load_s, self._serving(model)), default=0.0)
 
     def refusal(self, model: str) -> str:
-        """Why it is not being loaded though it was wanted; empty when there is no such thing."""
-        standings = [runtime.standing for runtime in self._serving(model)]
-        cold = [s for s in standings if s is not None and s.state is ModelState.COLD and s.reason]
-        return cold[0].reason if cold and len(cold) == len(standings) else ""
+        """Why it is neither there nor on its way; empty when there is no such thing."""
+        known = [runtime.standing for runtime in self._offered()]
+        standings = [s for s in known if s is not None and s.card.name == model]
+        if any(s.state in (ModelState.READY, ModelState.LOADING) for s in standings):
+            return ""
+        return next((s.reason for s in standings if s.reason), "")
 
     def slots(self, model: str) -> int:
         """How many requests the runtimes that serve `model` now can run at a time."""
@@ -124,10 +127,12 @@ class LocalModels:
     def load(self) -> Load:
         """All runtimes together."""
         loads = [runtime.load for runtime in self._runtimes()]
+        # Models that are not in memory could not run beside those that are.
+        warm = [runtime.load.slots for runtime in self._runtimes() if _load_s(runtime) == 0]
         return Load(
             sum(load.queued for load in loads),
             sum(load.running for load in loads),
-            0 if self.is_draining else sum(load.slots for load in loads),
+            0 if self.is_draining else sum(warm),
         )
 
 

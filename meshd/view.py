@@ -219,6 +219,7 @@ class View:
         for node in sorted(self._node.members.present(), key=lambda node: (self.name(node), node)):
             for card in self.cards(node):
                 row = rows.setdefault(card.name, model_row(card, []))
+                row["ready_in_s"] = min(row["ready_in_s"], card.load_ms / 1000)
                 row["nodes"].append(self.name(node))
                 row["tasks"] = [task for task in TASKS if task in (*row["tasks"], *card.tasks)]
                 if card.load_ms == 0:
@@ -339,4 +340,5 @@ def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:
         "tasks": list(card.tasks),
         "nodes": nodes,
         "loaded": [],
+        "ready_in_s": card.load_ms / 1000,
     }

@@ -25,9 +25,9 @@ TIER_1_VRAM_BYTES = 7_600_000_000
 TIER_2_MEMORY_BYTES = 3_600_000_000
 """4 GB, less what firmware and kernel reserve."""
 TIER_2_CORES = 2
-FLOOR_SHARE = 20
+FLOOR_SHARE = 50
 """One part in so many of a machine's memory stays free of models ..."""
-FLOOR_BYTES_MAX = 2**30
+FLOOR_BYTES_MAX = 2**29
 """... or this much."""
 
 

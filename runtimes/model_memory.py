@@ -69,7 +69,7 @@ class ModelMemory:
         """`limit_bytes`: what models may take of ordinary memory, together; None: what there is.
         `free` is what there is, apart from what our own models have already taken; it may block.
         """
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._free = free
         self._deciding = trio.Lock()
         self._starting: list[Tenant] = []
@@ -176,8 +176,8 @@ class ModelMemory:
             # GPU memory is taken at once, when a worker begins to load.
             vram = tenant.need.vram_bytes if pid is None else 0
             free -= Room(max(0, tenant.need.memory_bytes - has), vram)
-        if self._limit_bytes is not None:
-            left = self._limit_bytes - sum(t.need.memory_bytes for t in self._inside)
+        if self.limit_bytes is not None:
+            left = self.limit_bytes - sum(t.need.memory_bytes for t in self._inside)
             free = Room(min(free.memory_bytes, left), free.vram_bytes)
         return free
 

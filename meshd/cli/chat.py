@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from meshd.cli import terminal
+from meshd.cli import terminal, units
 from meshd.cli.conversation import Door, asking
 from meshd.cli.options import HomeOption, JsonOption, chosen_home
 from meshd.control_client import ask
@@ -45,7 +45,7 @@ def chat(
     place = chosen_home(context, home)
     told = ask(place, "gateway")
     gateway = Door(url=told["url"], key=told["key"], fingerprint=told["fingerprint"])
-    chosen = model or _first_model(place)
+    chosen = _chosen_model(place, model)
     if prompt is None:
         _converse(gateway, chosen)
     else:
@@ -66,14 +66,19 @@ def _read_prompt() -> str:
     return content.decode(errors="replace")
 
 
-def _first_model(home: Home) -> str:
+def _chosen_model(home: Home, wanted: str | None) -> str:
+    """The one that was asked for, or the first that there is; says so if it has to be loaded."""
     rows = ask(home, "models", local=False)["models"]
-    rows = [row for row in rows if GENERATE in row.get("tasks", [GENERATE])]
-    if not rows:
+    able = [row for row in rows if GENERATE in row.get("tasks", [GENERATE])]
+    if not able and wanted is None:
         raise UserError(
             "no node of the mesh offers a model now; offer one with: meshd up --model demo"
         )
-    return str(rows[0]["name"])
+    chosen = able[0]["name"] if wanted is None else wanted
+    load_s = max((row.get("ready_in_s") or 0 for row in rows if row["name"] == chosen), default=0)
+    if load_s > 0:
+        terminal.remark(f"({chosen} is loaded first, which takes about {units.seconds(load_s)})")
+    return str(chosen)
 
 
 def _answer(gateway: Door, model: str, messages: Sequence[dict[str, str]]) -> str:

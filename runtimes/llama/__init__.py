@@ -8,9 +8,9 @@ from runtimes.base import Runtime
 def create(source: str, *, options: Mapping[str, str]) -> Runtime:
     """Make the llama.cpp runtime for a GGUF file, or for the model in the package (`demo`).
 
-    Options: `context_tokens`, `threads`, `gpu_layers` (-1: all), `name`, and `content_hash` when
-    it is known already. Raises RuntimeFailure `invalid_model`, `missing_dependency` or, for an
-    option that makes no sense, `bad_request`; the message is one line that says the mend.
+    Its options are listed in `runtimes/README.md`. Raises RuntimeFailure `invalid_model`,
+    `missing_dependency` or, for an option that makes no sense, `bad_request`; the message is one
+    line that says the mend.
     """
     from runtimes.llama.hash_cache import HashCache
     from runtimes.llama.runtime import LlamaRuntime

@@ -56,6 +56,8 @@ class Embedder:
         self.slots = load.slots or SLOTS_DEFAULT
         self._batch_tokens = max(self.context_tokens, BATCH_TOKENS_MAX)
         self._context = self._make_context(load)
+        if load.lora is not None:
+            model.add(load.lora, load.lora_scale, self._context)
         self._memory = self._llama.llama_get_memory(self._context)
         ranks = model.pooling.task == RERANK
         # Of a score only the first number counts, as in llama-server.

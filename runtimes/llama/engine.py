@@ -81,6 +81,8 @@ class Engine:
         self.slots = capacity.slots
         self._is_shared = capacity.is_shared
         self._context = self._make_context(model.threads(load), capacity, load.flash_attention)
+        if load.lora is not None:
+            self.model.add(load.lora, load.lora_scale, self._context)
         parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,

@@ -32,7 +32,7 @@ def capacity_of(shape: Shape, settings: LlamaSettings, *, available: int, gpu: b
         context_tokens=shape.context_tokens(settings.context_tokens),
         parameters=shape.parameters,
         kv_bytes_per_token=max(1, shape.kv_bytes_per_token),
-        memory_bytes=max(0, available),
+        memory_bytes=available,
         gpu=gpu,
         slots=settings.slots,
         kv_tokens=settings.kv_tokens,

@@ -46,6 +46,9 @@ class Load:
     """None: the worker chooses."""
     memory_bytes: int
     """Memory that is available now."""
+    lora: bytes | None = None
+    """An adapter's file, as the file system encodes it, and how much of it is added."""
+    lora_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

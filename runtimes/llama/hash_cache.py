@@ -17,6 +17,7 @@ from typing import Final
 
 import platformdirs
 
+from runtimes.llama.adapter import Adapter
 from runtimes.llama.model_file import HASH_CHARACTERS, is_content_hash, model_parts
 
 ENTRIES_MAX: Final = 2_048
@@ -31,10 +32,16 @@ def default_file() -> pathlib.Path:
     return pathlib.Path(platformdirs.user_cache_dir("meshd")) / "hashes.json"
 
 
-def file_identity(path: pathlib.Path) -> str:
-    """A name for the files of the model at `path` as they are now. Raises OSError."""
+def file_identity(path: pathlib.Path, adapter: Adapter | None = None) -> str:
+    """A name for the files of the model at `path`, and of what is added to it, as they are now.
+    Raises OSError.
+    """
     digest = hashlib.blake2b(digest_size=HASH_CHARACTERS // 2)
-    for part in model_parts(path):
+    parts = model_parts(path)
+    if adapter is not None:
+        digest.update(repr(float(adapter.scale)).encode() + b"\0")
+        parts.append(adapter.path)
+    for part in parts:
         real = part.resolve()
         status = real.stat()
         of_file = (status.st_dev, status.st_ino, status.st_size)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 
 import trio
 
-from runtimes import hardware
 from runtimes.base import (
     Chunk,
     Finished,
@@ -62,9 +61,15 @@ class WorkerLink:
     """One worker process, from its start to its end."""
 
     def __init__(
-        self, settings: LlamaSettings, *, on_ready: Callable[[frames.Ready], None]
+        self,
+        settings: LlamaSettings,
+        *,
+        memory_bytes: int,
+        on_ready: Callable[[frames.Ready], None],
     ) -> None:
+        """`memory_bytes`: what the worker plans with; 0: unknown."""
         self._settings = settings
+        self._memory_bytes = memory_bytes
         self._on_ready = on_ready
         self._replies: dict[int, Reply] = {}
         self._numbers = itertools.count(1)
@@ -291,7 +296,9 @@ class WorkerLink:
             kv_tokens=self._settings.kv_tokens,
             reproducible=self._settings.reproducible,
             flash_attention=self._settings.flash_attention,
-            memory_bytes=hardware.available_memory_bytes(),
+            memory_bytes=self._memory_bytes,
+            lora=None if self._settings.lora is None else os.fsencode(self._settings.lora.path),
+            lora_scale=1.0 if self._settings.lora is None else self._settings.lora.scale,
         )
 
 

@@ -6,11 +6,12 @@ import threading
 
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
+from runtimes.llama.adapter import Adapter, whole_hash
 from runtimes.llama.embedder import Embedder
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Frame, Load, Loading, Ready
 from runtimes.llama.model import open_model
-from runtimes.llama.model_file import content_hash, model_bytes
+from runtimes.llama.model_file import model_bytes
 from runtimes.worker.pipe import Pipe
 
 PROGRESS_STEP = 0.01
@@ -24,7 +25,10 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
     """
     path = pathlib.Path(os.fsdecode(load.path))
     progress = Progress(pipe)
-    hashing = Hashing(path, load.content_hash, progress)
+    adapter = None
+    if load.lora is not None:
+        adapter = Adapter(pathlib.Path(os.fsdecode(load.lora)), load.lora_scale)
+    hashing = Hashing(path, adapter, load.content_hash, progress)
     model = open_model(load, lambda share: progress.note("load", share))
     engine = Engine(model, load) if model.pooling.task == GENERATE else Embedder(model, load)
     progress.note("load", 1.0)
@@ -65,8 +69,11 @@ class Progress:
 class Hashing:
     """Computes the content hash in a thread, while the main thread loads the model."""
 
-    def __init__(self, path: pathlib.Path, known: str | None, progress: Progress) -> None:
+    def __init__(
+        self, path: pathlib.Path, adapter: Adapter | None, known: str | None, progress: Progress
+    ) -> None:
         self._path = path
+        self._adapter = adapter
         self._result = known
         self._progress = progress
         self._error: OSError | None = None
@@ -83,8 +90,8 @@ class Hashing:
     def _run(self) -> None:
         try:
             if self._result is None:
-                self._result = content_hash(
-                    self._path, lambda share: self._progress.note("hash", share)
+                self._result = whole_hash(
+                    self._path, self._adapter, lambda share: self._progress.note("hash", share)
                 )
             self._progress.note("hash", 1.0)
         except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
-from runtimes.llama.bindings import Bindings, LogTail, load_bindings
+from runtimes.llama.bindings import Bindings, Handle, LogTail, load_bindings
 from runtimes.llama.frames import Load
 from runtimes.llama.pooling import Pooling
 
@@ -76,6 +76,23 @@ class LoadedModel:
             raise _unfit(path, "is an encoder that does not say how it pools")
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._end_tokens: tuple[int, ...] | None = None
+
+    def add(self, path: bytes, scale: float, context: Handle) -> None:
+        """Have an adapter's part in all that `context` computes. Raises RuntimeFailure
+        `invalid_model`.
+        """
+        self.log.clear()
+        adapter = self._llama.llama_adapter_lora_init(self.handle, path)
+        if adapter:
+            adapters = (self._llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+            scales = (ctypes.c_float * 1)(scale)
+            if self._llama.llama_set_adapters_lora(context, adapters, 1, scales) == 0:
+                return
+        raise RuntimeFailure(
+            "invalid_model",
+            f"{os.fsdecode(path)} is no LoRA adapter for this model "
+            f"({self.log.last_error() or 'no reason given'}); name one that was made for it",
+        )
 
     @property
     def gpu_offload(self) -> bool:

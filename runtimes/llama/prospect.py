@@ -5,8 +5,6 @@ import importlib.util
 import pathlib
 from collections.abc import Iterable
 
-import psutil
-
 from runtimes import hardware
 from runtimes.base import ModelCard
 from runtimes.llama.fit import capacity_of, needed_room
@@ -30,19 +28,26 @@ class Prospect:
     """With an empty content hash while that is not known."""
     slots: int
     need: Room
+    memory_bytes: int
+    """What the estimate, and so the worker, plans with; 0: unknown."""
     identity: str
     """Of the files, for the cache of hashes."""
 
 
-def look(settings: LlamaSettings, hashes: HashCache | None) -> Prospect:
-    """Read what the files say. Blocking: a fraction of a second. Raises RuntimeFailure
-    `invalid_model`, and OSError.
+def look(
+    settings: LlamaSettings, hashes: HashCache | None, limit_bytes: int | None = None
+) -> Prospect:
+    """Read what the files say. `limit_bytes`: what models may take of the memory. Blocking: a
+    fraction of a second. Raises RuntimeFailure `invalid_model`, and OSError.
     """
-    identity = file_identity(settings.path)
+    identity = file_identity(settings.path, settings.lora)
     size_bytes = model_bytes(settings.path)
+    added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
     shape = Shape.of(read_metadata(settings.path))
     gpu = has_gpu_build() and bool(hardware.gpus())
-    available = int(psutil.virtual_memory().available)
+    available = hardware.available_memory_bytes()
+    if limit_bytes is not None:
+        available = min(available or limit_bytes, limit_bytes)
     capacity = capacity_of(shape, settings, available=available, gpu=gpu)
     content_hash = settings.content_hash
     if content_hash is None and hashes is not None:
@@ -60,7 +65,8 @@ def look(settings: LlamaSettings, hashes: HashCache | None) -> Prospect:
             tasks=(shape.pooling.task,),
         ),
         slots=capacity.slots,
-        need=needed_room(shape, settings, size_bytes, capacity, gpu=gpu),
+        need=needed_room(shape, settings, size_bytes + added_bytes, capacity, gpu=gpu),
+        memory_bytes=available,
         identity=identity,
     )
 

@@ -26,9 +26,9 @@ from runtimes.base import (
 from runtimes.embedding import Vector
 from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
+from runtimes.llama.adapter import whole_hash
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.link import WorkerEnd, WorkerLink
-from runtimes.llama.model_file import content_hash
 from runtimes.llama.prospect import RUNTIME_NAME, Prospect, look
 from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
@@ -226,7 +226,11 @@ class LlamaRuntime(Runtime):
         """Read what the file says of itself now. Raises RuntimeFailure `invalid_model`."""
         try:
             self._prospect = await trio.to_thread.run_sync(
-                look, self._settings, self._hashes, abandon_on_cancel=True
+                look,
+                self._settings,
+                self._hashes,
+                self._residence.memory.limit_bytes,
+                abandon_on_cancel=True,
             )
         except OSError as error:
             raise RuntimeFailure(
@@ -237,12 +241,14 @@ class LlamaRuntime(Runtime):
 
     async def _identify(self) -> None:
         """Find out the hash of a model that nobody loads yet: without one it is not offered."""
-        prospect, path = self._prospect, self._settings.path
+        prospect, settings = self._prospect, self._settings
         if prospect is None or prospect.card.content_hash:
             return
         async with self._residence.memory.reading:
             try:
-                found = await trio.to_thread.run_sync(content_hash, path, abandon_on_cancel=True)
+                found = await trio.to_thread.run_sync(
+                    whole_hash, settings.path, settings.lora, abandon_on_cancel=True
+                )
             except OSError as error:
                 self._residence.note_fit(f"its file cannot be read ({error.strerror})")
                 return
@@ -251,8 +257,9 @@ class LlamaRuntime(Runtime):
 
     async def _note_hash(self, prospect: Prospect, found: str) -> None:
         """The files that were looked at have this hash, unless they were exchanged meanwhile."""
+        settings = self._settings
         try:
-            identity = await trio.to_thread.run_sync(file_identity, self._settings.path)
+            identity = await trio.to_thread.run_sync(file_identity, settings.path, settings.lora)
         except OSError:
             return
         if identity != prospect.identity:
@@ -260,7 +267,7 @@ class LlamaRuntime(Runtime):
         if self._prospect is not None:
             card = dataclasses.replace(self._prospect.card, content_hash=found)
             self._prospect = dataclasses.replace(self._prospect, card=card)
-        if self._hashes is not None and self._settings.content_hash is None:
+        if self._hashes is not None and settings.content_hash is None:
             await trio.to_thread.run_sync(self._hashes.keep, identity, found)
 
     async def _keep_up(self) -> RuntimeFailure:
@@ -314,7 +321,8 @@ class LlamaRuntime(Runtime):
         assert self._prospect is not None
         known_hash = self._prospect.card.content_hash or None
         settings = dataclasses.replace(self._settings, content_hash=known_hash)
-        self._link = link = WorkerLink(settings, on_ready=ready)
+        memory_bytes = self._prospect.memory_bytes
+        self._link = link = WorkerLink(settings, memory_bytes=memory_bytes, on_ready=ready)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._after_ready, became_ready, self._prospect)
             try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtimes import hardware
 from runtimes.base import RuntimeFailure
+from runtimes.llama.adapter import Adapter
 from runtimes.llama.model_file import (
     HASH_CHARACTERS,
     check_model_file,
@@ -35,7 +36,7 @@ INTEGERS = {
 KEEP_ALIVE_S = 300
 SWITCHES = ("reproducible", "flash_attention", "pin")
 TEXTS = ("name", "content_hash")
-OPTIONS = (*INTEGERS, *TEXTS)
+OPTIONS = (*INTEGERS, *TEXTS, "lora")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,8 @@ class LlamaSettings:
     """Layers that a GPU build puts on the GPU; -1: all."""
     content_hash: str | None = None
     """None: the worker computes it while it loads."""
+    lora: Adapter | None = None
+    """Added to the weights."""
     slots: int | None = None
     """Requests that run at a time; None: by the model's size and the memory."""
     kv_tokens: int | None = None
@@ -119,6 +122,8 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
     content_hash = options.get("content_hash")
     if content_hash is not None and not is_content_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
+    if "lora" in options:
+        values["lora"] = Adapter.of(options["lora"])
     return values | {option: options[option] for option in TEXTS if option in options}
 
 

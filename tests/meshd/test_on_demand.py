@@ -1,7 +1,7 @@
 """Requests for a model that has to be loaded first: who waits, who is told, what they hold."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
@@ -12,7 +12,7 @@ from meshd.local_models import LocalModels, local_row
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.requester import ANYBODY, Requester
-from runtimes.base import GenerateRequest, ModelCard
+from runtimes.base import GenerateRequest, ModelCard, RuntimeFailure
 from runtimes.room import Room
 from runtimes.standing import ModelState, Standing
 from tests.meshd.played_runtime import PlayedRuntime
@@ -30,6 +30,10 @@ class Shelved(PlayedRuntime):
         self.reason = ""
         self.wishes = 0
         self.held = 0
+
+    @property
+    def card(self) -> ModelCard | None:
+        return None if self.state is ModelState.UNUSABLE else super().card
 
     @property
     def standing(self) -> Standing:
@@ -55,6 +59,16 @@ class Shelved(PlayedRuntime):
             yield
         finally:
             self.held -= 1
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """To its end, which comes at once."""
+
+    async def timed() -> None:
+        with trio.fail_after(10):
+            await main()
+
+    trio.run(timed)
 
 
 class House:
@@ -92,13 +106,13 @@ def test_a_request_waits_until_the_model_is_loaded_and_holds_it() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(house.ask)
             await wait_all_tasks_blocked()
-            assert house.admitting.load == Load(1, 0, 1)
+            assert house.admitting.load == Load(1, 0, 0)
             assert (house.runtime.held, house.events) == (1, [])
             house.now(ModelState.READY)
         assert len(house.events) == 4
         assert house.runtime.held == 0
 
-    trio.run(main)
+    run(main)
 
 
 def test_who_does_not_wait_is_told_when_to_come_again_and_has_it_loaded() -> None:
@@ -116,7 +130,7 @@ def test_who_does_not_wait_is_told_when_to_come_again_and_has_it_loaded() -> Non
         await house.ask(Requester(is_impatient=True))
         assert len(house.events) == 4
 
-    trio.run(main)
+    run(main)
 
 
 def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
@@ -137,7 +151,24 @@ def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
             house.now(ModelState.READY)
         assert len(house.events) == 4
 
-    trio.run(main)
+    run(main)
+
+
+def test_when_it_cannot_be_had_at_all_who_asks_is_told_why() -> None:
+    """Who waits, and who comes later."""
+
+    async def main() -> None:
+        house = House()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            house.now(ModelState.UNUSABLE, "it needs 9.0 GB")
+        assert house.refused[0].code == "unavailable"
+        assert house.refused[0].message.endswith("not loaded any more: it needs 9.0 GB")
+        with pytest.raises(RuntimeFailure, match=r"does not serve 'm' now: it needs 9\.0 GB"):
+            await house.ask()
+
+    run(main)
 
 
 def test_nothing_is_loaded_for_a_request_that_is_refused_anyway() -> None:
@@ -149,7 +180,7 @@ def test_nothing_is_loaded_for_a_request_that_is_refused_anyway() -> None:
         assert [refused.code for refused in house.refused] == ["wait_too_long"]
         assert house.runtime.wishes == 0
 
-    trio.run(main)
+    run(main)
 
 
 def test_of_two_with_one_name_the_loaded_one_is_asked() -> None:
@@ -189,8 +220,6 @@ def test_what_is_given_up_is_still_shown() -> None:
     bad.state, bad.reason = ModelState.UNUSABLE, "it is broken"
 
     async def fail(on_change: object) -> None:
-        from runtimes.base import RuntimeFailure
-
         await trio.lowlevel.checkpoint()
         raise RuntimeFailure("invalid_model", "it is broken")
 
@@ -203,7 +232,7 @@ def test_what_is_given_up_is_still_shown() -> None:
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    run(main)
     assert models.cards() == []
     assert [standing.reason for standing in models.standings()] == ["it is broken"]
 

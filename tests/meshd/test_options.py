@@ -19,6 +19,7 @@ from meshd.options import (
     parse_labels,
     parse_models,
     parse_name,
+    parse_size,
     parse_upstreams,
 )
 
@@ -205,3 +206,20 @@ def test_any_text_is_a_duration_or_a_line(text: str) -> None:
         assert 0 < parse_duration_s(text) <= DURATION_S_MAX
     except UserError:
         _refuses(parse_duration_s, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("1MB", 10**6), ("8GB", 8 * 10**9), ("1.5 tb", 1_500 * 10**9), ("0.001GB", 10**6)],
+)
+def test_sizes_are_read_with_their_unit(text: str, size_bytes: int) -> None:
+    """As disks and people count: powers of ten, in any case."""
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "GB", "8 KB", "8GiB", "-1GB", "0.5MB", "1e3GB", "9999999TB", "8GB\n"]
+)
+def test_other_sizes_are_refused(text: str) -> None:
+    """Too small ones, too."""
+    assert "such as 8GB" in _refuses(parse_size, text)

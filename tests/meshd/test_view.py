@@ -1,5 +1,6 @@
 """What this node believes, as users see it; whatever others offer, it stays plain and bounded."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -244,7 +245,13 @@ def test_models_are_listed_by_name_with_their_nodes() -> None:
         "tasks": ["generate"],
         "nodes": ["n1", "n2"],
         "loaded": ["n1", "n2"],
+        "ready_in_s": 0.0,
     }
+    seen.offer(1, KEY, advertisement.encode_model(dataclasses.replace(CARD, load_ms=2_500)))
+    row = seen.view.models()[1]
+    assert (row["nodes"], row["loaded"], row["ready_in_s"]) == (["n1", "n2"], ["n2"], 0.0)
+    seen.offer(2, KEY, advertisement.encode_model(dataclasses.replace(CARD, load_ms=9_000)))
+    assert seen.view.models()[1]["ready_in_s"] == 2.5
     seen.offer(1, KEY, b"")
     seen.offer(2, KEY, b"")
     assert [row["name"] for row in seen.view.models()] == ["another"]

@@ -532,8 +532,13 @@ def test_when_the_model_cannot_be_loaded_nobody_waits_on() -> None:
 def test_a_load_says_nothing_about_waits() -> None:
     """Else they would be foretold as long as a load, ever after."""
     machine = Machine()
+    machine.ask("before", claim())
+    machine.finish_one()
     machine.admission.resize(1, 100 * SECOND)
-    machine.ask("a", claim())
-    machine.now = 100 * SECOND
+    for name in "abc":
+        machine.ask(name, claim())
+    machine.now += 100 * SECOND
     machine.admission.resize(1)
+    machine.decide()
+    machine.names(3)
     assert machine.admission._times.expected_ns(SECOND) == SECOND

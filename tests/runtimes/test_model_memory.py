@@ -79,7 +79,12 @@ class House:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """With a clock that jumps over waits."""
-    trio.run(test, clock=MockClock(autojump_threshold=0.01))
+
+    async def timed() -> None:
+        with trio.fail_after(10_000):
+            await test()
+
+    trio.run(timed, clock=MockClock(autojump_threshold=0.01))
 
 
 def test_at_the_start_models_are_loaded_in_their_order_while_they_fit() -> None:
@@ -137,6 +142,21 @@ def test_the_longest_unused_leave_and_no_more_than_needed() -> None:
         await house.memory.enter(large)
         # The old one has to leave too, or else the large one finds no room beside it and the new.
         assert [m.unloaded for m in (old, older, recent)] == [1, 1, 1]
+
+    run(test)
+
+
+def test_nobody_leaves_in_vain() -> None:
+    """What a small one would bring is not needed when a larger one has to leave anyway."""
+
+    async def test() -> None:
+        small, large = model("small", 1, used_at=1.0), model("large", 6, used_at=2.0)
+        new = model("new", 8)
+        house = House(10, small, large, new)
+        assert await house.start() == ["small", "large"]
+        small.is_idle = large.is_idle = True
+        await house.memory.enter(new)
+        assert (small.unloaded, large.unloaded) == (0, 1)
 
     run(test)
 

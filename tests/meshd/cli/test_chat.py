@@ -39,7 +39,15 @@ def gateway(home: Home) -> Iterator[FakeGateway]:
     with gateway_running() as gateway:
         handlers = {
             "gateway": answering(door(gateway.url)),
-            "models": answering({"models": [EMBEDDER, {"name": "demo"}, {"name": "qwen"}]}),
+            "models": answering(
+                {
+                    "models": [
+                        EMBEDDER,
+                        {"name": "demo", "ready_in_s": 0.0},
+                        {"name": "qwen", "ready_in_s": 41},
+                    ]
+                }
+            ),
         }
         with daemon_on(home, handlers):
             yield gateway
@@ -66,10 +74,22 @@ def test_an_answer_is_printed_and_its_node_named_beside(
     assert said.err == "(demo on far)\n"
 
 
-def test_the_model_can_be_chosen(home: Home, gateway: FakeGateway) -> None:
+@pytest.mark.parametrize("model", ["demo", "unheard-of"])
+def test_the_model_can_be_chosen(home: Home, gateway: FakeGateway, model: str) -> None:
     """--model goes to the gateway as it is; the gateway knows what there is."""
+    assert _chat(home, "Hi", "--model", model) == 0
+    assert gateway.asked[0]["model"] == model
+
+
+def test_who_waits_for_a_load_is_told_so(
+    home: Home, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And how long it takes, before the answer."""
     assert _chat(home, "Hi", "--model", "qwen") == 0
     assert gateway.asked[0]["model"] == "qwen"
+    said = capsys.readouterr()
+    assert said.out == "Hello\n"
+    assert said.err.startswith("(qwen is loaded first, which takes about 41 s)\n")
 
 
 def test_json_is_one_object(
@@ -243,7 +263,7 @@ def test_a_gateway_out_of_reach_is_one_line_and_1(
     url: str, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The daemon may be wrong about its gateway; the person reads which address failed."""
-    with daemon_on(home, {"gateway": answering(door(url))}):
+    with daemon_on(home, {"gateway": answering(door(url)), "models": answering({"models": []})}):
         assert _chat(home, "Hi", "--model", "x") == 1
     assert url in capsys.readouterr().err
 
@@ -302,7 +322,7 @@ def test_the_owners_key_is_shown_to_the_gateway_that_the_daemon_names(
     with gateway_running(context) as gateway:
         for fingerprint, code in ((right, 0), ("ab" * 32, 1), (None, 1)):
             told = {"url": gateway.url, "key": "meshd-sk-x", "fingerprint": fingerprint}
-            with daemon_on(home, {"gateway": answering(told)}):
+            with daemon_on(home, {"gateway": answering(told), "models": answering({"models": []})}):
                 assert _chat(home, "Hi", "--model", "demo") == code
     assert gateway.keys == ["Bearer meshd-sk-x"]
     said = capsys.readouterr()
