@@ -98,7 +98,7 @@ class Candidates:
     def _why_not(self, node: NodeId, model: str, like: ModelCard | None) -> str:
         if not self._view.is_alive(node):
             return "it is under suspicion"
-        card = self._view.card(node, model)
+        card = None if like is None else self._view.card(node, model)
         if like is None or card is None:
             return ""
         if card.content_hash != like.content_hash:
