@@ -145,6 +145,11 @@ DEMONSTRATION = "meshd demo"
 PAIRING = "meshd pair"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
 MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
+POLICIES_BENCHMARK = (
+    "python -m tests.benchmarks.policies --nodes 1000 --seconds 20 --seeds 10 --load-age 1 5 "
+    "--policies meshd least_loaded round_robin"
+)
+GARAGE_BENCHMARK = "python -m tests.benchmarks.garage"
 SUITE = "python -m pytest "
 PLAIN_INSTALLATION = "pip install ."
 SIMULATIONS = {
@@ -176,6 +181,8 @@ def test_every_command_is_run_somewhere() -> None:
         PAIRING,
         BENCHMARK,
         MEMBERSHIP_BENCHMARK,
+        POLICIES_BENCHMARK,
+        GARAGE_BENCHMARK,
         PLAIN_INSTALLATION,
         *SIMULATIONS,
     }
