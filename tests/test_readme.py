@@ -81,6 +81,7 @@ WAYS = {
     f"meshd up --upstream {SHOWN_UPSTREAM}": Way(machine="beta", shows="mesh"),
     "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
     "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
+    "meshd models --local": Way(machine="alpha", shows="words", models=("m", "words")),
     "meshd status": Way(machine="beta", shows="functions"),
     "meshd events": Way(machine="beta", shows="alive"),
     "meshd chat": Way(machine="beta", typed="Hello?\n"),
@@ -347,7 +348,7 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
         values |= {"CERTIFICATE": str(certificate), "PRIVATE": str(private)}
         words = ["up"]
         for option, value in UP_OPTIONS.items():
-            filled = re.sub("[A-Z]+", lambda found: values[found[0]], value)
+            filled = re.sub(r"(?<!\d)[A-Z]{2,}", lambda found: values[found[0]], value)
             words += [option, filled] if filled else [option]
         three["beta"].up(words)
         three["alpha"].wait_models("words", "m")
