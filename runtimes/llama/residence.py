@@ -72,6 +72,7 @@ class Residence:
         if not self.is_idle:
             return False
         self._is_leaving = True
+        self.is_loaded = False  # who comes from now on waits until it is back
         self._scope.cancel()
         await self._gone.wait()
         return True
