@@ -121,7 +121,7 @@ EVERYWHERE = {"--home DIR", "--json"}
 """Options that the commands above are all run with."""
 UP_OPTIONS = {
     "--model": "test:words",
-    "--model-memory": "8GB",
+    "--model-memory": "8gb",
     "--upstream": "URL",
     "--join": "TOKEN",
     "--name": "upstairs",
