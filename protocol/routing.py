@@ -15,6 +15,9 @@ from protocol.speeds import Speed
 UNKNOWN_ROUND_TRIP_NS: Final = 100_000_000
 """What is assumed of a member that was not measured yet: far, so that it never ties with us."""
 LOWEST_TIER: Final = 3
+SLOTS_BELIEVED_MAX: Final = 64
+"""Nobody can look whether a node has the slots that it tells of, and who has many is asked for
+much: so many at most, whatever it tells."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,17 @@ class Candidate:
     def distance_ns(self) -> int:
         """The round trip, or what is assumed for it."""
         return UNKNOWN_ROUND_TRIP_NS if self.round_trip_ns is None else self.round_trip_ns
+
+
+def believed(load: Load | None) -> Load | None:
+    """Of what a node tells of its load, what counts in a ranking: one with more slots than are
+    believed is as busy, slot for slot, as it says.
+    """
+    if load is None or load.slots <= SLOTS_BELIEVED_MAX:
+        return load
+    slots = SLOTS_BELIEVED_MAX
+    running = -(-load.running * slots // load.slots)  # up: one that is full stays full
+    return Load(load.queued * slots // load.slots, running, slots)
 
 
 def alive(candidates: Sequence[Candidate]) -> list[Candidate]:
