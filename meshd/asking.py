@@ -48,6 +48,7 @@ and nobody who waits to be connected shall wait for that."""
 CONNECTING_MAX: Final = 8
 """Connections to one member that are made at a time. When a node is lost, all that it had under way
 goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
+TIMEOUT: Final = "timeout"
 TIME_IS_OVER: Final = "The request's time is over."
 RETRY_S_MAX: Final = 3_600.0
 """Of what a peer says when to ask again."""
@@ -229,7 +230,7 @@ class Asking:
             return await anext(source, None)
         now = trio.current_time()
         if now >= deadline:
-            raise AttemptFailed("timeout", TIME_IS_OVER)
+            raise AttemptFailed(TIMEOUT, TIME_IS_OVER)
         if now >= until:
             raise AttemptFailed("unavailable", f"nothing came of it for {limit_s:.0f} s")
         raise AttemptFailed("unavailable", "it is gone", is_unreached=True)

@@ -47,6 +47,8 @@ class Timing:
     output_tokens: int
     rest_s: float
     """From the first token to the end."""
+    waited_s: float
+    """Of that, for the node; the others the app took its time to read."""
 
 
 class Choosing:
@@ -159,6 +161,7 @@ class Choosing:
                 first_ns=first_ns,
                 output_tokens=timing.output_tokens,
                 rest_ns=int(timing.rest_s * 1e9),
+                waited_ns=int(timing.waited_s * 1e9),
             )
             self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
         served = self._served.pop(node, 0) + timing.prompt_tokens + timing.output_tokens

@@ -60,6 +60,12 @@ class Candidate:
         return known * 1000 // max(1, load.slots)
 
     @property
+    def has_slot(self) -> bool:
+        """Whether a new request need wait neither for a slot nor for the model, as told."""
+        is_free = self.load is not None and self.load.slots > 0 and self.busy_milli < 1000
+        return is_free and not self.load_ns
+
+    @property
     def distance_ns(self) -> int:
         """The round trip, or what is assumed for it."""
         return UNKNOWN_ROUND_TRIP_NS if self.round_trip_ns is None else self.round_trip_ns

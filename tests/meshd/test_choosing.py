@@ -53,6 +53,7 @@ class House:
             first_s=token_ms / 10,
             output_tokens=100,
             rest_s=99 * token_ms / 1000,
+            waited_s=99 * token_ms / 1000,
         )
         self.choosing.begun(node, request)
         self.choosing.answered(node, request, timing)
@@ -161,7 +162,9 @@ def test_who_embeds_faster_is_asked_first() -> None:
     request = EmbedRequest(model="m", texts=("a" * 4_000,))
     expected = house.choosing.demand(_chat("hi"), OPTIONS).output_tokens
     for node, first_s in ((ONE, 2.0), (TWO, 1.0)):
-        timing = Timing(prompt_tokens=1_000, first_s=first_s, output_tokens=0, rest_s=0.0)
+        timing = Timing(
+            prompt_tokens=1_000, first_s=first_s, output_tokens=0, rest_s=0.0, waited_s=0.0
+        )
         house.choosing.answered(node, request, timing)
     assert house.first(request) == {TWO}
     assert house.choosing.demand(_chat("hi"), OPTIONS).output_tokens == expected
