@@ -142,7 +142,9 @@ def test_nobody_waits_for_ever_for_a_turn(handshake_s: float, asked: int) -> Non
 
         async def ask() -> None:
             with pytest.raises(AttemptFailed) as caught:
-                async for _ in asking.ask(ONE, Kind.REQUEST, Ask("ab", 1_000, b""), ("queue_full",)):
+                async for _ in asking.ask(
+                    ONE, Kind.REQUEST, Ask("ab", 1_000, b""), ("queue_full",)
+                ):
                     pass
             failures.append(caught.value)
 
