@@ -196,6 +196,21 @@ def test_a_worker_that_is_killed_while_it_loads_costs_no_request(pair: Pair) -> 
     trio.run(main)
 
 
+def test_a_request_that_comes_while_the_model_leaves_waits_until_it_is_back(pair: Pair) -> None:
+    """It is not given to the worker that ends."""
+
+    async def main() -> None:
+        async with pair.served(), trio.open_nursery() as nursery:
+            nursery.start_soon(pair.warm._residence.unload)
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
+            assert pair.warm.worker_pid is not None
+            assert pair.states[0] == ModelState.LOADING
+            assert len((await complete(pair.warm, ask(4))).ids) == 4
+
+    trio.run(main)
+
+
 def test_a_model_that_cannot_fit_is_not_offered(pair: Pair) -> None:
     """It says what it needs and what there is, and a request is refused with that."""
     pair.limit_bytes = 10_000_000
