@@ -45,8 +45,6 @@ LOOK_AFTER_S: Final = 0.25
 """The first pause between two rounds; twice as long each time ..."""
 LOOK_AFTER_S_MAX: Final = 1.0
 """... up to this."""
-OVERTAKEN: Final = "overtaken"
-"""What became of an attempt when another one began first."""
 _REASONS_MAX: Final = 8
 """Failed attempts that an error names."""
 
@@ -133,7 +131,8 @@ class Forwarding:
         for each in others:
             each.tried.ended_at = trio.current_time()
             if each.failure is None:
-                each.tried.code, each.tried.reason = OVERTAKEN, "another node began first"
+                each.tried.code, each.tried.reason = "overtaken", "another node began first"
+                self._note_if_late(each)
             elif best.failure is not None:
                 self._judge(each, each.failure)
             else:
@@ -186,19 +185,22 @@ class Forwarding:
                     yield each
 
     def _end_runs(self) -> None:
-        """Nothing more comes of those under way. One that gave nothing until it was late, and then
-        nobody waited for it any more, has failed as one that says so: else who swallows requests
-        would be asked first for ever.
-        """
+        """Nothing more comes of those under way."""
         now = trio.current_time()
-        for place, run in enumerate(self._runs):
-            tried = run.tried
-            tried.ended_at = tried.ended_at or now
-            if run.has_given or tried.code not in ("", TIMEOUT, OVERTAKEN):
-                continue
-            late_s = late_after_s(self._ranked, place, self._demand())
-            if tried.ended_at - tried.asked_at >= late_s:
-                self._means.choosing.failed(tried.node)
+        for run in self._runs:
+            run.tried.ended_at = run.tried.ended_at or now
+            if run.tried.code in ("", TIMEOUT):
+                self._note_if_late(run)
+
+    def _note_if_late(self, run: Run) -> None:
+        """One that gave nothing until it was late, and then nobody waited for it any more, has
+        failed as one that says so: else who swallows requests would be asked first for ever.
+        """
+        if run.has_given:
+            return
+        late_s = late_after_s(self._ranked, self._runs.index(run), self._demand())
+        if trio.current_time() - run.tried.asked_at >= late_s:
+            self._means.choosing.failed(run.tried.node)
 
     def _demand(self) -> Demand:
         return self._means.choosing.demand(self._request, self._options)
