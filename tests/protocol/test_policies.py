@@ -19,7 +19,7 @@ from protocol.policies import (
     expected,
     expected_of_all,
 )
-from protocol.routing import Candidate
+from protocol.routing import Candidate, believed
 from protocol.speeds import UNKNOWN, Speed
 
 MS = 10**6
@@ -290,3 +290,14 @@ def test_fair_share_is_by_what_each_has_done() -> None:
     slow = _candidate(2, speed=SLOW, served_tokens=100)
     assert _order("fair_share", slow, fast) == [1, 2]
     assert _order("fair_share", dataclasses.replace(slow, served_tokens=10), fast) == [2, 1]
+
+
+@pytest.mark.parametrize("load", [Load(0, 2**31, 2**31), Load(0, 1_000, 1_000)])
+def test_a_lie_about_slots_draws_nobody_to_who_is_slow(load: Load) -> None:
+    """However much it says that it has ended: ten others are a hundred times as fast."""
+    others = [
+        _candidate(n, load=Load(0, 1, 4), load_age_ns=500 * MS, speed=FAST) for n in range(10)
+    ]
+    slow = Speed(100 * FAST.prefill_ns, 100 * FAST.decode_ns)
+    liar = _candidate(99, load=believed(load), load_age_ns=500 * MS, speed=slow)
+    assert 99 not in _firsts(DEFAULT, *others, liar)
