@@ -29,6 +29,8 @@ TEXT_BYTES_KEPT: Final = 1024
 ITEMS_KEPT: Final = 4_096
 """Of an array of numbers, such as one for each layer; of longer ones only the length is kept."""
 DIMENSIONS_MAX: Final = 8
+WEIGHTS_MAX: Final = 2**62
+"""Of a whole model; what others are told of it must fit into 63 bits."""
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -71,6 +73,8 @@ def read_metadata(path: pathlib.Path) -> Metadata:
             ) from error
         first = first or read
         parameters += read.parameters
+        if parameters >= WEIGHTS_MAX:
+            raise RuntimeFailure("invalid_model", f"{part} has absurdly many weights")
     assert first is not None
     return Metadata(values=first.values, lengths=first.lengths, parameters=parameters)
 
@@ -134,7 +138,7 @@ class _File:
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
         self._skip(4 + 8)
         weights: int = math.prod(sizes)
-        if weights >= 2**62:
+        if weights >= WEIGHTS_MAX:
             raise _Damaged
         return weights
 
