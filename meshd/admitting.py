@@ -224,7 +224,9 @@ class Admitting:
         now = _now_ns()
         ticket = admission.ask(claim, now, now + int(deadline_s * _SECOND))
         if isinstance(ticket, Refusal):
-            if ticket.reason is Reason.LOADING:  # for when it comes again
+            # For when it comes again: no load may fit into its deadline.
+            is_cold = self._models.load_s(request.model) > 0
+            if is_cold and ticket.reason in (Reason.LOADING, Reason.WAIT_TOO_LONG):
                 with self._models.wanted(request.model):
                     pass
             raise NotAdmitted(ticket)

@@ -18,6 +18,8 @@ from runtimes.llama.shape import Shape
 from runtimes.room import Room
 
 RUNTIME_NAME = "llama"
+BYTES_MAX = 2**62
+"""What is told to others must fit into 63 bits."""
 ARCHITECTURE_CHARACTERS_MAX = 64
 """llama.cpp knows none with half as many."""
 GPU_LIBRARIES = ("cuda", "hip", "vulkan", "sycl", "musa")
@@ -32,6 +34,8 @@ class Prospect:
     """With an empty content hash while that is not known."""
     slots: int
     need: Room
+    least: Room
+    """The same without the weights, which are mapped."""
     memory_bytes: int
     """What the estimate, and so the worker, plans with; 0: unknown."""
     identity: str
@@ -58,6 +62,8 @@ def look(
         need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpu=gpu)
     except ArithmeticError as error:
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
+    if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
+        raise _invalid(settings.path, "has sizes that make no sense")
     content_hash = settings.content_hash
     if content_hash is None and hashes is not None:
         content_hash = hashes.find(identity)
@@ -75,6 +81,7 @@ def look(
         ),
         slots=capacity.slots,
         need=need,
+        least=Room(max(0, need.memory_bytes - size_bytes), need.vram_bytes),
         memory_bytes=available,
         identity=identity,
     )

@@ -185,6 +185,21 @@ def test_a_model_of_vectors_says_how_long_texts_may_be(
     assert failed.value.code == "invalid_model"
 
 
+def test_a_model_that_no_machine_could_hold_is_none(tmp_path: pathlib.Path) -> None:
+    """What it needs is told in 63 bits, too."""
+    sizes = {
+        "block_count": 4096,
+        "embedding_length": 2**24 - 1,
+        "attention.head_count": 1,
+        "attention.head_count_kv": 2**24 - 1,
+    }
+    pairs = [pair(f"llama.{key}", 4, struct.pack("<I", size)) for key, size in sizes.items()]
+    path = model_of(tmp_path / "m.gguf", "llama", *pairs, tensors=tensor(64))
+    with pytest.raises(RuntimeFailure, match="sizes") as failed:
+        look(LlamaSettings(path=path, name="m"), None)
+    assert failed.value.code == "invalid_model"
+
+
 @pytest.mark.parametrize("architecture", ["a" * 201, "\x1b[31m"])
 def test_an_architecture_that_others_would_not_read_is_none(
     tmp_path: pathlib.Path, architecture: str
