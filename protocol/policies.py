@@ -331,8 +331,12 @@ class PriorityFirst(Drawing):
         ranked = self._fastest.rank(candidates, demand, rng)
         if demand.priority > 0:
             return ranked
-        idle = [c for c in ranked if c.busy_milli < 1000 and not c.load_ns]
-        others = [c for c in ranked if c not in idle]
+
+        def is_idle(candidate: Candidate) -> bool:
+            return candidate.busy_milli < 1000 and candidate.load_ns == 0
+
+        idle = [c for c in ranked if is_idle(c)]
+        others = [c for c in ranked if not is_idle(c)]
         return _cooled([*reversed(idle), *others], by_time=True)
 
 

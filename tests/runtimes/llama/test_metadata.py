@@ -143,6 +143,45 @@ def test_a_file_that_never_ends_is_given_up(
         read_metadata(path)
 
 
+def split(folder: pathlib.Path, parts: int, content: bytes) -> pathlib.Path:
+    """A model of so many parts, all alike."""
+    for part in range(1, parts + 1):
+        (folder / f"m-{part:05}-of-{parts:05}.gguf").write_bytes(content)
+    return folder / f"m-00001-of-{parts:05}.gguf"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        file(pair("a", 9, array(8, *[text(b"")] * 80))),
+        file(pair("a", 9, array(3, *[bytes(2)] * 80))),
+        file(*[pair("a", 0, b"1")] * 80),
+        file(tensors=80, behind=tensor(1) * 80),
+    ],
+    ids=["texts", "numbers", "pairs", "tensors"],
+)
+def test_items_of_all_parts_have_one_bound(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Each of them costs time and memory, however few bytes it has."""
+    monkeypatch.setattr(metadata, "ITEMS_MAX", 200)
+    for parts in (1, 2):
+        read_metadata(split(tmp_path, parts, content))
+    with pytest.raises(RuntimeFailure, match="damaged"):
+        read_metadata(split(tmp_path, 3, content))
+
+
+def test_bytes_of_all_parts_have_one_bound(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are passed over."""
+    monkeypatch.setattr(metadata, "BYTES_MAX", 250_000)
+    content = file(pair("a", 9, array(3, *[bytes(2)] * 50_000)))
+    read_metadata(split(tmp_path, 2, content))
+    with pytest.raises(RuntimeFailure, match="damaged"):
+        read_metadata(split(tmp_path, 3, content))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_model_or_a_refusal(data: bytes) -> None:
     """And whatever is read has a shape."""
