@@ -8,6 +8,7 @@ import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meshd import local_models
 from meshd.admitting import Admitting, NotAdmitted
 from meshd.local_models import LocalModels, local_row
 from protocol.identity import NodeId
@@ -231,7 +232,7 @@ def test_what_loads_is_waited_for_before_its_identity_is_known() -> None:
     run(main)
 
 
-def test_that_a_model_is_unusable_is_logged_once() -> None:
+def test_that_a_model_is_unusable_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the figures in its reason change."""
     large = Shelved()
     changes: list[str] = []
@@ -252,10 +253,13 @@ def test_that_a_model_is_unusable_is_logged_once() -> None:
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
-    with structlog.testing.capture_logs() as logs:
-        run(main)
+    said = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(local_models, "log", said)
+    run(main)
     assert len(changes) == 3
-    assert [line["event"] for line in logs] == ["model.unusable"]
+    assert [(call.method_name, *call.args) for call in said.calls] == [
+        ("warning", "model.unusable")
+    ]
 
 
 def test_a_row_says_how_a_model_is_doing() -> None:
