@@ -162,7 +162,9 @@ class Admitting:
                             prompt_tokens=count.prompt_tokens,
                             output_tokens=count.output_tokens,
                         )
+                        yields_at = _now_ns()
                         yield event
+                        count.hold(_now_ns() - yields_at)
         finally:
             self._turns.pop(ticket, None)
             if self._on_served is not None and ticket.started_ns is not None and ticket.has_begun:
@@ -177,14 +179,15 @@ class Admitting:
 
     def _measure(self, model: str, ticket: Ticket, count: "_Count") -> None:
         """Learn from a whole answer how fast a model is."""
-        began, first = ticket.started_ns, count.first_ns
-        if not count.is_whole or began is None or first is None or not self._models.slots(model):
+        began, first, end = ticket.started_ns, count.first_ns, count.end_ns
+        if end is None or began is None or first is None or not self._models.slots(model):
             return
         self._speeds.setdefault(model, ServedSpeed()).note(
             prompt_tokens=(count.prompt_tokens or 0) - count.cached_tokens,
             prefill_ns=first - began,
             output_tokens=count.output_tokens,
-            rest_ns=_now_ns() - first,
+            rest_ns=end - first,
+            waited_ns=end - first - count.held_ns,
         )
 
     def _admission(self, model: str) -> Admission:
@@ -270,7 +273,18 @@ class _Count:
     cached_tokens: int = 0
     first_ns: int | None = None
     """When its first token was there."""
-    is_whole: bool = False
+    end_ns: int | None = None
+    """When it was whole."""
+    held_ns: int = 0
+    """Between the two, while its asker had not come back for more."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.end_ns is not None
+
+    def hold(self, ns: int) -> None:
+        if self.first_ns is not None and not self.is_whole:
+            self.held_ns += ns
 
     def add(self, event: GenerateEvent, now: int) -> None:
         """One more event. An upstream tells no ids: each piece counts as one until it ends."""
@@ -285,7 +299,7 @@ class _Count:
                 self.prompt_tokens = event.prompt_tokens + self.continued_tokens
                 self.output_tokens = event.completion_tokens
                 self.cached_tokens = event.cached_tokens
-                self.is_whole = True
+                self.end_ns = now
 
 
 def _now_ns() -> int:

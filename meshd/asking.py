@@ -48,6 +48,10 @@ and nobody who waits to be connected shall wait for that."""
 CONNECTING_MAX: Final = 8
 """Connections to one member that are made at a time. When a node is lost, all that it had under way
 goes on elsewhere at once; were all handshakes begun together, none would be done in time."""
+TURN_S: Final = 10.0
+"""For a turn to be connected. All streams of a lost node have theirs in a fraction of it; one whose
+handshakes each take seconds is no place for so many."""
+TIMEOUT: Final = "timeout"
 TIME_IS_OVER: Final = "The request's time is over."
 RETRY_S_MAX: Final = 3_600.0
 """Of what a peer says when to ask again."""
@@ -87,6 +91,8 @@ class _Turns:
     )
     failed_at: float = -math.inf
     """When nobody answered there last: who waits then need not find out for himself."""
+    connected_at: float = -math.inf
+    """When somebody was connected last."""
 
 
 class Asking:
@@ -181,7 +187,7 @@ class Asking:
         ask: Ask,
         contact_s: float,
     ) -> FrameStream:
-        """Hand the request over. Raises PeerUnreachable and StreamBroken."""
+        """Hand the request over. Raises PeerUnreachable, StreamBroken and AttemptFailed."""
         data = encode_frame(ask)
         short = [data] if len(data) <= SHORT_BYTES else []
         waits_since = trio.current_time()
@@ -194,6 +200,7 @@ class Asking:
                     addresses = self._addresses_of(node)
                     exchange = self._peers.exchange(node, addresses, kind, *short)
                     frames = await stack.enter_async_context(exchange)
+                turns.connected_at = trio.current_time()
             except PeerUnreachable as error:
                 if error.is_refused:
                     turns.failed_at = trio.current_time()
@@ -211,9 +218,19 @@ class Asking:
     @contextlib.asynccontextmanager
     async def _turn(self, node: NodeId) -> AsyncGenerator[_Turns, None]:
         turns = self._turns.setdefault(node, _Turns())
+        waits_since = trio.current_time()
         try:
-            async with turns.places:
+            with trio.move_on_after(TURN_S) as waiting:
+                await turns.places.acquire()
+            if waiting.cancelled_caught:
+                reason = "others are still being connected to it"
+                if turns.connected_at < waits_since:
+                    raise PeerUnreachable(reason)
+                raise AttemptFailed("unavailable", reason)
+            try:
                 yield turns
+            finally:
+                turns.places.release()
         finally:
             if not turns.places.borrowed_tokens and not turns.places.statistics().tasks_waiting:
                 self._turns.pop(node, None)
@@ -229,7 +246,7 @@ class Asking:
             return await anext(source, None)
         now = trio.current_time()
         if now >= deadline:
-            raise AttemptFailed("timeout", TIME_IS_OVER)
+            raise AttemptFailed(TIMEOUT, TIME_IS_OVER)
         if now >= until:
             raise AttemptFailed("unavailable", f"nothing came of it for {limit_s:.0f} s")
         raise AttemptFailed("unavailable", "it is gone", is_unreached=True)

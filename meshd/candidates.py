@@ -117,7 +117,7 @@ class Candidates:
             return "it is under suspicion"
         if not self._is_made_for(node, request):
             return f"its model cannot {request.task}"
-        card = self._view.card(node, request.model)
+        card = None if like is None else self._view.card(node, request.model)
         if like is None or card is None:
             return ""
         if card.content_hash != like.content_hash:

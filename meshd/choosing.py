@@ -47,6 +47,8 @@ class Timing:
     output_tokens: int
     rest_s: float
     """From the first token to the end."""
+    waited_s: float
+    """Of that, for the node; the others the app took its time to read."""
 
 
 class Choosing:
@@ -93,7 +95,7 @@ class Choosing:
         known = [
             dataclasses.replace(
                 candidate,
-                speed=self._speeds.of(candidate.node, request.model) or candidate.speed,
+                speed=self._speeds.of(candidate.node, request.model) or _told_speed(candidate),
                 failed_ago_ns=self._failed_ago_ns(candidate.node, now),
                 is_unreached=self._failed.get(candidate.node, (0.0, False))[1],
                 had_before=candidate.node == home,
@@ -159,6 +161,7 @@ class Choosing:
                 first_ns=first_ns,
                 output_tokens=timing.output_tokens,
                 rest_ns=int(timing.rest_s * 1e9),
+                waited_ns=int(timing.waited_s * 1e9),
             )
             self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
         served = self._served.pop(node, 0) + timing.prompt_tokens + timing.output_tokens
@@ -171,13 +174,21 @@ class Choosing:
 def prompt_estimate(request: Request) -> int:
     """About how many tokens a request's prompt has, or the texts that it embeds."""
     if isinstance(request, EmbedRequest):
-        texts = [*request.texts, *[request.query or ""] * len(request.texts)]
-        size = sum(len(text.encode()) for text in texts)
+        size = sum(len(text.encode()) for text in request.texts)
+        size += len((request.query or "").encode()) * len(request.texts)
         return size // BYTES_PER_TOKEN + sum(map(len, request.token_ids)) + 1
     size = len((request.prompt or "").encode())
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + 1
+
+
+def _told_speed(candidate: Candidate) -> Speed | None:
+    """What a node tells of its speed, unless it has more of our requests than slots and has not
+    answered one: then what is usual has to do, or it would be asked for ever.
+    """
+    slots = candidate.load.slots if candidate.load is not None else 1
+    return candidate.speed if candidate.own_requests <= max(1, slots) else None
 
 
 def _turns_before(request: Request) -> int:

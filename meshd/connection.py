@@ -27,6 +27,7 @@ class Connection:
         self.peer = peer
         self.frames = FrameStream(tls, functools.partial(budget.room, peer))
         self.idle_since = 0.0
+        self._tls = tls
         self._socket = tls.transport_stream.socket
 
     def is_usable(self) -> bool:
@@ -36,7 +37,8 @@ class Connection:
                 selector.register(self._socket.fileno(), selectors.EVENT_READ)
             except (ValueError, OSError):
                 return False
-            return not selector.select(0) and self.frames.is_quiet
+            is_quiet = self.frames.is_quiet and not _has_left_over(self._tls)
+            return is_quiet and not selector.select(0)
 
     def close(self) -> None:
         """Close at once, also from code that cannot wait."""
@@ -46,6 +48,17 @@ class Connection:
         """Close at once; whoever uses it gets StreamBroken, whatever has come already."""
         self.frames.cut()
         self.close()
+
+
+def _has_left_over(tls: trio.SSLStream[trio.SocketStream]) -> bool:
+    """Whether more was read from the socket than decrypted, or decrypted than given out: one read
+    may bring several records, and what a peer sends behind the end of its answer would begin the
+    next one. trio has no name for it that is public; under another, no connection is kept.
+    """
+    try:
+        return bool(tls._incoming.pending or tls._ssl_object.pending())
+    except AttributeError:
+        return True
 
 
 async def secured(

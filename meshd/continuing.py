@@ -17,12 +17,16 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
+from meshd.choosing import BYTES_PER_TOKEN, prompt_estimate
 from runtimes.base import Chunk, Finished, GenerateEvent, ModelCard, Request, Started
 from runtimes.embedding import EMBED, NUMBERS_MAX, EmbedRequest, Vector
+from runtimes.limits import CONTINUED_TOKENS_MAX
 
 FOREIGN_RUNTIMES: Final = ("openai",)
 """Their servers tell no token ids, and may refuse a seed that nobody asked for."""
 SEED_BITS: Final = 63
+TEMPLATE_TOKENS_MAX: Final = 4_096
+"""What a chat template adds to a prompt, where no token ids tell."""
 
 
 class RunUnfit(Exception):
@@ -44,6 +48,8 @@ class Progress:
         self._ids_before = 0
         """Of them, those from before this run."""
         self._is_foreign = False
+        self._bytes = 0
+        """Of the text of a run without ids: no token of it is less than one."""
         self._vectors: list[Vector] = []
         """Of this run."""
         self.finished: Finished | None = None
@@ -121,17 +127,40 @@ class Progress:
                 self._take_vector(event)
                 return ()
             case Chunk():
-                self._ids += event.token_ids
-                self._is_foreign |= not event.token_ids
+                self._take_chunk(event)
                 passed: GenerateEvent = event
             case Finished():
                 self._check_vectors()
-                tokens = self._ids_before + event.completion_tokens
-                self.finished = passed = dataclasses.replace(event, completion_tokens=tokens)
+                self.finished = passed = self._counted(event)
         if self._is_started_told or self._started is None:
             return (*self._vectors, passed)
         self._is_started_told = True
         return (self._started, *self._vectors, passed)
+
+    def _take_chunk(self, chunk: Chunk) -> None:
+        if not chunk.token_ids:
+            self._is_foreign = True
+            self._bytes += max(1, len(chunk.text.encode("utf-8", "surrogatepass")))
+            return
+        left = self._tokens_left()
+        most = CONTINUED_TOKENS_MAX - len(self._ids)
+        if len(chunk.token_ids) > (most if left is None else min(left, most)):
+            raise RunUnfit("it sends more tokens than were asked for")
+        self._ids += chunk.token_ids
+
+    def _counted(self, end: Finished) -> Finished:
+        """The end with the tokens that have come, whatever it claims: they are what is learned
+        from, told to the app, and counted as used.
+        """
+        tokens = len(self._ids)
+        if self._is_foreign:
+            tokens = min(self._ids_before + end.completion_tokens, tokens + self._bytes)
+        prompt = len(self._started.prompt_token_ids) if self._started is not None else 0
+        if not prompt:
+            most = BYTES_PER_TOKEN * prompt_estimate(self._request) + TEMPLATE_TOKENS_MAX
+            prompt = min(end.prompt_tokens, most)
+        cached = min(end.cached_tokens, prompt + self._ids_before)
+        return Finished(end.finish_reason, prompt, tokens, cached)
 
     def _take_vector(self, vector: Vector) -> None:
         request = self._request

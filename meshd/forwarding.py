@@ -16,17 +16,18 @@ import structlog
 import trio
 
 from meshd.answer import Answer, RequestOptions
-from meshd.asking import TIME_IS_OVER, AttemptFailed
+from meshd.asking import TIME_IS_OVER, TIMEOUT, AttemptFailed
 from meshd.attempting import FINAL_CODES, FULL_CODES, LOADING_CODE, Attempting
 from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, RunUnfit
 from meshd.failures import RequestFailed
-from meshd.hedging import Run, first_to_begin, late_s
-from meshd.story import Story, Try
+from meshd.hedging import Run, first_to_begin, late_after_s, late_s
+from meshd.story import Story
 from meshd.view import View
 from meshd.watchdogs import contact_s
 from protocol.identity import NodeId, key_text
+from protocol.policies import Demand
 from protocol.routing import Candidate
 from runtimes.base import Chunk, Finished, GenerateEvent, Request, Started
 
@@ -79,6 +80,9 @@ class Forwarding:
         self._progress = Progress(request)
         self._failures: list[tuple[NodeId, AttemptFailed]] = []
         """Since something came of the request."""
+        self._ranked: Sequence[Candidate] = ()
+        self._runs: list[Run] = []
+        """Those under way, of the best of `_ranked`."""
         self._tried: set[NodeId] = set()
         """Who is not asked in this round."""
         self._patient_until = 0.0
@@ -98,64 +102,68 @@ class Forwarding:
                 self._story.done(ranked)
                 yield ranked
                 return
-            run = await self._start(ranked)
+            self._ranked, self._runs = ranked, []
             try:
+                run = await self._start()
                 async with aclosing(self._passed(run)) as events:
-                    async for event in events:
-                        yield event
-            except AttemptFailed as failure:
-                self._judge(run, failure)
+                    try:
+                        async for event in events:
+                            yield event
+                    except AttemptFailed as failure:
+                        self._judge(run, failure)
             finally:
-                run.tried.ended_at = trio.current_time()
+                self._end_runs()
 
     # ---- one attempt ----
 
-    async def _start(self, ranked: Sequence[Candidate]) -> Run:
+    async def _start(self) -> Run:
         """An attempt at the best of them; or, where that is late to begin and the request is to be
         hedged, at the second one.
         """
-        is_only_chance = len(ranked) == 1 and not self._progress.has_begun
-        within_s = contact_s(ranked[0].distance_ns, is_only_chance=is_only_chance)
-        run = self._run(ranked[0].node, within_s)
+        run = self._run(0)
         if not self._options.may_hedge or self._progress.has_begun:
             return run
-        demand = self._means.choosing.demand(self._request, self._options)
-        after_s = late_s(ranked, demand)
+        after_s = late_s(self._ranked, self._demand())
         if after_s is None:
             return run
-        runs = await first_to_begin(run, lambda: self._run(ranked[1].node, within_s), after_s)
+        runs = await first_to_begin(run, lambda: self._run(1), after_s)
         [best, *others] = sorted(runs, key=lambda each: not each.begun)
         for each in others:
             each.tried.ended_at = trio.current_time()
             if each.failure is None:
                 each.tried.code, each.tried.reason = "overtaken", "another node began first"
+                self._note_if_late(each)
             elif best.failure is not None:
                 self._judge(each, each.failure)
             else:
                 self._note(each, each.failure)
+                self._failed(each, each.failure)
         return best
 
-    def _run(self, node: NodeId, within_s: float) -> Run:
-        """Ask one node; it must be reached `within_s`."""
-        means, progress = self._means, self._progress
+    def _run(self, place: int) -> Run:
+        """Ask one of the best of the candidates."""
+        means, progress, candidate = self._means, self._progress, self._ranked[place]
+        node, model = candidate.node, self._request.model
         tokens_before = progress.tokens if progress.has_begun else 0
-        model = self._request.model
+        card = means.view.card(node, model)
+        is_only_chance = len(self._ranked) == 1 and not progress.has_begun
         events = means.attempting.run(
             node,
-            progress.next_request(means.view.card(node, model)),
+            progress.next_request(card),
             self._options,
             deadline=self._deadline,
             speed=means.choosing.speed(node, model),
-            contact_s=within_s,
+            contact_s=contact_s(candidate.distance_ns, is_only_chance=is_only_chance),
         )
         tried = self._story.begin_try(node, trio.current_time(), tokens_before)
-        return Run(node=node, tried=tried, events=events)
+        self._runs.append(Run(candidate=candidate, card=card, tried=tried, events=events))
+        return self._runs[-1]
 
     async def _passed(self, run: Run) -> AsyncGenerator[GenerateEvent, None]:
         """What one node adds to the answer. Raises AttemptFailed."""
         progress, tried = self._progress, run.tried
         is_continuation = progress.has_begun
-        progress.goes_on_with(self._means.view.card(run.node, self._request.model))
+        progress.goes_on_with(run.card)
         async with aclosing(run.all()) as events:
             async for event in events:
                 now = trio.current_time()
@@ -166,18 +174,39 @@ class Forwarding:
                 if isinstance(event, Started):
                     tried.started_at = tried.started_at or now
                 elif passed and tried.first_at is None:
-                    tried.first_at = now
-                    self._serves(run.node, is_continuation=is_continuation)
+                    tried.first_at, run.waited_s = now, 0.0
+                    self._serves(run, is_continuation=is_continuation)
                 if isinstance(event, Chunk):
                     tried.tokens += len(event.token_ids)
-                elif isinstance(event, Finished):
-                    self._learn(run.node, tried, event, now)
                 if progress.finished is not None:
+                    self._learn(run, progress.finished, now)
                     self._story.done(progress.finished)
                 for each in passed:
                     yield each
 
-    def _serves(self, node: NodeId, *, is_continuation: bool) -> None:
+    def _end_runs(self) -> None:
+        """Nothing more comes of those under way."""
+        now = trio.current_time()
+        for run in self._runs:
+            run.tried.ended_at = run.tried.ended_at or now
+            if run.tried.code in ("", TIMEOUT):
+                self._note_if_late(run)
+
+    def _note_if_late(self, run: Run) -> None:
+        """One that gave nothing until it was late, and then nobody waited for it any more, has
+        failed as one that says so: else who swallows requests would be asked first for ever.
+        """
+        if run.has_given:
+            return
+        late_s = late_after_s(self._ranked, self._runs.index(run), self._demand())
+        if trio.current_time() - run.tried.asked_at >= late_s:
+            self._means.choosing.failed(run.tried.node)
+
+    def _demand(self) -> Demand:
+        return self._means.choosing.demand(self._request, self._options)
+
+    def _serves(self, run: Run, *, is_continuation: bool) -> None:
+        node = run.tried.node
         self._failures.clear()
         self._tried.clear()
         self._patient_until = 0.0
@@ -190,16 +219,20 @@ class Forwarding:
             self.answer.resumed += 1
             self._story.continuations += 1
 
-    def _learn(self, node: NodeId, tried: Try, finished: Finished, now: float) -> None:
+    def _learn(self, run: Run, finished: Finished, now: float) -> None:
+        tried, candidate = run.tried, run.candidate
         assert tried.first_at is not None
         began_at = tried.asked_at if tried.started_at is None else tried.started_at
+        if candidate.has_slot:  # when it says that it begins is its own choice
+            began_at = min(began_at, tried.asked_at + candidate.distance_ns / 1e9)
         timing = Timing(
             prompt_tokens=finished.prompt_tokens + tried.tokens_before,
-            first_s=tried.first_at - began_at,
-            output_tokens=finished.completion_tokens,
+            first_s=max(0.0, tried.first_at - began_at),
+            output_tokens=finished.completion_tokens - tried.tokens_before,
             rest_s=now - tried.first_at,
+            waited_s=run.waited_s,
         )
-        self._means.choosing.answered(node, self._request, timing)
+        self._means.choosing.answered(tried.node, self._request, timing)
 
     # ---- between attempts ----
 
@@ -219,7 +252,7 @@ class Forwarding:
                 return ranked
             now = trio.current_time()
             if now >= self._deadline:
-                raise RequestFailed("timeout", TIME_IS_OVER)
+                raise RequestFailed(TIMEOUT, TIME_IS_OVER)
             if not self._failures and not self._patient_until:
                 self._be_patient(BEGIN_PATIENCE_S)  # all are under suspicion
                 continue
@@ -237,11 +270,11 @@ class Forwarding:
     def _judge(self, run: Run, failure: AttemptFailed) -> None:
         """Remember a failed attempt, and see whether there may be another. Raises RequestFailed."""
         self._note(run, failure)
-        node, has_given = run.node, run.tried.first_at is not None
+        node, has_given = run.tried.node, run.tried.first_at is not None
         has_begun = self._progress.has_begun
-        if failure.code == "timeout" or (failure.code in FINAL_CODES and not has_begun):
+        if failure.code == TIMEOUT or (failure.code in FINAL_CODES and not has_begun):
             raise RequestFailed(failure.code, failure.message) from failure
-        self._means.choosing.failed(node, is_unreached=failure.is_unreached)
+        self._failed(run, failure)
         self._failures.append((node, failure))
         if has_given:
             self._be_patient(PATIENCE_S)
@@ -257,12 +290,15 @@ class Forwarding:
         if not is_only_cut_off or trio.current_time() >= self._patient_until:
             self._tried.add(node)
 
+    def _failed(self, run: Run, failure: AttemptFailed) -> None:
+        self._means.choosing.failed(run.tried.node, is_unreached=failure.is_unreached)
+
     def _note(self, run: Run, failure: AttemptFailed) -> None:
         run.tried.code, run.tried.reason = failure.code, failure.message
         log.info(
             "request.attempt_failed",
             request=self._options.request_id,
-            node=self._means.view.name(run.node),
+            node=self._means.view.name(run.tried.node),
             code=failure.code,
             reason=failure.message,
             tokens=self._progress.tokens,

@@ -140,10 +140,18 @@ def _take_embedding(fields: Fields) -> EmbedRequest:
     return EmbedRequest(
         model=fields.take_text(1_000),
         texts=tuple(_text(item) for item in fields.take_array(limits.TEXTS_MAX)),
-        token_ids=tuple(_token_ids(item) for item in fields.take_array(limits.TEXTS_MAX)),
+        token_ids=_take_texts_ids(fields),
         query=_take_optional_text(fields),
         dimensions=_take_optional_int(fields, 1, limits.DIMENSIONS_MAX),
     )
+
+
+def _take_texts_ids(fields: Fields) -> tuple[tuple[int, ...], ...]:
+    items = fields.take_array(limits.TEXTS_MAX)
+    # Before each is looked at: a body has room for many times what may be asked for.
+    if sum(len(item) for item in items if isinstance(item, tuple)) > limits.TEXT_TOKENS_MAX:
+        raise Refused(DropReason.MALFORMED, "token_ids")
+    return tuple(map(_token_ids, items))
 
 
 def _with_later_fields(request: GenerateRequest, fields: Fields) -> GenerateRequest:

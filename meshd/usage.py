@@ -98,7 +98,9 @@ class Usage:
     async def asking(
         self, answering: AbstractAsyncContextManager[Answer], model: str, options: RequestOptions
     ) -> AsyncGenerator[Answer, None]:
-        """The same answer, counted when it is whole; the seconds are those of waiting for it."""
+        """The same answer, counted when it is whole, with its prompt: each of several answers to a
+        prompt is a request of its own. The seconds are those of waiting for it.
+        """
         identity = options.policy.name if options.policy is not None else ""
         began = trio.current_time()
         async with answering as answer:

@@ -16,7 +16,7 @@ from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission, Role
-from protocol.routing import LOWEST_TIER, Candidate
+from protocol.routing import LOWEST_TIER, Candidate, believed
 from protocol.speeds import Speed
 from runtimes.base import ModelCard
 from runtimes.embedding import TASKS
@@ -282,7 +282,7 @@ class View:
             Candidate(
                 node=node,
                 is_alive=self.is_alive(node),
-                load=self.load(node),
+                load=believed(self.load(node)),
                 load_age_ns=self._load_age_ns(node),
                 tier=self._tier(node),
                 own_requests=own_requests.get(node, 0),

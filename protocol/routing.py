@@ -15,6 +15,9 @@ from protocol.speeds import Speed
 UNKNOWN_ROUND_TRIP_NS: Final = 100_000_000
 """What is assumed of a member that was not measured yet: far, so that it never ties with us."""
 LOWEST_TIER: Final = 3
+SLOTS_BELIEVED_MAX: Final = 64
+"""Nobody can look whether a node has the slots that it tells of, and who has many is asked for
+much: so many at most, whatever it tells."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,26 @@ class Candidate:
         return known * 1000 // max(1, load.slots)
 
     @property
+    def has_slot(self) -> bool:
+        """Whether a new request need wait neither for a slot nor for the model, as told."""
+        is_free = self.load is not None and self.load.slots > 0 and self.busy_milli < 1000
+        return is_free and not self.load_ns
+
+    @property
     def distance_ns(self) -> int:
         """The round trip, or what is assumed for it."""
         return UNKNOWN_ROUND_TRIP_NS if self.round_trip_ns is None else self.round_trip_ns
+
+
+def believed(load: Load | None) -> Load | None:
+    """Of what a node tells of its load, what counts in a ranking: one with more slots than are
+    believed is as busy, slot for slot, as it says.
+    """
+    if load is None or load.slots <= SLOTS_BELIEVED_MAX:
+        return load
+    slots = SLOTS_BELIEVED_MAX
+    running = -(-load.running * slots // load.slots)  # up: one that is full stays full
+    return Load(load.queued * slots // load.slots, running, slots)
 
 
 def alive(candidates: Sequence[Candidate]) -> list[Candidate]:

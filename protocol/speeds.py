@@ -81,12 +81,17 @@ class Speeds:
         first_ns: int,
         output_tokens: int,
         rest_ns: int,
+        waited_ns: int,
     ) -> None:
         """A request was answered: its first token `first_ns` after it had a slot, the others in
-        `rest_ns`.
+        `rest_ns`. Of that `waited_ns` were waited for them, and they waited to be read in what is
+        left: then all that is seen of the node is that it was no faster than the one, and no slower
+        than the other.
         """
         if output_tokens < TOKENS_MIN or prompt_tokens < 1:
             return
+        before = self.of(node, model) or UNKNOWN
+        rest_ns = _within(before.decode_ns * (output_tokens - 1), waited_ns, rest_ns)
         decode_ns = _bounded(rest_ns // (output_tokens - 1))
         self._learn(node, model, _bounded(first_ns // prompt_tokens), decode_ns)
 
@@ -116,12 +121,21 @@ class ServedSpeed:
         self.told: Speed | None = None
 
     def note(
-        self, *, prompt_tokens: int, prefill_ns: int, output_tokens: int, rest_ns: int
+        self,
+        *,
+        prompt_tokens: int,
+        prefill_ns: int,
+        output_tokens: int,
+        rest_ns: int,
+        waited_ns: int,
     ) -> None:
         """A request was served: of its prompt so many tokens were prefilled in so long, and the
-        answer's others followed the first one in `rest_ns`.
+        answer's others followed the first one in `rest_ns`; `waited_ns` of it is not its asker's,
+        as in `Speeds.note`.
         """
         self._prefill.note(prefill_ns, prompt_tokens)
+        decode_ns = self._decode.token_ns or UNKNOWN.decode_ns
+        rest_ns = _within(decode_ns * (output_tokens - 1), waited_ns, rest_ns)
         self._decode.note(rest_ns, output_tokens - 1)
 
     def news(self, now: int) -> Speed | None:
@@ -174,5 +188,9 @@ def typical(speeds: Iterable[Speed | None]) -> Speed:
     return Speed(prefill[len(known) // 2], decode[len(known) // 2])
 
 
+def _within(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
 def _bounded(value: int) -> int:
-    return min(max(value, _NS_MIN), _NS_MAX)
+    return _within(value, _NS_MIN, _NS_MAX)

@@ -12,7 +12,8 @@ from runtimes.base import ChatMessage, GenerateRequest, ModelCard, Request, Runt
 from runtimes.embedding import EmbedRequest
 
 PROMPT_BYTES_MAX = 8 * 1024 * 1024
-"""All text of one request as UTF-8; about two million tokens."""
+"""All text of one request as UTF-8, a query once for each text that it ranks; about two million
+tokens."""
 MESSAGES_MAX = 10_000
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 256
@@ -79,9 +80,14 @@ def _check_embedding(request: EmbedRequest) -> None:
         raise _bad("give either texts or token ids")
     if request.count > TEXTS_MAX:
         raise _bad(f"{request.count} texts are too many; send {TEXTS_MAX} at most")
-    texts = [*request.texts, request.query or ""]
-    if sum(map(_utf8_bytes, texts)) > PROMPT_BYTES_MAX:
-        raise _bad(f"the texts have more than {PROMPT_BYTES_MAX} bytes together; send fewer")
+    # The query is worked at beside each text: a long one and many texts are a product.
+    size = sum(map(_utf8_bytes, request.texts))
+    size += _utf8_bytes(request.query or "") * max(1, len(request.texts))
+    if size > PROMPT_BYTES_MAX:
+        beside = "" if request.query is None else ", with the query beside each"
+        raise _bad(
+            f"the texts have more than {PROMPT_BYTES_MAX} bytes together{beside}; send fewer"
+        )
     if sum(map(len, request.token_ids)) > TEXT_TOKENS_MAX:
         raise _bad(f"the texts have more than {TEXT_TOKENS_MAX} tokens together; send fewer")
     for ids in request.token_ids:

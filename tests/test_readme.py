@@ -81,6 +81,7 @@ WAYS = {
     f"meshd up --upstream {SHOWN_UPSTREAM}": Way(machine="beta", shows="mesh"),
     "meshd nodes": Way(machine="beta", shows="alpha", models=("m", "words")),
     "meshd models": Way(machine="alpha", shows="words", models=("m", "words")),
+    "meshd models --local": Way(machine="alpha", shows="words", models=("m", "words")),
     "meshd status": Way(machine="beta", shows="functions"),
     "meshd events": Way(machine="beta", shows="alive"),
     "meshd chat": Way(machine="beta", typed="Hello?\n"),
@@ -120,7 +121,7 @@ EVERYWHERE = {"--home DIR", "--json"}
 """Options that the commands above are all run with."""
 UP_OPTIONS = {
     "--model": "test:words",
-    "--model-memory": "8GB",
+    "--model-memory": "8gb",
     "--upstream": "URL",
     "--join": "TOKEN",
     "--name": "upstairs",
@@ -145,6 +146,11 @@ DEMONSTRATION = "meshd demo"
 PAIRING = "meshd pair"
 BENCHMARK = "python -m tests.benchmarks.request_cost"
 MEMBERSHIP_BENCHMARK = "python -m tests.benchmarks.membership death"
+POLICIES_BENCHMARK = (
+    "python -m tests.benchmarks.policies --nodes 1000 --seconds 20 --seeds 10 --load-age 1 5 "
+    "--policies meshd least_loaded round_robin"
+)
+GARAGE_BENCHMARK = "python -m tests.benchmarks.garage"
 SUITE = "python -m pytest "
 PLAIN_INSTALLATION = "pip install ."
 SIMULATIONS = {
@@ -176,6 +182,8 @@ def test_every_command_is_run_somewhere() -> None:
         PAIRING,
         BENCHMARK,
         MEMBERSHIP_BENCHMARK,
+        POLICIES_BENCHMARK,
+        GARAGE_BENCHMARK,
         PLAIN_INSTALLATION,
         *SIMULATIONS,
     }
@@ -340,7 +348,7 @@ def test_the_options_of_up(tmp_path: pathlib.Path) -> None:
         values |= {"CERTIFICATE": str(certificate), "PRIVATE": str(private)}
         words = ["up"]
         for option, value in UP_OPTIONS.items():
-            filled = re.sub("[A-Z]+", lambda found: values[found[0]], value)
+            filled = re.sub(r"(?<!\d)[A-Z]{2,}", lambda found: values[found[0]], value)
             words += [option, filled] if filled else [option]
         three["beta"].up(words)
         three["alpha"].wait_models("words", "m")

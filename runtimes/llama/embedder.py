@@ -166,8 +166,9 @@ class Embedder:
 
     def _tokenized(self, request: Embed) -> list[list[int]]:
         most = self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX
+        query_size = len((request.query or "").encode())
         for index, text in enumerate(request.texts):
-            size = len(text.encode()) + len((request.query or "").encode())
+            size = len(text.encode()) + query_size
             if size > most:
                 raise RuntimeFailure(
                     "context_too_long",
@@ -198,7 +199,10 @@ class Embedder:
             return model.tokens(text, add_special=False, parse_special=False)
 
         before = [*begins, *plain(query), *ends, *between]
-        return [[*before, *plain(text), *ends] for text in texts]
+        pairs = [[*plain(text), *ends] for text in texts]
+        # Before the query is there as often as there are texts.
+        check_tokens([len(before) + len(text) for text in pairs], self.context_tokens)
+        return [[*before, *text] for text in pairs]
 
     def _make_context(self, load: Load) -> Handle:
         parameters = self._llama.llama_context_default_params()

@@ -48,6 +48,8 @@ class Residence:
         self._memory = ModelMemory()
         self._holds = 0
         self._called = trio.Event()
+        self._is_decided = False
+        """It is known whether it is loaded at the start."""
         self._has_room = False
         self._is_leaving = False
         self._is_from_start = False
@@ -111,8 +113,9 @@ class Residence:
 
     @property
     def is_coming(self) -> bool:
-        """It is wanted, and not loaded yet."""
-        return not self.is_loaded and (self._called.is_set() or self._has_room)
+        """It is wanted, or may be loaded at the start, and is not loaded yet."""
+        is_wanted = self._called.is_set() or self._has_room or not self._is_decided
+        return is_wanted and not self.is_loaded
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -136,6 +139,7 @@ class Residence:
     async def begin(self) -> None:
         """Find out whether it is loaded at the start."""
         self._is_from_start = self._has_room = await self._memory.begin(self)
+        self._is_decided = True
         if self._has_room:
             self._called.set()
 
@@ -201,7 +205,7 @@ class Residence:
     def end(self) -> None:
         """It is not served any more."""
         self._memory.leave(self)
-        self._has_room = self.is_loaded = False
+        self._has_room = self.is_loaded = self._is_decided = False
         self._called = trio.Event()
 
     def _touch(self) -> None:

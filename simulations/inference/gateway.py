@@ -308,6 +308,7 @@ class Gateway:
             first_ns=attempt.work.first_ns - attempt.work.started_ns,
             output_tokens=tokens - request.kept_tokens,
             rest_ns=self._world.now - attempt.first_ns,
+            waited_ns=self._world.now - attempt.first_ns,
         )
 
     def _refused(self, attempt: Attempt, code: str) -> None:

@@ -155,6 +155,7 @@ class Server:
             prefill_ns=prefill_ns,
             output_tokens=output_tokens,
             rest_ns=rest_ns,
+            waited_ns=rest_ns,
         )
         is_first = self._speed.told is None
         speed = self._speed.news(self._world.now)

@@ -48,7 +48,9 @@ def _busy(nodes: list[Daemon]) -> list[Daemon]:
 def test_a_node_dies_before_the_first_token(
     three: list[Daemon], number: signal.Signals, *, is_streamed: bool
 ) -> None:
-    """Killed, stopped in its tracks, or told to end: the other one answers, wholly."""
+    """Killed or stopped in its tracks: the other one answers, wholly. Told to end, it may have the
+    time to do so itself.
+    """
     if number == signal.SIGSTOP and not is_streamed:
         pytest.skip("takes as long as the detector; once is enough")
     *nodes, cleo = three
@@ -67,7 +69,9 @@ def test_a_node_dies_before_the_first_token(
         serving.signal(number)
         try:
             [other] = [daemon for daemon in nodes if daemon is not serving]
-            assert answer.result(30.0) == (other.name, 2)
+            name, tokens = answer.result(30.0)
+            assert tokens == 2
+            assert name == other.name or (number == signal.SIGTERM and name == serving.name)
         finally:
             if number == signal.SIGSTOP:
                 serving.signal(signal.SIGCONT)

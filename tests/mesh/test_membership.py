@@ -131,7 +131,9 @@ def test_what_is_printed(standing: list[Daemon]) -> None:
     [model] = bert.cli_json("models")["models"]
     assert (model["name"], model["nodes"]) == ("words", ["anna"])
     assert bert.cli_json("models", "--local") == {"models": []}
-    assert anna.cli_json("models", "--local")["models"] == [model]
+    [local] = anna.cli_json("models", "--local")["models"]
+    assert {key: local[key] for key in model} == model
+    assert (local["state"], local["reason"]) == ("ready", "")
     status = bert.cli_json("status")
     assert status["gateway"] == bert.url
     assert set(status) == set(bert.status())

@@ -1,5 +1,6 @@
 """The one place for a mesh of members that serve one model, and a forwarder that asks them."""
 
+import dataclasses
 import pathlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +24,7 @@ from meshd.serving import Serving
 from meshd.trust.api_keys import KeyPolicy
 from meshd.view import View
 from protocol.config import SECOND
-from protocol.effects import LoadLearned, MembershipChanged
+from protocol.effects import LoadLearned, MembershipChanged, OffersChanged
 from protocol.events import Event, OfferChanged
 from protocol.exchange import Accept, Ask, Data, End, decode_frame, encode_frame
 from protocol.identity import Address, NodeId
@@ -95,12 +96,20 @@ class House:
         key, value = advertisement.model_key(card.name), advertisement.encode_model(card)
         self.mesh.give(index, OfferChanged(key, value))
 
+    def withdraw(self, index: int) -> None:
+        """Member `index` offers its model no more, as the asking one hears."""
+        key = advertisement.model_key("m")
+        log = self.mesh.machines[0].log
+        told = [each for each in log if isinstance(each, OffersChanged) and each.offer.key == key]
+        [last] = [each for each in told if each.node == self.id(index)][-1:]
+        self.view.note(dataclasses.replace(last, offer=dataclasses.replace(last.offer, value=b"")))
+
     def load(self, index: int, running: int) -> None:
         """Member `index` tells how busy it is."""
         if index == 0:
-            self.view.own_load = Load(0, running, 100)
+            self.view.own_load = Load(0, running, 50)
         else:
-            self.view.note(LoadLearned(self.id(index), Load(0, running, 100)))
+            self.view.note(LoadLearned(self.id(index), Load(0, running, 50)))
 
     def id(self, index: int) -> NodeId:
         """A member's key."""

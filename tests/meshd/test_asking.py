@@ -5,15 +5,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
+import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from meshd.asking import CONNECTING_MAX, SHORT_BYTES, Asking, AttemptFailed
+from meshd.asking import CONNECTING_MAX, SHORT_BYTES, TURN_S, Asking, AttemptFailed
+from meshd.frames import FrameStream
 from meshd.peers import Kind, Peers, PeerUnreachable
 from meshd.view import View
 from meshd.watchdogs import CONTACT_S
-from protocol.exchange import Ask, encode_frame
+from protocol.events import Event
+from protocol.exchange import Ask, Refuse, encode_frame
 from protocol.identity import Address, NodeId
+from protocol.messages import Load
 from tests.helpers.nodes import Mesh
 from tests.meshd.members import at_once
 
@@ -103,6 +107,58 @@ def test_who_waits_for_a_turn_need_not_find_out_for_himself() -> None:
         waited: 2 * CONNECTING_MAX,
         "it cannot be reached (refused)": 1,
     }
+
+
+class ReluctantPeers(SlowPeers):
+    """Everybody is connected in the end, and refused."""
+
+    def __init__(self, handshake_s: float) -> None:
+        super().__init__()
+        self._handshake_s = handshake_s
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self, peer: NodeId, addresses: Sequence[Address], kind: Kind, *first: bytes
+    ) -> AsyncIterator[Any]:
+        await trio.sleep(self._handshake_s)
+        ours, theirs = memory_stream_pair()
+        refusal = Refuse("queue_full", "full", 1_000, Load(0, 1, 1))
+        await FrameStream(theirs).send(encode_frame(refusal))
+        yield FrameStream(ours)
+
+
+@pytest.mark.parametrize(("handshake_s", "asked"), [(0.05, 128), (2.9, 32)])
+def test_nobody_waits_for_ever_for_a_turn(handshake_s: float, asked: int) -> None:
+    """Where each handshake takes long, the last ones go elsewhere; the node was heard of, so it is
+    not called lost. All streams of a lost node that move at once have their turns.
+    """
+    events: list[Event] = []
+    failures: list[AttemptFailed] = []
+
+    async def main() -> None:
+        peers = ReluctantPeers(handshake_s)
+        view = View(Mesh(1).start_all()[0])
+        asking = Asking(view, cast("Peers", peers), lambda node: (), at_once, events.append)
+
+        async def ask() -> None:
+            with pytest.raises(AttemptFailed) as caught:
+                async for _ in asking.ask(
+                    ONE, Kind.REQUEST, Ask("ab", 1_000, b""), ("queue_full",)
+                ):
+                    pass
+            failures.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(128):
+                nursery.start_soon(ask)
+        assert trio.current_time() < TURN_S + CONTACT_S
+        assert not asking._turns
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    codes = Counter(failure.code for failure in failures)
+    assert codes == Counter({"queue_full": asked, "unavailable": 128 - asked})
+    assert not events
+    assert not any(failure.is_lost for failure in failures)
 
 
 def test_what_takes_time_to_hand_over_keeps_nobody_from_being_connected() -> None:

@@ -27,6 +27,8 @@ class House:
     def __init__(self, policy: str = "fastest") -> None:
         self.now = 0.0
         self.told: dict[NodeId, Speed] = {}
+        self.own: dict[NodeId, int] = {}
+        """How many of our requests each has."""
         self.choosing = Choosing(random.Random(1), lambda: self.now, policy)
 
     def first(self, request: Request, options: RequestOptions = OPTIONS) -> set[NodeId]:
@@ -38,6 +40,7 @@ class House:
                 load=Load(0, 0, 4),
                 round_trip_ns=1_000_000,
                 speed=self.told.get(node),
+                own_requests=self.own.get(node, 0),
             )
             for node in (ONE, TWO)
         ]
@@ -50,6 +53,7 @@ class House:
             first_s=token_ms / 10,
             output_tokens=100,
             rest_s=99 * token_ms / 1000,
+            waited_s=99 * token_ms / 1000,
         )
         self.choosing.begun(node, request)
         self.choosing.answered(node, request, timing)
@@ -158,7 +162,9 @@ def test_who_embeds_faster_is_asked_first() -> None:
     request = EmbedRequest(model="m", texts=("a" * 4_000,))
     expected = house.choosing.demand(_chat("hi"), OPTIONS).output_tokens
     for node, first_s in ((ONE, 2.0), (TWO, 1.0)):
-        timing = Timing(prompt_tokens=1_000, first_s=first_s, output_tokens=0, rest_s=0.0)
+        timing = Timing(
+            prompt_tokens=1_000, first_s=first_s, output_tokens=0, rest_s=0.0, waited_s=0.0
+        )
         house.choosing.answered(node, request, timing)
     assert house.first(request) == {TWO}
     assert house.choosing.demand(_chat("hi"), OPTIONS).output_tokens == expected
@@ -169,6 +175,33 @@ def test_texts_are_as_large_as_all_of_them() -> None:
     assert prompt_estimate(EmbedRequest(model="m", texts=("a" * 40, "b" * 40))) == 21
     assert prompt_estimate(EmbedRequest(model="m", texts=("a", "b"), query="c" * 39)) == 21
     assert prompt_estimate(EmbedRequest(model="m", token_ids=((1, 2), (3,)))) == 4
+
+
+def test_a_query_is_measured_once_for_all_its_texts() -> None:
+    """A long one beside thousands of texts would hold up the whole node."""
+
+    class Query(str):
+        encoded = 0
+
+        def encode(self, *how: str) -> bytes:
+            type(self).encoded += 1
+            return super().encode(*how)
+
+    request = EmbedRequest(model="m", texts=("a",) * 2_048, query=Query("é" * 20))
+    assert prompt_estimate(request) == 2_048 * 41 // 4 + 1
+    assert Query.encoded == 1
+
+
+def test_who_answers_nothing_is_not_believed_to_be_fast() -> None:
+    """More of our requests than slots wait there: what it tells of its speed counts no more."""
+    house = House()
+    house.told = {TWO: Speed(1_000, 1_000)}
+    house.answered(ONE, _chat("a"))
+    assert house.first(_chat("hi")) == {TWO}
+    house.own = {TWO: 4}
+    assert house.first(_chat("hi")) == {TWO}, "each slot may have one"
+    house.own = {TWO: 5}
+    assert house.first(_chat("hi")) == {ONE}
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

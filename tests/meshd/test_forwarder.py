@@ -47,7 +47,7 @@ def test_here_and_there_give_the_same_events(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps", [(Started((1,)), Finished("length", 1, 0)), HELLO[:2] + HELLO[3:]]
+    "steps", [(Started((1,)), Finished("length", 1, 0)), (*HELLO[:2], Finished("stop", 3, 1))]
 )
 def test_short_answers_are_whole(tmp_path: pathlib.Path, steps: Sequence[GenerateEvent]) -> None:
     """Also one without any token."""

@@ -2,13 +2,16 @@
 
 import dataclasses
 import pathlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from meshd.answer import RequestOptions
-from meshd.hedging import LATE_FACTOR, LATE_S_MIN, late_s
+from meshd.hedging import LATE_FACTOR, LATE_S_MIN, Run, first_to_begin, late_s
+from meshd.story import Try
 from protocol.config import SECOND
 from protocol.exchange import Ask, Refuse, encode_frame
 from protocol.identity import NodeId
@@ -16,7 +19,7 @@ from protocol.messages import Load
 from protocol.policies import Demand
 from protocol.routing import Candidate
 from protocol.speeds import Speed
-from runtimes.base import RuntimeFailure, Started
+from runtimes.base import Chunk, GenerateEvent, Request, RuntimeFailure, Started
 from tests.meshd.forwarding_house import (
     CHUNK,
     END,
@@ -29,7 +32,7 @@ from tests.meshd.forwarding_house import (
     run,
 )
 from tests.meshd.members import until
-from tests.meshd.played_runtime import HELLO, PlayedRuntime
+from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, Step, TellingRuntime
 
 CANDIDATE = Candidate(node=NodeId(b"a" * 32), is_alive=True, load=Load(0, 0, 4))
 IDLE = dataclasses.replace(CANDIDATE, node=NodeId(b"b" * 32))
@@ -151,6 +154,100 @@ def test_an_app_that_goes_away_ends_both(tmp_path: pathlib.Path) -> None:
         await until(lambda: not any(runtime.running for runtime in runtimes))
 
     run(house, test)
+
+
+def test_who_begins_when_the_app_goes_is_ended_too() -> None:
+    """In one turn of the scheduler: nobody takes the answer, so nobody else would close it."""
+    closed: list[str] = []
+    scope = trio.CancelScope()
+
+    async def events(name: str, *given: GenerateEvent) -> AsyncGenerator[GenerateEvent, None]:
+        try:
+            await trio.sleep(0.1)
+            for event in given:
+                scope.cancel()
+                yield event
+            await trio.sleep_forever()
+        finally:
+            closed.append(name)
+
+    def begin(name: str, *given: GenerateEvent) -> Run:
+        node = CANDIDATE.node
+        tried = Try(node=node, name=name, asked_at=0.0, tokens_before=0)
+        return Run(candidate=CANDIDATE, card=None, tried=tried, events=events(name, *given))
+
+    async def main() -> None:
+        first = begin("first", Chunk((1,), "x"))
+        with scope:
+            await first_to_begin(first, lambda: begin("second"), 0.05)
+        assert sorted(closed) == ["first", "second"]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_who_was_late_or_failed_is_tried_last(tmp_path: pathlib.Path) -> None:
+    """Though another one answered, and the app knows nothing of it."""
+    fails = PlayedRuntime([Started((1,)), 0.15, RuntimeFailure("crashed", "gone")])
+    for name, first in (("fails", fails), ("swallows", PlayedRuntime([FOREVER]))):
+        house = House(tmp_path / name, None, first, PlayedRuntime([0.6, *HELLO]))
+
+        async def test(house: House = house) -> None:
+            assert (await house.ask(hedge=True))[0] == "n2"
+            assert house.id(1) in house.choosing._failed
+            assert house.id(2) not in house.choosing._failed
+
+        run(house, test)
+
+
+def test_a_winner_that_has_withdrawn_its_offer_can_be_continued(tmp_path: pathlib.Path) -> None:
+    """What it offered when it was asked counts."""
+
+    class Withdrawn(TellingRuntime):
+        def steps_for(self, request: Request) -> Sequence[Step]:
+            house.withdraw(2)
+            assert house.view.card(house.id(2), "m") is None
+            return super().steps_for(request)
+
+    winner = Withdrawn((3, RuntimeFailure("unavailable", "it stops")))
+    house = House(tmp_path, None, TellingRuntime((0, FOREVER)), winner, patience_s=1.0)
+
+    async def test() -> None:
+        _, events = await house.ask(hedge=True)
+        text = "".join(event.text for event in events if isinstance(event, Chunk))
+        assert text == b"".join(PIECES).decode()
+        assert [each["node"] for each in _attempts(house)] == ["n1", "n2", "n1"]
+
+    run(house, test)
+
+
+def test_each_has_the_time_that_its_own_way_takes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second may be farther away than the first."""
+    house = House(tmp_path, None, PlayedRuntime([FOREVER]), PlayedRuntime())
+    ways_ns = {house.id(1): 1_000, house.id(2): 90_000_000}
+    asked_ns: list[int] = []
+    rank = house.choosing.rank
+
+    def ranked(candidates: Sequence[Candidate], *more: Any) -> list[Candidate]:  # noqa: ANN401
+        return [
+            dataclasses.replace(each, round_trip_ns=ways_ns[each.node])
+            for each in rank(candidates, *more)
+        ]
+
+    def contact_s(distance_ns: int, *, is_only_chance: bool) -> float:
+        assert not is_only_chance
+        asked_ns.append(distance_ns)
+        return 3.0
+
+    monkeypatch.setattr(house.choosing, "rank", ranked)
+    monkeypatch.setattr("meshd.forwarding.contact_s", contact_s)
+
+    async def test() -> None:
+        assert (await house.ask(hedge=True))[0] == "n2"
+
+    run(house, test)
+    assert asked_ns == [*ways_ns.values()]
 
 
 def test_late_is_three_times_the_expected_prefill() -> None:

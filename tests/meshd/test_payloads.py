@@ -387,6 +387,21 @@ def test_token_ids_are_numbers_of_tokens(ids: object) -> None:
         payloads.unpack_chunk(pack((ids, "text")))
 
 
+def test_more_token_ids_than_may_be_embedded_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are counted over all texts first: each look at one would hold up the node."""
+    half = (7,) * (limits.TEXT_TOKENS_MAX // 2)
+    asked = EmbedRequest(model="m", token_ids=(half, half))
+    assert payloads.unpack_request(payloads.pack_request(asked)) == asked
+    looked: list[object] = []
+    monkeypatch.setattr(payloads, "_token_ids", looked.append)
+    body = payloads.pack_request(dataclasses.replace(asked, token_ids=(half, half, (7,))))
+    with pytest.raises(BadPayload):
+        payloads.unpack_request(body)
+    assert not looked
+
+
 def test_a_text_of_half_a_character_is_bad() -> None:
     """Rule 3 of the contract: text is complete UTF-8, from peers too."""
     with pytest.raises(BadPayload):

@@ -160,6 +160,61 @@ def test_a_pooled_connection_that_breaks_at_the_first_word_is_replaced(
     run(test)
 
 
+def test_what_is_left_in_the_tls_layer_answers_no_other_exchange(tmp_path: pathlib.Path) -> None:
+    """Two records that come at once: the second is read with the first and waits undecrypted."""
+    roles = workers(0, 1)
+    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+    has_sent = trio.Event()
+
+    async def twice(peer: NodeId, frames: FrameStream) -> None:
+        nonlocal has_sent
+        data = await frames.receive(1_000)
+        assert data is not None
+        await frames.send(b"answer to " + data)
+        await frames.send(b"left over")
+        has_sent.set()
+
+    async def test() -> None:
+        nonlocal has_sent
+        async with bert.serving({Kind.GOSSIP: twice}) as address:
+            for word in (b"one", b"two"):
+                has_sent = trio.Event()
+                async with anna.peers.exchange(bert.id, (address,), Kind.GOSSIP) as frames:
+                    await frames.send(word)
+                    await has_sent.wait()
+                    assert await frames.receive(1_000) == b"answer to " + word
+            assert not any(anna.peers._pool.values())
+
+    run(test)
+
+
+def test_a_tls_layer_that_cannot_be_looked_into_is_not_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another version of trio; requests go on, each with a handshake."""
+    roles = workers(0, 1)
+    anna, bert = Member(tmp_path, 0, roles), Member(tmp_path, 1, roles)
+    is_usable = Connection.is_usable
+
+    def without_names(connection: Connection) -> bool:
+        tls = connection._tls
+        connection._tls = object()  # type: ignore[assignment]  # another version
+        try:
+            return is_usable(connection)
+        finally:
+            connection._tls = tls
+
+    monkeypatch.setattr(Connection, "is_usable", without_names)
+
+    async def test() -> None:
+        async with bert.serving({Kind.GOSSIP: Echo()}) as address:
+            for _ in range(2):
+                assert await ask(anna, bert.id, address) == anna.id[:4] + b"hello"
+                assert not any(anna.peers._pool.values())
+
+    run(test)
+
+
 def test_a_stream_with_something_unread_is_not_kept(tmp_path: pathlib.Path) -> None:
     """What a peer says after its answer must not be taken for the next one's."""
     roles = workers(0, 1)

@@ -1,5 +1,7 @@
 """How fast a model is on this node: measured as it serves, told in its offer, read by others."""
 
+from contextlib import aclosing
+
 import pytest
 import trio
 
@@ -44,6 +46,25 @@ def test_the_speed_of_a_model_is_measured_from_its_turn_on() -> None:
     speed = node.admitting.speed("m")
     assert speed is not None
     assert speed.prefill_ns == pytest.approx(2e9 / 40, rel=1e-6)
+    assert speed.decode_ns == pytest.approx(1e9 / 2, rel=1e-6)
+
+
+def test_an_asker_that_reads_slowly_slows_nobody_else() -> None:
+    """Measured is what comes between two events, and not how long one of them waits to be read."""
+    node = Node(*TOLD)
+
+    async def main() -> None:
+        await node.ask("a")
+        request = GenerateRequest(model="m", prompt="hello")
+        events = node.admitting.generate(request, ANNA, ANYBODY, 600.0)
+        async with aclosing(events):
+            async for _ in events:
+                await trio.sleep(9)
+        assert node.admitting.has_speed_news()
+
+    run(main)
+    speed = node.admitting.speed("m")
+    assert speed is not None
     assert speed.decode_ns == pytest.approx(1e9 / 2, rel=1e-6)
 
 

@@ -18,6 +18,7 @@ from protocol.identity import NodeId, key_text
 from protocol.members import Gone, State
 from protocol.messages import Load
 from protocol.records import Role
+from protocol.routing import SLOTS_BELIEVED_MAX
 from protocol.speeds import Speed
 from protocol.statements import make_offer
 from runtimes.base import ModelCard
@@ -281,10 +282,12 @@ def test_candidates_carry_what_ranking_needs() -> None:
     seen.offer(2, KEY, advertisement.encode_model(CARD))
     one, other = seen.mesh.id(1), seen.mesh.id(2)
     seen.view.note(LoadLearned(one, Load(1, 2, 3)))
+    seen.view.note(LoadLearned(other, Load(0, 0, 2**31)))
     seen.mesh[0]._membership.suspect(other, seen.mesh.now, is_refused=False)
     first, second = seen.view.candidates([one, other], CARD.name, {one: 5})
     assert (first.node, first.is_alive, first.own_requests) == (one, True, 5)
     assert first.load == Load(1, 2, 3)
+    assert second.load == Load(0, 0, SLOTS_BELIEVED_MAX)
     assert first.round_trip_ns == seen.mesh[0].round_trip_ns(one)
     assert (second.node, second.is_alive, second.own_requests) == (other, False, 0)
     assert (first.speed, second.speed) == (speed, None)

@@ -19,7 +19,7 @@ from protocol.policies import (
     expected,
     expected_of_all,
 )
-from protocol.routing import Candidate
+from protocol.routing import Candidate, believed
 from protocol.speeds import UNKNOWN, Speed
 
 MS = 10**6
@@ -310,3 +310,14 @@ def test_where_time_decides_a_short_load_may_be_better_than_a_long_wait() -> Non
     full = _candidate(1, load=Load(60, 4, 4), speed=SLOW)
     cold = _candidate(2, load_ns=10**9, speed=SLOW)
     assert _order("fastest", full, cold) == [2, 1]
+
+
+@pytest.mark.parametrize("load", [Load(0, 2**31, 2**31), Load(0, 1_000, 1_000)])
+def test_a_lie_about_slots_draws_nobody_to_who_is_slow(load: Load) -> None:
+    """However much it says that it has ended: ten others are a hundred times as fast."""
+    others = [
+        _candidate(n, load=Load(0, 1, 4), load_age_ns=500 * MS, speed=FAST) for n in range(10)
+    ]
+    slow = Speed(100 * FAST.prefill_ns, 100 * FAST.decode_ns)
+    liar = _candidate(99, load=believed(load), load_age_ns=500 * MS, speed=slow)
+    assert 99 not in _firsts(DEFAULT, *others, liar)

@@ -4,7 +4,7 @@ import random
 
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.routing import Candidate, rank
+from protocol.routing import SLOTS_BELIEVED_MAX, Candidate, believed, rank
 
 
 def _candidate(number: int, **more: object) -> Candidate:
@@ -22,6 +22,17 @@ def test_least_busy_first_per_slot() -> None:
     broad = _candidate(2, load=Load(2, 2, 8))
     idle = _candidate(3, load=Load(0, 0, 1))
     assert _order(busy, broad, idle) == [3, 2, 1]
+
+
+def test_so_many_slots_are_believed_and_no_more() -> None:
+    """Slot for slot as busy as it says; a full one stays full; who has few is believed at all."""
+    most = SLOTS_BELIEVED_MAX
+    assert believed(Load(0, 0, 2**31)) == Load(0, 0, most)
+    assert believed(Load(2**20, 2**31, 2**31)) == Load(2**20 * most // 2**31, most, most)
+    assert believed(Load(8, 2 * most, 4 * most)) == Load(2, most // 2, most)
+    assert believed(Load(0, 1, 4 * most)) == Load(0, 1, most)
+    for load in (None, Load(0, 0, 0), Load(7, most, most), Load(0, 9, 4)):
+        assert believed(load) == load
 
 
 def test_suspects_are_not_tried() -> None:

@@ -18,8 +18,9 @@ NODE, OTHER = NodeId(b"a" * 32), NodeId(b"b" * 32)
 
 
 def _note(speeds: Speeds, *, first_ms: int = 100, rest_ms: int = 990, **more: int) -> Speed | None:
-    values = {"prompt_tokens": 100, "output_tokens": 100, **more}
-    speeds.note(NODE, "m", first_ns=first_ms * 10**6, rest_ns=rest_ms * 10**6, **values)
+    rest_ns = rest_ms * 10**6
+    values = {"prompt_tokens": 100, "output_tokens": 100, "waited_ns": rest_ns, **more}
+    speeds.note(NODE, "m", first_ns=first_ms * 10**6, rest_ns=rest_ns, **values)
     return speeds.of(NODE, "m")
 
 
@@ -38,6 +39,23 @@ def test_decode_is_smoothed() -> None:
     slower = _note(speeds, rest_ms=1_980)
     assert slower is not None
     assert slower.decode_ns == 12_500_000
+
+
+def test_who_reads_slowly_changes_nothing_of_what_is_known() -> None:
+    """A node is no faster than what was waited for it and no slower than all of it took: what is
+    known and lies between stays, and what is not is what most are.
+    """
+    speeds = Speeds()
+    unknown = _note(speeds, rest_ms=9_900, waited_ns=0)
+    assert unknown == Speed(10**6, UNKNOWN.decode_ns)
+    assert _note(Speeds(), rest_ms=990, waited_ns=0) == Speed(10**6, 10**7)
+    assert _note(Speeds(), rest_ms=9_900, waited_ns=99 * 10**8) == Speed(10**6, 10**8)
+    measured = ServedSpeed()
+    _served(measured, 10, times=10)
+    _served(measured, 500, times=10, waited_ms=0)
+    assert measured.news(0) is not None
+    assert measured.told is not None
+    assert measured.told.decode_ns == pytest.approx(10**7, rel=1e-3)
 
 
 def test_waiting_is_not_taken_for_slow_prefill() -> None:
@@ -81,7 +99,8 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "ENTRIES_MAX", 2)
     speeds = Speeds()
     for model in ("a", "b", "a", "c"):
-        speeds.note(NODE, model, prompt_tokens=9, first_ns=9, output_tokens=9, rest_ns=9)
+        values = dict.fromkeys(("prompt_tokens", "output_tokens", "rest_ns", "waited_ns"), 9)
+        speeds.note(NODE, model, first_ns=9, **values)
     known = [model for model in "abc" if speeds.of(NODE, model) is not None]
     assert known == ["a", "c"]
 
@@ -92,13 +111,16 @@ def test_the_unknown_are_as_most_are() -> None:
     assert typical([Speed(1, 30), None, Speed(2, 10), Speed(9, 20)]) == Speed(2, 20)
 
 
-def _served(measured: ServedSpeed, token_ms: int, times: int = 1) -> None:
+def _served(
+    measured: ServedSpeed, token_ms: int, times: int = 1, *, waited_ms: int | None = None
+) -> None:
     for _ in range(times):
         measured.note(
             prompt_tokens=100,
             prefill_ns=10 * token_ms * 10**6,
             output_tokens=101,
             rest_ns=100 * token_ms * 10**6,
+            waited_ns=100 * (token_ms if waited_ms is None else waited_ms) * 10**6,
         )
 
 
@@ -123,8 +145,14 @@ def test_long_requests_say_more_of_a_speed_than_short_ones() -> None:
     """A few tokens are mostly overhead."""
     measured = ServedSpeed()
     _served(measured, 10, times=10)
-    measured.note(prompt_tokens=5, prefill_ns=10**9, output_tokens=6, rest_ns=10**9)
-    measured.note(prompt_tokens=3, prefill_ns=10**12, output_tokens=4, rest_ns=10**12)
+    for tokens, ns in ((5, 10**9), (3, 10**12)):
+        measured.note(
+            prompt_tokens=tokens,
+            prefill_ns=ns,
+            output_tokens=tokens + 1,
+            rest_ns=ns,
+            waited_ns=ns,
+        )
     told = measured.news(0)
     assert told is not None
     assert told.decode_ns < 12 * 10**6

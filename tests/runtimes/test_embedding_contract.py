@@ -11,6 +11,7 @@ import trio
 
 from runtimes.base import Chunk, Finished, Runtime, RuntimeFailure, Started
 from runtimes.embedding import NUMBERS_MAX, EmbedRequest, Vector
+from runtimes.limits import PROMPT_BYTES_MAX, TEXTS_MAX
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from tests.helpers import test_runtime
@@ -278,6 +279,9 @@ def test_what_ranks_does_not_embed(ranker: Runtime) -> None:
             assert (await failure(ranker, "a")).code == "bad_request"
         assert (await failure(ranker, token_ids=((1,),), query="a")).code == "bad_request"
         assert (await failure(ranker, "a", query="a", dimensions=1)).code == "bad_request"
+        much = await failure(ranker, *["a"] * TEXTS_MAX, query="q" * (PROMPT_BYTES_MAX // 2_000))
+        assert much.code == "bad_request"
+        assert "the query beside each" in much.message
 
     with_served(ranker, test)
 

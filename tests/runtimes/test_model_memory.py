@@ -293,6 +293,12 @@ class Waiting:
         self.refused: list[str] = []
         self._house = house
         self._nursery = nursery
+        self._next = trio.Event()
+
+    async def next(self) -> None:
+        """Until another one has entered."""
+        await self._next.wait()
+        self._next = trio.Event()
 
     async def wants(self, each: Model) -> None:
         """From now on somebody wants it."""
@@ -304,6 +310,7 @@ class Waiting:
         try:
             await self._house.memory.enter(each)
             self.entered.append(each.name)
+            self._next.set()
         except RuntimeFailure as failure:
             self.refused.append(failure.message)
 
@@ -322,7 +329,7 @@ def test_who_is_wanted_waits_until_another_is_idle() -> None:
             assert (waiting.entered, busy.unloaded) == ([], 0)
             busy.is_idle = True
             house.memory.changed()
-            await wait_all_tasks_blocked()
+            await waiting.next()
             assert waiting.entered == ["large"]
             large.is_idle = True
             house.memory.changed()

@@ -18,6 +18,7 @@ from runtimes.models.hub_model import FetchProgress, HubModel, cached
 from runtimes.models.hub_reference import read_reference
 from runtimes.models.on_disk import find_model, models_on_disk
 from runtimes.registry import make_source
+from runtimes.standing import ModelState
 from runtimes.worker.restart_delay import RestartDelay
 from tests.runtimes.models.fake_disk import COMMIT, FakeDisk, gguf, real_model
 from tests.runtimes.models.fake_hub import FakeHub
@@ -235,6 +236,9 @@ def test_without_network_it_says_so_and_goes_on_trying(
                 with pytest.raises(RuntimeFailure, match="cannot be reached") as failed:
                     await complete(model, ask(1))
                 assert failed.value.code == "unavailable"
+                assert model.standing is not None
+                assert model.standing.state is ModelState.FETCHING
+                assert "cannot be reached" in model.standing.reason
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
