@@ -213,8 +213,8 @@ def test_no_worker_outlives_its_daemon(daemons: Daemons) -> None:
 
 @pytest.mark.parametrize("what", ["daemon", "worker"])
 def test_a_broken_answer_goes_on(daemons: Daemons, what: str) -> None:
-    """The daemon or its llama.cpp process is killed amid it: another node says to the letter what an
-    unbroken run says. (Not up to rounding only: behind its natural end the model is uncertain.)
+    """The daemon or its llama.cpp process is killed amid it: another node says to the letter what
+    an unbroken run says. (Not up to rounding only: behind its natural end the model is uncertain.)
     """
     exact = "demo,reproducible=1"
     nodes = daemons.mesh({"anna": exact, "bert": exact, "cleo": "none"}, is_whole=False)
