@@ -245,7 +245,7 @@ class Admitting:
             self._decide(admission)
         assert turn.decided.is_set(), "its deadline has passed"
         if turn.refusal is not None:
-            raise NotAdmitted(turn.refusal, self._models.refusal(model))
+            raise NotAdmitted(turn.refusal, self._models.reason(model))
 
     def _decide(self, admission: Admission) -> None:
         for ticket, refusal in admission.decide(_now_ns()):
@@ -327,7 +327,7 @@ def _words(refusal: Refusal, why: str) -> str:
         case Reason.NO_ROOM:
             return f"its model cannot be loaded now: {why or 'there is no room'}"
         case Reason.EXPIRED:
-            return f"the deadline passed before its turn: {busy}"
+            return f"the deadline passed before its turn: {why or busy}"
         case Reason.WAIT_TOO_LONG:
             return f"{busy}{wait}, which is longer than its deadline allows"
         case Reason.QUEUE_FULL:

@@ -94,11 +94,19 @@ class LocalModels:
 
     def refusal(self, model: str) -> str:
         """Why it is neither there nor on its way; empty when there is no such thing."""
-        known = [runtime.standing for runtime in self._offered()]
-        standings = [s for s in known if s is not None and s.card.name == model]
-        if any(s.state in (ModelState.READY, ModelState.LOADING) for s in standings):
+        is_coming = any(s.state is ModelState.LOADING for s in self._standings(model))
+        return "" if is_coming else self.reason(model)
+
+    def reason(self, model: str) -> str:
+        """Why it is not there, be it on its way or not; empty when there is no such thing."""
+        standings = self._standings(model)
+        if any(standing.state is ModelState.READY for standing in standings):
             return ""
-        return next((s.reason for s in standings if s.reason), "")
+        return next((standing.reason for standing in standings if standing.reason), "")
+
+    def _standings(self, model: str) -> list[Standing]:
+        known = (runtime.standing for runtime in self._offered())
+        return [standing for standing in known if standing and standing.card.name == model]
 
     def slots(self, model: str) -> int:
         """How many requests the runtimes that serve `model` now can run at a time."""

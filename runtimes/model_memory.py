@@ -72,6 +72,9 @@ class Tenant(Protocol):
     def note_fit(self, why_not: str) -> None:
         """Whether it would fit if all others made room, and if not, why."""
 
+    def note_wait(self, why: str) -> None:
+        """Why it is not given its room yet; empty: it is."""
+
 
 class FreeRoom(Protocol):
     """Looks at the machine; see `free_room`."""
@@ -151,6 +154,7 @@ class ModelMemory:
                 async with self._deciding:
                     free = await self._measure()
                     if self._admit(tenant, free):
+                        tenant.note_wait("")
                         return
                     leaving = self._who_must_leave(tenant, free)
                     for other in leaving:
@@ -161,6 +165,7 @@ class ModelMemory:
                     self._judge(tenant, free)
                 if not tenant.is_wanted or self._lack(tenant, self._without(tenant, free)):
                     raise RuntimeFailure("unavailable", self._why_not(tenant, free))
+                tenant.note_wait(self._why_not(tenant, free))
                 with trio.move_on_after(WATCH_S):
                     await changed.wait()
 

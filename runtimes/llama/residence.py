@@ -38,7 +38,7 @@ class Residence:
         self.why_not = ""
         """Why it would not fit though all others left."""
         self.refusal = ""
-        """Why nobody has it who asked last."""
+        """Why nobody has it who asked last, or waits for it now."""
         self.is_loaded = False
         self.began_at = 0.0
         """When the present load began."""
@@ -93,6 +93,10 @@ class Residence:
         self.why_not = why_not
         if flips:
             self._on_change()
+
+    def note_wait(self, why: str) -> None:
+        """See `Tenant`."""
+        self.refusal = why
 
     # ---- its life ----
 

@@ -108,7 +108,7 @@ class LlamaRuntime(Runtime):
         elif self._is_down or home.is_loaded:
             state, reason, share = ModelState.DOWN, self._trouble, self.progress
         elif home.is_coming:
-            state, reason, share = ModelState.LOADING, "", self.progress
+            state, reason, share = ModelState.LOADING, home.refusal, self.progress
             elapsed_s = 0.0 if self._link is None else trio.current_time() - home.began_at
             ready_in_s = home.memory.pace.left_s(size_bytes, elapsed_s, share)
         elif home.why_not:

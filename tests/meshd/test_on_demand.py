@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import structlog
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshd import local_models
 from meshd.admitting import Admitting, NotAdmitted
@@ -158,6 +158,24 @@ def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
         assert len(house.events) == 4
 
     run(main)
+
+
+def test_who_waited_in_vain_is_told_for_what() -> None:
+    """For room, say; nothing ran and nobody else waited."""
+
+    async def main() -> None:
+        house = House()
+        house.now(ModelState.LOADING, "b cannot leave now")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            assert house.refused == []
+            nursery.cancel_scope.deadline = trio.current_time() + 700
+        [refused] = house.refused
+        assert refused.code == "expired"
+        assert refused.message == "the deadline passed before its turn: b cannot leave now"
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.01))
 
 
 def test_when_it_cannot_be_had_at_all_who_asks_is_told_why() -> None:

@@ -28,6 +28,7 @@ class Model:
     is_wanted: bool = False
     squeezed_to: Room | None = None
     why_not: str = ""
+    why_waits: str = ""
     unloaded: int = 0
 
     @property
@@ -47,6 +48,10 @@ class Model:
     def note_fit(self, why_not: str) -> None:
         """Remember it."""
         self.why_not = why_not
+
+    def note_wait(self, why: str) -> None:
+        """Remember it."""
+        self.why_waits = why
 
 
 def model(name: str, gigabytes: float, *, vram: float = 0, **state: object) -> Model:
@@ -330,7 +335,7 @@ def test_who_is_wanted_waits_until_another_is_idle() -> None:
             busy.is_idle = True
             house.memory.changed()
             await waiting.next()
-            assert waiting.entered == ["large"]
+            assert (waiting.entered, large.why_waits) == (["large"], "")
             large.is_idle = True
             house.memory.changed()
         assert waiting.entered == ["large", "small"]

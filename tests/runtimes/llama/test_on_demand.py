@@ -151,9 +151,11 @@ def test_who_is_waited_for_stays(pair: Pair) -> None:
     async def main() -> None:
         async with pair.served():
             with pair.warm.wanted():
-                with trio.move_on_after(0.5) as waiting:
-                    await complete(pair.cold, ask(4))
-                assert waiting.cancelled_caught
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(complete, pair.cold, ask(4))
+                    await wait_until(lambda: "warm cannot leave" in str(pair.cold.standing))
+                    assert pair.states == ("ready", "loading")
+                    nursery.cancel_scope.cancel()
                 await wait_until(lambda: pair.states == ("ready", "cold"))
                 assert pair.cold.standing is not None
                 assert "warm cannot leave" in pair.cold.standing.reason
