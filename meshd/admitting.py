@@ -227,7 +227,9 @@ class Admitting:
         now = _now_ns()
         ticket = admission.ask(claim, now, now + int(deadline_s * _SECOND))
         if isinstance(ticket, Refusal):
-            if ticket.reason is Reason.LOADING:  # for when it comes again
+            # For when it comes again: no load may fit into its deadline.
+            is_cold = self._models.load_s(request.model) > 0
+            if is_cold and ticket.reason in (Reason.LOADING, Reason.WAIT_TOO_LONG):
                 with self._models.wanted(request.model):
                     pass
             raise NotAdmitted(ticket)
@@ -243,7 +245,7 @@ class Admitting:
             self._decide(admission)
         assert turn.decided.is_set(), "its deadline has passed"
         if turn.refusal is not None:
-            raise NotAdmitted(turn.refusal, self._models.refusal(model))
+            raise NotAdmitted(turn.refusal, self._models.reason(model))
 
     def _decide(self, admission: Admission) -> None:
         for ticket, refusal in admission.decide(_now_ns()):
@@ -325,7 +327,7 @@ def _words(refusal: Refusal, why: str) -> str:
         case Reason.NO_ROOM:
             return f"its model cannot be loaded now: {why or 'there is no room'}"
         case Reason.EXPIRED:
-            return f"the deadline passed before its turn: {busy}"
+            return f"the deadline passed before its turn: {why or busy}"
         case Reason.WAIT_TOO_LONG:
             return f"{busy}{wait}, which is longer than its deadline allows"
         case Reason.QUEUE_FULL:

@@ -41,16 +41,17 @@ class LocalModels:
 
     async def _serve_one(self, source: Source, on_change: Callable[[], None]) -> None:
         said: list[tuple[str, str]] = []
+        """Events, and of which models."""
 
         def changed() -> None:
             news = [news for standing in source.standings if (news := _news(standing))]
             if source.advice is not None:
-                news.append(("model.advice", source.advice))
-            for event, what in news:
-                if (event, what) not in said:
+                news.append(("model.advice", source.advice, source.advice))
+            for event, name, what in news:
+                if (event, name) not in said:
                     tell = log.warning if event == "model.unusable" else log.info
                     tell(event, what=what)
-            said[:] = news
+            said[:] = [(event, name) for event, name, _ in news]
             on_change()
 
         try:
@@ -69,9 +70,14 @@ class LocalModels:
         those that are in memory if any is.
         """
 
-        def how_late(runtime: Runtime) -> tuple[bool, int]:
+        def how_late(runtime: Runtime) -> tuple[bool, bool, int]:
             load = runtime.load
-            return _load_s(runtime) > 0, load.queued + load.running - load.slots
+            is_late = _load_s(runtime) > 0
+            return (
+                is_late,
+                is_late and _is_refused(runtime),
+                load.queued + load.running - load.slots,
+            )
 
         return min(self._serving(model), key=how_late, default=None)
 
@@ -88,18 +94,26 @@ class LocalModels:
 
     def refusal(self, model: str) -> str:
         """Why it is neither there nor on its way; empty when there is no such thing."""
-        known = [runtime.standing for runtime in self._offered()]
-        standings = [s for s in known if s is not None and s.card.name == model]
-        if any(s.state in (ModelState.READY, ModelState.LOADING) for s in standings):
+        is_coming = any(s.state is ModelState.LOADING for s in self._standings(model))
+        return "" if is_coming else self.reason(model)
+
+    def reason(self, model: str) -> str:
+        """Why it is not there, be it on its way or not; empty when there is no such thing."""
+        standings = self._standings(model)
+        if any(standing.state is ModelState.READY for standing in standings):
             return ""
-        return next((s.reason for s in standings if s.reason), "")
+        return next((standing.reason for standing in standings if standing.reason), "")
+
+    def _standings(self, model: str) -> list[Standing]:
+        known = (runtime.standing for runtime in self._offered())
+        return [standing for standing in known if standing and standing.card.name == model]
 
     def slots(self, model: str) -> int:
         """How many requests the runtimes that serve `model` now can run at a time."""
         return sum(runtime.load.slots for runtime in self._serving(model))
 
     def _serving(self, model: str) -> list[Runtime]:
-        return [r for r in self._offered() if r.card is not None and r.card.name == model]
+        return [r for r in self._offered() if _name(r) == model]
 
     def _offered(self) -> list[Runtime]:
         return [] if self.is_draining else self._runtimes()
@@ -152,6 +166,20 @@ def local_row(standing: Standing, node: str) -> dict[str, Any]:
     }
 
 
+def _name(runtime: Runtime) -> str | None:
+    """Of the model that it serves now; also while it loads and its identity is not known yet."""
+    card, standing = runtime.card, runtime.standing
+    if card is None and standing is not None and standing.state is ModelState.LOADING:
+        card = standing.card
+    return None if card is None else card.name
+
+
+def _is_refused(runtime: Runtime) -> bool:
+    """It could not be loaded when it was wanted last."""
+    standing = runtime.standing
+    return standing is not None and standing.state is ModelState.COLD and bool(standing.reason)
+
+
 def _load_s(runtime: Runtime) -> float:
     standing = runtime.standing
     if standing is None or standing.state is ModelState.READY:
@@ -159,12 +187,12 @@ def _load_s(runtime: Runtime) -> float:
     return max(0.001, standing.ready_in_s)  # what is not ready is not there at once
 
 
-def _news(standing: Standing) -> tuple[str, str] | None:
-    """What the log says of a model, once."""
+def _news(standing: Standing) -> tuple[str, str, str] | None:
+    """What the log says of a model, once: event, model, words (whose figures may change)."""
     name = standing.card.name
     match standing.state:
         case ModelState.READY | ModelState.LOADING | ModelState.COLD:
-            return f"model.{standing.state}", name
+            return f"model.{standing.state}", name, name
         case ModelState.UNUSABLE:
-            return "model.unusable", f"{name}: {standing.reason}"
+            return "model.unusable", name, f"{name}: {standing.reason}"
     return None

@@ -154,16 +154,18 @@ def _mean_busy(candidates: Sequence[Candidate]) -> int:
     return sum(c.busy_milli for c in candidates) // max(1, len(candidates))
 
 
-def _cooled(candidates: Sequence[Candidate]) -> list[Candidate]:
+def _cooled(candidates: Sequence[Candidate], *, by_time: bool = False) -> list[Candidate]:
     """The same order, but who has just failed comes last; and behind them all, who was not heard
-    of at all: to find that out again takes long.
+    of at all: to find that out again takes long. Unless the order is by time, which loading the
+    model is a part of, who has it in memory comes before who has to load it.
     """
 
-    def how_badly(candidate: Candidate) -> int:
+    def how_badly(candidate: Candidate) -> tuple[int, bool]:
+        is_cold = candidate.load_ns > 0 and not by_time
         failed = candidate.failed_ago_ns
         if failed is None or failed >= COOL_DOWN_NS:
-            return 0
-        return 2 if candidate.is_unreached else 1
+            return 0, is_cold
+        return (2 if candidate.is_unreached else 1), is_cold
 
     return sorted(candidates, key=how_badly)
 
@@ -216,7 +218,7 @@ class Fastest(Drawing):
         ranked = [candidate for *_, candidate in keyed]
         if ranked and ranked[0].distance_ns > 0 and not ranked[0].had_before:
             ranked.insert(0, ranked.pop(_drawn([each for *_, each, _ in keyed], ranked, rng)))
-        return _cooled(ranked)
+        return _cooled(ranked, by_time=True)
 
 
 class LeastLoaded(Drawing):
@@ -316,7 +318,7 @@ class LocalityAware:
 
 class PriorityFirst(Drawing):
     """Urgent requests where they are complete first; others leave those nodes alone while slower
-    ones are idle.
+    ones are idle and have the model in memory.
     """
 
     def __init__(self) -> None:
@@ -329,9 +331,13 @@ class PriorityFirst(Drawing):
         ranked = self._fastest.rank(candidates, demand, rng)
         if demand.priority > 0:
             return ranked
-        idle = [c for c in ranked if c.busy_milli < 1000]
-        busy = [c for c in ranked if c.busy_milli >= 1000]
-        return _cooled([*reversed(idle), *busy])
+
+        def is_idle(candidate: Candidate) -> bool:
+            return candidate.busy_milli < 1000 and candidate.load_ns == 0
+
+        idle = [c for c in ranked if is_idle(c)]
+        others = [c for c in ranked if not is_idle(c)]
+        return _cooled([*reversed(idle), *others], by_time=True)
 
 
 class FairShare(Drawing):

@@ -9,6 +9,7 @@ BYTES_PER_S: Final = 300_000_000
 _SMOOTHING: Final = 2
 _EARLY: Final = 0.1
 """Before so much is done, what is left is not foretold from what was."""
+BYTES_PER_S_MAX: Final = 10_000_000_000
 _BYTES_MIN: Final = 50_000_000
 """Of a model whose load says something of the disk."""
 
@@ -32,5 +33,5 @@ class LoadPace:
     def note(self, size_bytes: int, took_s: float) -> None:
         """A model was loaded."""
         if size_bytes >= _BYTES_MIN:
-            seen = size_bytes / max(0.001, took_s - START_S)
+            seen = min(BYTES_PER_S_MAX, size_bytes / max(START_S, took_s))
             self._bytes_per_s += (seen - self._bytes_per_s) / _SMOOTHING

@@ -2,11 +2,13 @@
 
 At the start models are loaded in the order in which they were given, as long as they fit together;
 the others wait until somebody asks. Then those that have been idle longest make room, as far as it
-is needed: never one that somebody waits for or uses, nor one that is pinned. When memory gets
-short because of other programs, idle ones leave too.
+is needed: never one that somebody waits for or uses, nor one that is pinned. Where they would make
+room later, who waits for a model waits for that, first come, first served. When memory gets short
+because of other programs, idle ones leave too.
 
 What fits is what is free beside what the models here have not taken yet of what they need. A limit
-may be set besides; it counts what they need.
+may be set besides; it counts what they need. Without one, a model that is too large for what there
+is may be here alone: its weights are mapped, so it is slow rather than impossible.
 """
 
 from typing import Final, Protocol
@@ -20,6 +22,9 @@ from runtimes.room import Room
 
 WATCH_S: Final = 5.0
 """How often the memory is looked at."""
+PATIENCE_S: Final = 10.0
+"""At the start, so long others wait for one that does not even know what it needs."""
+MEND: Final = "a lower kv_tokens or context_tokens needs less, pin=1 loads it all the same"
 
 
 class Tenant(Protocol):
@@ -34,6 +39,14 @@ class Tenant(Protocol):
         """What it takes while it is in memory."""
 
     @property
+    def least(self) -> Room:
+        """What it cannot do without, all else being read from the disk again and again."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """It has taken all that it needs."""
+
+    @property
     def worker_pid(self) -> int | None:
         """Who holds it, while it is there."""
 
@@ -43,17 +56,24 @@ class Tenant(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """It is loaded, and nobody waits for it or uses it."""
+        """It is loaded, and nobody waits for it or uses it; or it is leaving."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits for it, or uses it."""
 
     @property
     def used_at(self) -> float:
         """When it was used last, by trio's clock."""
 
     async def unload(self) -> bool:
-        """Leave the memory, unless it is not idle any more; whether it has."""
+        """Leave the memory, unless it is not idle any more; whether it has. It is gone then."""
 
     def note_fit(self, why_not: str) -> None:
         """Whether it would fit if all others made room, and if not, why."""
+
+    def note_wait(self, why: str) -> None:
+        """Why it is not given its room yet; empty: it is."""
 
 
 class FreeRoom(Protocol):
@@ -71,13 +91,15 @@ class ModelMemory:
         """
         self.limit_bytes = limit_bytes
         self._free = free
+        self._entering = trio.Lock()
+        """Held by who waits for room; the others wait in their order."""
         self._deciding = trio.Lock()
         self._starting: list[Tenant] = []
         """Those whose place at the start is not decided yet, in the order given."""
-        self._decided = trio.Event()
+        self._changed = trio.Event()
         self._all: list[Tenant] = []
-        self._inside: dict[Tenant, None] = {}
-        """Those that are in memory, or on their way."""
+        self._inside: dict[Tenant, bool] = {}
+        """Those that are in memory, or on their way; True: one for whom there is too little."""
         self.pace = LoadPace()
         self.reading = trio.Lock()
         """Held by who reads a model's files just to know them: one at a time."""
@@ -92,51 +114,70 @@ class ModelMemory:
         for group in (self._all, self._starting):
             if tenant in group:
                 group.remove(tenant)
-        self._inside.pop(tenant, None)
-        self._tell()
+        self.left(tenant)
 
     async def begin(self, tenant: Tenant) -> bool:
         """Whether it is loaded at the start; then it has its room from now on."""
         if tenant not in self._all:
             self.join(tenant)
-        while self._starting and self._starting[0] is not tenant:
-            await self._decided.wait()
+        await self._wait_for_turn(tenant)
         try:
             async with self._deciding:
                 free = await self._measure()
-                fits = tenant.is_pinned or free.holds(tenant.need)
-                if fits:
-                    self._inside[tenant] = None
+                fits = self._admit(tenant, free)
                 self._judge(tenant, free)
                 return fits
         finally:
             if tenant in self._starting:
                 self._starting.remove(tenant)
-            self._tell()
+            self.changed()
+
+    async def _wait_for_turn(self, tenant: Tenant) -> None:
+        """Until those before it are decided; one that is late (its disk hangs) loses its place."""
+        while tenant in self._starting and (first := self._starting[0]) is not tenant:
+            with trio.move_on_after(PATIENCE_S) as patience:
+                while self._starting[:1] == [first]:
+                    await self._changed.wait()
+            if patience.cancelled_caught and self._starting[:1] == [first]:
+                self._starting.remove(first)
+                self.changed()
 
     async def enter(self, tenant: Tenant) -> None:
-        """Give a model its room; others that are idle leave for it.
+        """Give a model its room, when those before it have theirs; others that are idle leave for
+        it. While somebody wants it, it waits for those that are not idle.
 
         Raises RuntimeFailure `unavailable` when they cannot make enough.
         """
-        async with self._deciding:
-            if tenant in self._inside:
-                return
-            free = await self._measure()
-            if not tenant.is_pinned:
-                for other in self._who_must_leave(tenant, free):
-                    if not await other.unload():
+        async with self._entering:
+            while True:
+                changed = self._changed
+                async with self._deciding:
+                    free = await self._measure()
+                    if self._admit(tenant, free):
+                        tenant.note_wait("")
+                        return
+                    leaving = self._who_must_leave(tenant, free)
+                    for other in leaving:
+                        if await other.unload():
+                            self.left(other)
+                    if leaving:
                         continue
-                    self._inside.pop(other, None)
-                free = await self._measure()
-                if not free.holds(tenant.need):
                     self._judge(tenant, free)
+                if not tenant.is_wanted or self._lack(tenant, self._without(tenant, free)):
                     raise RuntimeFailure("unavailable", self._why_not(tenant, free))
-            self._inside[tenant] = None
+                tenant.note_wait(self._why_not(tenant, free))
+                with trio.move_on_after(WATCH_S):
+                    await changed.wait()
 
     def left(self, tenant: Tenant) -> None:
         """It is out of memory."""
         self._inside.pop(tenant, None)
+        self.changed()
+
+    def changed(self) -> None:
+        """Some model may be idle, or is not wanted any more: who waits looks again."""
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def run(self) -> None:
         """Keep an eye on the memory until cancelled."""
@@ -149,7 +190,7 @@ class ModelMemory:
         async with self._deciding:
             free = await self._measure()
             if free.memory_bytes < 0:
-                idle = self._idle()
+                idle = [tenant for tenant in self._idle() if not self._inside[tenant]]
                 if idle and await idle[0].unload():
                     self.left(idle[0])
                     return
@@ -157,9 +198,16 @@ class ModelMemory:
                 if tenant not in self._inside and tenant not in self._starting:
                     self._judge(tenant, free)
 
-    def _tell(self) -> None:
-        self._decided.set()
-        self._decided = trio.Event()
+    def _admit(self, tenant: Tenant, free: Room) -> bool:
+        """Whether there is room for it; then it has it."""
+        if tenant in self._inside:
+            return True
+        is_squeezed = not free.holds(tenant.need)
+        fits = tenant.is_pinned or not is_squeezed
+        fits = fits or (not self._inside and not self._lack(tenant, free))
+        if fits:
+            self._inside[tenant] = is_squeezed
+        return fits
 
     async def _measure(self) -> Room:
         """What is free beside what those inside have, and will have."""
@@ -173,8 +221,8 @@ class ModelMemory:
         free, taken = await trio.to_thread.run_sync(measure, abandon_on_cancel=True)
         for tenant, pid in pids.items():
             has = taken.get(pid, 0) if pid is not None else 0
-            # GPU memory is taken at once, when a worker begins to load.
-            vram = tenant.need.vram_bytes if pid is None else 0
+            # Of GPU memory it is not told who has it; while one loads, some may count twice.
+            vram = 0 if tenant.is_loaded else tenant.need.vram_bytes
             free -= Room(max(0, tenant.need.memory_bytes - has), vram)
         if self.limit_bytes is not None:
             left = self.limit_bytes - sum(t.need.memory_bytes for t in self._inside)
@@ -195,29 +243,38 @@ class ModelMemory:
             chosen.append(other)
             free += other.need
         if not free.holds(tenant.need):
-            return []
+            # For one that is too large anyway all have to leave.
+            is_alone = len(chosen) == len(self._inside) and not self._lack(tenant, free)
+            return chosen if is_alone else []
         for other in list(chosen):
             if (free - other.need).holds(tenant.need):
                 chosen.remove(other)
                 free -= other.need
         return chosen
 
+    def _without(self, tenant: Tenant, free: Room) -> Room:
+        """What it could have if the others left."""
+        return sum((t.need for t in self._inside if t is tenant or not t.is_pinned), free)
+
     def _judge(self, tenant: Tenant, free: Room) -> None:
         """Tell it whether it would fit if the others left."""
-        others = (t.need for t in self._inside if t is not tenant and not t.is_pinned)
-        alone = sum(others, free)
-        if tenant in self._inside:
-            alone += tenant.need
-        tenant.note_fit("" if tenant.is_pinned else _lack(tenant, alone))
+        tenant.note_fit(self._lack(tenant, self._without(tenant, free)))
+
+    def _lack(self, tenant: Tenant, room: Room) -> str:
+        """Why it could not even be here alone, with so much room; empty if it could."""
+        if tenant.is_pinned or room.holds(tenant.need):
+            return ""
+        is_pinned = any(other.is_pinned for other in self._inside)
+        if self.limit_bytes is None and not is_pinned and room.holds(tenant.least):
+            return ""
+        return f"{_words(tenant, room)}; {MEND}"
 
     def _why_not(self, tenant: Tenant, free: Room) -> str:
         busy = [t.name for t in self._inside if not t.is_idle or t.is_pinned]
-        lack = _lack(tenant, free)
-        return f"{lack}; {', '.join(busy[:4])} cannot leave now" if busy else lack
+        words = _words(tenant, free)
+        return f"{words}; {', '.join(busy[:4])} cannot leave now" if busy else f"{words}; {MEND}"
 
 
-def _lack(tenant: Tenant, room: Room) -> str:
-    if room.holds(tenant.need):
-        return ""
+def _words(tenant: Tenant, room: Room) -> str:
     there = room if tenant.need.vram_bytes else Room(room.memory_bytes)
     return f"it needs {tenant.need}, and {there} can be had"

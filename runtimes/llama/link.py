@@ -27,8 +27,9 @@ from runtimes.base import (
     RuntimeFailure,
     Started,
 )
-from runtimes.embedding import Vector
+from runtimes.embedding import GENERATE, Vector
 from runtimes.llama import frames
+from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
 from runtimes.reply_form import ReplyForm
@@ -79,6 +80,8 @@ class WorkerLink:
         self._heard_at = trio.current_time()
         self._process: trio.Process | None = None
         self._ready = False
+        self._step = 1.0
+        """How much longer one decode may take than that of a batch."""
         self._verdict = ""
         """Why the process was killed from here, if it was."""
         self._load_failure: RuntimeFailure | None = None
@@ -213,11 +216,11 @@ class WorkerLink:
             return self._heard_at + seconds, f"it loaded for {seconds:g} s without a sign of life"
         debts = [(math.inf, "")]
         if any(reply.owes for reply in self._replies.values()):
-            seconds = patience.hang_timeout_s
+            seconds = patience.hang_timeout_s * self._step
             debts.append((self._heard_at + seconds, f"it was silent for {seconds:g} s"))
         for reply in self._replies.values():
             if reply.left_at is not None:
-                seconds = patience.cancel_timeout_s
+                seconds = patience.cancel_timeout_s * self._step
                 late_at = reply.left_at + seconds
                 debts.append((late_at, f"it did not confirm a cancel in {seconds:g} s"))
         return min(debts)
@@ -228,6 +231,8 @@ class WorkerLink:
                 self.progress = frame.progress
             case frames.Ready():
                 self._ready = True
+                if frame.task != GENERATE:  # each text is decoded in one piece
+                    self._step = max(1.0, frame.context_tokens / BATCH_TOKENS_MAX)
                 self.progress = 1.0
                 self._debts_changed.set()
                 self._on_ready(frame)

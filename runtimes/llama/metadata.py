@@ -6,7 +6,8 @@ Behind the header (`model_file.py`) lie the pairs, then what the tensors are; no
     name string | dimensions u32 | size u64 each | type u32 | offset u64       ... for each tensor
 
 A string is its length (u64) and its bytes. Files are hostile: a count beyond the limits, an end
-amid a value, or a type that there is not is `invalid_model`.
+amid a value, or a type that there is not is `invalid_model`. One budget holds for all parts of a
+model, so that reading it takes seconds at the worst.
 """
 
 import dataclasses
@@ -21,14 +22,19 @@ from runtimes.base import RuntimeFailure
 from runtimes.llama.model_file import HEADER, METADATA_PAIRS_MAX, TENSORS_MAX, model_parts
 
 READ_BYTES: Final = 1024 * 1024
-BYTES_MAX: Final = 256 * 1024 * 1024
-"""Of pairs and tensors of one file; the largest vocabularies take 20 MB."""
+BYTES_MAX: Final = 128 * 1024 * 1024
+"""Of pairs and tensors of one model; the largest vocabularies take 20 MB."""
+ITEMS_MAX: Final = 2_000_000
+"""Pairs, tensors, texts in arrays and numbers that are kept; the largest vocabularies have 800,000
+tokens and merges."""
 KEY_BYTES_MAX: Final = 64 * 1024
 TEXT_BYTES_KEPT: Final = 1024
 """Longer texts (chat templates) are passed over."""
 ITEMS_KEPT: Final = 4_096
 """Of an array of numbers, such as one for each layer; of longer ones only the length is kept."""
 DIMENSIONS_MAX: Final = 8
+WEIGHTS_MAX: Final = 2**62
+"""Of a whole model; what others are told of it must fit into 63 bits."""
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -60,10 +66,11 @@ def read_metadata(path: pathlib.Path) -> Metadata:
     """
     first: _File | None = None
     parameters = 0
+    budget = _Budget(BYTES_MAX, ITEMS_MAX)
     for part in model_parts(path):
         try:
             with part.open("rb") as file:
-                read = _File(file)
+                read = _File(file, budget)
         except (OSError, struct.error, UnicodeDecodeError, _Damaged) as error:
             reason = getattr(error, "strerror", None) or "its metadata is damaged"
             raise RuntimeFailure(
@@ -71,6 +78,8 @@ def read_metadata(path: pathlib.Path) -> Metadata:
             ) from error
         first = first or read
         parameters += read.parameters
+        if parameters >= WEIGHTS_MAX:
+            raise RuntimeFailure("invalid_model", f"{part} has absurdly many weights")
     assert first is not None
     return Metadata(values=first.values, lengths=first.lengths, parameters=parameters)
 
@@ -79,20 +88,36 @@ class _Damaged(Exception):
     """The bytes are no metadata."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Budget:
+    """What may still be read."""
+
+    bytes_left: int
+    items_left: int
+
+    def spend(self, *, size: int = 0, items: int = 0) -> None:
+        """Raises _Damaged when there is no more."""
+        self.bytes_left -= size
+        self.items_left -= items
+        if self.bytes_left < 0 or self.items_left < 0:
+            raise _Damaged
+
+
 class _File:
     """One file, read from its start."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, budget: _Budget) -> None:
         self._file = file
+        self._budget = budget
         self._buffer = b""
         self._at = 0
-        self._left = BYTES_MAX
         self.values: dict[str, Value] = {}
         self.lengths: dict[str, int] = {}
         self.parameters = 0
         _, _, tensors, pairs = HEADER.unpack(self._take(HEADER.size))
         if pairs > METADATA_PAIRS_MAX or tensors > TENSORS_MAX:
             raise _Damaged
+        budget.spend(items=pairs + tensors)
         for _ in range(pairs):
             self._read_pair()
         for _ in range(tensors):
@@ -118,9 +143,11 @@ class _File:
         kind, length = self._number("I"), self._number("Q")
         self.lengths[key] = length
         if kind == _STRING:
-            for _ in range(min(length, BYTES_MAX)):
+            self._budget.spend(items=length)
+            for _ in range(length):
                 self._skip(self._length(BYTES_MAX))
         elif length <= ITEMS_KEPT:
+            self._budget.spend(items=length)
             self.values[key] = tuple(self._value(kind) for _ in range(length))
         else:
             self._skip(struct.calcsize("<" + _letter(kind)) * length)
@@ -134,7 +161,7 @@ class _File:
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
         self._skip(4 + 8)
         weights: int = math.prod(sizes)
-        if weights >= 2**62:
+        if weights >= WEIGHTS_MAX:
             raise _Damaged
         return weights
 
@@ -170,7 +197,7 @@ class _File:
             self._at = end
             return
         beyond = end - len(self._buffer)
-        self._spend(beyond)
+        self._budget.spend(size=beyond)
         self._buffer, self._at = b"", 0
         self._file.seek(beyond, 1)
 
@@ -178,14 +205,9 @@ class _File:
         """Have at least `size` bytes from here on in the buffer."""
         rest = self._buffer[self._at :]
         more = self._file.read(max(READ_BYTES, size - len(rest)))
-        self._spend(len(more))
+        self._budget.spend(size=len(more))
         self._buffer, self._at = rest + more, 0
         if len(self._buffer) < size:
-            raise _Damaged
-
-    def _spend(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
             raise _Damaged
 
 

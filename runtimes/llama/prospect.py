@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Iterable
 
 from runtimes import hardware
-from runtimes.base import ModelCard
+from runtimes.base import ModelCard, RuntimeFailure
+from runtimes.embedding import GENERATE
+from runtimes.llama.context_length import CONTEXT_TOKENS_MIN
 from runtimes.llama.fit import capacity_of, needed_room
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.metadata import read_metadata
@@ -16,6 +18,10 @@ from runtimes.llama.shape import Shape
 from runtimes.room import Room
 
 RUNTIME_NAME = "llama"
+BYTES_MAX = 2**62
+"""What is told to others must fit into 63 bits."""
+ARCHITECTURE_CHARACTERS_MAX = 64
+"""llama.cpp knows none with half as many."""
 GPU_LIBRARIES = ("cuda", "hip", "vulkan", "sycl", "musa")
 """llama.cpp's libraries for devices with a memory of their own, by a part of their names."""
 
@@ -28,6 +34,8 @@ class Prospect:
     """With an empty content hash while that is not known."""
     slots: int
     need: Room
+    least: Room
+    """The same without the weights, which are mapped."""
     memory_bytes: int
     """What the estimate, and so the worker, plans with; 0: unknown."""
     identity: str
@@ -44,11 +52,18 @@ def look(
     size_bytes = model_bytes(settings.path)
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
     shape = Shape.of(read_metadata(settings.path))
+    _check(shape, settings.path)
     gpu = has_gpu_build() and bool(hardware.gpus())
     available = hardware.available_memory_bytes()
     if limit_bytes is not None:
         available = min(available or limit_bytes, limit_bytes)
-    capacity = capacity_of(shape, settings, available=available, gpu=gpu)
+    try:
+        capacity = capacity_of(shape, settings, available=available, gpu=gpu)
+        need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpu=gpu)
+    except ArithmeticError as error:
+        raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
+    if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
+        raise _invalid(settings.path, "has sizes that make no sense")
     content_hash = settings.content_hash
     if content_hash is None and hashes is not None:
         content_hash = hashes.find(identity)
@@ -65,10 +80,24 @@ def look(
             tasks=(shape.pooling.task,),
         ),
         slots=capacity.slots,
-        need=needed_room(shape, settings, size_bytes + added_bytes, capacity, gpu=gpu),
+        need=need,
+        least=Room(max(0, need.memory_bytes - size_bytes), need.vram_bytes),
         memory_bytes=available,
         identity=identity,
     )
+
+
+def _check(shape: Shape, path: pathlib.Path) -> None:
+    """Refuse what no worker would load, and what other nodes would not read."""
+    name = shape.architecture
+    if len(name) > ARCHITECTURE_CHARACTERS_MAX or not name.isprintable():
+        raise _invalid(path, "has no sane name of its architecture")
+    if shape.pooling.task != GENERATE and shape.trained_context_tokens < CONTEXT_TOKENS_MIN:
+        raise _invalid(path, "does not say how long texts may be")
+
+
+def _invalid(path: pathlib.Path, what: str) -> RuntimeFailure:
+    return RuntimeFailure("invalid_model", f"{path} {what}; download it again or choose another")
 
 
 def has_gpu_build() -> bool:

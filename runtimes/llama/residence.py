@@ -1,6 +1,6 @@
 """The one place for whether one model is in memory: who wants it, and when it comes and leaves.
 
-cold -> called (somebody wants it) -> inside (it has its room) -> loaded -> idle -> cold
+cold -> called (somebody wants it) -> inside (it has its room) -> loaded -> idle -> leaving -> cold
 """
 
 import contextlib
@@ -14,6 +14,9 @@ from runtimes.base import RuntimeFailure
 from runtimes.llama.settings import KEEP_ALIVE_S, LlamaSettings
 from runtimes.model_memory import ModelMemory
 from runtimes.room import Room
+
+GRACE_S = 60.0
+"""What was loaded for somebody who comes again later waits for him so long."""
 
 T = TypeVar("T")
 
@@ -29,13 +32,13 @@ class Residence:
         on_change: Callable[[], None],
     ) -> None:
         self.name = settings.name
-        self.need = Room()
+        self.need = self.least = Room()
         self.is_pinned = settings.pin
         self.used_at = -math.inf
         self.why_not = ""
         """Why it would not fit though all others left."""
         self.refusal = ""
-        """Why nobody has it who asked last."""
+        """Why nobody has it who asked last, or waits for it now."""
         self.is_loaded = False
         self.began_at = 0.0
         """When the present load began."""
@@ -50,6 +53,7 @@ class Residence:
         self._has_room = False
         self._is_leaving = False
         self._is_from_start = False
+        self._was_used = False
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
         self._moved = trio.Event()
@@ -65,23 +69,34 @@ class Residence:
     @property
     def is_idle(self) -> bool:
         """See `Tenant`."""
-        return self.is_loaded and self._holds == 0 and not self._is_leaving
+        return self._is_leaving or (self.is_loaded and self._holds == 0)
+
+    @property
+    def is_wanted(self) -> bool:
+        """See `Tenant`."""
+        return self._holds > 0
 
     async def unload(self) -> bool:
         """See `Tenant`."""
         if not self.is_idle:
             return False
-        self._is_leaving = True
-        self.is_loaded = False  # who comes from now on waits until it is back
-        self._scope.cancel()
+        if not self._is_leaving:
+            self._is_leaving, self._called = True, trio.Event()
+            self._scope.cancel()
+            self._on_change()
         await self._gone.wait()
         return True
 
     def note_fit(self, why_not: str) -> None:
         """See `Tenant`."""
-        if why_not != self.why_not:
-            self.why_not = why_not
+        flips = bool(why_not) != bool(self.why_not)
+        self.why_not = why_not
+        if flips:
             self._on_change()
+
+    def note_wait(self, why: str) -> None:
+        """See `Tenant`."""
+        self.refusal = why
 
     # ---- its life ----
 
@@ -94,6 +109,11 @@ class Residence:
         """From now on this is its memory."""
         self._memory = memory
         memory.join(self)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Its worker is being ended; whoever wants it has it loaded again."""
+        return self._is_leaving
 
     @property
     def is_coming(self) -> bool:
@@ -112,11 +132,12 @@ class Residence:
             yield
         finally:
             self._holds -= 1
+            self._was_used |= self.is_loaded
             self._touch()
 
     def loaded(self) -> None:
         """The worker has it."""
-        self.is_loaded = True
+        self.is_loaded, self._was_used = True, self.is_wanted
         self._touch()
 
     async def begin(self) -> None:
@@ -126,11 +147,9 @@ class Residence:
         if self._has_room:
             self._called.set()
 
-    async def wait_called(self) -> bool:
-        """Until somebody wants it; whether that was so already."""
-        was_called = self._called.is_set()
+    async def wait_called(self) -> None:
+        """Until somebody wants it."""
         await self._called.wait()
-        return was_called
 
     async def enter(self) -> bool:
         """Get room for it; without any, those who want it are told so, and it is False."""
@@ -144,6 +163,15 @@ class Residence:
         self._has_room = True
         self.began_at = trio.current_time()
         return True
+
+    def give_back(self, why: str) -> None:
+        """It could not be loaded: others may have its room. What is loaded at the start is tried
+        again, if there still is room then; anything else when somebody asks again.
+        """
+        self._has_room = False
+        self._memory.left(self)
+        if not self._is_from_start:
+            self.refusal, self._called = why, trio.Event()
 
     async def stay(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Do `work`, which ends when it leaves; None if it has left for others."""
@@ -161,8 +189,6 @@ class Residence:
         self._has_room = self._is_leaving = False
         self._is_from_start = False
         self._memory.left(self)
-        if self._holds == 0:
-            self._called = trio.Event()
         return None
 
     async def leave_when_idle(self) -> None:
@@ -171,6 +197,8 @@ class Residence:
             keep_s: float = KEEP_ALIVE_S if self._keep_alive is None else self._keep_alive
             if self.is_pinned or (self._is_from_start and self._keep_alive is None):
                 keep_s = math.inf
+            elif not (self._was_used or self._is_from_start):
+                keep_s = max(keep_s, GRACE_S)
             until = self.used_at + keep_s if self.is_idle else math.inf
             if until <= trio.current_time():
                 await self.unload()
@@ -188,3 +216,4 @@ class Residence:
         self.used_at = trio.current_time()
         self._moved.set()
         self._moved = trio.Event()
+        self._memory.changed()

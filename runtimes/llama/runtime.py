@@ -26,10 +26,10 @@ from runtimes.base import (
 from runtimes.embedding import Vector
 from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
-from runtimes.llama.adapter import whole_hash
-from runtimes.llama.hash_cache import HashCache, file_identity
+from runtimes.llama.hash_cache import HashCache
+from runtimes.llama.known_file import KnownFile
 from runtimes.llama.link import WorkerEnd, WorkerLink
-from runtimes.llama.prospect import RUNTIME_NAME, Prospect, look
+from runtimes.llama.prospect import RUNTIME_NAME, Prospect
 from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
 from runtimes.model_memory import ModelMemory
@@ -57,7 +57,7 @@ class LlamaRuntime(Runtime):
         """`hashes`: where content hashes are remembered; None: nowhere."""
         self._settings = settings
         self._restart_delay = restart_delay or RestartDelay()
-        self._hashes = hashes
+        self._file = KnownFile(settings, hashes)
         self._slots = Slots(settings.slots or 1, settings.queue_max)
         self._residence = Residence(
             settings, worker_pid=lambda: self.worker_pid, on_change=self._tell
@@ -65,7 +65,6 @@ class LlamaRuntime(Runtime):
         self._on_change: ChangeCallback | None = None
         """Of who serves it."""
         self._told = trio.Event()
-        self._prospect: Prospect | None = None
         self._link: WorkerLink | None = None
         self._is_down = False
         self._failure: RuntimeFailure | None = None
@@ -91,21 +90,25 @@ class LlamaRuntime(Runtime):
     @property
     def standing(self) -> Standing | None:
         """See `Runtime.standing`."""
-        prospect, home = self._prospect, self._residence
+        prospect, home = self._file.prospect, self._residence
         if self._failure is not None:
             card = ModelCard(name=self._settings.name, content_hash="", runtime=RUNTIME_NAME)
             reason = self._failure.message
             return Standing(card=card, state=ModelState.UNUSABLE, reason=reason)
         if prospect is None or self._on_change is None:
             return None
-        state, reason, share, ready_in_s = ModelState.COLD, home.refusal, 0.0, 0.0
+        state, share, ready_in_s = ModelState.COLD, 0.0, 0.0
+        reason = home.refusal or self._file.trouble
         size_bytes = prospect.card.size_bytes
-        if home.is_loaded and self._link is not None and self._link.is_up:
+        if home.is_leaving:
+            state = ModelState.LOADING if home.is_wanted else ModelState.COLD
+            ready_in_s = home.memory.pace.expected_s(size_bytes)
+        elif home.is_loaded and self._link is not None and self._link.is_up:
             state, reason, share = ModelState.READY, "", 1.0
         elif self._is_down or home.is_loaded:
             state, reason, share = ModelState.DOWN, self._trouble, self.progress
         elif home.is_coming:
-            state, reason, share = ModelState.LOADING, "", self.progress
+            state, reason, share = ModelState.LOADING, home.refusal, self.progress
             elapsed_s = 0.0 if self._link is None else trio.current_time() - home.began_at
             ready_in_s = home.memory.pace.left_s(size_bytes, elapsed_s, share)
         elif home.why_not:
@@ -166,8 +169,7 @@ class LlamaRuntime(Runtime):
             self._tell()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._residence.leave_when_idle)
-                if not self._residence.is_coming:
-                    nursery.start_soon(self._identify)
+                nursery.start_soon(self._identify)
                 failure = await self._keep_up()
                 nursery.cancel_scope.cancel()
             raise failure
@@ -176,7 +178,7 @@ class LlamaRuntime(Runtime):
             raise
         finally:
             self._residence.end()
-            self._link = self._prospect = None
+            self._link = self._file.prospect = None
             self._is_down = False
             self._tell()
             self._on_change = None
@@ -189,8 +191,8 @@ class LlamaRuntime(Runtime):
             await self._slots.acquire()
             try:
                 link = self._live_link()
-                assert self._prospect is not None, "it came before the link"
-                check_task(request, self._prospect.card)
+                assert self._file.prospect is not None, "it came before the link"
+                check_task(request, self._file.prospect.card)
                 reply = link.start(request, on_end=self._slots.release)
             except BaseException:
                 self._slots.release()
@@ -224,62 +226,44 @@ class LlamaRuntime(Runtime):
 
     async def _look(self) -> None:
         """Read what the file says of itself now. Raises RuntimeFailure `invalid_model`."""
-        try:
-            self._prospect = await trio.to_thread.run_sync(
-                look,
-                self._settings,
-                self._hashes,
-                self._residence.memory.limit_bytes,
-                abandon_on_cancel=True,
-            )
-        except OSError as error:
-            raise RuntimeFailure(
-                "invalid_model", f"{self._settings.path} cannot be read ({error.strerror})"
-            ) from error
-        self._residence.need = self._prospect.need
-        self._slots.resize(self._prospect.slots)
+        home = self._residence
+        prospect = await self._file.look(home.memory.limit_bytes)
+        home.need, home.least = prospect.need, prospect.least
+        self._slots.resize(prospect.slots)
+
+    def _lacks_hash(self) -> bool:
+        """Whether nobody loads it and its hash is not known: so it is not offered."""
+        home, prospect = self._residence, self._file.prospect
+        has_worker = home.is_coming or home.is_loaded
+        return prospect is not None and not prospect.card.content_hash and not has_worker
 
     async def _identify(self) -> None:
-        """Find out the hash of a model that nobody loads yet: without one it is not offered."""
-        prospect, settings = self._prospect, self._settings
-        if prospect is None or prospect.card.content_hash:
-            return
-        async with self._residence.memory.reading:
-            try:
-                found = await trio.to_thread.run_sync(
-                    whole_hash, settings.path, settings.lora, abandon_on_cancel=True
-                )
-            except OSError as error:
-                self._residence.note_fit(f"its file cannot be read ({error.strerror})")
-                return
-        await self._note_hash(prospect, found)
-        self._tell()
-
-    async def _note_hash(self, prospect: Prospect, found: str) -> None:
-        """The files that were looked at have this hash, unless they were exchanged meanwhile."""
-        settings = self._settings
-        try:
-            identity = await trio.to_thread.run_sync(file_identity, settings.path, settings.lora)
-        except OSError:
-            return
-        if identity != prospect.identity:
-            return
-        if self._prospect is not None:
-            card = dataclasses.replace(self._prospect.card, content_hash=found)
-            self._prospect = dataclasses.replace(self._prospect, card=card)
-        if self._hashes is not None and settings.content_hash is None:
-            await trio.to_thread.run_sync(self._hashes.keep, identity, found)
+        memory = self._residence.memory
+        await self._file.keep_identified(
+            is_due=self._lacks_hash,
+            next_change=lambda: self._told,
+            tell=self._tell,
+            reading=memory.reading,
+            limit_bytes=memory.limit_bytes,
+        )
 
     async def _keep_up(self) -> RuntimeFailure:
         """Run one worker after the other, whenever the model is wanted; why that cannot be."""
         home, load_crashes, falls = self._residence, 0, 0
+        is_fresh = home.is_coming
         while True:
-            if not await home.wait_called():
-                try:
-                    await self._look()  # it may have been exchanged since
-                except RuntimeFailure as failure:
-                    return failure
-            if not await home.enter():
+            await home.wait_called()
+            try:
+                if not is_fresh:
+                    await self._look()
+                is_fresh = False
+                has_room = await home.enter()
+                if has_room and not await self._file.is_current(self._file.prospect):
+                    await self._look()  # it was exchanged while there was no room
+            except RuntimeFailure as failure:
+                return failure
+            if not has_room:
+                self._is_down = False
                 self._tell()
                 continue
             end = await home.stay(self._run_worker)
@@ -290,6 +274,8 @@ class LlamaRuntime(Runtime):
             # Who waits for a load is not sent away because it has to be begun anew, once.
             falls = 0 if end.was_ready else falls + 1
             self._is_down = end.was_ready or end.failure is not None or falls > 1
+            if not (end.was_ready or home.is_pinned or (home.is_wanted and falls == 1)):
+                home.give_back(self._trouble)
             self._tell()
             if end.failure is not None and end.failure.code != "unavailable":
                 return end.failure
@@ -307,6 +293,9 @@ class LlamaRuntime(Runtime):
             now = trio.current_time()
             up_s = 0.0 if self._ready_at is None else now - self._ready_at
             await trio.sleep(self._restart_delay.after(up_s))
+            if not home.is_coming:
+                self._is_down = False  # it is tried again when somebody asks
+                self._tell()
 
     async def _run_worker(self) -> WorkerEnd:
         """Run one worker to its end."""
@@ -318,13 +307,13 @@ class LlamaRuntime(Runtime):
             self._tell()
 
         self._ready_at = None
-        assert self._prospect is not None
-        known_hash = self._prospect.card.content_hash or None
+        assert self._file.prospect is not None
+        known_hash = self._file.prospect.card.content_hash or None
         settings = dataclasses.replace(self._settings, content_hash=known_hash)
-        memory_bytes = self._prospect.memory_bytes
+        memory_bytes = self._file.prospect.memory_bytes
         self._link = link = WorkerLink(settings, memory_bytes=memory_bytes, on_ready=ready)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._after_ready, became_ready, self._prospect)
+            nursery.start_soon(self._after_ready, became_ready, self._file.prospect)
             try:
                 end = await link.run()
             except OSError as error:  # no process to be had: out of memory or processes
@@ -341,7 +330,7 @@ class LlamaRuntime(Runtime):
 
     def _take_over(self, frame: frames.Ready) -> None:
         """The worker is up, and knows better than the file's metadata told."""
-        assert self._prospect is not None
+        assert self._file.prospect is not None
         now = trio.current_time()
         card = ModelCard(
             name=self._settings.name,
@@ -354,7 +343,7 @@ class LlamaRuntime(Runtime):
             context_tokens=frame.context_tokens,
             tasks=(frame.task,),
         )
-        self._prospect = dataclasses.replace(self._prospect, card=card)
+        self._file.prospect = dataclasses.replace(self._file.prospect, card=card)
         self._residence.loaded()
         self._residence.memory.pace.note(frame.size_bytes, now - self._residence.began_at)
         self._slots.resize(frame.slots)
@@ -366,9 +355,9 @@ class LlamaRuntime(Runtime):
     async def _after_ready(self, became_ready: trio.Event, before: Prospect) -> None:
         """Keep the hash that the worker has computed, and look for a GPU that lies idle."""
         await became_ready.wait()
-        assert self._prospect is not None
+        assert self._file.prospect is not None
         if not before.card.content_hash:
-            await self._note_hash(before, self._prospect.card.content_hash)
+            await self._file.note_hash(before, self._file.prospect.card.content_hash)
         if self._advice is not None or not self._lacks_gpu:
             return
         # NVML may hang with a sick driver; nobody waits for it.

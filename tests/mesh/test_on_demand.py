@@ -97,14 +97,15 @@ def test_who_does_not_wait_gets_503_and_finds_it_loaded_later(pair: list[Daemon]
 
 
 def test_no_answer_is_broken_off_for_another_model(pair: list[Daemon]) -> None:
-    """Who asks for the other one meanwhile is refused, and told why."""
+    """Who asks for the other one meanwhile waits until it has ended, or is refused at once."""
     anna, bert = pair
     with bert.stream("first", max_tokens=400, ignore_eos=True) as stream:
         stream.first_text()
-        refused = bert.chat("second", max_tokens=2)
-        assert refused.status == 503
-        assert "first cannot leave now" in refused.json["error"]["message"]
+        body = {"model": "second", "messages": [{"role": "user", "content": "Hi"}]}
+        hurried = bert.request("POST", "/v1/chat/completions", body, **{"x-meshd-wait": "0"})
+        assert (hurried.status, hurried.json["error"]["code"]) == (503, "model_loading")
+        assert bert.chat("second", max_tokens=2).status == 200
         events = list(stream.events())
     assert any(map(text_of_event, events))
     assert stream.comments[-1].endswith("continuations=0")
-    assert states(anna)["first"] == "ready"
+    assert states(anna) == {"first": "cold", "second": "ready", "third": "unusable"}

@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+import structlog
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from meshd import local_models
 from meshd.admitting import Admitting, NotAdmitted
 from meshd.local_models import LocalModels, local_row
 from protocol.identity import NodeId
@@ -28,12 +30,16 @@ class Shelved(PlayedRuntime):
         super().__init__(name=name)
         self.state = ModelState.COLD
         self.reason = ""
+        self.has_identity = True
         self.wishes = 0
         self.held = 0
 
     @property
     def card(self) -> ModelCard | None:
-        return None if self.state is ModelState.UNUSABLE else super().card
+        is_offered = self.state is not ModelState.UNUSABLE and (
+            self.has_identity or self.state is ModelState.READY
+        )
+        return super().card if is_offered else None
 
     @property
     def standing(self) -> Standing:
@@ -154,6 +160,24 @@ def test_when_it_cannot_be_loaded_who_waits_is_told_why() -> None:
     run(main)
 
 
+def test_who_waited_in_vain_is_told_for_what() -> None:
+    """For room, say; nothing ran and nobody else waited."""
+
+    async def main() -> None:
+        house = House()
+        house.now(ModelState.LOADING, "b cannot leave now")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            assert house.refused == []
+            nursery.cancel_scope.deadline = trio.current_time() + 700
+        [refused] = house.refused
+        assert refused.code == "expired"
+        assert refused.message == "the deadline passed before its turn: b cannot leave now"
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.01))
+
+
 def test_when_it_cannot_be_had_at_all_who_asks_is_told_why() -> None:
     """Who waits, and who comes later."""
 
@@ -171,14 +195,17 @@ def test_when_it_cannot_be_had_at_all_who_asks_is_told_why() -> None:
     run(main)
 
 
-def test_nothing_is_loaded_for_a_request_that_is_refused_anyway() -> None:
-    """Its deadline is sooner than the load."""
+def test_a_deadline_sooner_than_the_load_is_refused_and_has_it_loaded() -> None:
+    """Else nobody in such a hurry would ever be answered."""
 
     async def main() -> None:
         house = House()
         await house.ask(deadline_s=LOAD_S / 2)
         assert [refused.code for refused in house.refused] == ["wait_too_long"]
-        assert house.runtime.wishes == 0
+        assert (house.runtime.state, house.runtime.held) == (ModelState.LOADING, 0)
+        house.now(ModelState.READY)
+        await house.ask(deadline_s=LOAD_S / 2)
+        assert len(house.events) == 4
 
     run(main)
 
@@ -192,6 +219,65 @@ def test_of_two_with_one_name_the_loaded_one_is_asked() -> None:
     assert models.load_s("m") == 0.0
     with models.wanted("m"):
         assert (cold.wishes, warm.wishes) == (0, 1)
+
+
+def test_of_two_with_one_name_the_one_that_was_not_refused_is_loaded() -> None:
+    """The other one could not be loaded when somebody asked last."""
+    refused, other = Shelved(), Shelved()
+    refused.reason, other.running = "no room", 3
+    models = LocalModels([refused, other])
+    with models.wanted("m"):
+        assert (refused.wishes, other.wishes) == (0, 1)
+
+
+def test_what_loads_is_waited_for_before_its_identity_is_known() -> None:
+    """Its file was exchanged, so there is no card until it is loaded."""
+
+    async def main() -> None:
+        house = House()
+        house.runtime.has_identity = False
+        house.now(ModelState.COLD)
+        with pytest.raises(RuntimeFailure, match="does not serve"):
+            await house.ask()
+        house.now(ModelState.LOADING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.ask)
+            await wait_all_tasks_blocked()
+            assert (house.refused, house.runtime.held) == ([], 1)
+            house.now(ModelState.READY)
+        assert len(house.events) == 4
+
+    run(main)
+
+
+def test_that_a_model_is_unusable_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the figures in its reason change."""
+    large = Shelved()
+    changes: list[str] = []
+
+    async def serve(on_change: Callable[[], None]) -> None:
+        for free_gb in (9.0, 9.1, 9.2):
+            large.state, large.reason = ModelState.UNUSABLE, f"{free_gb} GB can be had"
+            on_change()
+            changes.append(large.reason)
+        await trio.sleep_forever()
+
+    large.serve = serve  # type: ignore[method-assign]  # as a test may
+
+    async def main() -> None:
+        models = LocalModels([large])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(models.serve, lambda: None)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    said = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(local_models, "log", said)
+    run(main)
+    assert len(changes) == 3
+    assert [(call.method_name, *call.args) for call in said.calls] == [
+        ("warning", "model.unusable")
+    ]
 
 
 def test_a_row_says_how_a_model_is_doing() -> None:

@@ -292,6 +292,26 @@ def test_fair_share_is_by_what_each_has_done() -> None:
     assert _order("fair_share", dataclasses.replace(slow, served_tokens=10), fast) == [2, 1]
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("priority", [0, 2])
+def test_a_model_is_not_loaded_where_another_node_has_it(name: str, priority: int) -> None:
+    """Whatever the policy looks at besides; and who has failed comes behind both."""
+    ready = _candidate(1, load=Load(0, 2, 8))
+    cold = _candidate(2, load=Load(0, 0, 8), load_ns=134 * 10**9)
+    failed = _candidate(3, failed_ago_ns=1)
+    demand = dataclasses.replace(DEMAND, priority=priority)
+    for seed in range(50):
+        order = _order(name, cold, failed, ready, seed=seed, demand=demand)
+        assert order == [1, 2, 3]
+
+
+def test_where_time_decides_a_short_load_may_be_better_than_a_long_wait() -> None:
+    """`fastest` weighs both."""
+    full = _candidate(1, load=Load(60, 4, 4), speed=SLOW)
+    cold = _candidate(2, load_ns=10**9, speed=SLOW)
+    assert _order("fastest", full, cold) == [2, 1]
+
+
 @pytest.mark.parametrize("load", [Load(0, 2**31, 2**31), Load(0, 1_000, 1_000)])
 def test_a_lie_about_slots_draws_nobody_to_who_is_slow(load: Load) -> None:
     """However much it says that it has ended: ten others are a hundred times as fast."""

@@ -18,7 +18,17 @@ def test_it_learns_from_loads_that_say_something() -> None:
     assert pace.expected_s(GB) == LoadPace().expected_s(GB)
     for _ in range(10):
         pace.note(4 * GB, START_S + 2.0)
-    assert START_S + 0.49 < pace.expected_s(GB) < START_S + 0.51
+    assert START_S + 0.74 < pace.expected_s(GB) < START_S + 0.76
+
+
+def test_a_load_that_took_no_time_promises_no_wonders() -> None:
+    """What was in the page cache says little of 40 GB on a disk."""
+    pace = LoadPace()
+    pace.note(60_000_000, 0.9)
+    assert pace.expected_s(40 * GB) > 100
+    for _ in range(50):
+        pace.note(1_000 * GB, 0.001)
+    assert pace.expected_s(40 * GB) > START_S + 3.9
 
 
 def test_what_is_left_follows_from_what_is_done() -> None:

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from runtimes.base import RuntimeFailure
-from runtimes.model_memory import WATCH_S, ModelMemory
+from runtimes.model_memory import MEND, PATIENCE_S, WATCH_S, ModelMemory
 from runtimes.room import Room
 
 GB = 10**9
@@ -24,8 +24,17 @@ class Model:
     is_idle: bool = False
     used_at: float = 0.0
     worker_pid: int | None = None
+    is_loaded: bool = True
+    is_wanted: bool = False
+    squeezed_to: Room | None = None
     why_not: str = ""
+    why_waits: str = ""
     unloaded: int = 0
+
+    @property
+    def least(self) -> Room:
+        """All of it, unless a test says otherwise."""
+        return self.squeezed_to or self.need
 
     async def unload(self) -> bool:
         """Leave at once, if it is idle by then."""
@@ -39,6 +48,10 @@ class Model:
     def note_fit(self, why_not: str) -> None:
         """Remember it."""
         self.why_not = why_not
+
+    def note_wait(self, why: str) -> None:
+        """Remember it."""
+        self.why_waits = why
 
 
 def model(name: str, gigabytes: float, *, vram: float = 0, **state: object) -> Model:
@@ -105,7 +118,7 @@ def test_what_would_not_fit_alone_says_so() -> None:
         large, on_gpu = model("large", 12), model("gpu", 1, vram=9)
         house = House(10, model("a", 4), large, on_gpu, vram=8)
         assert await house.start() == ["a"]
-        assert large.why_not == "it needs 12.0 GB, and 10.0 GB can be had"
+        assert large.why_not == f"it needs 12.0 GB, and 10.0 GB can be had; {MEND}"
         assert on_gpu.why_not.startswith("it needs 1.0 GB and 9.0 GB of GPU memory, and ")
         house.free = Room(13 * GB, 9 * GB)
         await house.memory.look()
@@ -163,7 +176,7 @@ def test_nobody_leaves_in_vain() -> None:
 
 @pytest.mark.parametrize("state", [{"is_idle": False}, {"is_idle": True, "is_pinned": True}])
 def test_who_is_used_or_pinned_never_leaves(state: dict[str, bool]) -> None:
-    """The other is refused, with the reason, and nobody has left in vain."""
+    """The other, which nobody waits for, is refused, with the reason; nobody has left in vain."""
 
     async def test() -> None:
         stays, idle, other = model("stays", 4), model("idle", 2), model("other", 8)
@@ -273,5 +286,187 @@ def test_who_is_given_up_at_the_start_holds_up_nobody() -> None:
 
             await wait_all_tasks_blocked()
             house.memory.leave(bad)
+
+    run(test)
+
+
+class Waiting:
+    """Models that are wanted and wait for room, and in which order they had it."""
+
+    def __init__(self, house: House, nursery: trio.Nursery) -> None:
+        self.entered: list[str] = []
+        self.refused: list[str] = []
+        self._house = house
+        self._nursery = nursery
+        self._next = trio.Event()
+
+    async def next(self) -> None:
+        """Until another one has entered."""
+        await self._next.wait()
+        self._next = trio.Event()
+
+    async def wants(self, each: Model) -> None:
+        """From now on somebody wants it."""
+        each.is_wanted = True
+        self._nursery.start_soon(self._enter, each)
+        await wait_all_tasks_blocked()
+
+    async def _enter(self, each: Model) -> None:
+        try:
+            await self._house.memory.enter(each)
+            self.entered.append(each.name)
+            self._next.set()
+        except RuntimeFailure as failure:
+            self.refused.append(failure.message)
+
+
+def test_who_is_wanted_waits_until_another_is_idle() -> None:
+    """First come, first served, also before one that is smaller; who is in use never leaves."""
+
+    async def test() -> None:
+        busy, large, small = model("busy", 8), model("large", 8), model("small", 2)
+        house = House(9, busy, large, small)
+        assert await house.start() == ["busy"]
+        async with trio.open_nursery() as nursery:
+            waiting = Waiting(house, nursery)
+            for each in (large, small):
+                await waiting.wants(each)
+            assert (waiting.entered, busy.unloaded) == ([], 0)
+            busy.is_idle = True
+            house.memory.changed()
+            await waiting.next()
+            assert (waiting.entered, large.why_waits) == (["large"], "")
+            large.is_idle = True
+            house.memory.changed()
+        assert waiting.entered == ["large", "small"]
+
+    run(test)
+
+
+def test_who_is_wanted_no_more_waits_no_longer() -> None:
+    """The deadline of the request has passed; whoever comes next has its turn."""
+
+    async def test() -> None:
+        busy, large, small = model("busy", 8), model("large", 8), model("small", 1)
+        house = House(9, busy, large, small)
+        house.models = (busy,)
+        house.memory.leave(large)
+        house.memory.leave(small)
+        await house.start()
+        async with trio.open_nursery() as nursery:
+            waiting = Waiting(house, nursery)
+            for each in (large, small):
+                await waiting.wants(each)
+            large.is_wanted = False
+            house.memory.changed()
+        assert waiting.entered == ["small"]
+        assert waiting.refused == ["it needs 8.0 GB, and 1.0 GB can be had; busy cannot leave now"]
+
+    run(test)
+
+
+def test_who_leaves_by_itself_is_waited_for() -> None:
+    """Its process takes its time to vanish; also when nobody waits for the other."""
+
+    async def test() -> None:
+        class Slow(Model):
+            """It takes a second to leave, whoever began that."""
+
+            async def unload(self) -> bool:
+                await trio.sleep(1)
+                return await Model.unload(self)
+
+        first, other = Slow("first", Room(8 * GB)), model("other", 8)
+        house = House(10, first, other)
+        await house.start()
+        first.is_idle = True
+        await house.memory.enter(other)
+        assert first.unloaded == 1
+
+    run(test)
+
+
+def test_who_becomes_idle_while_the_memory_is_looked_at_leaves() -> None:
+    """Nobody is refused because of what was true a moment ago."""
+
+    async def test() -> None:
+        first, other = model("first", 8), model("other", 8, is_wanted=True)
+        house = House(10, first, other)
+        await house.start()
+        look = house.memory._free
+
+        def ends(*, with_gpus: bool) -> Room:
+            first.is_idle = not first.unloaded
+            return look(with_gpus=with_gpus)
+
+        house.memory._free = ends
+        await house.memory.enter(other)
+        assert first.unloaded == 1
+
+    run(test)
+
+
+def test_a_model_that_is_too_large_may_be_here_alone() -> None:
+    """Its weights are mapped. Others leave for it, nobody stays beside it, and it does not leave
+    for want of memory.
+    """
+
+    async def test() -> None:
+        large = model("large", 12.5, squeezed_to=Room(2 * GB))
+        house = House(12, large)
+        assert await house.start() == ["large"]
+        small, large = model("small", 3), model("large", 12.5, squeezed_to=Room(2 * GB))
+        house = House(12, small, large)
+        assert await house.start() == ["small"]
+        assert large.why_not == ""
+        small.is_idle = large.is_wanted = True
+        await house.memory.enter(large)
+        assert small.unloaded == 1
+        large.is_idle = True
+        await house.memory.look()
+        assert [each.unloaded for each in (large, small)] == [0, 1]
+        await house.memory.enter(small)
+        assert [each.unloaded for each in (large, small)] == [1, 1]
+
+    run(test)
+
+
+def test_with_a_limit_or_beside_a_pinned_one_nothing_is_too_large() -> None:
+    """It is refused, with what mends it."""
+
+    async def test() -> None:
+        pinned = model("pinned", 1, is_pinned=True)
+        large = model("large", 12.5, squeezed_to=Room(2 * GB))
+        house = House(12, pinned, large)
+        assert await house.start() == ["pinned"]
+        assert large.why_not.endswith(MEND)
+        limited = House(100, model("large", 12.5, squeezed_to=Room(2 * GB)))
+        limited.memory.limit_bytes = 12 * GB
+        assert await limited.start() == []
+
+    run(test)
+
+
+def test_gpu_memory_is_promised_until_a_model_is_loaded() -> None:
+    """A worker that has just begun has none of it yet."""
+
+    async def test() -> None:
+        loads = [model(name, 0.1, vram=30, is_loaded=False, worker_pid=1) for name in "abc"]
+        assert await House(100, *loads, vram=80).start() == ["a", "b"]
+
+    run(test)
+
+
+def test_who_is_late_at_the_start_loses_its_place() -> None:
+    """Its disk hangs while its file is looked at; the others keep their order."""
+
+    async def test() -> None:
+        late, first, second = model("late", 1), model("first", 6), model("second", 6)
+        house = House(10, late, first, second)
+        house.models = (second, first)
+        begun = trio.current_time()
+        assert await house.start() == ["first"]
+        assert trio.current_time() - begun == PATIENCE_S
+        assert await house.memory.begin(late)
 
     run(test)

@@ -13,7 +13,8 @@ from runtimes.base import RuntimeFailure
 from runtimes.llama import metadata
 from runtimes.llama.context_length import default_context_tokens
 from runtimes.llama.metadata import ITEMS_KEPT, TEXT_BYTES_KEPT, read_metadata
-from runtimes.llama.settings import DEMO_FILE
+from runtimes.llama.prospect import look
+from runtimes.llama.settings import DEMO_FILE, LlamaSettings
 from runtimes.llama.shape import Shape
 
 
@@ -142,6 +143,45 @@ def test_a_file_that_never_ends_is_given_up(
         read_metadata(path)
 
 
+def split(folder: pathlib.Path, parts: int, content: bytes) -> pathlib.Path:
+    """A model of so many parts, all alike."""
+    for part in range(1, parts + 1):
+        (folder / f"m-{part:05}-of-{parts:05}.gguf").write_bytes(content)
+    return folder / f"m-00001-of-{parts:05}.gguf"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        file(pair("a", 9, array(8, *[text(b"")] * 80))),
+        file(pair("a", 9, array(3, *[bytes(2)] * 80))),
+        file(*[pair("a", 0, b"1")] * 80),
+        file(tensors=80, behind=tensor(1) * 80),
+    ],
+    ids=["texts", "numbers", "pairs", "tensors"],
+)
+def test_items_of_all_parts_have_one_bound(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Each of them costs time and memory, however few bytes it has."""
+    monkeypatch.setattr(metadata, "ITEMS_MAX", 200)
+    for parts in (1, 2):
+        read_metadata(split(tmp_path, parts, content))
+    with pytest.raises(RuntimeFailure, match="damaged"):
+        read_metadata(split(tmp_path, 3, content))
+
+
+def test_bytes_of_all_parts_have_one_bound(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are passed over."""
+    monkeypatch.setattr(metadata, "BYTES_MAX", 250_000)
+    content = file(pair("a", 9, array(3, *[bytes(2)] * 50_000)))
+    read_metadata(split(tmp_path, 2, content))
+    with pytest.raises(RuntimeFailure, match="damaged"):
+        read_metadata(split(tmp_path, 3, content))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_model_or_a_refusal(data: bytes) -> None:
     """And whatever is read has a shape."""
@@ -150,3 +190,61 @@ def test_any_bytes_are_a_model_or_a_refusal(data: bytes) -> None:
         temporary.flush()
         with contextlib.suppress(RuntimeFailure):
             assert Shape.of(read_metadata(pathlib.Path(temporary.name))).kv_bytes_per_token >= 0
+
+
+def model_of(path: pathlib.Path, architecture: str, *pairs: bytes, tensors: bytes) -> pathlib.Path:
+    """A file that says so much of itself, with as many tensors as `tensors` describes."""
+    count = tensors.count(b"blk.0.w")
+    named = pair("general.architecture", 8, text(architecture.encode()))
+    path.write_bytes(file(named, *pairs, tensors=count, behind=tensors))
+    return path
+
+
+def test_weights_of_all_tensors_have_a_bound(tmp_path: pathlib.Path) -> None:
+    """Together, also over the parts of a split: the sum is told to others in 63 bits."""
+    path = model_of(tmp_path / "m.gguf", "llama", tensors=tensor(2**61) * 2)
+    with pytest.raises(RuntimeFailure, match="weights") as failed:
+        read_metadata(path)
+    assert failed.value.code == "invalid_model"
+    for part in (1, 2):
+        model_of(tmp_path / f"m-{part:05}-of-00002.gguf", "llama", tensors=tensor(2**61))
+    with pytest.raises(RuntimeFailure, match="weights"):
+        read_metadata(tmp_path / "m-00001-of-00002.gguf")
+
+
+@pytest.mark.parametrize("reproducible", ["0", "1"])
+def test_a_model_of_vectors_says_how_long_texts_may_be(
+    tmp_path: pathlib.Path, reproducible: str
+) -> None:
+    """As its worker wants it; nothing is divided by zero."""
+    pooling = pair("bert.pooling_type", 4, struct.pack("<I", 1))
+    path = model_of(tmp_path / "m.gguf", "bert", pooling, tensors=tensor(64))
+    with pytest.raises(RuntimeFailure, match="how long texts may be") as failed:
+        look(LlamaSettings(path=path, name="m", reproducible=reproducible == "1"), None)
+    assert failed.value.code == "invalid_model"
+
+
+def test_a_model_that_no_machine_could_hold_is_none(tmp_path: pathlib.Path) -> None:
+    """What it needs is told in 63 bits, too."""
+    sizes = {
+        "block_count": 4096,
+        "embedding_length": 2**24 - 1,
+        "attention.head_count": 1,
+        "attention.head_count_kv": 2**24 - 1,
+    }
+    pairs = [pair(f"llama.{key}", 4, struct.pack("<I", size)) for key, size in sizes.items()]
+    path = model_of(tmp_path / "m.gguf", "llama", *pairs, tensors=tensor(64))
+    with pytest.raises(RuntimeFailure, match="sizes") as failed:
+        look(LlamaSettings(path=path, name="m"), None)
+    assert failed.value.code == "invalid_model"
+
+
+@pytest.mark.parametrize("architecture", ["a" * 201, "\x1b[31m"])
+def test_an_architecture_that_others_would_not_read_is_none(
+    tmp_path: pathlib.Path, architecture: str
+) -> None:
+    """Its card would be dropped by every peer."""
+    path = model_of(tmp_path / "m.gguf", architecture, tensors=tensor(64))
+    with pytest.raises(RuntimeFailure, match="architecture") as failed:
+        look(LlamaSettings(path=path, name="m"), None)
+    assert failed.value.code == "invalid_model"

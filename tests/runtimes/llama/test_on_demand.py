@@ -10,17 +10,30 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.testing
 
 from runtimes.base import Chunk, ModelCard, RuntimeFailure
+from runtimes.llama import known_file
 from runtimes.llama import runtime as runtime_module
+from runtimes.llama.adapter import whole_hash
 from runtimes.llama.hash_cache import HashCache
+from runtimes.llama.link import WorkerEnd, WorkerLink
 from runtimes.llama.model_file import content_hash
 from runtimes.llama.prospect import look
+from runtimes.llama.residence import Residence
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from runtimes.model_memory import ModelMemory
 from runtimes.standing import ModelState
-from tests.runtimes.serving import TIMEOUT_S, ask, complete, needs_llama, wait_until
+from runtimes.worker.restart_delay import RestartDelay
+from tests.runtimes.serving import (
+    TIMEOUT_S,
+    Completion,
+    ask,
+    complete,
+    needs_llama,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.llama, needs_llama]
 
@@ -105,37 +118,77 @@ def test_a_cold_model_is_offered_as_what_it_will_be(pair: Pair) -> None:
     trio.run(main)
 
 
-def test_who_answers_stays(pair: Pair) -> None:
-    """The other is refused, with the reason; the answer that ran is whole, and then it goes."""
+def test_who_answers_stays_and_who_came_for_the_other_waits(pair: Pair) -> None:
+    """The answer that ran is whole, and then it goes."""
 
     async def main() -> None:
-        async with pair.served():
-            tokens, refusals = 0, list[RuntimeFailure]()
+        async with pair.served(), trio.open_nursery() as nursery:
+            tokens = 0
+            others: list[Completion] = []
+
+            async def other() -> None:
+                others.append(await complete(pair.cold, ask(4)))
+
             async with contextlib.aclosing(pair.warm.generate(ask(200))) as events:
                 async for event in events:
+                    if not tokens:
+                        nursery.start_soon(other)
                     tokens += len(event.token_ids) if isinstance(event, Chunk) else 0
-                    if tokens and not refusals:
-                        with pytest.raises(RuntimeFailure, match="warm cannot leave") as refused:
-                            await complete(pair.cold, ask(4))
-                        refusals.append(refused.value)
-                        assert refused.value.code == "unavailable"
-                        assert pair.states == ("ready", "cold")
-                        assert pair.cold.standing is not None
-                        assert "warm cannot leave" in pair.cold.standing.reason
-            assert (tokens, len(refusals)) == (200, 1)
-            assert len((await complete(pair.cold, ask(4))).ids) == 4
+                    assert (pair.states[0], others) == ("ready", [])
+            assert tokens == 200
+            await wait_until(lambda: others != [])
+            assert len(others[0].ids) == 4
+            assert pair.states == ("cold", "ready")
 
     trio.run(main)
 
 
 def test_who_is_waited_for_stays(pair: Pair) -> None:
-    """Also while nothing runs."""
+    """Also while nothing runs: who wants the other waits, and who only looks in is not waited for,
+    and is told why.
+    """
 
     async def main() -> None:
         async with pair.served():
-            with pair.warm.wanted(), pytest.raises(RuntimeFailure, match="cannot leave"):
-                await complete(pair.cold, ask(4))
-            assert pair.states == ("ready", "cold")
+            with pair.warm.wanted():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(complete, pair.cold, ask(4))
+                    await wait_until(lambda: "warm cannot leave" in str(pair.cold.standing))
+                    assert pair.states == ("ready", "loading")
+                    nursery.cancel_scope.cancel()
+                await wait_until(lambda: pair.states == ("ready", "cold"))
+                assert pair.cold.standing is not None
+                assert "warm cannot leave" in pair.cold.standing.reason
+            assert len((await complete(pair.cold, ask(4))).ids) == 4
+
+    trio.run(main)
+
+
+def test_who_is_asked_for_while_it_leaves_comes_back(pair: Pair) -> None:
+    """It is cold as soon as it is to leave, then loading: nobody is refused in between."""
+
+    async def main() -> None:
+        async with pair.served(), trio.open_nursery() as nursery:
+            home = pair.warm._residence
+            nursery.start_soon(home.unload)
+            while not home.is_leaving:
+                await trio.lowlevel.checkpoint()
+            assert pair.states[0] == ModelState.COLD
+            assert pair.warm.card is not None
+            with pair.warm.wanted():
+                assert pair.states[0] == ModelState.LOADING
+                assert len((await complete(pair.warm, ask(4))).ids) == 4
+
+    trio.run(main)
+
+
+def test_both_are_answered_when_both_are_wanted(pair: Pair) -> None:
+    """One after the other, whoever leaves for whom at the moment."""
+
+    async def main() -> None:
+        async with pair.served(), trio.open_nursery() as nursery:
+            for model in 3 * (pair.cold, pair.warm):
+                nursery.start_soon(complete, model, ask(4))
 
     trio.run(main)
 
@@ -169,8 +222,8 @@ def test_a_model_leaves_when_it_was_idle_for_long_enough(
                 nursery.start_soon(pair.warm.serve, lambda: None)
                 await wait_until(lambda: pair.states[0] == "cold")
                 answers = [await complete(pair.warm, ask(5))]
-                await wait_until(lambda: pair.states[0] == "cold")
-                assert pair.warm.worker_pid is None
+                await wait_until(lambda: pair.warm.worker_pid is None)
+                assert pair.states[0] == "cold"
                 answers.append(await complete(pair.warm, ask(5)))
                 assert answers[0].ids == answers[1].ids
                 nursery.cancel_scope.cancel()
@@ -196,21 +249,6 @@ def test_a_worker_that_is_killed_while_it_loads_costs_no_request(pair: Pair) -> 
     trio.run(main)
 
 
-def test_a_request_that_comes_while_the_model_leaves_waits_until_it_is_back(pair: Pair) -> None:
-    """It is not given to the worker that ends."""
-
-    async def main() -> None:
-        async with pair.served(), trio.open_nursery() as nursery:
-            nursery.start_soon(pair.warm._residence.unload)
-            for _ in range(2):
-                await trio.lowlevel.checkpoint()
-            assert pair.warm.worker_pid is not None
-            assert pair.states[0] == ModelState.LOADING
-            assert len((await complete(pair.warm, ask(4))).ids) == 4
-
-    trio.run(main)
-
-
 def test_a_model_that_cannot_fit_is_not_offered(pair: Pair) -> None:
     """It says what it needs and what there is, and a request is refused with that."""
     pair.limit_bytes = 10_000_000
@@ -224,7 +262,7 @@ def test_a_model_that_cannot_fit_is_not_offered(pair: Pair) -> None:
                 await wait_until(lambda: pair.states[1] == ModelState.UNUSABLE)
                 assert pair.cold.card is None
                 assert pair.cold.standing is not None
-                assert pair.cold.standing.reason.endswith("and 10 MB can be had")
+                assert "and 10 MB can be had" in pair.cold.standing.reason
                 with pytest.raises(RuntimeFailure, match="10 MB can be had"):
                     await complete(pair.cold, ask(4))
                 nursery.cancel_scope.cancel()
@@ -254,7 +292,9 @@ def test_what_was_read_once_is_not_read_again(
 
     async def main(pair: Pair) -> list[ModelCard | None]:
         async with pair.served():
-            await wait_until(lambda: pair.hashes.find(pair.warm._prospect.identity) is not None)  # type: ignore[union-attr]  # it is served
+            prospect = pair.warm._file.prospect
+            assert prospect is not None
+            await wait_until(lambda: pair.hashes.find(prospect.identity) is not None)
             return [pair.warm.card, pair.cold.card]
 
     cards = trio.run(main, pair)
@@ -262,5 +302,144 @@ def test_what_was_read_once_is_not_read_again(
     def must_not_be_read(*files: object) -> str:
         raise AssertionError(files)
 
-    monkeypatch.setattr(runtime_module, "whole_hash", must_not_be_read)
+    monkeypatch.setattr(known_file, "whole_hash", must_not_be_read)
     assert trio.run(main, Pair(random_model, tmp_path)) == cards
+
+
+def test_a_file_that_was_exchanged_while_it_was_loaded_is_another_model(pair: Pair) -> None:
+    """Its worker is killed: the next one loads the new weights, under their own hash."""
+
+    async def main() -> None:
+        async with pair.served():
+            assert pair.warm.card is not None
+            assert pair.warm.worker_pid is not None
+            before, path, pid = pair.warm.card.content_hash, pair.warm._settings.path, 0
+            new = path.with_suffix(".new")
+            new.write_bytes(path.read_bytes() + bytes(32))
+            os.replace(new, path)
+            pid = pair.warm.worker_pid
+            os.kill(pid, signal.SIGKILL)
+            await wait_until(lambda: pair.warm.worker_pid not in (None, pid))
+            await wait_until(lambda: pair.states[0] == "ready")
+            assert pair.warm.card.content_hash == content_hash(path) != before
+
+    trio.run(main)
+
+
+class NoMemory(WorkerLink):
+    """A worker that finds no memory for the model `cold`."""
+
+    tries = 0
+
+    async def run(self) -> WorkerEnd:
+        """See WorkerLink."""
+        if self._settings.name != "cold":
+            return await super().run()
+        NoMemory.tries += 1
+        await trio.lowlevel.checkpoint()
+        failure = RuntimeFailure("unavailable", "no memory for it")
+        return WorkerEnd(reason="", failure=failure, was_ready=False, returncode=0)
+
+
+def test_what_cannot_be_loaded_gives_its_room_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again when somebody asks, not for nobody; the other one finds its room."""
+    monkeypatch.setattr(runtime_module, "WorkerLink", NoMemory)
+    pair.cold._restart_delay = RestartDelay(least_s=0.01, most_s=0.01)
+
+    async def main() -> None:
+        async with pair.served():
+            tries = NoMemory.tries
+            with pytest.raises(RuntimeFailure, match="no memory for it"):
+                await complete(pair.cold, ask(4))
+            await wait_until(lambda: pair.states[1] == "cold")
+            assert pair.cold.standing is not None
+            assert pair.cold.standing.reason == "no memory for it"
+            assert len((await complete(pair.warm, ask(4))).ids) == 4
+            await wait_until(lambda: pair.states == ("ready", "cold"))
+            assert NoMemory.tries <= tries + 2
+
+    trio.run(main)
+
+
+def test_without_a_cache_of_hashes_a_cold_model_keeps_its_hash(
+    pair: Pair, tmp_path: pathlib.Path
+) -> None:
+    """It is offered while it loads, too."""
+    (tmp_path / "file").touch()
+    pair.warm._file._hashes = pair.cold._file._hashes = HashCache(tmp_path / "file" / "hashes")
+
+    async def main() -> None:
+        async with pair.served(), trio.open_nursery() as nursery:
+            nursery.start_soon(complete, pair.cold, ask(4))
+            await wait_until(lambda: pair.cold.worker_pid is not None)
+            assert pair.states[1] == ModelState.LOADING
+            assert pair.cold.card is not None
+            assert pair.cold.card.content_hash == content_hash(pair.cold._settings.path)
+
+    trio.run(main)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that is still being written, or cannot be read for a moment."""
+    hashed = whole_hash
+    paths: list[pathlib.Path] = []
+
+    def disturbed(path: pathlib.Path, *more: object) -> str:
+        paths.append(path)
+        if len(paths) == 1:
+            raise OSError(5, "Input/output error")
+        found = hashed(path, *more)  # type: ignore[arg-type]  # as it was called
+        if len(paths) == 2:
+            os.utime(path)
+        return found
+
+    monkeypatch.setattr(known_file, "whole_hash", disturbed)
+    monkeypatch.setattr(known_file, "IDENTIFY_S", 0.01)
+
+    async def main() -> None:
+        async with pair.served():
+            assert pair.cold.card is not None
+            assert pair.cold.card.content_hash == content_hash(pair.cold._settings.path)
+            assert len(paths) == 3
+
+    trio.run(main)
+
+
+def test_what_was_loaded_for_one_who_comes_again_waits_for_him(
+    random_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Though its patience is 0; once it was used, it leaves at once."""
+    pair = Pair(random_model, tmp_path, keep_alive="0")
+
+    async def main() -> None:
+        pair.warm.use_memory(ModelMemory(pair.limit_bytes))
+        with trio.fail_after(TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pair.warm.serve, lambda: None)
+                await wait_until(lambda: pair.warm.worker_pid is not None)
+                await wait_until(lambda: pair.warm.worker_pid is None)
+                with pair.warm.wanted():
+                    pass
+                await wait_until(lambda: pair.states[0] == "ready")
+                await trio.testing.wait_all_tasks_blocked()
+                assert pair.states[0] == "ready"
+                await complete(pair.warm, ask(2))
+                await wait_until(lambda: pair.states[0] == "cold")
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_whether_it_fits_is_told_when_that_changes() -> None:
+    """Not when only the figures do, every 5 s."""
+    told: list[str] = []
+    home = Residence(
+        read_settings("demo", {}), worker_pid=lambda: None, on_change=lambda: told.append("")
+    )
+    for why_not in ("", "9.0 GB can be had", "9.1 GB can be had", "", ""):
+        home.note_fit(why_not)
+    assert len(told) == 2

@@ -1,0 +1,120 @@
+"""The one place for what is known of one model's files now: what they say, and their hash.
+
+Files may be exchanged or written to at any time. What was computed of them holds for the identity
+that they had before and still have afterwards.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.adapter import whole_hash
+from runtimes.llama.hash_cache import HashCache, file_identity
+from runtimes.llama.prospect import Prospect, look
+from runtimes.llama.settings import LlamaSettings
+
+IDENTIFY_S: Final = 5.0
+"""After so long a file that changed while its hash was computed is read again."""
+
+
+class KnownFile:
+    """The files of one model. For trio tasks of one thread."""
+
+    def __init__(self, settings: LlamaSettings, hashes: HashCache | None) -> None:
+        """`hashes`: where content hashes are remembered; None: nowhere."""
+        self._settings = settings
+        self._hashes = hashes
+        self.prospect: Prospect | None = None
+        self.trouble = ""
+        """Why its hash cannot be computed at present."""
+
+    async def look(self, limit_bytes: int | None) -> Prospect:
+        """Read what the files say of themselves now. `limit_bytes`: see `prospect.look`.
+
+        Raises RuntimeFailure `invalid_model`.
+        """
+        before = self.prospect
+        try:
+            found = await trio.to_thread.run_sync(
+                look, self._settings, self._hashes, limit_bytes, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise RuntimeFailure(
+                "invalid_model", f"{self._settings.path} cannot be read ({error.strerror})"
+            ) from error
+        if before is not None and before.identity == found.identity:
+            # Also where the cache of hashes cannot be written.
+            found = _with_hash(found, found.card.content_hash or before.card.content_hash)
+        self.prospect = found
+        return found
+
+    async def identify(self, reading: trio.Lock) -> bool:
+        """Compute the hash of the files, one model at a time under `reading`; whether it is known
+        then. It is not when they have changed meanwhile, or cannot be read.
+        """
+        prospect, settings = self.prospect, self._settings
+        assert prospect is not None
+        async with reading:
+            try:
+                found = await trio.to_thread.run_sync(
+                    whole_hash, settings.path, settings.lora, abandon_on_cancel=True
+                )
+                self.trouble = ""
+            except OSError as error:
+                self.trouble = f"its file cannot be read ({error.strerror})"
+                return False
+        return await self.note_hash(prospect, found)
+
+    async def is_current(self, prospect: Prospect | None) -> bool:
+        """Whether the files are still those that were looked at."""
+        settings = self._settings
+        try:
+            identity = await trio.to_thread.run_sync(file_identity, settings.path, settings.lora)
+        except OSError:
+            return False
+        return prospect is not None and identity == prospect.identity
+
+    async def note_hash(self, prospect: Prospect, found: str) -> bool:
+        """What was looked at as `prospect` has this hash, unless it was exchanged meanwhile;
+        whether it was not.
+        """
+        if not await self.is_current(prospect):
+            return False
+        if self.prospect is not None and self.prospect.identity == prospect.identity:
+            self.prospect = _with_hash(self.prospect, found)
+        if self._hashes is not None and self._settings.content_hash is None:
+            await trio.to_thread.run_sync(self._hashes.keep, prospect.identity, found)
+        return True
+
+    async def keep_identified(
+        self,
+        *,
+        is_due: Callable[[], bool],
+        next_change: Callable[[], trio.Event],
+        tell: Callable[[], None],
+        reading: trio.Lock,
+        limit_bytes: int | None,
+    ) -> None:
+        """See to it that the hash is known whenever it `is_due`, until cancelled. `next_change`
+        is set when that may differ; `tell` is called when something has come of it.
+        """
+        while True:
+            change = next_change()
+            if not is_due():
+                await change.wait()
+                continue
+            if not await self.identify(reading):
+                await trio.sleep(IDENTIFY_S)
+                if is_due():
+                    with contextlib.suppress(RuntimeFailure):  # it is being written, perhaps
+                        await self.look(limit_bytes)
+            tell()
+
+
+def _with_hash(prospect: Prospect, content_hash: str) -> Prospect:
+    card = dataclasses.replace(prospect.card, content_hash=content_hash)
+    return dataclasses.replace(prospect, card=card)
