@@ -183,4 +183,4 @@ def test_one_place_that_two_took_apart(daemons: Daemons) -> None:
     for daemon in (anna, carl):
         daemon.launch().ready()
     wait_whole([anna, bert, carl])
-    assert "its invite was used up elsewhere" in dora.log_text()
+    until("the other is told", lambda: "its invite was used up elsewhere" in dora.log_text(), 10.0)
