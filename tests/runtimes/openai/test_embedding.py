@@ -3,8 +3,6 @@
 import base64
 import json
 import struct
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 import trio
@@ -17,34 +15,18 @@ from runtimes.openai.capabilities import read_tasks
 from runtimes.openai.embedding import BATCH_TEXTS_MAX, read_answer
 from tests.runtimes.openai.upstream import (
     TIMEOUT_S,
-    Script,
     Seen,
     ServedSource,
     Upstream,
     replying,
     source_served,
+    with_runtime,
 )
 from tests.runtimes.serving import wait_idle
 
 EMBEDDING = EmbedRequest(model="m", texts=("a", "b"))
 RERANKING = EmbedRequest(model="m", texts=("a", "b"), query="q")
 JSON = "Content-Type: application/json"
-Test = Callable[[Runtime, Upstream], Awaitable[None]]
-
-
-def with_runtime(script: Script, test: Test, **settings: Any) -> None:  # noqa: ANN401
-    """Run `test` with the model of an upstream that answers by `script`."""
-
-    async def main() -> None:
-        with trio.fail_after(TIMEOUT_S):
-            async with (
-                Upstream(script).running() as upstream,
-                source_served(upstream.url, **settings) as served,
-            ):
-                await served.until(lambda: served.names == ["m"])
-                await test(served.source.runtimes[0], upstream)
-
-    trio.run(main)
 
 
 async def answer(runtime: Runtime, request: EmbedRequest) -> tuple[list[tuple[float, ...]], int]:

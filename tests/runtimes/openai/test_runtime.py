@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from runtimes.openai.runtime import PIECE_CHARACTERS_MAX
 from tests.runtimes.openai.upstream import (
     DONE,
     STREAM_HEAD,
-    TIMEOUT_S,
     Hanging,
     Script,
     Upstream,
@@ -35,27 +33,12 @@ from tests.runtimes.openai.upstream import (
     sending,
     source_served,
     streaming,
+    with_runtime,
 )
 from tests.runtimes.serving import Completion, complete, wait_idle
 
 ASK = GenerateRequest(model="m", messages=(ChatMessage(role="user", content="Hi"),))
 END = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-RuntimeTest = Callable[[Runtime, Upstream], Awaitable[None]]
-
-
-def with_runtime(script: Script, test: RuntimeTest, **settings: Any) -> None:  # noqa: ANN401
-    """Run `test` with the model of an upstream that answers by `script`."""
-
-    async def main() -> None:
-        with trio.fail_after(TIMEOUT_S):
-            async with (
-                Upstream(script).running() as upstream,
-                source_served(upstream.url, **settings) as served,
-            ):
-                await served.until(lambda: served.names == ["m"])
-                await test(served.source.runtimes[0], upstream)
-
-    trio.run(main)
 
 
 def answer(script: Script, **settings: Any) -> Completion:  # noqa: ANN401  # any setting

@@ -10,6 +10,7 @@ import h11
 import trio
 import trio.testing
 
+from runtimes.base import Runtime
 from runtimes.openai.settings import UpstreamSettings, read_settings
 from runtimes.openai.source import UpstreamSource
 
@@ -239,3 +240,21 @@ async def source_served(url: str, **changes: Any) -> AsyncIterator[ServedSource]
         nursery.start_soon(served.source.serve, served.on_change)
         yield served
         nursery.cancel_scope.cancel()
+
+
+RuntimeTest = Callable[[Runtime, Upstream], Awaitable[None]]
+
+
+def with_runtime(script: Script, test: RuntimeTest, **settings: Any) -> None:  # noqa: ANN401
+    """Run `test` with the model of an upstream that answers by `script`."""
+
+    async def main() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            async with (
+                Upstream(script).running() as upstream,
+                source_served(upstream.url, **settings) as served,
+            ):
+                await served.until(lambda: served.names == ["m"])
+                await test(served.source.runtimes[0], upstream)
+
+    trio.run(main)
