@@ -43,12 +43,12 @@ class Candidates:
         if not self._view.may_ask():
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
         model = request.model
-        nodes = self._view.offering(model)
-        if not nodes:
+        offers = self._view.offering(model)
+        if not offers:
             known = [str(row["name"]) for row in self._view.models()][:_MODELS_NAMED]
             hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."
             raise RequestFailed("model_not_found", f"No node offers the model {model!r}. {hint}")
-        nodes = [node for node in nodes if self._is_made_for(node, request)]
+        nodes = [node for node, card in offers.items() if request.task in card.tasks]
         if not nodes:
             raise RequestFailed("bad_request", self._not_made_for(request))
         if options.node is not None:
@@ -79,8 +79,8 @@ class Candidates:
         able: list[NodeId] = []
         left_out: list[tuple[NodeId, str]] = []
         wanted = None if options.node is None else self._view.find(options.node)
-        for node in self._view.offering(request.model):
-            why = self._why_not(node, request, like)
+        for node, card in self._view.offering(request.model).items():
+            why = self._why_not(node, card, request, like)
             if wanted is not None and node not in wanted:
                 why = "another node was demanded"
             elif options.is_trusted_only and not self._view.is_trusted(node):
@@ -89,18 +89,15 @@ class Candidates:
                 left_out.append((node, why))
             elif node not in tried:
                 able.append(node)
-        considered = self._choosing.considered(able, self._view.own, request, options)
+        asked = self._choosing.look_at(request, options)
+        considered = self._choosing.considered(able, self._view.own, asked)
         candidates = self._view.candidates(considered, request.model, self._asking.running)
         return Ranking(
-            policy=self._choosing.policy_name(options),
-            demand=self._choosing.demand(request, options),
-            ranked=self._choosing.rank(candidates, request, options),
+            policy=asked.policy,
+            demand=asked.demand,
+            ranked=self._choosing.rank(candidates, asked),
             left_out=left_out,
         )
-
-    def _is_made_for(self, node: NodeId, request: Request) -> bool:
-        card = self._view.card(node, request.model)
-        return card is not None and request.task in card.tasks
 
     def _not_made_for(self, request: Request) -> str:
         """The one line for a model that does something else."""
@@ -112,13 +109,14 @@ class Candidates:
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
         return f"The model {request.model!r} {does} and cannot {request.task}; {hint}."
 
-    def _why_not(self, node: NodeId, request: Request, like: ModelCard | None) -> str:
+    def _why_not(
+        self, node: NodeId, card: ModelCard, request: Request, like: ModelCard | None
+    ) -> str:
         if not self._view.is_alive(node):
             return "it is under suspicion"
-        if not self._is_made_for(node, request):
+        if request.task not in card.tasks:
             return f"its model cannot {request.task}"
-        card = None if like is None else self._view.card(node, request.model)
-        if like is None or card is None:
+        if like is None:
             return ""
         if card.content_hash != like.content_hash:
             return "its model is another one of that name"

@@ -51,6 +51,17 @@ class Timing:
     """Of that, for the node; the others the app took its time to read."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as those are ranked for it: worked out once, for its prompt may be long."""
+
+    model: str
+    policy: str
+    demand: Demand
+    home: NodeId | None
+    """Who knows most of its conversation."""
+
+
 class Choosing:
     """One node's choices. Everything that it remembers is bounded; the oldest goes."""
 
@@ -71,49 +82,38 @@ class Choosing:
         self._served: dict[NodeId, int] = {}
         self._usual_output = Demand().output_tokens
 
-    def considered(
-        self,
-        nodes: Sequence[NodeId],
-        own: NodeId,
-        request: Request,
-        options: RequestOptions,
-    ) -> Sequence[NodeId]:
+    def look_at(self, request: Request, options: RequestOptions) -> Asked:
+        """What there is to know of a request before it is given to anybody."""
+        name = options.ranking or self._default
+        return Asked(request.model, name, self.demand(request, options), self._home(request))
+
+    def considered(self, nodes: Sequence[NodeId], own: NodeId, asked: Asked) -> Sequence[NodeId]:
         """Who of those that offer its model is ranked for a request: the nearest of all things,
         this node and the conversation's home, in any case.
         """
-        home = self._home(request)
-        kept = [own] if home is None else [own, home]
-        policy = self._policies[self.policy_name(options)]
-        return policy.considered(nodes, kept, self._rng)
+        kept = [own] if asked.home is None else [own, asked.home]
+        return self._policies[asked.policy].considered(nodes, kept, self._rng)
 
-    def rank(
-        self, candidates: Sequence[Candidate], request: Request, options: RequestOptions
-    ) -> list[Candidate]:
+    def rank(self, candidates: Sequence[Candidate], asked: Asked) -> list[Candidate]:
         """Whom to try, best first."""
-        home = self._home(request)
         now = self._now()
         known = [
             dataclasses.replace(
                 candidate,
-                speed=self._speeds.of(candidate.node, request.model) or _told_speed(candidate),
+                speed=self._speeds.of(candidate.node, asked.model) or _told_speed(candidate),
                 failed_ago_ns=self._failed_ago_ns(candidate.node, now),
                 is_unreached=self._failed.get(candidate.node, (0.0, False))[1],
-                had_before=candidate.node == home,
+                had_before=candidate.node == asked.home,
                 served_tokens=self._served.get(candidate.node, 0),
             )
             for candidate in candidates
         ]
-        policy = self._policies[self.policy_name(options)]
-        return policy.rank(known, self.demand(request, options), self._rng)
+        return self._policies[asked.policy].rank(known, asked.demand, self._rng)
 
     def _home(self, request: Request) -> NodeId | None:
         """Who knows most of a request's prompt: all of it, or the turns before its last answer."""
         whole = self._homes.get(_conversation(request, len(request.messages or ())))
         return whole or self._homes.get(_conversation(request, _turns_before(request)))
-
-    def policy_name(self, options: RequestOptions) -> str:
-        """The policy by which a request's candidates are ranked."""
-        return options.ranking or self._default
 
     def speed(self, node: NodeId, model: str) -> Speed | None:
         """What was learned of a model on a node."""

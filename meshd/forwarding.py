@@ -81,6 +81,8 @@ class Forwarding:
         self._failures: list[tuple[NodeId, AttemptFailed]] = []
         """Since something came of the request."""
         self._ranked: Sequence[Candidate] = ()
+        self._demand = Demand()
+        """As they were ranked for it."""
         self._runs: list[Run] = []
         """Those under way, of the best of `_ranked`."""
         self._tried: set[NodeId] = set()
@@ -123,7 +125,7 @@ class Forwarding:
         run = self._run(0)
         if not self._options.may_hedge or self._progress.has_begun:
             return run
-        after_s = late_s(self._ranked, self._demand())
+        after_s = late_s(self._ranked, self._demand)
         if after_s is None:
             return run
         runs = await first_to_begin(run, lambda: self._run(1), after_s)
@@ -198,12 +200,9 @@ class Forwarding:
         """
         if run.has_given:
             return
-        late_s = late_after_s(self._ranked, self._runs.index(run), self._demand())
+        late_s = late_after_s(self._ranked, self._runs.index(run), self._demand)
         if trio.current_time() - run.tried.asked_at >= late_s:
             self._means.choosing.failed(run.tried.node)
-
-    def _demand(self) -> Demand:
-        return self._means.choosing.demand(self._request, self._options)
 
     def _serves(self, run: Run, *, is_continuation: bool) -> None:
         node = run.tried.node
@@ -245,7 +244,7 @@ class Forwarding:
                 self._request, self._options, like=self._progress.like, tried=self._tried
             )
             self._story.note_ranking(ranking)
-            ranked = ranking.ranked
+            ranked, self._demand = ranking.ranked, ranking.demand
             if any(failure.code == LOADING_CODE for _, failure in self._failures):
                 ranked = [each for each in ranked if not each.load_ns]  # one loads it: enough
             if ranked:

@@ -242,10 +242,10 @@ class View:
         """Whether every member that is there has told its functions; a new one may not have yet."""
         return all(node in self._functions for node in self._node.members.present())
 
-    def offering(self, model: str) -> list[NodeId]:
-        """Members that offer `model`."""
-        present = self._node.members.present()
-        return [node for node in present if self.card(node, model) is not None]
+    def offering(self, model: str) -> dict[NodeId, ModelCard]:
+        """Members that offer `model`, each with what it says of it."""
+        found = ((node, self.card(node, model)) for node in self._node.members.present())
+        return {node: card for node, card in found if card is not None}
 
     def candidates(
         self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]

@@ -44,7 +44,8 @@ class House:
             )
             for node in (ONE, TWO)
         ]
-        return {self.choosing.rank(candidates, request, options)[0].node for _ in range(60)}
+        asked = self.choosing.look_at(request, options)
+        return {self.choosing.rank(candidates, asked)[0].node for _ in range(60)}
 
     def answered(self, node: NodeId, request: GenerateRequest, *, token_ms: float = 10.0) -> None:
         """It took so long for each token."""

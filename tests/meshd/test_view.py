@@ -222,7 +222,7 @@ def test_one_model_is_listed_once_per_node() -> None:
         seen.offer(1, key, value)
     assert seen.row(1)["models"] == ["org/demo"]
     assert [row["nodes"] for row in seen.view.models()] == [["n1"]]
-    assert seen.view.offering(CARD.name) == [seen.mesh.id(1)]
+    assert [*seen.view.offering(CARD.name)] == [seen.mesh.id(1)]
 
 
 def test_models_are_listed_by_name_with_their_nodes() -> None:
@@ -270,7 +270,7 @@ def test_who_is_gone_or_may_not_serve_offers_nothing() -> None:
     assert [row["nodes"] for row in seen.view.models()] == [["n1", "n3"]]
     seen.mesh[0].members.put_gone(seen.mesh.id(1), Gone(State.DEAD, 1, 0, None))
     assert [row["nodes"] for row in seen.view.models()] == [["n3"]]
-    assert seen.view.offering(CARD.name) == [seen.mesh.id(3)]
+    assert [*seen.view.offering(CARD.name)] == [seen.mesh.id(3)]
     assert seen.row(2)["models"] == []
 
 
@@ -291,7 +291,7 @@ def test_candidates_carry_what_ranking_needs() -> None:
     assert first.round_trip_ns == seen.mesh[0].round_trip_ns(one)
     assert (second.node, second.is_alive, second.own_requests) == (other, False, 0)
     assert (first.speed, second.speed) == (speed, None)
-    assert seen.view.offering("nothing") == []
+    assert [*seen.view.offering("nothing")] == []
 
 
 # ---- names and watching ----
