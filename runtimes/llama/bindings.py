@@ -22,6 +22,8 @@ Bindings: TypeAlias = Any
 """The C functions. Untyped, so that a checkout without the extra is checked like one with it."""
 Handle: TypeAlias = Any
 """What llama.cpp hands out: a pointer that is only given back to it."""
+Parameters: TypeAlias = Any
+"""A structure of its own, to be filled in."""
 
 _LEVEL_WARNING = 2
 _LEVEL_ERROR = 3

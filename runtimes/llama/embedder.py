@@ -56,8 +56,6 @@ class Embedder:
         self.slots = load.slots or SLOTS_DEFAULT
         self._batch_tokens = max(self.context_tokens, BATCH_TOKENS_MAX)
         self._context = self._make_context(load)
-        if load.lora is not None:
-            model.add(load.lora, load.lora_scale, self._context)
         self._memory = self._llama.llama_get_memory(self._context)
         ranks = model.pooling.task == RERANK
         # Of a score only the first number counts, as in llama-server.
@@ -212,20 +210,9 @@ class Embedder:
         # Else a text would be cut where its tokens must see each other.
         parameters.n_ubatch = BATCH_TOKENS_MAX if self._can_split else self._batch_tokens
         parameters.n_seq_max = BATCH_TEXTS_MAX
-        parameters.n_threads = parameters.n_threads_batch = self.model.threads(load)
         parameters.kv_unified = True
-        if load.flash_attention is not None:
-            parameters.flash_attn_type = int(load.flash_attention)
-        parameters.no_perf = True
-        self._log.clear()
-        context = self._llama.llama_init_from_model(self.model.handle, parameters)
-        if not context:
-            raise RuntimeFailure(
-                "unavailable",
-                f"no room for texts of {self.context_tokens} tokens "
-                f"({self._log.last_error() or 'no reason given'}); lower context_tokens",
-            )
-        return context
+        wanted = f"texts of {self.context_tokens} tokens"
+        return self.model.make_context(parameters, load, wanted=wanted, mend="context_tokens")
 
 
 def _ended(work: _Work) -> Ended:

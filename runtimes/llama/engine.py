@@ -80,9 +80,7 @@ class Engine:
         )
         self.slots = capacity.slots
         self._is_shared = capacity.is_shared
-        self._context = self._make_context(model.threads(load), capacity, load.flash_attention)
-        if load.lora is not None:
-            self.model.add(load.lora, load.lora_scale, self._context)
+        self._context = self._make_context(load, capacity)
         parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,
@@ -328,28 +326,17 @@ class Engine:
             f"the prompt has {size}, and the context holds {self.context_tokens} tokens",
         )
 
-    def _make_context(
-        self, threads: int, capacity: Capacity, flash_attention: bool | None
-    ) -> Handle:
+    def _make_context(self, load: Load, capacity: Capacity) -> Handle:
         parameters = self._llama.llama_context_default_params()
         parameters.n_ctx = capacity.kv_tokens
         parameters.n_batch = BATCH_TOKENS_MAX
         parameters.n_ubatch = BATCH_TOKENS_MAX
         parameters.n_seq_max = capacity.sequences
-        parameters.n_threads = threads
-        parameters.n_threads_batch = threads
         parameters.kv_unified = capacity.is_shared
         parameters.swa_full = True  # else beginnings could not be reused
-        if flash_attention is not None:
-            parameters.flash_attn_type = int(flash_attention)
-        parameters.no_perf = True
-        self._log.clear()
-        context = self._llama.llama_init_from_model(self.model.handle, parameters)
-        if not context:
-            raise RuntimeFailure(
-                "unavailable",
-                f"no room for a context of {capacity.kv_tokens} tokens "
-                f"({self._log.last_error() or 'no reason given'}); "
-                "lower context_tokens, kv_tokens or slots",
-            )
-        return context
+        return self.model.make_context(
+            parameters,
+            load,
+            wanted=f"a context of {capacity.kv_tokens} tokens",
+            mend="context_tokens, kv_tokens or slots",
+        )

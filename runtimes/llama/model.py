@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
-from runtimes.llama.bindings import Bindings, Handle, LogTail, load_bindings
+from runtimes.llama.bindings import Bindings, Handle, LogTail, Parameters, load_bindings
 from runtimes.llama.frames import Load
 from runtimes.llama.pooling import Pooling
 
@@ -77,10 +77,29 @@ class LoadedModel:
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._end_tokens: tuple[int, ...] | None = None
 
-    def add(self, path: bytes, scale: float, context: Handle) -> None:
-        """Have an adapter's part in all that `context` computes. Raises RuntimeFailure
-        `invalid_model`.
+    def make_context(self, parameters: Parameters, load: Load, *, wanted: str, mend: str) -> Handle:
+        """A context by `parameters`, and by what `load` says of any. `wanted` and `mend` are the
+        words for one that there is no room for. Raises RuntimeFailure: `unavailable`, or
+        `invalid_model` for an adapter that is not for this model.
         """
+        parameters.n_threads = parameters.n_threads_batch = self._threads(load)
+        if load.flash_attention is not None:
+            parameters.flash_attn_type = int(load.flash_attention)
+        parameters.no_perf = True
+        self.log.clear()
+        context = self._llama.llama_init_from_model(self.handle, parameters)
+        if not context:
+            raise RuntimeFailure(
+                "unavailable",
+                f"no room for {wanted} ({self.log.last_error() or 'no reason given'}); "
+                f"lower {mend}",
+            )
+        if load.lora is not None:
+            self._add(load.lora, load.lora_scale, context)
+        return context
+
+    def _add(self, path: bytes, scale: float, context: Handle) -> None:
+        """Have an adapter's part in all that `context` computes."""
         self.log.clear()
         adapter = self._llama.llama_adapter_lora_init(self.handle, path)
         if adapter:
@@ -99,7 +118,7 @@ class LoadedModel:
         """Whether this build of llama.cpp can use a GPU at all."""
         return bool(self._llama.llama_supports_gpu_offload())
 
-    def threads(self, load: Load) -> int:
+    def _threads(self, load: Load) -> int:
         """How many to compute with."""
         return load.threads or min(load.cores, 1 + self.parameters // PARAMETERS_PER_THREAD)
 
