@@ -124,7 +124,8 @@ class Admitting:
             if self._models.slots(model) == 0:
                 del self._speeds[model]  # who comes under this name next may be another one
         for model, admission in [*self._admissions.items()]:
-            slots = self._resize(admission, model)
+            slots = self._models.slots(model)
+            self._resize(admission, model, slots)
             if self._models.refusal(model):
                 admission.give_up_loading()
             self._decide(admission)
@@ -197,13 +198,11 @@ class Admitting:
         admission = self._admissions.get(model)
         if admission is None:
             admission = self._admissions[model] = Admission(slots, self._queue_max)
-        self._resize(admission, model)
+        self._resize(admission, model, slots)
         return admission
 
-    def _resize(self, admission: Admission, model: str) -> int:
-        slots = self._models.slots(model)
+    def _resize(self, admission: Admission, model: str, slots: int) -> None:
         admission.resize(slots, int(self._models.load_s(model) * _SECOND))
-        return slots
 
     def _ask(
         self,

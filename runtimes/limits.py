@@ -71,7 +71,11 @@ def check_tokens(counts: Sequence[int], context_tokens: int) -> None:
                 "context_too_long",
                 f"text {index} has {count} tokens, and the model takes {context_tokens} at a time",
             )
-    if sum(counts) > TEXT_TOKENS_MAX:
+    _check_all_tokens(sum(counts))
+
+
+def _check_all_tokens(count: int) -> None:
+    if count > TEXT_TOKENS_MAX:
         raise _bad(f"the texts have more than {TEXT_TOKENS_MAX} tokens together; send fewer")
 
 
@@ -88,8 +92,7 @@ def _check_embedding(request: EmbedRequest) -> None:
         raise _bad(
             f"the texts have more than {PROMPT_BYTES_MAX} bytes together{beside}; send fewer"
         )
-    if sum(map(len, request.token_ids)) > TEXT_TOKENS_MAX:
-        raise _bad(f"the texts have more than {TEXT_TOKENS_MAX} tokens together; send fewer")
+    _check_all_tokens(sum(map(len, request.token_ids)))
     for ids in request.token_ids:
         if not ids or not 0 <= min(ids) <= max(ids) <= TOKENS_MAX:
             raise _bad("token_ids must be lists of token ids, none of them empty")

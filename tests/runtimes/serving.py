@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
@@ -101,6 +101,17 @@ async def serving(runtime: Runtime) -> AsyncIterator[Served]:
         await served.wait_up()
         yield served
         nursery.cancel_scope.cancel()
+
+
+def with_served(runtime: Runtime, test: Callable[[], Awaitable[None]]) -> None:
+    """Run `test` while `runtime` is up."""
+
+    async def main() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            async with serving(runtime):
+                await test()
+
+    trio.run(main)
 
 
 async def complete(runtime: Runtime, request: GenerateRequest) -> Completion:

@@ -7,7 +7,7 @@ both makes it a verified stand-in.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -28,13 +28,13 @@ from runtimes.llama.settings import read_settings
 from tests.helpers import test_runtime
 from tests.runtimes.serving import (
     CHAT,
-    TIMEOUT_S,
     ask,
     complete,
     needs_llama,
     serving,
     wait_idle,
     wait_until,
+    with_served,
 )
 
 QUEUE_MAX = 3
@@ -74,17 +74,6 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     """One fresh runtime, not served yet."""
     make: Callable[[], Runtime] = request.param
     return make()
-
-
-def with_served(runtime: Runtime, test: Callable[[], Awaitable[None]]) -> None:
-    """Run `test` while `runtime` is up."""
-
-    async def main() -> None:
-        with trio.fail_after(TIMEOUT_S):
-            async with serving(runtime):
-                await test()
-
-    trio.run(main)
 
 
 def test_the_card_appears_when_loaded_and_goes_with_serve(runtime: Runtime) -> None:

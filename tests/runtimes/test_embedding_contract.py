@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -16,7 +16,7 @@ from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from tests.helpers import test_runtime
 from tests.runtimes.openai.behind_upstream import BehindUpstream
-from tests.runtimes.serving import TIMEOUT_S, ask, needs_llama, serving, wait_idle
+from tests.runtimes.serving import ask, needs_llama, serving, wait_idle, with_served
 
 TEXTS = ("the cat sat on the mat", "a dog ran far", "the cat sat on the mat", "old, new?")
 Make = Callable[[pathlib.Path], Runtime]
@@ -76,17 +76,6 @@ def ranker(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Runtime:
     """One that ranks, not served yet."""
     make: Make = request.param
     return make(tmp_path)
-
-
-def with_served(runtime: Runtime, test: Callable[[], Awaitable[None]]) -> None:
-    """Run `test` while `runtime` is up."""
-
-    async def main() -> None:
-        with trio.fail_after(TIMEOUT_S):
-            async with serving(runtime):
-                await test()
-
-    trio.run(main)
 
 
 @dataclasses.dataclass(slots=True)
