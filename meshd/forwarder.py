@@ -6,6 +6,7 @@ candidates.py -> forwarding.py: one after the other -> attempting.py: here, or o
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Final
 
 import trio
 
@@ -23,6 +24,10 @@ from meshd.view import View
 from protocol.identity import NodeId
 from runtimes.base import GenerateEvent, Request, RuntimeFailure, Started
 from runtimes.limits import check_request
+
+SETTLE_S: Final = 3.0
+"""A request for what nobody offers waits at most this long for members that have just come."""
+_LOOK_AGAIN_S: Final = 0.05
 
 
 class Forwarder:
@@ -61,7 +66,7 @@ class Forwarder:
         self.stories.add(story)
         try:
             _check(request, options)
-            self._means.candidates.check(request, options)
+            await self._find(request, options)
             forwarding = Forwarding(self._means, request, options, story, now + options.deadline_s)
             answer = forwarding.answer
             async with aclosing(forwarding.events()) as events:
@@ -76,6 +81,21 @@ class Forwarder:
             raise
         finally:
             story.end(trio.current_time())
+
+    async def _find(self, request: Request, options: RequestOptions) -> None:
+        """Whoever may run it is known. What has just come back may still have to tell what it
+        offers, and is given the time, so that no app hears of a model that there is none. Raises
+        RequestFailed.
+        """
+        until = trio.current_time() + min(SETTLE_S, options.deadline_s)
+        while True:
+            try:
+                return self._means.candidates.check(request, options)
+            except RequestFailed as failure:
+                is_final = failure.code not in ("model_not_found", "no_trusted_node")
+                if is_final or self._view.is_settled() or trio.current_time() >= until:
+                    raise
+            await trio.sleep(_LOOK_AGAIN_S)
 
 
 def _check(request: Request, options: RequestOptions) -> None:

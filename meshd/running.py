@@ -350,7 +350,7 @@ class Running:
             "uptime_s": round(trio.current_time() - self._started_at, 1),
             "time": clock.wall_s(),
             "members": self.view.counts(),
-            "settled": self.view.has_told_functions(),
+            "settled": self.view.is_settled(),
             "health": self.node.health_score,
             "partition": {"lost": lost} if (lost := self.node.lost_count(clock.now_ns())) else None,
             "superseded": self.node.is_superseded,

@@ -25,6 +25,10 @@ LOAD_MS_MAX: Final = 3_600_000
 """Of what a member says how long it loads a model."""
 OLD_NS: Final = 600 * 10**9
 """Dead and left members leave the default list after ten minutes."""
+TELL_NS: Final = 10 * 10**9
+"""Within this a member that came tells what it offers, or is not waited for ..."""
+_LAST_TOLD_NS: Final = 10**9
+"""... and this long once it has told what is told last: rumours may overtake each other."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +50,9 @@ class View:
         """Of models, as their nodes tell them."""
         self._functions: dict[NodeId, tuple[str, ...]] = {}
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
+        self._untold: dict[NodeId, int] = {}
+        """Members whose offers of this life are still to come, and since when they are there."""
+        self._began_ns = clock.now_ns()
         self.own_load = Load(0, 0, 0)
         self.events = EventLog(node.node_id, self.name)
 
@@ -57,16 +64,26 @@ class View:
             case OffersChanged():
                 self._note_offer(effect)
             case MembershipChanged():
-                if effect.state in (State.DEAD, State.LEFT):
-                    self._loads.pop(effect.node, None)
-                    self._tell_gone(effect.node)
+                self._note_member(effect)
             case Evicted():
                 self._loads.pop(effect.node, None)
                 self._cards.pop(effect.node, None)
                 self._speeds.pop(effect.node, None)
                 self._functions.pop(effect.node, None)
+                self._untold.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
+
+    def _note_member(self, effect: MembershipChanged) -> None:
+        if effect.state in (State.DEAD, State.LEFT):
+            self._loads.pop(effect.node, None)
+            self._untold.pop(effect.node, None)
+            self._tell_gone(effect.node)
+        elif effect.previous is None:
+            if not self._has_hardware(effect.node):
+                self._untold[effect.node] = clock.now_ns()
+        elif effect.previous in (State.DEAD, State.LEFT):
+            self._untold[effect.node] = clock.now_ns()
 
     def _tell_gone(self, node: NodeId) -> None:
         for tell in list(self._watchers.get(node, ())):
@@ -76,6 +93,9 @@ class View:
         key = effect.offer.key
         if key == advertisement.FUNCTIONS:
             self._functions[effect.node] = advertisement.decode_functions(effect.offer.value)
+        if key == advertisement.HARDWARE and effect.node in self._untold:
+            # It is told by all, after everything else.
+            self._untold[effect.node] = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
         if not key.startswith(advertisement.MODEL_PREFIX):
             return
         card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
@@ -238,9 +258,23 @@ class View:
         present = self._node.members.present()
         return sorted({name for node in present for name in self.functions(node)})
 
-    def has_told_functions(self) -> bool:
-        """Whether every member that is there has told its functions; a new one may not have yet."""
-        return all(node in self._functions for node in self._node.members.present())
+    def is_settled(self) -> bool:
+        """Whether what nobody offers now is not offered: all who are there have told what they
+        have. Who has just come back, or a mesh that has just been found again, may not have yet.
+        """
+        present = self._node.members.present()
+        waited_for = [self._untold_since_ns(node) for node in present]
+        if len(present) < 2 and self.has_company:
+            waited_for.append(self._began_ns)
+        return max(waited_for, default=0) <= clock.now_ns() - TELL_NS
+
+    def _untold_since_ns(self, node: NodeId) -> int:
+        """0: it has told."""
+        never_ns = 0 if self._has_hardware(node) else self._began_ns
+        return self._untold.get(node, never_ns)
+
+    def _has_hardware(self, node: NodeId) -> bool:
+        return advertisement.HARDWARE in self._node.offers.of(node)
 
     def offering(self, model: str) -> dict[NodeId, ModelCard]:
         """Members that offer `model`, each with what it says of it."""

@@ -202,7 +202,7 @@ class Driver:
                     "unknown_function",
                     f"no node has the function {function!r}; the mesh has: {shown}",
                 )
-            kind = JobFailed if self._view.has_told_functions() else AttemptFailed
+            kind = JobFailed if self._view.is_settled() else AttemptFailed
             raise kind(code, message)
         return sorted(rank(candidates, self._rng), key=lambda c: live.failures[c.node])
 

@@ -63,6 +63,8 @@ class House:
         for index, what in enumerate(serving):
             if index > 0 or own:
                 self._offer(index, what if isinstance(what, PlayedRuntime) else PlayedRuntime())
+            hardware = advertisement.encode_map({"tier": 3})
+            self.mesh.give(index, OfferChanged(advertisement.HARDWARE, hardware))
         self.mesh.settle()
         self.mesh.advance(5 * SECOND)
         self.view = View(self.mesh[0])
@@ -96,12 +98,16 @@ class House:
         key, value = advertisement.model_key(card.name), advertisement.encode_model(card)
         self.mesh.give(index, OfferChanged(key, value))
 
-    def withdraw(self, index: int) -> None:
-        """Member `index` offers its model no more, as the asking one hears."""
-        key = advertisement.model_key("m")
+    def told(self, index: int, key: str) -> OffersChanged:
+        """What member `index` last told of one of its offers."""
         log = self.mesh.machines[0].log
         told = [each for each in log if isinstance(each, OffersChanged) and each.offer.key == key]
         [last] = [each for each in told if each.node == self.id(index)][-1:]
+        return last
+
+    def withdraw(self, index: int) -> None:
+        """Member `index` offers its model no more, as the asking one hears."""
+        last = self.told(index, advertisement.model_key("m"))
         self.view.note(dataclasses.replace(last, offer=dataclasses.replace(last.offer, value=b"")))
 
     def load(self, index: int, running: int) -> None:

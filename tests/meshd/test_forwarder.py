@@ -1,21 +1,28 @@
 """A request's story up to its first token: who is asked, and what the app gets."""
 
+import dataclasses
 import gc
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import pytest
+import trio
+import trio.testing
 
+from meshd import advertisement
 from meshd.answer import RequestOptions
 from meshd.answering import receive_ask
 from meshd.failures import RequestFailed
+from meshd.forwarder import SETTLE_S
 from meshd.frames import FrameStream, StreamBroken
 from meshd.peers import Handler
 from meshd.trust.api_keys import KeyPolicy, Priority
 from protocol import records
+from protocol.effects import MembershipChanged
 from protocol.exchange import Accept, Ask, Data, End, Fail, Refuse, encode_frame
 from protocol.fields import pack
 from protocol.identity import NodeId
+from protocol.members import State
 from protocol.messages import Load
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.forwarding_house import CHUNK, REQUEST, STARTED, House, answering, failing, run
@@ -267,6 +274,35 @@ def test_a_model_that_nobody_has_names_those_that_are(tmp_path: pathlib.Path) ->
     failing(house, "model_not_found", "'demo'. The mesh has: org/demo", request=other)
     house = House(tmp_path / "2", None)
     failing(house, "model_not_found", "The mesh has no model now")
+
+
+def test_a_model_of_who_has_just_come_back_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """Until it tells what it has; a model that nobody has is not found as soon as it has told."""
+    house = House(tmp_path, None, PlayedRuntime())
+    model = house.told(1, advertisement.model_key("m"))
+    hardware = house.told(1, advertisement.HARDWARE)
+
+    def come_back() -> None:  # goodbyes withdraw
+        house.withdraw(1)
+        house.view.note(MembershipChanged(house.id(1), "n1", State.ALIVE, 2, State.LEFT))
+
+    async def tell() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        house.view.note(model)
+        house.view.note(hardware)
+
+    async def test() -> None:
+        come_back()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            assert await house.ask() == ("n1", list(HELLO))
+        come_back()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            with pytest.raises(RequestFailed, match="The mesh has: m"), trio.fail_after(SETTLE_S):
+                await house.ask(dataclasses.replace(REQUEST, model="another"))
+
+    run(house, test)
 
 
 def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:

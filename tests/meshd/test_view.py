@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from meshd import advertisement, clock
-from meshd.view import OLD_NS, View
+from meshd.view import OLD_NS, TELL_NS, View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, OffersChanged
 from protocol.events import LeaveRequested, OfferChanged
@@ -292,6 +292,53 @@ def test_candidates_carry_what_ranking_needs() -> None:
     assert (second.node, second.is_alive, second.own_requests) == (other, False, 0)
     assert (first.speed, second.speed) == (speed, None)
     assert [*seen.view.offering("nothing")] == []
+
+
+def test_it_is_settled_when_all_who_came_have_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes, or comes back, is waited for until it tells what it has, or long enough."""
+    now_ns = 10**12
+    monkeypatch.setattr(clock, "now_ns", lambda: now_ns)
+    seen = Seen()
+    for index in range(3):
+        assert not seen.view.is_settled()
+        seen.offer(index, advertisement.HARDWARE, advertisement.encode_map({"tier": 2}))
+    assert seen.view.is_settled()
+    back = dataclasses.replace(_changed(seen.mesh, 1, State.ALIVE), previous=State.LEFT)
+    seen.view.note(back)
+    assert not seen.view.is_settled()
+    seen.view.note(_changed(seen.mesh, 1, State.DEAD))
+    assert seen.view.is_settled()
+    seen.view.note(back)
+    seen.view.note(dataclasses.replace(back, previous=State.SUSPECT))  # tells nothing new
+    assert not seen.view.is_settled()
+    hardware = advertisement.encode_map({"tier": 1})
+    seen.offer(1, advertisement.HARDWARE, hardware)
+    assert not seen.view.is_settled()
+    now_ns += SECOND
+    assert seen.view.is_settled()
+    seen.view.note(back)
+    now_ns += TELL_NS - 1
+    assert not seen.view.is_settled()
+    now_ns += 1
+    assert seen.view.is_settled()
+
+
+def test_who_has_found_nobody_again_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while: others were there once. A mesh of one never waits."""
+    now_ns = 10**12
+    monkeypatch.setattr(clock, "now_ns", lambda: now_ns)
+    seen = Seen()
+    for index in range(3):
+        seen.offer(index, advertisement.HARDWARE, advertisement.encode_map({"tier": 2}))
+    assert seen.view.is_settled()
+    for index in (1, 2):
+        seen.mesh[0].members.put_gone(seen.mesh.id(index), Gone(State.LEFT, 1, 0, None))
+    assert not seen.view.is_settled()
+    now_ns += TELL_NS
+    assert seen.view.is_settled()
+    alone = Seen(1)
+    alone.offer(0, advertisement.HARDWARE, advertisement.encode_map({"tier": 2}))
+    assert alone.view.is_settled()
 
 
 # ---- names and watching ----

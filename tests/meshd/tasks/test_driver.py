@@ -142,6 +142,8 @@ class House:
         """Member `index` tells which functions it has."""
         value = advertisement.encode_functions(functions)
         self.mesh.give(index, OfferChanged(advertisement.FUNCTIONS, value))
+        hardware = advertisement.encode_map({"tier": 3})
+        self.mesh.give(index, OfferChanged(advertisement.HARDWARE, hardware))
 
     def hear(self) -> None:
         """Member 0 learns what the others have told."""
