@@ -49,6 +49,8 @@ class View:
         self._speeds: dict[NodeId, dict[str, Speed]] = {}
         """Of models, as their nodes tell them."""
         self._functions: dict[NodeId, tuple[str, ...]] = {}
+        self._tiers: dict[NodeId, int] = {}
+        """Of those that have told their hardware."""
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
         self._untold: dict[NodeId, int] = {}
         """Members whose offers of this life are still to come, and since when they are there."""
@@ -70,6 +72,7 @@ class View:
                 self._cards.pop(effect.node, None)
                 self._speeds.pop(effect.node, None)
                 self._functions.pop(effect.node, None)
+                self._tiers.pop(effect.node, None)
                 self._untold.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
@@ -80,7 +83,7 @@ class View:
             self._untold.pop(effect.node, None)
             self._tell_gone(effect.node)
         elif effect.previous is None:
-            if not self._has_hardware(effect.node):
+            if effect.node not in self._tiers:
                 self._untold[effect.node] = clock.now_ns()
         elif effect.previous in (State.DEAD, State.LEFT):
             self._untold[effect.node] = clock.now_ns()
@@ -93,9 +96,10 @@ class View:
         key = effect.offer.key
         if key == advertisement.FUNCTIONS:
             self._functions[effect.node] = advertisement.decode_functions(effect.offer.value)
-        if key == advertisement.HARDWARE and effect.node in self._untold:
-            # It is told by all, after everything else.
-            self._untold[effect.node] = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
+        if key == advertisement.HARDWARE:
+            self._tiers[effect.node] = _tier_in(advertisement.decode_map(effect.offer.value))
+            if effect.node in self._untold:  # it is told by all, after everything else
+                self._untold[effect.node] = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
         if not key.startswith(advertisement.MODEL_PREFIX):
             return
         card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
@@ -224,14 +228,16 @@ class View:
 
     def cards(self, node: NodeId) -> list[ModelCard]:
         """The models of a member that is there and may serve."""
-        role = self._node.authority.role_of(node)
-        if role is None or not role.may_serve or not self._node.members.is_present(node):
-            return []
-        return list(self._cards.get(node, {}).values())
+        return list(self._cards.get(node, {}).values()) if self._serves(node) else []
 
     def card(self, node: NodeId, model: str) -> ModelCard | None:
         """What a member that is there offers under a name."""
-        return next((card for card in self.cards(node) if card.name == model), None)
+        found = self._cards.get(node, {}).get(advertisement.model_key(model))
+        return found if found is not None and self._serves(node) else None
+
+    def _serves(self, node: NodeId) -> bool:
+        role = self._node.authority.role_of(node)
+        return role is not None and role.may_serve and self._node.members.is_present(node)
 
     def models(self) -> list[Mapping[str, Any]]:
         """One row per model name in the mesh, with the names of the nodes that offer it."""
@@ -248,10 +254,7 @@ class View:
 
     def functions(self, node: NodeId) -> tuple[str, ...]:
         """The functions of a member that is there and may serve."""
-        role = self._node.authority.role_of(node)
-        if role is None or not role.may_serve or not self._node.members.is_present(node):
-            return ()
-        return self._functions.get(node, ())
+        return self._functions.get(node, ()) if self._serves(node) else ()
 
     def all_functions(self) -> list[str]:
         """Every function that some member offers, sorted."""
@@ -270,16 +273,17 @@ class View:
 
     def _untold_since_ns(self, node: NodeId) -> int:
         """0: it has told."""
-        never_ns = 0 if self._has_hardware(node) else self._began_ns
+        never_ns = 0 if node in self._tiers else self._began_ns
         return self._untold.get(node, never_ns)
-
-    def _has_hardware(self, node: NodeId) -> bool:
-        return advertisement.HARDWARE in self._node.offers.of(node)
 
     def offering(self, model: str) -> dict[NodeId, ModelCard]:
         """Members that offer `model`, each with what it says of it."""
-        found = ((node, self.card(node, model)) for node in self._node.members.present())
-        return {node: card for node, card in found if card is not None}
+        key = advertisement.model_key(model)
+        return {
+            node: card
+            for node in self._node.members.present()
+            if (card := self._cards.get(node, {}).get(key)) is not None and self._serves(node)
+        }
 
     def candidates(
         self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]
@@ -287,18 +291,14 @@ class View:
         """Some of those, for ranking."""
         key = advertisement.model_key(model)
         return [
-            dataclasses.replace(
-                candidate,
-                speed=self._speeds.get(candidate.node, {}).get(key),
-                load_ns=self._load_ns(candidate.node, model),
+            self._candidate(
+                node,
+                own_requests,
+                self._speeds.get(node, {}).get(key),
+                self._load_ns(self._cards.get(node, {}).get(key)),
             )
-            for candidate in self._candidates(nodes, own_requests)
+            for node in nodes
         ]
-
-    def _load_ns(self, node: NodeId, model: str) -> int:
-        """How long until its model is loaded, as it says."""
-        card = self.card(node, model)
-        return 0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]
@@ -306,33 +306,34 @@ class View:
         """Members that offer `function`, for ranking."""
         present = self._node.members.present()
         nodes = [node for node in present if function in self.functions(node)]
-        return self._candidates(nodes, own_requests)
+        return [self._candidate(node, own_requests) for node in nodes]
 
-    def _candidates(
-        self, nodes: Iterable[NodeId], own_requests: Mapping[NodeId, int]
-    ) -> list[Candidate]:
-        own = self._node.node_id
-        return [
-            Candidate(
-                node=node,
-                is_alive=self.is_alive(node),
-                load=believed(self.load(node)),
-                load_age_ns=self._load_age_ns(node),
-                tier=self._tier(node),
-                own_requests=own_requests.get(node, 0),
-                round_trip_ns=0 if node == own else self._node.round_trip_ns(node),
-                is_trusted=self.is_trusted(node),
-            )
-            for node in nodes
-        ]
-
-    def _load_age_ns(self, node: NodeId) -> int:
+    def _candidate(
+        self,
+        node: NodeId,
+        own_requests: Mapping[NodeId, int],
+        speed: Speed | None = None,
+        load_ns: int = 0,
+    ) -> Candidate:
         heard = self._loads.get(node)
-        return clock.now_ns() - heard.at_ns if heard is not None else 0
+        is_own = node == self._node.node_id
+        return Candidate(
+            node=node,
+            is_alive=self.is_alive(node),
+            load=believed(self.load(node)),
+            load_age_ns=clock.now_ns() - heard.at_ns if heard is not None else 0,
+            tier=self._tiers.get(node, LOWEST_TIER),
+            own_requests=own_requests.get(node, 0),
+            round_trip_ns=0 if is_own else self._node.round_trip_ns(node),
+            is_trusted=self.is_trusted(node),
+            speed=speed,
+            load_ns=load_ns,
+        )
 
-    def _tier(self, node: NodeId) -> int:
-        hardware = self._node.offers.of(node).get(advertisement.HARDWARE, b"")
-        return _tier_in(advertisement.decode_map(hardware))
+    @staticmethod
+    def _load_ns(card: ModelCard | None) -> int:
+        """How long until a model is loaded, as its node says."""
+        return 0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
 
     def is_trusted(self, node: NodeId) -> bool:
         """Whether the invite by which a member came was marked so."""
