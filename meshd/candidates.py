@@ -12,12 +12,15 @@ from meshd.asking import Asking
 from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.view import View
+from protocol.expectation import Demand
 from protocol.identity import NodeId
-from protocol.policies import Demand
 from protocol.routing import Candidate
 from runtimes.base import ModelCard, Request
 
 _MODELS_NAMED: Final = 8
+_NODES_NAMED: Final = 8
+_BACK_S: Final = 5.0
+"""Whose daemon is started again at once is back by then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,13 @@ class Candidates:
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
         model = request.model
         offers = self._view.offering(model)
+        if not offers and (lost := self._view.lost(model)):
+            raise RequestFailed(
+                "unavailable",
+                f"The nodes that offer {model!r} are dead: {', '.join(lost[:_NODES_NAMED])}. "
+                "It is there again when one of them is.",
+                retry_after_s=_BACK_S,
+            )
         if not offers:
             known = [str(row["name"]) for row in self._view.models()][:_MODELS_NAMED]
             hint = f"The mesh has: {', '.join(known)}." if known else "The mesh has no model now."

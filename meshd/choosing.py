@@ -12,8 +12,10 @@ from typing import Final, TypeVar
 
 from meshd.answer import RequestOptions
 from meshd.trust.api_keys import Priority
+from protocol.error_rates import ErrorRates
+from protocol.expectation import Demand
 from protocol.identity import NodeId
-from protocol.policies import DEFAULT, POLICIES, Demand, Policy
+from protocol.policies import DEFAULT, POLICIES, Policy
 from protocol.routing import Candidate
 from protocol.speeds import Speed, Speeds
 from runtimes.base import Request
@@ -76,6 +78,7 @@ class Choosing:
         self._default = default
         self._policies: dict[str, Policy] = {name: make() for name, make in POLICIES.items()}
         self._speeds = Speeds()
+        self._errors = ErrorRates()
         self._failed: dict[NodeId, tuple[float, bool]] = {}
         self._homes: dict[bytes, NodeId] = {}
         """Who has answered which conversation, by a hash of its messages so far."""
@@ -101,6 +104,7 @@ class Choosing:
             dataclasses.replace(
                 candidate,
                 speed=self._speeds.of(candidate.node, asked.model) or _told_speed(candidate),
+                error_permille=self._errors.permille(candidate.node, asked.model, _ns(now)),
                 failed_ago_ns=self._failed_ago_ns(candidate.node, now),
                 is_unreached=self._failed.get(candidate.node, (0.0, False))[1],
                 had_before=candidate.node == asked.home,
@@ -121,7 +125,7 @@ class Choosing:
 
     def _failed_ago_ns(self, node: NodeId, now: float) -> int | None:
         failed = self._failed.get(node)
-        return None if failed is None else int((now - failed[0]) * 1e9)
+        return None if failed is None else _ns(now - failed[0])
 
     def demand(self, request: Request, options: RequestOptions) -> Demand:
         """What a request asks of whoever runs it, as far as can be known before."""
@@ -133,8 +137,16 @@ class Choosing:
 
     # ---- learning ----
 
-    def failed(self, node: NodeId, *, is_unreached: bool = False) -> None:
-        """A request was sent there in vain; `is_unreached`: nothing was heard of the node."""
+    def refused(self, node: NodeId) -> None:
+        """A request was sent there in vain: it has no room."""
+        self._cool_down(node, is_unreached=False)
+
+    def failed(self, node: NodeId, model: str, *, is_unreached: bool = False) -> None:
+        """A request was sent there and broke; `is_unreached`: nothing was heard of the node."""
+        self._errors.note(node, model, _ns(self._now()), has_failed=True)
+        self._cool_down(node, is_unreached=is_unreached)
+
+    def _cool_down(self, node: NodeId, *, is_unreached: bool) -> None:
         self._failed.pop(node, None)
         self._failed[node] = (self._now(), is_unreached)
         _forget_oldest(self._failed, FAILURES_MAX)
@@ -150,7 +162,8 @@ class Choosing:
     def answered(self, node: NodeId, request: Request, timing: Timing) -> None:
         """A request was answered there, to its end."""
         self._failed.pop(node, None)
-        model, first_ns = request.model, int(timing.first_s * 1e9)
+        model, first_ns = request.model, _ns(timing.first_s)
+        self._errors.note(node, model, _ns(self._now()), has_failed=False)
         if isinstance(request, EmbedRequest):
             self._speeds.note_texts(node, model, tokens=timing.prompt_tokens, all_ns=first_ns)
         else:
@@ -160,8 +173,8 @@ class Choosing:
                 prompt_tokens=timing.prompt_tokens,
                 first_ns=first_ns,
                 output_tokens=timing.output_tokens,
-                rest_ns=int(timing.rest_s * 1e9),
-                waited_ns=int(timing.waited_s * 1e9),
+                rest_ns=_ns(timing.rest_s),
+                waited_ns=_ns(timing.waited_s),
             )
             self._usual_output += (timing.output_tokens - self._usual_output) // _USUAL_SMOOTHING
         served = self._served.pop(node, 0) + timing.prompt_tokens + timing.output_tokens
@@ -181,6 +194,10 @@ def prompt_estimate(request: Request) -> int:
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + 1
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
 
 
 def _told_speed(candidate: Candidate) -> Speed | None:

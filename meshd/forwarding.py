@@ -26,8 +26,8 @@ from meshd.hedging import Run, first_to_begin, late_after_s, late_s
 from meshd.story import Story
 from meshd.view import View
 from meshd.watchdogs import contact_s
+from protocol.expectation import Demand
 from protocol.identity import NodeId, key_text
-from protocol.policies import Demand
 from protocol.routing import Candidate
 from runtimes.base import Chunk, Finished, GenerateEvent, Request, Started
 
@@ -202,7 +202,7 @@ class Forwarding:
             return
         late_s = late_after_s(self._ranked, self._runs.index(run), self._demand)
         if trio.current_time() - run.tried.asked_at >= late_s:
-            self._means.choosing.failed(run.tried.node)
+            self._means.choosing.failed(run.tried.node, self._request.model)
 
     def _serves(self, run: Run, *, is_continuation: bool) -> None:
         node = run.tried.node
@@ -290,7 +290,11 @@ class Forwarding:
             self._tried.add(node)
 
     def _failed(self, run: Run, failure: AttemptFailed) -> None:
-        self._means.choosing.failed(run.tried.node, is_unreached=failure.is_unreached)
+        choosing, node = self._means.choosing, run.tried.node
+        if failure.code in (*FULL_CODES, LOADING_CODE):
+            choosing.refused(node)
+        else:
+            choosing.failed(node, self._request.model, is_unreached=failure.is_unreached)
 
     def _note(self, run: Run, failure: AttemptFailed) -> None:
         run.tried.code, run.tried.reason = failure.code, failure.message

@@ -15,7 +15,7 @@ import trio
 
 from meshd.asking import AttemptFailed
 from meshd.story import Try
-from protocol.policies import Demand, expected_of_all
+from protocol.expectation import Demand, expected_of_all
 from protocol.routing import Candidate
 from runtimes.base import GenerateEvent, ModelCard, Started
 
@@ -74,8 +74,7 @@ def late_s(ranked: Sequence[Candidate], demand: Demand) -> float | None:
 
 def late_after_s(ranked: Sequence[Candidate], place: int, demand: Demand) -> float:
     """How long the one at `place` may take to begin, before it is late."""
-    estimate = expected_of_all(ranked, demand)[place]
-    first_ns = estimate.total_ns - estimate.decode_ns
+    first_ns = expected_of_all(ranked, demand)[place].first_ns
     return max(LATE_S_MIN, LATE_FACTOR * first_ns / 1e9)
 
 

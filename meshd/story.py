@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from meshd.candidates import Ranking
+from protocol.expectation import Expected, expected_of_all
 from protocol.identity import NodeId, key_text
-from protocol.policies import Expected, expected_of_all
 from protocol.routing import Candidate
 from runtimes.base import Finished
 
@@ -147,6 +147,7 @@ class Story:
             "prefill_ms": _ms(estimate.prefill_ns),
             "decode_ms": _ms(estimate.decode_ns),
             "round_trip_ms": _ms(estimate.round_trip_ns),
+            "retry_ms": _ms(estimate.retry_ns),
             "is_speed_known": candidate.speed is not None,
             "had_conversation": candidate.had_before,
             "failed_lately": candidate.failed_ago_ns is not None,

@@ -285,6 +285,19 @@ class View:
             if (card := self._cards.get(node, {}).get(key)) is not None and self._serves(node)
         }
 
+    def lost(self, model: str) -> list[str]:
+        """Names of members that offered `model` until they died, not long ago."""
+        key, now = advertisement.model_key(model), clock.now_ns()
+        offering = [node for node, cards in self._cards.items() if key in cards]
+        gone = {node: self._node.members.gone(node) for node in offering}
+        return [
+            self.name(node)
+            for node, since in gone.items()
+            if since is not None
+            and self._node.members.state(node) is State.DEAD
+            and now - since.since_ns < OLD_NS
+        ]
+
     def candidates(
         self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:

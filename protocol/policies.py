@@ -1,12 +1,6 @@
 """The one place for policies: in which order candidates are tried. Pure, by integers.
 
-`fastest`, the default, asks where a request would be complete first:
-
-    wait for a slot + loading the model, where it is not in memory
-    + prefill (little of it where the conversation was before)
-    + decode, at the node's speed + round trip
-
-Speeds are those that were learned, else those that each node tells of itself (`speeds.py`).
+`fastest`, the default, asks where a request would be complete first (`expectation.py`).
 
 Loads are told, so they are old, and whoever looks best looks so to all gateways at once: if each
 sent its requests there, it would be swamped before anybody heard of it, then shunned, and so on in
@@ -16,22 +10,19 @@ little comes, that is the best alone. Who has just failed a request is tried las
 policy.
 """
 
-import dataclasses
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
+from protocol.expectation import HALF_LIFE, Demand, Expected, expected_of_all
 from protocol.identity import NodeId
 from protocol.messages import Load
 from protocol.routing import Candidate, alive, rank
-from protocol.speeds import UNKNOWN, Speed, typical
+from protocol.speeds import typical
 
 COOL_DOWN_NS: Final = 10_000_000_000
 """So long a node that failed a request is tried last."""
-HALF_LIFE: Final = 8
-"""A load that was told as long ago as so many requests take is half what was told and half the
-mean of all."""
 EQUAL_PERCENT: Final = 105
 """As good as the best: not longer than so much of it ..."""
 EQUAL_NS: Final = 20_000_000
@@ -42,18 +33,6 @@ AMPLE: Final = 8
 """... there is room for so many times what comes before it is heard of."""
 CONSIDERED_MAX: Final = 64
 """Of so many candidates that chance has drawn some are as good as the best of all."""
-KEPT_PERCENT: Final = 80
-"""Of a prompt, where the conversation was before."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Demand:
-    """What a request asks of whoever runs it; estimates."""
-
-    prompt_tokens: int = 500
-    output_tokens: int = 200
-    priority: int = 1
-    """0 low, 1 normal, 2 high."""
 
 
 class Policy(Protocol):
@@ -90,68 +69,6 @@ class Drawing:
         while len(drawn) < CONSIDERED_MAX:
             drawn[nodes[_below(rng, len(nodes))]] = None
         return list(drawn)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Expected:
-    """When a request that came now would be complete on one candidate, in nanoseconds."""
-
-    wait_ns: int
-    """For a slot."""
-    prefill_ns: int
-    decode_ns: int
-    round_trip_ns: int
-    load_ns: int = 0
-    """For the model to be in memory."""
-
-    @property
-    def total_ns(self) -> int:
-        """All of it."""
-        work_ns = self.wait_ns + self.load_ns + self.prefill_ns + self.decode_ns
-        return work_ns + self.round_trip_ns
-
-
-def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli: int) -> Expected:
-    """What a request that came now would take there. `usual`: the speed of who is unknown;
-    `mean_busy_milli`: work before a request, per slot, over all candidates.
-    """
-    speed = candidate.speed or usual
-    prefill_ns = demand.prompt_tokens * speed.prefill_ns
-    decode_ns = demand.output_tokens * speed.decode_ns
-    service_ns = prefill_ns + decode_ns
-    if candidate.had_before:
-        prefill_ns = prefill_ns * (100 - KEPT_PERCENT) // 100
-    busy = _blended(candidate, mean_busy_milli, service_ns)
-    slots = max(1, candidate.load.slots if candidate.load is not None else 1)
-    # A request waits while all slots are taken: for so many slots' worth of those before it.
-    waiting_milli = max(0, busy - 1000 + 1000 // slots)
-    wait_ns = waiting_milli * service_ns // 1000
-    return Expected(wait_ns, prefill_ns, decode_ns, candidate.distance_ns, candidate.load_ns)
-
-
-def expected_of_all(candidates: Sequence[Candidate], demand: Demand) -> list[Expected]:
-    """The same for each of those between whom there is to choose. Of whom nothing is known, it is
-    what is usual on hardware of its tier, or at all.
-    """
-    mean = _mean_busy(candidates)
-    usual: dict[int, Speed] = {}
-    for tier in dict.fromkeys(c.tier for c in candidates if c.speed is None):
-        known = [c.speed for c in candidates if c.tier == tier and c.speed is not None]
-        usual[tier] = typical(known or (c.speed for c in candidates))
-    return [expected(c, demand, usual.get(c.tier, UNKNOWN), mean) for c in candidates]
-
-
-def _blended(candidate: Candidate, mean_busy_milli: int, service_ns: int) -> int:
-    """What is told, and the older it is the more of the mean; our own requests are no hearsay."""
-    slots = max(1, candidate.load.slots if candidate.load is not None else 1)
-    told, age_ns = candidate.busy_milli, candidate.load_age_ns
-    half_ns = HALF_LIFE * service_ns
-    blended = (told * half_ns + mean_busy_milli * age_ns) // (half_ns + age_ns)
-    return max(blended, candidate.own_requests * 1000 // slots)
-
-
-def _mean_busy(candidates: Sequence[Candidate]) -> int:
-    return sum(c.busy_milli for c in candidates) // max(1, len(candidates))
 
 
 def _cooled(candidates: Sequence[Candidate], *, by_time: bool = False) -> list[Candidate]:

@@ -43,6 +43,8 @@ class Candidate:
     """1 to 3, by its hardware."""
     failed_ago_ns: int | None = None
     """How long ago it failed a request of ours; None: it has not, or has answered since."""
+    error_permille: int = 0
+    """Of 1,000 requests of ours for the model, so many failed there lately."""
     is_unreached: bool = False
     """When it failed, nothing was heard of it."""
     had_before: bool = False

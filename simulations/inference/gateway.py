@@ -17,10 +17,11 @@ from typing import Final
 
 from protocol.admission import Reason
 from protocol.effects import Effect, MembershipChanged
+from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.members import State
 from protocol.messages import Load
-from protocol.policies import Demand, Policy
+from protocol.policies import Policy
 from protocol.routing import Candidate
 from protocol.speeds import Speed, Speeds
 from simulations.host import Host

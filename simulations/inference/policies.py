@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from protocol import policies
+from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import Demand, Drawing, Policy
+from protocol.policies import Drawing, Policy
 from protocol.routing import Candidate, alive, rank
 from simulations.chance import shuffle
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from meshd import advertisement
+from meshd import advertisement, clock
 from meshd.admitting import Admitting
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
@@ -123,7 +123,8 @@ class House:
 
     def die(self, index: int) -> None:
         """Member `index` is declared dead here."""
-        self.mesh[0].members.put_gone(self.id(index), Gone(State.DEAD, 1, 0, None))
+        gone = Gone(State.DEAD, 1, clock.now_ns(), None)
+        self.mesh[0].members.put_gone(self.id(index), gone)
         dead = MembershipChanged(self.id(index), f"n{index}", State.DEAD, 1, State.SUSPECT)
         self.view.note(dead)
 

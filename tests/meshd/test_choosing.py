@@ -90,23 +90,41 @@ def test_what_a_node_tells_of_its_speed_counts_until_it_was_asked() -> None:
 def test_who_failed_is_asked_last_for_a_while() -> None:
     """Until it has cooled down, or has answered."""
     house = House()
-    house.choosing.failed(ONE)
+    house.choosing.refused(ONE)
     assert house.first(_chat("hi")) == {TWO}
     house.now = 11.0
     assert house.first(_chat("hi")) == {ONE, TWO}
-    house.choosing.failed(ONE)
+    house.choosing.refused(ONE)
     house.answered(ONE, _chat("x"))
     assert ONE in house.first(_chat("hi"))
+
+
+def test_who_fails_more_often_than_another_is_asked_after_it() -> None:
+    """Also when it has cooled down; a refusal for want of room is no failure, and what was long
+    ago is forgotten.
+    """
+    house = House()
+    house.choosing.failed(ONE, "m")
+    house.choosing.refused(TWO)
+    house.now = 11.0
+    assert house.first(_chat("hi")) == {TWO}
+    assert house.first(GenerateRequest(model="another", prompt="hi")) == {ONE, TWO}
+    house.choosing.failed(TWO, "m")
+    house.now = 22.0
+    assert house.first(_chat("hi")) == {ONE, TWO}
+    house.choosing.failed(ONE, "m")
+    house.now = 1000.0
+    assert house.first(_chat("hi")) == {ONE, TWO}
 
 
 def test_who_was_not_heard_of_is_asked_after_who_failed() -> None:
     """Whichever was the last one to fail."""
     house = House()
-    house.choosing.failed(ONE, is_unreached=True)
-    house.choosing.failed(TWO)
+    house.choosing.failed(ONE, "m", is_unreached=True)
+    house.choosing.failed(TWO, "m")
     assert house.first(_chat("hi")) == {TWO}
-    house.choosing.failed(TWO, is_unreached=True)
-    house.choosing.failed(ONE)
+    house.choosing.failed(TWO, "m", is_unreached=True)
+    house.choosing.failed(ONE, "m")
     assert house.first(_chat("hi")) == {ONE}
 
 
@@ -213,6 +231,6 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         node = NodeId(bytes((number,)) * 32)
         house.answered(node, _chat(str(number)))
-        house.choosing.failed(node)
+        house.choosing.failed(node, "m")
     remembered = house.choosing._failed, house.choosing._homes, house.choosing._served
     assert [len(table) for table in remembered] == [2, 2, 2]

@@ -305,6 +305,14 @@ def test_a_model_of_who_has_just_come_back_is_waited_for(tmp_path: pathlib.Path)
     run(house, test)
 
 
+def test_a_model_whose_nodes_have_just_died_is_no_unknown_one(tmp_path: pathlib.Path) -> None:
+    """An app tries again what is unavailable, and gives up what does not exist."""
+    house = House(tmp_path, None, PlayedRuntime())
+    house.die(1)
+    failure = failing(house, "unavailable", "The nodes that offer 'm' are dead: n1.")
+    assert failure.retry_after_s == 5.0
+
+
 def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:
     """By name or id; one that is not there, or does not offer it, is said."""
     house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())

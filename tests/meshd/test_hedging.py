@@ -14,9 +14,9 @@ from meshd.hedging import LATE_FACTOR, LATE_S_MIN, Run, first_to_begin, late_s
 from meshd.story import Try
 from protocol.config import SECOND
 from protocol.exchange import Ask, Refuse, encode_frame
+from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import Demand
 from protocol.routing import Candidate
 from protocol.speeds import Speed
 from runtimes.base import Chunk, GenerateEvent, Request, RuntimeFailure, Started

@@ -4,9 +4,9 @@ import json
 
 from meshd.candidates import Ranking
 from meshd.story import ATTEMPTS_MAX, STORIES_MAX, Stories, Story
+from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import Demand
 from protocol.routing import Candidate
 from protocol.speeds import Speed
 from runtimes.base import Finished

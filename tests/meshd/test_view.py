@@ -274,6 +274,23 @@ def test_who_is_gone_or_may_not_serve_offers_nothing() -> None:
     assert seen.row(2)["models"] == []
 
 
+def test_who_died_lately_is_named_with_what_it_offered() -> None:
+    """Not who is there, and not who said goodbye or died long ago."""
+    seen = Seen(5)
+    for index in range(1, 5):
+        seen.offer(index, KEY, advertisement.encode_model(CARD))
+    assert seen.view.lost(CARD.name) == []
+    now = clock.now_ns()
+    for index, state, since_ns in (
+        (1, State.DEAD, now),
+        (2, State.LEFT, now),
+        (3, State.DEAD, now - OLD_NS),
+    ):
+        seen.mesh[0].members.put_gone(seen.mesh.id(index), Gone(state, 1, since_ns, None))
+    assert seen.view.lost(CARD.name) == ["n1"]
+    assert seen.view.lost("another") == []
+
+
 def test_candidates_carry_what_ranking_needs() -> None:
     """Doubt, load, our own requests there, round trip, the speed that it tells."""
     seen = Seen()

@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.expectation import Demand, expected, expected_of_all
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import (
-    CONSIDERED_MAX,
-    COOL_DOWN_NS,
-    DEFAULT,
-    POLICIES,
-    Demand,
-    expected,
-    expected_of_all,
-)
+from protocol.policies import CONSIDERED_MAX, COOL_DOWN_NS, DEFAULT, POLICIES
 from protocol.routing import Candidate, believed
 from protocol.speeds import UNKNOWN, Speed
 
@@ -98,6 +91,17 @@ def test_who_is_not_heard_of_comes_behind_who_has_failed(name: str) -> None:
 
 class TestFastest:
     """The default."""
+
+    def test_what_fails_is_reckoned_to_be_done_again(self) -> None:
+        """Of two alike the one is asked that fails less; a much faster one is, though it fails."""
+        steady = _candidate(1, speed=FAST)
+        flaky = _candidate(2, speed=FAST, error_permille=250)
+        estimate = expected(flaky, DEMAND, UNKNOWN, 0)
+        assert estimate.total_ns == expected(steady, DEMAND, UNKNOWN, 0).total_ns * 4 // 3
+        assert estimate.first_ns == expected(steady, DEMAND, UNKNOWN, 0).first_ns
+        assert _firsts(DEFAULT, steady, flaky) == {1: 200}
+        slow = _candidate(3, speed=SLOW)
+        assert _firsts(DEFAULT, slow, flaky) == {2: 200}
 
     def test_it_is_the_default(self) -> None:
         """By its name."""

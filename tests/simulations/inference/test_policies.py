@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.messages import Load
-from protocol.policies import Demand, Fastest
+from protocol.policies import Fastest
 from protocol.routing import Candidate
 from simulations.inference.policies import POLICIES
 
