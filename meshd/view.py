@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from meshd import advertisement, clock
 from meshd.event_log import EventLog
+from meshd.offered import TELL_NS, Offered, tier_in
 from protocol.effects import Effect, Evicted, LoadLearned, MembershipChanged, OffersChanged
 from protocol.identity import NodeId, key_text
 from protocol.members import State
 from protocol.messages import Load
 from protocol.node import Node
 from protocol.records import Admission, Role
-from protocol.routing import LOWEST_TIER, Candidate, believed
-from protocol.speeds import Speed
+from protocol.routing import Candidate, believed
 from runtimes.base import ModelCard
 from runtimes.embedding import TASKS
 
@@ -25,10 +25,6 @@ LOAD_MS_MAX: Final = 3_600_000
 """Of what a member says how long it loads a model."""
 OLD_NS: Final = 600 * 10**9
 """Dead and left members leave the default list after ten minutes."""
-TELL_NS: Final = 10 * 10**9
-"""Within this a member that came tells what it offers, or is not waited for ..."""
-_LAST_TOLD_NS: Final = 10**9
-"""... and this long once it has told what is told last: rumours may overtake each other."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,15 +41,8 @@ class View:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._loads: dict[NodeId, HeardLoad] = {}
-        self._cards: dict[NodeId, dict[str, ModelCard]] = {}
-        self._speeds: dict[NodeId, dict[str, Speed]] = {}
-        """Of models, as their nodes tell them."""
-        self._functions: dict[NodeId, tuple[str, ...]] = {}
-        self._tiers: dict[NodeId, int] = {}
-        """Of those that have told their hardware."""
+        self._offered = Offered()
         self._watchers: dict[NodeId, list[Callable[[], None]]] = {}
-        self._untold: dict[NodeId, int] = {}
-        """Members whose offers of this life are still to come, and since when they are there."""
         self._began_ns = clock.now_ns()
         self.own_load = Load(0, 0, 0)
         self.events = EventLog(node.node_id, self.name)
@@ -64,57 +53,21 @@ class View:
             case LoadLearned():
                 self._loads[effect.node] = HeardLoad(effect.load, clock.now_ns())
             case OffersChanged():
-                self._note_offer(effect)
+                self._offered.note(effect)
             case MembershipChanged():
-                self._note_member(effect)
+                self._offered.note_member(effect)
+                if effect.state in (State.DEAD, State.LEFT):
+                    self._loads.pop(effect.node, None)
+                    self._tell_gone(effect.node)
             case Evicted():
+                self._offered.forget(effect.node)
                 self._loads.pop(effect.node, None)
-                self._cards.pop(effect.node, None)
-                self._speeds.pop(effect.node, None)
-                self._functions.pop(effect.node, None)
-                self._tiers.pop(effect.node, None)
-                self._untold.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
-
-    def _note_member(self, effect: MembershipChanged) -> None:
-        if effect.state in (State.DEAD, State.LEFT):
-            self._loads.pop(effect.node, None)
-            self._untold.pop(effect.node, None)
-            self._tell_gone(effect.node)
-        elif effect.previous is None:
-            if effect.node not in self._tiers:
-                self._untold[effect.node] = clock.now_ns()
-        elif effect.previous in (State.DEAD, State.LEFT):
-            self._untold[effect.node] = clock.now_ns()
 
     def _tell_gone(self, node: NodeId) -> None:
         for tell in list(self._watchers.get(node, ())):
             tell()
-
-    def _note_offer(self, effect: OffersChanged) -> None:
-        key = effect.offer.key
-        if key == advertisement.FUNCTIONS:
-            self._functions[effect.node] = advertisement.decode_functions(effect.offer.value)
-        if key == advertisement.HARDWARE:
-            self._tiers[effect.node] = _tier_in(advertisement.decode_map(effect.offer.value))
-            if effect.node in self._untold:  # it is told by all, after everything else
-                self._untold[effect.node] = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
-        if not key.startswith(advertisement.MODEL_PREFIX):
-            return
-        card = advertisement.decode_model(effect.offer.value) if effect.offer.value else None
-        if card is not None and advertisement.model_key(card.name) != key:
-            card = None  # else one model could be listed many times
-        cards = self._cards.setdefault(effect.node, {})
-        speeds = self._speeds.setdefault(effect.node, {})
-        speeds.pop(key, None)
-        if card is None:
-            cards.pop(key, None)
-            return
-        cards[key] = card
-        speed = advertisement.decode_speed(effect.offer.value)
-        if speed is not None:
-            speeds[key] = speed
 
     @contextlib.contextmanager
     def when_gone(self, node: NodeId, tell: Callable[[], None]) -> Iterator[None]:
@@ -178,7 +131,7 @@ class View:
             addresses = alive.addresses
         offers = self._node.offers.of(node)
         hardware = advertisement.decode_map(offers.get(advertisement.HARDWARE, b""))
-        tier = _tier_in(hardware)
+        tier = tier_in(hardware)
         hardware.pop("tier", None)
         role = self._node.authority.role_of(node)
         invite = self._node.authority.invite_of(node)
@@ -228,11 +181,11 @@ class View:
 
     def cards(self, node: NodeId) -> list[ModelCard]:
         """The models of a member that is there and may serve."""
-        return list(self._cards.get(node, {}).values()) if self._serves(node) else []
+        return list(self._offered.of(node).cards.values()) if self._serves(node) else []
 
     def card(self, node: NodeId, model: str) -> ModelCard | None:
         """What a member that is there offers under a name."""
-        found = self._cards.get(node, {}).get(advertisement.model_key(model))
+        found = self._offered.of(node).cards.get(model)
         return found if found is not None and self._serves(node) else None
 
     def _serves(self, node: NodeId) -> bool:
@@ -254,7 +207,7 @@ class View:
 
     def functions(self, node: NodeId) -> tuple[str, ...]:
         """The functions of a member that is there and may serve."""
-        return self._functions.get(node, ()) if self._serves(node) else ()
+        return self._offered.of(node).functions if self._serves(node) else ()
 
     def all_functions(self) -> list[str]:
         """Every function that some member offers, sorted."""
@@ -266,30 +219,19 @@ class View:
         have. Who has just come back, or a mesh that has just been found again, may not have yet.
         """
         present = self._node.members.present()
-        waited_for = [self._untold_since_ns(node) for node in present]
         if len(present) < 2 and self.has_company:
-            waited_for.append(self._began_ns)
-        return max(waited_for, default=0) <= clock.now_ns() - TELL_NS
-
-    def _untold_since_ns(self, node: NodeId) -> int:
-        """0: it has told."""
-        never_ns = 0 if node in self._tiers else self._began_ns
-        return self._untold.get(node, never_ns)
+            return clock.now_ns() - self._began_ns >= TELL_NS
+        return all(self._offered.awaited_since_ns(node) is None for node in present)
 
     def offering(self, model: str) -> dict[NodeId, ModelCard]:
         """Members that offer `model`, each with what it says of it."""
-        key = advertisement.model_key(model)
-        return {
-            node: card
-            for node in self._node.members.present()
-            if (card := self._cards.get(node, {}).get(key)) is not None and self._serves(node)
-        }
+        holding = self._offered.holding(model).items()
+        return {node: card for node, card in holding if self._serves(node)}
 
     def lost(self, model: str) -> list[str]:
         """Names of members that offered `model` until they died, not long ago."""
-        key, now = advertisement.model_key(model), clock.now_ns()
-        offering = [node for node, cards in self._cards.items() if key in cards]
-        gone = {node: self._node.members.gone(node) for node in offering}
+        now = clock.now_ns()
+        gone = {node: self._node.members.gone(node) for node in self._offered.holding(model)}
         return [
             self.name(node)
             for node, since in gone.items()
@@ -302,16 +244,7 @@ class View:
         self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]
     ) -> list[Candidate]:
         """Some of those, for ranking."""
-        key = advertisement.model_key(model)
-        return [
-            self._candidate(
-                node,
-                own_requests,
-                self._speeds.get(node, {}).get(key),
-                self._load_ns(self._cards.get(node, {}).get(key)),
-            )
-            for node in nodes
-        ]
+        return [self._candidate(node, own_requests, model) for node in nodes]
 
     def function_candidates(
         self, function: str, own_requests: Mapping[NodeId, int]
@@ -325,9 +258,10 @@ class View:
         self,
         node: NodeId,
         own_requests: Mapping[NodeId, int],
-        speed: Speed | None = None,
-        load_ns: int = 0,
+        model: str | None = None,
     ) -> Candidate:
+        offer = self._offered.of(node)
+        card = None if model is None else offer.cards.get(model)
         heard = self._loads.get(node)
         is_own = node == self._node.node_id
         return Candidate(
@@ -335,18 +269,21 @@ class View:
             is_alive=self.is_alive(node),
             load=believed(self.load(node)),
             load_age_ns=clock.now_ns() - heard.at_ns if heard is not None else 0,
-            tier=self._tiers.get(node, LOWEST_TIER),
+            tier=offer.tier,
             own_requests=own_requests.get(node, 0),
             round_trip_ns=0 if is_own else self._node.round_trip_ns(node),
             is_trusted=self.is_trusted(node),
-            speed=speed,
-            load_ns=load_ns,
+            speed=None if card is None else offer.speeds.get(card.name),
+            load_ns=0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000,
         )
 
-    @staticmethod
-    def _load_ns(card: ModelCard | None) -> int:
-        """How long until a model is loaded, as its node says."""
-        return 0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000
+    def tier(self, node: NodeId) -> int:
+        """1 to 3, by its hardware."""
+        return self._offered.of(node).tier
+
+    def labels(self, node: NodeId) -> Mapping[str, str]:
+        """What its owner says of it."""
+        return self._offered.of(node).labels
 
     def is_trusted(self, node: NodeId) -> bool:
         """Whether the invite by which a member came was marked so."""
@@ -367,11 +304,6 @@ class View:
         """Whether this node's role lets it run others' requests."""
         role = self._node.authority.role_of(self._node.node_id)
         return role is not None and role.may_serve
-
-
-def _tier_in(hardware: Mapping[str, Any]) -> int:
-    tier = hardware.get("tier")
-    return tier if type(tier) is int and tier in (1, 2, 3) else LOWEST_TIER
 
 
 def model_row(card: ModelCard, nodes: list[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ A job may thus have been run more than once, but it has one result.
 import json
 import random
 import secrets
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -209,11 +208,9 @@ class Driver:
     def _fits(self, node: NodeId, wanted: "Requirements") -> bool:
         if wanted.node is not None and node not in self._view.find(wanted.node):
             return False
-        row = self._view.row(node)
-        if wanted.tier_max is not None and row["tier"] > wanted.tier_max:
+        if wanted.tier_max is not None and self._view.tier(node) > wanted.tier_max:
             return False
-        labels: Mapping[str, str] = row["labels"]
-        return wanted.labels.items() <= labels.items()
+        return wanted.labels.items() <= self._view.labels(node).items()
 
     # ---- one attempt ----
 
