@@ -291,7 +291,7 @@ def test_any_bytes_on_the_socket(inputs: list[bytes]) -> None:
     """What is no HTTP closes its own connection and nothing else, without a warning."""
 
     async def main() -> None:
-        async with gateway(FakeMesh(), Limits(linger_s=0.1, keep_alive_s=0.1)) as running:
+        async with gateway(FakeMesh(), Limits(linger_s=0.1)) as running:
             for data in [*inputs, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01" * 99]:
                 async with await running.connect() as stream:
                     with contextlib.suppress(trio.BrokenResourceError):
