@@ -81,16 +81,20 @@ class ChatEndpoint:
         self, exchange: Exchange, choices: Sequence[Choice], completion: ChatCompletion
     ) -> None:
         ended: dict[int, _Ended] = {}
-        async with self._generate(choices[0]) as first:
-            stream = EventStream(
-                exchange, headers=lambda: served_by(first), last_words=openai_last_words
-            )
+        serving: Answer | None = None
+        stream = EventStream(
+            exchange, headers=lambda: served_by(serving), last_words=openai_last_words
+        )
 
-            async def pass_on(choice: Choice, answer: Answer) -> None:
-                ended[choice.index] = await _pass_on(choice, answer, stream, completion)
+        async def pass_on(choice: Choice, answer: Answer) -> None:
+            ended[choice.index] = await _pass_on(choice, answer, stream, completion)
 
-            async with stream.kept_alive(self._limits.sse_keep_alive_s):
-                await use_all(self._mesh, choices, first, pass_on)
+        async with (
+            stream.kept_alive(self._limits, choices[0].options.waits.now),
+            self._generate(choices[0]) as first,
+        ):
+            serving = first
+            await use_all(self._mesh, choices, first, pass_on)
         in_order = [ended[index] for index in range(len(choices))]
         counts = completion.counts([each.finished for each in in_order])
         nodes = ",".join(name for each in in_order for name in each.nodes)
@@ -148,8 +152,10 @@ def _is_asked_for(exchange: Exchange, header: str, usual: str = "0") -> bool:
     return wanted
 
 
-def served_by(answer: Answer) -> HeaderList:
-    """The headers that say who serves, as far as it is known now."""
+def served_by(answer: Answer | None) -> HeaderList:
+    """The headers that say who serves, as far as it is known now; None: nobody does yet."""
+    if answer is None:
+        return []
     return [
         ("x-meshd-node", answer.node_name),
         ("x-meshd-node-id", answer.node_id),
