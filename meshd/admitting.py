@@ -16,9 +16,11 @@ import trio
 
 from meshd.choosing import prompt_estimate
 from meshd.local_models import LocalModels
+from meshd.waits import Waits
 from protocol.admission import QUEUE_MAX, Admission, Claim, Reason, Refusal, Ticket
 from protocol.identity import NodeId
 from protocol.messages import Load
+from protocol.outlook import Outlook
 from protocol.requester import Requester
 from protocol.speeds import ServedSpeed, Speed
 from runtimes import hardware
@@ -140,10 +142,15 @@ class Admitting:
             await trio.sleep(WATCH_S)
 
     async def generate(
-        self, request: Request, node: NodeId, requester: Requester, deadline_s: float
+        self,
+        request: Request,
+        node: NodeId,
+        requester: Requester,
+        deadline_s: float,
+        waits: Waits | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Run a request of `node` when it is its turn; as `Runtime.generate`. Close it with
-        `aclosing`. Raises RuntimeFailure, also NotAdmitted.
+        `aclosing`. `waits` learns what it waits for. Raises RuntimeFailure, also NotAdmitted.
         """
         check_request(request)  # what can never run shall not wait first
         admission = self._admission(request.model)
@@ -151,7 +158,10 @@ class Admitting:
         count = _Count(continued_tokens=len(request.continued_ids))
         try:
             with self._models.wanted(request.model):
-                await self._wait(admission, ticket, request.model)
+                with (waits or Waits()).told_by(
+                    lambda: self._outlook(admission, ticket, request.model)
+                ):
+                    await self._wait(admission, ticket, request.model)
                 runtime = self._models.find(request.model)
                 if runtime is None:
                     raise _not_served(request.model)
@@ -245,6 +255,15 @@ class Admitting:
         assert turn.decided.is_set(), "its deadline has passed"
         if turn.refusal is not None:
             raise NotAdmitted(turn.refusal, self._models.reason(model))
+
+    def _outlook(self, admission: Admission, ticket: Ticket, model: str) -> Outlook:
+        """What one that waits waits for."""
+        place, standing = admission.place(ticket), self._models.loading(model)
+        if standing is None:
+            return Outlook(place=place)
+        # While others have its room, nobody knows how long.
+        ready_in_s = 0 if standing.reason else max(1, round(standing.ready_in_s))
+        return Outlook(place=place, percent=int(100 * standing.share), ready_in_s=ready_in_s)
 
     def _decide(self, admission: Admission) -> None:
         for ticket, refusal in admission.decide(_now_ns()):

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from meshd.trust.api_keys import KeyPolicy
+from meshd.waits import Waits
 from runtimes.base import GenerateEvent, Request
 
 
@@ -40,6 +41,8 @@ class RequestOptions:
     """From `x-meshd-wait: 0`: it fails with `loading` where a model had to be loaded first."""
     deadline_s: float = 600.0
     """Seconds from now after which the request fails with `timeout`, whatever it is doing."""
+    waits: Waits = dataclasses.field(default_factory=Waits, compare=False)
+    """Tells what it waits for, until a node has accepted it."""
 
 
 @dataclasses.dataclass(slots=True)

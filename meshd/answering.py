@@ -12,6 +12,7 @@ import trio
 
 from meshd.admitting import NotAdmitted
 from meshd.frames import FrameStream, StreamBroken
+from meshd.waits import Waits
 from meshd.write_lock import WriteLock
 from protocol.errors import Refused
 from protocol.exchange import (
@@ -28,6 +29,7 @@ from protocol.exchange import (
     decode_frame,
 )
 from protocol.messages import Load
+from protocol.outlook import NOTHING
 from runtimes.base import RuntimeFailure
 
 log = structlog.get_logger()
@@ -77,9 +79,9 @@ class Answering:
         """Say at once that it does not run. Raises StreamBroken."""
         await self._frames.send(self._failure(code, message), timeout_s=UNREAD_S)
 
-    async def run(self, work: Work, ask: Ask) -> None:
+    async def run(self, work: Work, ask: Ask, waits: Waits | None = None) -> None:
         """Do the work while the asker wants it, until its deadline at most; be heard as often as it
-        wants.
+        wants, with what `waits` tells.
 
         Raises StreamBroken when the stream cannot be used any more.
         """
@@ -121,7 +123,7 @@ class Answering:
                 await trio.sleep_until(self._said_at + every_s)
                 async with self._sending:
                     if trio.current_time() >= self._said_at + every_s:
-                        await say(Heartbeat())
+                        await say(Heartbeat(waits.now() if waits is not None else NOTHING))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_asker)

@@ -137,8 +137,9 @@ class Asking:
         ask: Ask,
         codes: Collection[str],
         contact_s: float = CONTACT_S,
-    ) -> AsyncGenerator[Accept | Data | End, None]:
-        """Send `ask`, and give the frames of the answer; close it with `aclosing`.
+    ) -> AsyncGenerator[Accept | Data | Heartbeat | End, None]:
+        """Send `ask`, and give the frames of the answer, with those that only say that it lives, if
+        it was asked for them; close it with `aclosing`.
 
         `codes` are those that a peer may fail with; anything else counts as `unavailable`. One that
         was asked for heartbeats and is silent for longer than a few of them is given up.
@@ -154,7 +155,7 @@ class Asking:
                     frame = await _next_frame(frames, asker, silence_s)
                     if asker.is_over:
                         break
-                    if isinstance(frame, Accept | Data):
+                    if isinstance(frame, Accept | Data | Heartbeat):
                         yield frame
         except PeerUnreachable as error:
             self._give(ContactLost(node))

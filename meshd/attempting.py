@@ -19,9 +19,11 @@ from meshd.payloads import (
 )
 from meshd.peers import Kind
 from meshd.requesters import requester_of
+from meshd.waits import Waits
 from meshd.watchdogs import HEARTBEAT_S, TokenWatch
-from protocol.exchange import Accept, Ask, Data, End
+from protocol.exchange import Accept, Ask, Data, End, Heartbeat
 from protocol.identity import NodeId
+from protocol.outlook import NOTHING
 from protocol.speeds import Speed
 from runtimes.base import Finished, GenerateEvent, Request, RuntimeFailure
 from runtimes.embedding import EmbedRequest
@@ -70,7 +72,7 @@ class Attempting:
                 beat_ms = int(HEARTBEAT_S * 1000)
                 ask = Ask(options.request_id, budget_ms, body, beat_ms, requester)
                 unpack = unpack_vector if isinstance(request, EmbedRequest) else unpack_chunk
-                source = self._run_there(node, ask, unpack, contact_s)
+                source = self._run_there(node, ask, unpack, contact_s, options.waits)
             watch = TokenWatch(speed, len(request.continued_ids))
             is_whole = False
             async with aclosing(source):
@@ -94,7 +96,9 @@ class Attempting:
         self, request: Request, options: RequestOptions, deadline: float
     ) -> AsyncGenerator[GenerateEvent, None]:
         left_s = deadline - trio.current_time()
-        events = self._admitting.generate(request, self._own, requester_of(options), left_s)
+        events = self._admitting.generate(
+            request, self._own, requester_of(options), left_s, options.waits
+        )
         try:
             async with aclosing(events):
                 async for event in events:
@@ -108,13 +112,19 @@ class Attempting:
             raise AttemptFailed(failure.code, failure.message) from failure
 
     async def _run_there(
-        self, node: NodeId, ask: Ask, unpack: UnpackData, contact_s: float
+        self, node: NodeId, ask: Ask, unpack: UnpackData, contact_s: float, waits: Waits
     ) -> AsyncGenerator[GenerateEvent, None]:
         frames = self._asking.ask(node, Kind.REQUEST, ask, _PEERS_CODES, contact_s)
+        outlook = NOTHING
         try:
-            async with aclosing(frames):
-                async for frame in frames:
-                    yield _event(frame, unpack)
+            with waits.told_by(lambda: outlook):
+                async with aclosing(frames):
+                    async for frame in frames:
+                        if isinstance(frame, Heartbeat):
+                            outlook = frame.outlook
+                            continue
+                        outlook = NOTHING
+                        yield _event(frame, unpack)
         except BadPayload as error:
             raise nonsense(error) from error
 

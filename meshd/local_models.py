@@ -92,10 +92,17 @@ class LocalModels:
         """How long until it is in memory, if it is loaded now; 0: it is."""
         return min(map(_load_s, self._serving(model)), default=0.0)
 
+    def loading(self, model: str) -> Standing | None:
+        """How far its load is; None: it is in memory, or nobody loads it."""
+        standings = self._standings(model)
+        if any(standing.state is ModelState.READY for standing in standings):
+            return None
+        coming = (each for each in standings if each.state is ModelState.LOADING)
+        return min(coming, key=lambda standing: standing.ready_in_s, default=None)
+
     def refusal(self, model: str) -> str:
         """Why it is neither there nor on its way; empty when there is no such thing."""
-        is_coming = any(s.state is ModelState.LOADING for s in self._standings(model))
-        return "" if is_coming else self.reason(model)
+        return self.reason(model) if self.loading(model) is None else ""
 
     def reason(self, model: str) -> str:
         """Why it is not there, be it on its way or not; empty when there is no such thing."""

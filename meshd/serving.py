@@ -17,6 +17,7 @@ from meshd.payloads import (
     pack_vector,
     unpack_request,
 )
+from meshd.waits import Waits
 from protocol.exchange import Accept, Data, End
 from protocol.identity import NodeId, key_text
 from protocol.messages import Load
@@ -52,12 +53,12 @@ class Serving:
             await answering.refuse("bad_request", str(error))
             return
         deadline_s = ask.deadline_ms / 1000
-        who = key_text(peer)[:8]
+        who, waits = key_text(peer)[:8], Waits()
         log.debug("request.serving", request=ask.request_id, peer=who, model=request.model)
 
         async def generate(send: Send) -> End | None:
             end: End | None = None
-            mine = self._admitting.generate(request, peer, ask.requester, deadline_s)
+            mine = self._admitting.generate(request, peer, ask.requester, deadline_s, waits)
             async with aclosing(mine) as events:
                 async for event in events:
                     match event:
@@ -72,7 +73,7 @@ class Serving:
             return end
 
         with self._only_run(peer, ask.request_id):
-            await answering.run(generate, ask)
+            await answering.run(generate, ask, waits)
             return
         raise StreamBroken("it was asked anew")
 

@@ -322,6 +322,13 @@ class Admission:
             self._lanes[ticket.claim.lane].charge(ticket, cost - ticket.charged)
             ticket.charged = cost
 
+    def place(self, ticket: Ticket) -> int:
+        """Of one that waits: its place, from 1, as long as nobody else comes; 0 of any other."""
+        if ticket.started_ns is not None or ticket not in self._lanes[ticket.claim.lane]:
+            return 0
+        before = sum(self._lanes[lane].waiting for lane in _LANES[: ticket.claim.lane])
+        return before + self._lanes[ticket.claim.lane].place(ticket)
+
     # ---- refusing ----
 
     def _refuse(self, ticket: Ticket, reason: Reason) -> None:

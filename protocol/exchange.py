@@ -6,7 +6,8 @@
                                   <-          Data(body) ...
                                   <-          End(body)         or  Fail(code, message)
                                   <-          Heartbeat         (at any time before those, if the
-                                                                 Ask wants it)
+                                                                 Ask wants it; it says what the
+                                                                 request waits for)
       Cancel                      ->                            (at any time after Ask)
 
 Bodies are opaque here: the protocol carries requests, it does not know what they ask for. The two
@@ -20,6 +21,8 @@ from typing import Final
 from protocol.errors import DropReason, LocalProtocolError, Refused
 from protocol.fields import Fields, pack, unpack_fields
 from protocol.messages import Load
+from protocol.outlook import NOTHING, Outlook, take_outlook
+from protocol.outlook import to_fields as outlook_fields
 from protocol.requester import ANYBODY, Requester, take_requester, to_fields
 
 REQUEST_BYTES_MAX: Final = 16 * 2**20
@@ -77,6 +80,9 @@ class Data:
 class Heartbeat:
     """The server lives, and has nothing else to say: the request waits, or is worked at."""
 
+    outlook: Outlook = NOTHING
+    """What it waits for; an earlier version tells nothing, and reads none of it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
@@ -131,7 +137,7 @@ def encode_frame(frame: Frame) -> bytes:
         case Fail():
             return pack((_Type.FAIL, frame.code, frame.message))
         case Heartbeat():
-            return pack((_Type.HEARTBEAT,))
+            return pack((_Type.HEARTBEAT, *outlook_fields(frame.outlook)))
         case _:
             return pack((_Type.CANCEL,))
 
@@ -162,7 +168,7 @@ def decode_frame(data: bytes) -> Frame:
         case _Type.CANCEL:
             return Cancel()
         case _Type.HEARTBEAT:
-            return Heartbeat()
+            return Heartbeat(take_outlook(fields))
         case _:
             raise Refused(DropReason.MALFORMED, "unknown frame")
 

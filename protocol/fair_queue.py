@@ -219,6 +219,21 @@ class FairQueue(Generic[T]):
 
     # ---- looking ahead ----
 
+    def place(self, item: T) -> int:
+        """Of an item that waits: how many have had their turn when it has, it included, if all cost
+        the same and nobody else comes; debts apart.
+        """
+        leaf = self._leaves[item]
+        place = 1 + list(leaf.items).index(item)
+        for flow in leaf.line():
+            assert flow.parent is not None
+            others = [other for other in flow.parent.active if other is not flow]
+            rank = flow.step[0]
+            above = sum(other.waiting for other in others if other.step[0] > rank)
+            equal = sum(min(other.waiting, place) for other in others if other.step[0] == rank)
+            place += above + equal
+        return place
+
     def victim(self, path: Path) -> T | None:
         """Which item should make room for one with this path: the last one of a flow that has at
         least two more waiting than the new one's, at the highest level where there is one; or of a

@@ -16,11 +16,13 @@ from starlette.types import Receive, Scope, Send
 from meshd.failures import RequestFailed
 from meshd.gateway.access import Access
 from meshd.gateway.chat import ChatEndpoint
+from meshd.gateway.completion import CompletionEndpoint
 from meshd.gateway.connection import CLIENT
 from meshd.gateway.embedding import EmbeddingsEndpoint, RerankEndpoint
 from meshd.gateway.errors import Failure, Refusal, known_failure
 from meshd.gateway.events import EventfulMesh, EventsEndpoint
 from meshd.gateway.exchange import Exchange
+from meshd.gateway.generating import Generating
 from meshd.gateway.incoming import BodyBudget, Incoming
 from meshd.gateway.keyring import Keyring
 from meshd.gateway.limits import Limits
@@ -157,6 +159,8 @@ class Gateway:
         return True
 
     def _routes(self) -> Sequence[Route]:
+        generating = Generating(self._mesh, self._limits, self._places)
+
         def route(path: str, handler: Handler, method: str = "GET") -> Route:
             places = None if path in _PROBES else self._places
             return Route(path, Endpoint(handler, places), methods=[method])
@@ -164,9 +168,8 @@ class Gateway:
         return [
             route("/v1/models", self._models),
             route("/v1/models/{id:path}", self._model),
-            route(
-                "/v1/chat/completions", ChatEndpoint(self._mesh, self._limits, self._places), "POST"
-            ),
+            route("/v1/chat/completions", ChatEndpoint(generating), "POST"),
+            route("/v1/completions", CompletionEndpoint(generating), "POST"),
             route("/v1/embeddings", EmbeddingsEndpoint(self._mesh), "POST"),
             route("/v1/rerank", RerankEndpoint(self._mesh), "POST"),
             route("/mesh/v1/nodes", self._nodes),

@@ -11,6 +11,7 @@ import trio
 
 from meshd.answer import Answer, Mesh, RequestOptions
 from meshd.gateway.openai import choice_id
+from meshd.waits import Waits
 from runtimes.base import GenerateRequest
 
 
@@ -29,14 +30,12 @@ Use = Callable[[Choice, Answer], Awaitable[None]]
 
 def choices_of(requests: Sequence[GenerateRequest], options: RequestOptions) -> list[Choice]:
     """Each is a request of its own to the mesh, with its own id."""
-    return [
-        Choice(
-            index,
-            request,
-            dataclasses.replace(options, request_id=choice_id(options.request_id, index)),
-        )
-        for index, request in enumerate(requests)
-    ]
+
+    def own(index: int) -> RequestOptions:
+        its_id = choice_id(options.request_id, index)
+        return dataclasses.replace(options, request_id=its_id, waits=Waits())
+
+    return [Choice(index, request, own(index)) for index, request in enumerate(requests)]
 
 
 async def use_all(mesh: Mesh, choices: Sequence[Choice], first: Answer, use: Use) -> None:

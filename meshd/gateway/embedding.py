@@ -8,9 +8,9 @@ from typing import Any
 import trio
 
 from meshd.answer import Mesh
-from meshd.gateway.chat import request_options, served_by
 from meshd.gateway.encoding import json_bytes
 from meshd.gateway.exchange import Exchange, HeaderList
+from meshd.gateway.mesh_headers import request_options, served_by
 from runtimes.base import Finished
 from runtimes.embedding import EmbedRequest, Vector
 

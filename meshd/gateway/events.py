@@ -71,7 +71,7 @@ class EventsEndpoint:
             scope.cancel()
 
     async def _pass_on(self, stream: EventStream, seen: int) -> None:
-        async with stream.kept_alive(self._limits.sse_keep_alive_s):
+        async with stream.kept_alive(self._limits):
             await stream.write(_GREETING)
             while True:
                 events = await self._log.after(seen)

@@ -36,6 +36,9 @@ class Limits:
     """How long a refused request's unread body is still taken, so that the refusal is read."""
     sse_keep_alive_s: float = 15.0
     """Longest silence in an event stream before a comment is sent."""
+    sse_outlook_s: float = 5.0
+    """The same while a request waits for a model to be loaded, or for its turn: its client is told
+    how it stands. Until then a refusal still has its own HTTP status."""
     shutdown_s: float = 2.0
     """What requests in flight are given to end by themselves when the gateway stops."""
     farewell_s: float = 0.5

@@ -1,10 +1,11 @@
 """The one place that words answers in the OpenAI dialect. Pure: values in, JSON objects out."""
 
+import abc
 import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from meshd.gateway.encoding import sse_event
 from runtimes.base import Finished, Logprob
@@ -78,7 +79,7 @@ def call_id(request_id: str, index: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ChatAnswer:
+class ChoiceAnswer:
     """One choice, whole."""
 
     deltas: Sequence[Delta]
@@ -87,8 +88,8 @@ class ChatAnswer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCompletion:
-    """What all pieces of one chat answer have in common, whichever choice they are of."""
+class Completion(abc.ABC):
+    """What all pieces of one answer have in common, whichever choice they are of."""
 
     request_id: str
     created: int
@@ -97,13 +98,67 @@ class ChatCompletion:
     with_usage: bool = False
     """A streamed answer ends with a chunk that has the token counts."""
 
-    def whole(self, answers: Sequence[ChatAnswer]) -> dict[str, Any]:
+    id_prefix: ClassVar[str]
+    whole_kind: ClassVar[str]
+    piece_kind: ClassVar[str]
+    """What the dialect calls the answer in one piece, and a piece of a streamed one."""
+
+    def whole(self, answers: Sequence[ChoiceAnswer]) -> dict[str, Any]:
         """The answer in one piece: its choices in order."""
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         counts = usage([answer.finished for answer in answers])
-        return self._object("chat.completion", choices, usage=counts)
+        return self._object(self.whole_kind, choices, usage=counts)
 
-    def _choice(self, choice: int, answer: ChatAnswer) -> dict[str, Any]:
+    @abc.abstractmethod
+    def _choice(self, choice: int, answer: ChoiceAnswer) -> dict[str, Any]:
+        """One choice in one piece."""
+
+    @abc.abstractmethod
+    def opening(self, choice: int = 0) -> bytes:
+        """The events that come first of a choice, with its first text."""
+
+    @abc.abstractmethod
+    def events(
+        self, deltas: Sequence[Delta], likely: Sequence[Likely] = (), choice: int = 0
+    ) -> bytes:
+        """The events of some more of a choice. The first one says how likely its tokens were."""
+
+    @abc.abstractmethod
+    def closing(self, finished: Finished, *, has_calls: bool = False, choice: int = 0) -> bytes:
+        """The event after a choice's last text: why it ended."""
+
+    def counts(self, finished: Sequence[Finished]) -> bytes:
+        """The event after all choices, if it was asked for: the token counts."""
+        if not self.with_usage:
+            return b""
+        return sse_event(self._object(self.piece_kind, [], usage=usage(finished)))
+
+    def _piece(self, told: dict[str, Any]) -> bytes:
+        """An event of one choice."""
+        # With counts to come, the dialect has a null in all chunks before them.
+        extra = {"usage": None} if self.with_usage else {}
+        return sse_event(self._object(self.piece_kind, [told], **extra))
+
+    def _object(self, kind: str, choices: list[dict[str, Any]], **extra: object) -> dict[str, Any]:
+        return {
+            "id": f"{self.id_prefix}-{self.request_id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            **extra,
+        }
+
+
+class ChatCompletion(Completion):
+    """Of a chat."""
+
+    __slots__ = ()
+    id_prefix = "chatcmpl"
+    whole_kind = "chat.completion"
+    piece_kind = "chat.completion.chunk"
+
+    def _choice(self, choice: int, answer: ChoiceAnswer) -> dict[str, Any]:
         deltas = answer.deltas
         thoughts = "".join(delta.text for delta in deltas if isinstance(delta, Thoughts))
         calls = self._calls(choice, deltas)
@@ -121,13 +176,13 @@ class ChatCompletion:
         }
 
     def opening(self, choice: int = 0) -> bytes:
-        """The event that comes first of a choice: whose turn it is."""
+        """See `Completion.opening`: whose turn it is."""
         return self._delta(choice, {"role": "assistant", "content": ""}, None)
 
     def events(
         self, deltas: Sequence[Delta], likely: Sequence[Likely] = (), choice: int = 0
     ) -> bytes:
-        """The events of some more of a choice. The first one says how likely its tokens were."""
+        """See `Completion.events`."""
         if likely and not deltas:  # what they say is not decided yet
             deltas = [Content("")]
         return b"".join(
@@ -135,14 +190,8 @@ class ChatCompletion:
         )
 
     def closing(self, finished: Finished, *, has_calls: bool = False, choice: int = 0) -> bytes:
-        """The event after a choice's last text: why it ended."""
+        """See `Completion.closing`."""
         return self._delta(choice, {}, finish_reason(finished, has_calls=has_calls))
-
-    def counts(self, finished: Sequence[Finished]) -> bytes:
-        """The event after all choices, if it was asked for: the token counts."""
-        if not self.with_usage:
-            return b""
-        return sse_event(self._object("chat.completion.chunk", [], usage=usage(finished)))
 
     def _event(self, choice: int, delta: Delta, likely: Sequence[Likely]) -> bytes:
         match delta:
@@ -183,16 +232,4 @@ class ChatCompletion:
             "logprobs": logprobs(likely),
             "finish_reason": finish_reason,
         }
-        # With counts to come, the dialect has a null in all chunks before them.
-        extra = {"usage": None} if self.with_usage else {}
-        return sse_event(self._object("chat.completion.chunk", [told], **extra))
-
-    def _object(self, kind: str, choices: list[dict[str, Any]], **extra: object) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{self.request_id}",
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            **extra,
-        }
+        return self._piece(told)

@@ -15,6 +15,7 @@ import pydantic
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from meshd.gateway.errors import Refusal
+from meshd.gateway.generate_call import GenerateCall
 from meshd.gateway.openai_turns import BODY_CONFIG, Message, Text, ToolBody, schema_text
 from runtimes import limits
 from runtimes.base import GenerateRequest, Tool
@@ -36,6 +37,8 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "functions": ([],),
     "function_call": ("none",),
     "audio": (),
+    "echo": (False,),
+    "suffix": ("",),
     "modalities": (["text"],),
     "web_search_options": (),
 }
@@ -137,19 +140,12 @@ class StreamOptions(pydantic.BaseModel):
     include_usage: bool | None = None
 
 
-class ChatBody(pydantic.BaseModel):
-    """The body of `POST /v1/chat/completions`."""
+class GenerateBody(pydantic.BaseModel):
+    """What chats and completions ask for in the same words."""
 
     model_config = BODY_CONFIG
     model: Name
-    messages: Annotated[
-        list[Message],
-        pydantic.FailFast(),
-        pydantic.Field(min_length=1, max_length=MESSAGES_MAX),
-        pydantic.AfterValidator(_answerable),
-    ]
     max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)] | None = None
@@ -189,6 +185,18 @@ class ChatBody(pydantic.BaseModel):
     ignore_eos: bool | None = None
     n: Annotated[int, pydantic.Field(ge=1, le=CHOICES_MAX)] | None = None
     user: str | None = None
+
+
+class ChatBody(GenerateBody):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[
+        list[Message],
+        pydantic.FailFast(),
+        pydantic.Field(min_length=1, max_length=MESSAGES_MAX),
+        pydantic.AfterValidator(_answerable),
+    ]
+    max_completion_tokens: Tokens | None = None
     tools: Annotated[
         list[ToolBody],
         pydantic.FailFast(),
@@ -207,19 +215,6 @@ class ChatBody(pydantic.BaseModel):
     web_search_options: Unsupported = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCall:
-    """A chat request, and how its answer is wanted."""
-
-    requests: tuple[GenerateRequest, ...]
-    """One for each choice: alike but for the seed, if there is one."""
-    stream: bool
-    with_usage: bool
-    """Streamed: end with the token counts. (An answer in one piece always has them.)"""
-    user: str | None
-    """Whom the app asks for, in its own words."""
-
-
 def read_body(kind: type[Body], body: bytes | bytearray) -> Body:
     """A body of this kind. Raises Refusal, whatever the bytes are."""
     _check_density(body)
@@ -230,9 +225,20 @@ def read_body(kind: type[Body], body: bytes | bytearray) -> Body:
         raise _refusal(first) from None
 
 
-def parse_chat(body: bytes | bytearray) -> ChatCall:
+def parse_chat(body: bytes | bytearray) -> GenerateCall:
     """Read the body of a chat request. Raises Refusal, whatever the bytes are."""
     parsed = read_body(ChatBody, body)
+    if parsed.top_logprobs and not parsed.logprobs:
+        raise Refusal(
+            "bad_request", "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+        )
+    if parsed.tools and parsed.grammar:
+        raise Refusal("bad_request", "Give only one of 'tools' and 'grammar'.", param="grammar")
+    return call_of(parsed, _request(parsed))
+
+
+def call_of(parsed: GenerateBody, request: GenerateRequest) -> GenerateCall:
+    """What a body comes to whose own part `request` has. Raises Refusal."""
     demands = [parsed.grammar or None, parsed.json_schema, parsed.response_format]
     if sum(demand is not None for demand in demands) > 1:
         raise Refusal(
@@ -240,26 +246,33 @@ def parse_chat(body: bytes | bytearray) -> ChatCall:
             "Give only one of 'response_format', 'json_schema' and 'grammar'.",
             param="response_format" if parsed.response_format else "grammar",
         )
-    if parsed.top_logprobs and not parsed.logprobs:
-        raise Refusal(
-            "bad_request", "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
-        )
-    if parsed.tools and parsed.grammar:
-        raise Refusal("bad_request", "Give only one of 'tools' and 'grammar'.", param="grammar")
     options = parsed.stream_options
-    return ChatCall(
-        requests=_choices(_request(parsed), parsed.n or 1),
+    return GenerateCall(
+        requests=_choices(_sampled(parsed, request), parsed.n or 1),
         stream=bool(parsed.stream),
         with_usage=options is not None and bool(options.include_usage),
         user=parsed.user,
     )
 
 
-def _request(body: ChatBody) -> GenerateRequest:
+def _sampled(body: GenerateBody, request: GenerateRequest) -> GenerateRequest:
     sampling = {
         *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "ignore_eos"),
         *("repeat_penalty", "presence_penalty", "frequency_penalty"),
     }
+    return dataclasses.replace(
+        request,
+        stop=tuple(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids),
+        logit_bias=tuple(body.logit_bias),
+        grammar=body.grammar or None,
+        json_schema=body.response_format or body.json_schema,
+        # What is absent or null keeps the request's own default.
+        **body.model_dump(include=sampling, exclude_none=True),
+    )
+
+
+def _request(body: ChatBody) -> GenerateRequest:
     max_tokens = body.max_completion_tokens
     return GenerateRequest(
         model=body.model,
@@ -269,14 +282,7 @@ def _request(body: ChatBody) -> GenerateRequest:
         parallel_calls=body.parallel_tool_calls is not False,
         with_markers=True,
         max_tokens=body.max_tokens if max_tokens is None else max_tokens,
-        stop=tuple(body.stop),
-        stop_token_ids=tuple(body.stop_token_ids),
-        logit_bias=tuple(body.logit_bias),
-        grammar=body.grammar or None,
-        json_schema=body.response_format or body.json_schema,
         logprobs=body.top_logprobs or 0 if body.logprobs else None,
-        # What is absent or null keeps the request's own default.
-        **body.model_dump(include=sampling, exclude_none=True),
     )
 
 

@@ -161,6 +161,47 @@ def test_greedy_text_and_its_count_are_llama_cpps(
     assert text.rstrip("\ufffd") == expected.rstrip("\ufffd")
 
 
+def test_a_completion_goes_on_where_its_prompt_ends(
+    client: openai.OpenAI,
+    model: str,
+    reference: Any,  # noqa: ANN401  # an untyped library
+) -> None:
+    """A chat that is written down by hand has the chat's answer, streamed and not; its logprobs
+    list the tokens where they are in the text.
+    """
+    chat = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": PROMPTS[0]}],
+        max_tokens=40,
+        temperature=0,
+    )
+    tokens = own_prompt(reference, PROMPTS[0])
+    prompt = reference.detokenize(tokens, special=True).decode()
+    asked: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": 40, "temperature": 0}
+    whole = client.completions.create(**asked, logprobs=2)
+    choice = whole.choices[0]
+    assert choice.text == chat.choices[0].message.content
+    assert choice.finish_reason == chat.choices[0].finish_reason
+    assert whole.usage is not None
+    assert chat.usage is not None
+    assert whole.usage.prompt_tokens == chat.usage.prompt_tokens == len(tokens)
+    assert whole.usage.completion_tokens == chat.usage.completion_tokens
+    told = choice.logprobs
+    assert told is not None
+    assert told.tokens
+    assert told.text_offset
+    placed = zip(told.tokens, told.text_offset, strict=True)
+    assert all("\ufffd" in token or choice.text.startswith(token, at) for token, at in placed)
+    streamed = client.completions.create(**asked, stream=True)
+    assert "".join(piece.choices[0].text for piece in streamed) == choice.text
+    short = client.completions.create(
+        model=model, prompt="Once", n=2, seed=1, extra_body={"ignore_eos": True}
+    )
+    assert short.usage is not None
+    assert short.usage.completion_tokens == 2 * 16
+    assert len({each.text for each in short.choices}) == 2
+
+
 def test_headers_name_the_node(client: openai.OpenAI, model: str, pair: list[Daemon]) -> None:
     """The client's raw response has them."""
     raw = client.chat.completions.with_raw_response.create(

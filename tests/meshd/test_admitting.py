@@ -9,8 +9,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshd.admitting import OWNER_ACTIVE_S, WATCH_S, Admitting, NotAdmitted
 from meshd.local_models import LocalModels
+from meshd.waits import Waits
 from protocol.identity import NodeId
 from protocol.messages import Load
+from protocol.outlook import NOTHING, Outlook
 from protocol.requester import ANYBODY, Requester
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.played_runtime import HELLO, PlayedRuntime, Step
@@ -338,3 +340,37 @@ async def _plugged_in() -> bool:
 
 async def _never() -> bool:
     raise AssertionError("nobody asked for this")
+
+
+def test_who_waits_is_told_its_place() -> None:
+    """By whoever's turn it is: a second one of the same asker is behind the first of another, and
+    who runs, or has left, waits for nothing.
+    """
+
+    async def main() -> None:
+        node = Node()
+        asked = [("first", ANNA), ("second", ANNA), ("third", ANNA), ("other", BERT)]
+        waits = {name: Waits() for name, _ in asked}
+
+        async def ask(name: str, asker: NodeId) -> None:
+            request = GenerateRequest(model="m", prompt="hello", max_tokens=100)
+            mine = node.admitting.generate(request, asker, ANYBODY, 600.0, waits[name])
+            async with aclosing(mine) as events:
+                async for _ in events:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            for name, asker in asked:
+                nursery.start_soon(ask, name, asker)
+                await trio.sleep(0.001)
+            places = {name: each.now() for name, each in waits.items()}
+            assert places == {
+                "first": NOTHING,
+                "second": Outlook(place=2),
+                "third": Outlook(place=3),
+                "other": Outlook(place=2),
+            }
+            nursery.cancel_scope.cancel()
+        assert {each.now() for each in waits.values()} == {NOTHING}
+
+    run(main)

@@ -19,13 +19,15 @@ from meshd.peers import Handler
 from meshd.trust.api_keys import KeyPolicy, Priority
 from protocol import records
 from protocol.effects import MembershipChanged
-from protocol.exchange import Accept, Ask, Data, End, Fail, Refuse, encode_frame
+from protocol.exchange import Accept, Ask, Data, End, Fail, Heartbeat, Refuse, encode_frame
 from protocol.fields import pack
 from protocol.identity import NodeId
 from protocol.members import State
 from protocol.messages import Load
+from protocol.outlook import NOTHING, Outlook
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.forwarding_house import CHUNK, REQUEST, STARTED, House, answering, failing, run
+from tests.meshd.members import until
 from tests.meshd.played_runtime import HELLO, PlayedRuntime
 
 
@@ -76,6 +78,39 @@ def test_the_answer_says_who_serves(tmp_path: pathlib.Path) -> None:
             assert (answer.request_id, answer.node_name, answer.resumed) == ("ab", "n1", 0)
             assert answer.node_id == house.view.row(house.id(1))["id"]
             assert house.asking.running == {house.id(1): 1}
+
+    run(house, test)
+
+
+def test_what_a_request_waits_for_is_known_where_it_was_asked(tmp_path: pathlib.Path) -> None:
+    """As the serving node told last, until it runs there, or fails."""
+    told = Outlook(place=2, percent=40, ready_in_s=12)
+    told_it, goes_on = trio.Event(), trio.Event()
+    options = RequestOptions(request_id="ab")
+
+    async def busy(peer: NodeId, stream: FrameStream) -> None:
+        await receive_ask(stream)
+        for outlook in (Outlook(place=3), told):
+            await stream.send(encode_frame(Heartbeat(outlook)))
+        told_it.set()
+        await goes_on.wait()
+        await stream.send(encode_frame(Refuse("queue_full", "full", 0, Load(1, 1, 1))))
+
+    house = House(tmp_path, None, busy, PlayedRuntime())
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                async with house.forwarder.generate(REQUEST, options) as answer:
+                    assert answer.node_name == "n2"
+                    assert options.waits.now() == NOTHING
+                    assert [event async for event in answer.events] == list(HELLO)
+
+            nursery.start_soon(ask)
+            await told_it.wait()
+            await until(lambda: options.waits.now() == told)
+            goes_on.set()
 
     run(house, test)
 

@@ -11,8 +11,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from meshd import local_models
 from meshd.admitting import Admitting, NotAdmitted
 from meshd.local_models import LocalModels, local_row
+from meshd.waits import Waits
 from protocol.identity import NodeId
 from protocol.messages import Load
+from protocol.outlook import NOTHING, Outlook
 from protocol.requester import ANYBODY, Requester
 from runtimes.base import GenerateRequest, ModelCard, RuntimeFailure
 from runtimes.room import Room
@@ -338,3 +340,27 @@ def test_a_member_may_not_say_nonsense_of_it(load_ms: object) -> None:
 
     card = {"name": "m", "content_hash": "ab", "runtime": "llama", "load_ms": load_ms}
     assert advertisement.decode_model(advertisement.encode_map(card)) is None
+
+
+def test_who_waits_for_a_load_is_told_how_far_it_is() -> None:
+    """And how long still, unless others have its room: then nobody knows."""
+
+    async def main() -> None:
+        house, waits = House(), Waits()
+        request = GenerateRequest(model="m", prompt="hello")
+
+        async def ask() -> None:
+            mine = house.admitting.generate(request, ANNA, ANYBODY, 600.0, waits)
+            async with contextlib.aclosing(mine) as events:
+                async for _ in events:
+                    assert waits.now() == NOTHING
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            assert waits.now() == Outlook(place=1, percent=25, ready_in_s=20)
+            house.now(ModelState.LOADING, "others have its room")
+            assert waits.now() == Outlook(place=1, percent=25, ready_in_s=0)
+            house.now(ModelState.READY)
+
+    run(main)

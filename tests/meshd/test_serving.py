@@ -1,7 +1,7 @@
 """Running a request that another member sent: what it gets, and what ends it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
@@ -35,6 +35,8 @@ from protocol.exchange import (
 )
 from protocol.fields import pack
 from protocol.identity import NodeId
+from protocol.outlook import Outlook
+from protocol.requester import ANYBODY
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.played_runtime import HELLO, PlayedRuntime
 
@@ -72,12 +74,13 @@ class Served:
 @asynccontextmanager
 async def _serving(
     *runtimes: PlayedRuntime,
+    admitting: Admitting | None = None,
     pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair,
 ) -> AsyncIterator[tuple[Served, FrameStream]]:
     """One exchange under way; gives both ends."""
     left, right = pair()
     served, frames = Served(FrameStream(left)), FrameStream(right)
-    served.serving = Serving(_admitting(*runtimes))
+    served.serving = Serving(admitting or _admitting(*runtimes))
 
     async def serve() -> None:
         try:
@@ -383,6 +386,30 @@ def test_an_asker_that_wants_it_hears_a_heartbeat() -> None:
             "End",
         ]
         assert served.broken is None
+
+    _run(main)
+
+
+def test_a_heartbeat_tells_what_a_request_waits_for() -> None:
+    """Its place, until it runs: then it only says that the node lives."""
+    admitting = _admitting(PlayedRuntime([1.2, *HELLO]))
+
+    async def other() -> None:
+        async with aclosing(admitting.generate(REQUEST, PEER, ANYBODY, 60.0)) as events:
+            async for _ in events:
+                pass
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await wait_all_tasks_blocked()
+            async with _serving(admitting=admitting) as (served, _):
+                await served.frames.send(
+                    encode_frame(Ask("ab", 60_000, pack_request(REQUEST), 500))
+                )
+                *beats, accept, _, _, _ = await served.answer()
+        assert isinstance(accept, Accept)
+        assert beats == [Heartbeat(Outlook(place=1))] * 2 + [Heartbeat()] * 2
 
     _run(main)
 

@@ -26,6 +26,7 @@ from protocol.exchange import (
 )
 from protocol.fields import pack
 from protocol.messages import Load
+from protocol.outlook import NOTHING, PLACE_MAX, READY_S_MAX, Outlook
 from protocol.records import Priority
 from protocol.requester import ANYBODY, NAME_BYTES_MAX, Requester
 from tests.helpers.nodes import refusal
@@ -40,6 +41,12 @@ requesters = st.builds(
     priority=st.sampled_from(Priority),
     is_batch=st.booleans(),
     is_impatient=st.booleans(),
+)
+outlooks = st.builds(
+    Outlook,
+    place=st.integers(0, PLACE_MAX),
+    percent=st.none() | st.integers(0, 100),
+    ready_in_s=st.integers(0, READY_S_MAX),
 )
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(
@@ -62,7 +69,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(End, _blobs),
     st.builds(Fail, st.text(max_size=64), st.text(max_size=100)),
     st.builds(Cancel),
-    st.builds(Heartbeat),
+    st.builds(Heartbeat, outlooks),
 )
 REFUSE = Refuse("full", "later", 10, Load(1, 2, 3))
 
@@ -103,6 +110,20 @@ def test_a_frame_holds_only_so_many_values(junk: bytes) -> None:
 def test_an_ask_without_a_heartbeat_is_an_earlier_versions() -> None:
     """It wants none."""
     assert decode_frame(pack((1, "ab", 5, b"x"))) == Ask("ab", 5, b"x", 0)
+
+
+def test_an_earlier_version_says_that_it_lives_and_no_more() -> None:
+    """Nothing to tell takes no bytes either; what a later one adds is skipped."""
+    assert encode_frame(Heartbeat()) == pack((8,))
+    assert decode_frame(pack((8,))) == Heartbeat(NOTHING)
+    told = Outlook(place=3, percent=40, ready_in_s=12)
+    assert decode_frame(pack((8, 3, 41, 12, "later"))) == Heartbeat(told)
+
+
+@pytest.mark.parametrize("fields", [(3,), (-1, 0, 0), (1, 102, 0), (1, 0, 2**31), ("x", 0, 0)])
+def test_an_outlook_that_cannot_be_is_refused(fields: tuple[object, ...]) -> None:
+    """Whatever a peer sends."""
+    assert refusal(decode_frame, pack((8, *fields))) is DropReason.MALFORMED
 
 
 def test_an_earlier_version_tells_nothing_of_who_is_behind_a_request() -> None:

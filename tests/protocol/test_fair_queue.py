@@ -258,3 +258,28 @@ def test_the_work_ahead_is_what_is_served_before(rng: random.Random) -> None:
         pass
     served = counter.served.total() - 100 - before
     assert abs(served - ahead) <= 4 * (400 + QUANTUM)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("kl"), st.integers(0, 2)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_a_place_is_that_of_turns_that_cost_the_same(flows: list[tuple[str, str, int]]) -> None:
+    """Each item is taken no later than its place says, and of one flow exactly then; keys of a
+    higher rank go before.
+    """
+    queue: FairQueue[int] = FairQueue()
+    for number, (node, key, rank) in enumerate(flows):
+        queue.add(path(node, key, rank=rank), number, QUANTUM)
+    places = {number: queue.place(number) for number in range(len(flows))}
+    assert all(1 <= place <= len(flows) for place in places.values())
+    if len(set(flows)) == 1:
+        assert list(places.values()) == [*range(1, len(flows) + 1)]
+    for turn in range(1, len(flows) + 1):
+        item = queue.take()
+        queue.charge(item, QUANTUM)
+        queue.leave(item)
+        assert turn <= places[item]

@@ -11,6 +11,7 @@ from meshd.answer import Answer, RequestOptions
 from meshd.event_log import EventLog
 from meshd.failures import RequestFailed
 from protocol.identity import NodeId
+from protocol.outlook import NOTHING, Outlook
 from runtimes.base import Chunk, Finished, GenerateEvent, Request, Started
 from runtimes.embedding import Vector
 
@@ -61,6 +62,8 @@ class FakeMesh:
     """Raised before any node accepts."""
     accept_after: trio.Event | None = None
     """A node accepts when this is set."""
+    outlook: Outlook = NOTHING
+    """What a request waits for until then."""
     endless: str = ""
     """After the steps: chunks of this text for ever."""
     ready: bool = True
@@ -104,7 +107,8 @@ class FakeMesh:
         self.running += 1
         try:
             if self.accept_after is not None:
-                await self.accept_after.wait()
+                with options.waits.told_by(lambda: self.outlook):
+                    await self.accept_after.wait()
             if self.refuse is not None:
                 raise self.refuse
             if request.model == "absent":

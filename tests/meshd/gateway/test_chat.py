@@ -9,6 +9,7 @@ import trio.testing
 
 from meshd.failures import RequestFailed
 from meshd.gateway.limits import Limits
+from protocol.outlook import NOTHING, Outlook
 from runtimes.base import Chunk, Finished, Logprob, Started
 from tests.meshd.gateway.fake_mesh import HELLO, FakeMesh, Step
 from tests.meshd.gateway.raw_http import (
@@ -204,6 +205,46 @@ def test_silence_is_kept_alive() -> None:
             gate.set()
             rest = await read_until(stream, b"[DONE]")
             assert b'"role":"assistant"' in rest
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("outlook", "words"),
+    [
+        (Outlook(place=2, percent=40, ready_in_s=12), b": meshd loading 40 %, about 12 s\n\n"),
+        (Outlook(place=1, percent=0), b": meshd loading 0 %\n\n"),
+        (Outlook(place=3), b": meshd queued, place 3\n\n"),
+        (NOTHING, b": keep-alive\n\n"),
+    ],
+)
+def test_who_waits_is_told_what_for(outlook: Outlook, words: bytes) -> None:
+    """In comments, before any node has accepted it; who serves is told at the end, and a failure
+    is the stream's last event. Who does not stream is told nothing.
+    """
+
+    async def main() -> None:
+        mesh = FakeMesh(accept_after=trio.Event(), outlook=outlook)
+        assert mesh.accept_after is not None
+        limits = Limits(sse_keep_alive_s=0.05, sse_outlook_s=0.02)
+        async with gateway(mesh, limits) as running:
+            async with await running.connect() as stream, await running.connect() as whole:
+                await stream.send_all(chat_bytes(stream=True))
+                await whole.send_all(chat_bytes())
+                head = await read_until(stream, words)
+                assert head.startswith(b"HTTP/1.1 200")
+                assert b"x-meshd-node" not in head
+                await read_until(stream, words)
+                mesh.accept_after.set()
+                rest = await read_until(stream, b"[DONE]")
+                assert b": meshd nodes=bert continuations=0" in rest
+                assert (await read_reply(whole)).headers["x-meshd-node"] == "bert"
+            mesh.accept_after, mesh.refuse = trio.Event(), RequestFailed("queue_full", "All busy.")
+            async with await running.connect() as stream:
+                await stream.send_all(chat_bytes(stream=True))
+                await read_until(stream, words)
+                mesh.accept_after.set()
+                assert b'"code":"queue_full"' in await read_until(stream, b"}}")
 
     trio.run(main)
 

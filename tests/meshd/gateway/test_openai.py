@@ -2,7 +2,7 @@
 
 import json
 
-from meshd.gateway.openai import ChatAnswer, ChatCompletion, model_object
+from meshd.gateway.openai import ChatCompletion, ChoiceAnswer, model_object
 from runtimes.base import Finished
 from runtimes.reply_parser import Content
 from tests.meshd.gateway.fake_mesh import MODEL_ROW
@@ -33,7 +33,7 @@ def test_model_object() -> None:
 def test_whole_completion_counts_tokens_as_the_runtime_did() -> None:
     """Usage and finish reason are Finished's, never counted again."""
     deltas = [Content("te"), Content("xt")]
-    whole = COMPLETION.whole([ChatAnswer(deltas, (), Finished("length", 11, 22))])
+    whole = COMPLETION.whole([ChoiceAnswer(deltas, (), Finished("length", 11, 22))])
     assert whole["id"] == "chatcmpl-ab12"
     assert whole["object"] == "chat.completion"
     assert whole["choices"][0]["message"] == {

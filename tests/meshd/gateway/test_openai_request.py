@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshd.gateway.errors import Refusal, meaning
-from meshd.gateway.openai_request import MESSAGES_MAX, VALUES_MAX, ChatCall, parse_chat
+from meshd.gateway.generate_call import GenerateCall
+from meshd.gateway.openai_request import MESSAGES_MAX, VALUES_MAX, parse_chat
 from runtimes.base import ChatMessage, GenerateRequest
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -353,7 +354,7 @@ MESSAGES = st.lists(
 )
 
 
-def outcome(data: bytes) -> ChatCall | Refusal:
+def outcome(data: bytes) -> GenerateCall | Refusal:
     """What the parser makes of `data`; any other exception goes on."""
     try:
         return parse_chat(data)
@@ -367,7 +368,7 @@ def outcome(data: bytes) -> ChatCall | Refusal:
 def test_any_bytes_are_a_request_or_a_refusal(data: bytes) -> None:
     """Nothing but Refusal leaves the parser, whatever the bytes."""
     met = outcome(data)
-    assert isinstance(met, ChatCall) or meaning(met).status == 400
+    assert isinstance(met, GenerateCall) or meaning(met).status == 400
 
 
 @settings(deadline=None)
