@@ -26,6 +26,13 @@ class RequestOptions:
     does."""
     node: str | None = None
     """From `x-meshd-node`: only this node, by name or id."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """From `x-meshd-label`: only nodes that have all of them."""
+    tier_max: int | None = None
+    """From `x-meshd-tier`: only nodes of this tier or a better one; 1 is the best."""
+    any_quantization: bool = False
+    """From `x-meshd-quantization: any`: an answer that broke off may go on with other weights of
+    the same model."""
     policy: KeyPolicy | None = None
     """Of the API key that the request shows; None: it shows none, and may do everything. The mesh
     checks which models it is for."""

@@ -175,7 +175,8 @@ class Asking:
         match frame:
             case End():
                 yield frame
-            case Refuse(code, message, retry_after_ms):
+            case Refuse(code, message, retry_after_ms, load):
+                self._view.hear_load(node, load)
                 raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
             case Fail(code, message):
                 raise _refused(code, message, codes)

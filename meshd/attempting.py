@@ -28,7 +28,8 @@ from protocol.speeds import Speed
 from runtimes.base import Finished, GenerateEvent, Request, RuntimeFailure
 from runtimes.embedding import EmbedRequest
 
-FINAL_CODES: Final = ("bad_request", "context_too_long")
+TOO_LONG_CODE: Final = "context_too_long"
+FINAL_CODES: Final = ("bad_request", TOO_LONG_CODE)
 """Refusals that every node would repeat: the request itself is at fault."""
 FULL_CODES: Final = ("queue_full", "wait_too_long")
 LOADING_CODE: Final = "loading"

@@ -4,7 +4,7 @@ members that offer the model (view) -> demanded node, trust -> choosing (protoco
 """
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from meshd.answer import RequestOptions
@@ -17,6 +17,7 @@ from protocol.identity import NodeId
 from protocol.routing import Candidate
 from runtimes.base import ModelCard, Request
 
+NOBODY: Final[Mapping[NodeId, int]] = {}
 _MODELS_NAMED: Final = 8
 _NODES_NAMED: Final = 8
 _BACK_S: Final = 5.0
@@ -68,6 +69,13 @@ class Candidates:
                 raise RequestFailed(
                     "model_not_found", f"The node {options.node!r} does not offer {model!r}."
                 )
+        nodes = [node for node in nodes if self._is_described(node, options)]
+        if not nodes:
+            raise RequestFailed(
+                "model_not_found",
+                f"No node with {_description(options)} offers the model {model!r}; "
+                "`meshd nodes --json` shows labels and tiers.",
+            )
         if options.is_trusted_only and not any(map(self._view.is_trusted, nodes)):
             raise RequestFailed(
                 "no_trusted_node",
@@ -80,21 +88,26 @@ class Candidates:
         request: Request,
         options: RequestOptions,
         *,
-        like: ModelCard | None,
-        tried: Container[NodeId],
+        like: ModelCard | None = None,
+        tried: Container[NodeId] = (),
+        too_long_for: Mapping[NodeId, int] = NOBODY,
     ) -> Ranking:
         """Who may be asked now. `like`: whose answer is to be continued; only the very same
-        weights, with no less context, will do.
+        weights, with no less context, will do (or others of the same model, if the request allows
+        it). `too_long_for`: who has said that of its prompt, with the context that it has.
         """
         able: list[NodeId] = []
         left_out: list[tuple[NodeId, str]] = []
         wanted = None if options.node is None else self._view.find(options.node)
-        for node, card in self._view.offering(request.model).items():
-            why = self._why_not(node, card, request, like)
+        too_short = max(too_long_for.values(), default=0)
+        offers = self._view.offering(request.model)
+        for node, card in offers.items():
             if wanted is not None and node not in wanted:
                 why = "another node was demanded"
-            elif options.is_trusted_only and not self._view.is_trusted(node):
-                why = "it is not trusted"
+            elif too_long_for and card.context_tokens <= too_short:
+                why = "the prompt is too long for it"
+            else:
+                why = self._why_not(node, options) or _why_not(card, request, options, like)
             if why:
                 left_out.append((node, why))
             elif node not in tried:
@@ -102,12 +115,29 @@ class Candidates:
         asked = self._choosing.look_at(request, options)
         considered = self._choosing.considered(able, self._view.own, asked)
         candidates = self._view.candidates(considered, request.model, self._asking.running)
+        ranked = self._choosing.rank(candidates, asked)
+        # Where it may be too long, it is tried last: only there it is known how long it is.
+        ranked.sort(key=lambda c: 0 < offers[c.node].context_tokens <= asked.demand.prompt_tokens)
         return Ranking(
             policy=asked.policy,
             demand=asked.demand,
-            ranked=self._choosing.rank(candidates, asked),
+            ranked=ranked,
             left_out=left_out,
         )
+
+    def _is_described(self, node: NodeId, options: RequestOptions) -> bool:
+        """Whether it has the labels, and is of the tier, that are demanded."""
+        has_labels = options.labels.items() <= self._view.labels(node).items()
+        return has_labels and (
+            options.tier_max is None or self._view.tier(node) <= options.tier_max
+        )
+
+    def _why_not(self, node: NodeId, options: RequestOptions) -> str:
+        if not self._is_described(node, options):
+            return f"it is not one with {_description(options)}"
+        if options.is_trusted_only and not self._view.is_trusted(node):
+            return "it is not trusted"
+        return "" if self._view.is_alive(node) else "it is under suspicion"
 
     def _not_made_for(self, request: Request) -> str:
         """The one line for a model that does something else."""
@@ -119,17 +149,31 @@ class Candidates:
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
         return f"The model {request.model!r} {does} and cannot {request.task}; {hint}."
 
-    def _why_not(
-        self, node: NodeId, card: ModelCard, request: Request, like: ModelCard | None
-    ) -> str:
-        if not self._view.is_alive(node):
-            return "it is under suspicion"
-        if request.task not in card.tasks:
-            return f"its model cannot {request.task}"
-        if like is None:
-            return ""
-        if card.content_hash != like.content_hash:
-            return "its model is another one of that name"
-        if card.context_tokens < like.context_tokens:
-            return "its context is too small"
+
+def _description(options: RequestOptions) -> str:
+    described = [f"{key}={value}" for key, value in options.labels.items()]
+    if options.tier_max is not None:
+        described.append(f"tier {options.tier_max} or better")
+    return ", ".join(described)
+
+
+def _why_not(
+    card: ModelCard, request: Request, options: RequestOptions, like: ModelCard | None
+) -> str:
+    """Why this model will not do; empty if it will."""
+    if request.task not in card.tasks:
+        return f"its model cannot {request.task}"
+    if like is None:
         return ""
+    if card.content_hash != like.content_hash:
+        if not options.any_quantization:
+            return "its model is another one of that name"
+        if not _is_same_but_quantized(card, like):
+            return "its model is another one, not only another quantization"
+    return "its context is too small" if card.context_tokens < like.context_tokens else ""
+
+
+def _is_same_but_quantized(card: ModelCard, like: ModelCard) -> bool:
+    """As far as cards tell; another vocabulary or template shows in the prompt's tokens."""
+    same = (like.runtime, like.architecture, like.parameters)
+    return (card.runtime, card.architecture, card.parameters) == same

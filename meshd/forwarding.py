@@ -17,7 +17,13 @@ import trio
 
 from meshd.answer import Answer, RequestOptions
 from meshd.asking import TIME_IS_OVER, TIMEOUT, AttemptFailed
-from meshd.attempting import FINAL_CODES, FULL_CODES, LOADING_CODE, Attempting
+from meshd.attempting import (
+    FINAL_CODES,
+    FULL_CODES,
+    LOADING_CODE,
+    TOO_LONG_CODE,
+    Attempting,
+)
 from meshd.candidates import Candidates
 from meshd.choosing import Choosing, Timing
 from meshd.continuing import Progress, RunUnfit
@@ -85,6 +91,8 @@ class Forwarding:
         """As they were ranked for it."""
         self._runs: list[Run] = []
         """Those under way, of the best of `_ranked`."""
+        self._too_long_for: dict[NodeId, int] = {}
+        """Who has said so of the prompt, and the context that it has."""
         self._tried: set[NodeId] = set()
         """Who is not asked in this round."""
         self._patient_until = 0.0
@@ -241,7 +249,11 @@ class Forwarding:
         """
         while True:
             ranking = self._means.candidates.rank(
-                self._request, self._options, like=self._progress.like, tried=self._tried
+                self._request,
+                self._options,
+                like=self._progress.like,
+                tried=self._tried,
+                too_long_for=self._too_long_for,
             )
             self._story.note_ranking(ranking)
             ranked, self._demand = ranking.ranked, ranking.demand
@@ -271,7 +283,9 @@ class Forwarding:
         self._note(run, failure)
         node, has_given = run.tried.node, run.tried.first_at is not None
         has_begun = self._progress.has_begun
-        if failure.code == TIMEOUT or (failure.code in FINAL_CODES and not has_begun):
+        if failure.code == TOO_LONG_CODE and not has_begun:
+            self._too_long_for[node] = run.card.context_tokens if run.card is not None else 0
+        if failure.code == TIMEOUT or (not has_begun and self._is_final(failure)):
             raise RequestFailed(failure.code, failure.message) from failure
         self._failed(run, failure)
         self._failures.append((node, failure))
@@ -289,11 +303,20 @@ class Forwarding:
         if not is_only_cut_off or trio.current_time() >= self._patient_until:
             self._tried.add(node)
 
+    def _is_final(self, failure: AttemptFailed) -> bool:
+        """Whether every node would say the same of the request."""
+        if failure.code != TOO_LONG_CODE:
+            return failure.code in FINAL_CODES
+        larger = self._means.candidates.rank(
+            self._request, self._options, too_long_for=self._too_long_for
+        )
+        return not larger.ranked
+
     def _failed(self, run: Run, failure: AttemptFailed) -> None:
         choosing, node = self._means.choosing, run.tried.node
         if failure.code in (*FULL_CODES, LOADING_CODE):
             choosing.refused(node)
-        else:
+        elif failure.code != TOO_LONG_CODE:
             choosing.failed(node, self._request.model, is_unreached=failure.is_unreached)
 
     def _note(self, run: Run, failure: AttemptFailed) -> None:

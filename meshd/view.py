@@ -51,7 +51,7 @@ class View:
         """Take in what the node reports."""
         match effect:
             case LoadLearned():
-                self._loads[effect.node] = HeardLoad(effect.load, clock.now_ns())
+                self.hear_load(effect.node, effect.load)
             case OffersChanged():
                 self._offered.note(effect)
             case MembershipChanged():
@@ -64,6 +64,10 @@ class View:
                 self._loads.pop(effect.node, None)
                 self._tell_gone(effect.node)
         self.events.note(effect)
+
+    def hear_load(self, node: NodeId, load: Load) -> None:
+        """A member has told how busy it is, by gossip or in a refusal."""
+        self._loads[node] = HeardLoad(load, clock.now_ns())
 
     def _tell_gone(self, node: NodeId) -> None:
         for tell in list(self._watchers.get(node, ())):

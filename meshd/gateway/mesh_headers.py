@@ -1,53 +1,68 @@
 """The one place for the `x-meshd-*` headers: what a request demands, and who serves it."""
 
+from collections.abc import Collection
+
 from meshd.answer import Answer, RequestOptions
+from meshd.failures import UserError
 from meshd.gateway.errors import Refusal
 from meshd.gateway.exchange import Exchange, HeaderList
+from meshd.options import parse_labels
 from protocol.policies import POLICIES
 
 _NODE_CHARS_MAX = 128
-_DEMANDS_TO_COME = ("x-meshd-label",)
+_TIERS = ("1", "2", "3")
 _CLASSES = {"interactive": False, "batch": True}
+_QUANTIZATIONS = {"same": False, "any": True}
 _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 def request_options(exchange: Exchange) -> RequestOptions:
     """What the request's headers demand. Raises Refusal."""
-    for name in _DEMANDS_TO_COME:
-        if name in exchange.headers:
-            # A demand that is silently not met would be a broken promise.
-            raise Refusal("unsupported", f"The header {name} is not supported yet.", param=name)
     node = exchange.headers.get("x-meshd-node")
     if node is not None and not (0 < len(node) <= _NODE_CHARS_MAX and node.isascii()):
         raise Refusal(
             "bad_request", "x-meshd-node must be a node's name or id.", param="x-meshd-node"
         )
     ranking = exchange.headers.get("x-meshd-policy")
-    if ranking is not None and ranking not in POLICIES:
-        raise Refusal(
-            "bad_request",
-            f"x-meshd-policy must be one of {', '.join(POLICIES)}.",
-            param="x-meshd-policy",
-        )
-    is_batch = _CLASSES.get(exchange.headers.get("x-meshd-class", "interactive").lower())
-    if is_batch is None:
-        raise Refusal(
-            "bad_request",
-            f"x-meshd-class must be one of {', '.join(_CLASSES)}.",
-            param="x-meshd-class",
-        )
+    if ranking is not None:
+        _one_of(exchange, "x-meshd-policy", POLICIES)
+    tier = exchange.headers.get("x-meshd-tier")
     policy = exchange.policy
     return RequestOptions(
         request_id=exchange.request_id,
         ranking=ranking,
         node=node,
+        labels=_labels(exchange),
+        tier_max=None if tier is None else int(_one_of(exchange, "x-meshd-tier", _TIERS)),
+        any_quantization=_QUANTIZATIONS[
+            _one_of(exchange, "x-meshd-quantization", _QUANTIZATIONS, usual="same")
+        ],
         policy=policy,
         is_trusted_only=_is_asked_for(exchange, "x-meshd-trusted")
         or (policy is not None and policy.is_trusted),
-        is_batch=is_batch,
+        is_batch=_CLASSES[_one_of(exchange, "x-meshd-class", _CLASSES, usual="interactive")],
         may_hedge=_is_asked_for(exchange, "x-meshd-hedge"),
         is_impatient=not _is_asked_for(exchange, "x-meshd-wait", usual="1"),
     )
+
+
+def _labels(exchange: Exchange) -> dict[str, str]:
+    """Of one or more headers, each of one or more labels between commas. Raises Refusal."""
+    name = "x-meshd-label"
+    texts = [text.strip() for line in exchange.headers.getlist(name) for text in line.split(",")]
+    try:
+        return parse_labels(texts)
+    except UserError as error:
+        raise Refusal("bad_request", f"{name}: {error}.", param=name) from None
+
+
+def _one_of(
+    exchange: Exchange, header: str, words: Collection[str], *, usual: str | None = None
+) -> str:
+    word = exchange.headers.get(header, usual or "").lower()
+    if word not in words:
+        raise Refusal("bad_request", f"{header} must be one of {', '.join(words)}.", param=header)
+    return word
 
 
 def _is_asked_for(exchange: Exchange, header: str, usual: str = "0") -> bool:

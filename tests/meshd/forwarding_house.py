@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -37,6 +37,7 @@ from tests.meshd.played_runtime import PlayedRuntime
 
 REQUEST = GenerateRequest(model="m", prompt="hello")
 FOREVER = 1e9
+NO_LABELS: Mapping[str, str] = {}
 STARTED, FIRST = encode_frame(Accept(pack_started(Started((1,))))), Chunk((2,), "x")
 CHUNK = encode_frame(Data(pack_chunk(FIRST)))
 END = encode_frame(End(pack_finished(Finished("stop", 1, 1))))
@@ -105,6 +106,13 @@ class House:
         [last] = [each for each in told if each.node == self.id(index)][-1:]
         return last
 
+    def tell(self, index: int, key: str, fields: Mapping[str, object]) -> None:
+        """Member `index` offers something, as the asking one hears."""
+        self.mesh.give(index, OfferChanged(key, advertisement.encode_map(fields)))
+        self.mesh.settle()
+        self.mesh.advance(5 * SECOND)
+        self.view.note(self.told(index, key))
+
     def withdraw(self, index: int) -> None:
         """Member `index` offers its model no more, as the asking one hears."""
         last = self.told(index, advertisement.model_key("m"))
@@ -154,6 +162,8 @@ class House:
         policy: KeyPolicy | None = None,
         trusted: bool = False,
         hedge: bool = False,
+        labels: Mapping[str, str] = NO_LABELS,
+        tier_max: int | None = None,
     ) -> tuple[str, list[GenerateEvent]]:
         """Who served, and all events."""
         options = RequestOptions(
@@ -163,6 +173,8 @@ class House:
             policy=policy,
             is_trusted_only=trusted,
             may_hedge=hedge,
+            labels=labels,
+            tier_max=tier_max,
         )
         async with self.forwarder.generate(request, options) as answer:
             return answer.node_name, [event async for event in answer.events]

@@ -1,5 +1,6 @@
 """The one place for a runtime that plays what a test wrote down, and notes what became of it."""
 
+import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
@@ -64,6 +65,10 @@ class PlayedRuntime(Runtime):
             context_tokens=context_tokens,
             tasks=tasks,
         )
+
+    def become(self, card: ModelCard) -> None:
+        """From now on this is its model, under its own name."""
+        self._card = dataclasses.replace(card, name=self.name)
 
     @property
     def card(self) -> ModelCard | None:

@@ -363,6 +363,74 @@ def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:
     run(house, test)
 
 
+def test_labels_and_a_tier_can_be_demanded(tmp_path: pathlib.Path) -> None:
+    """Only who has all of them is asked, however busy; that nobody has is said."""
+    house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())
+    house.tell(1, advertisement.LABELS, {"zone": "attic", "owner": "anna"})
+    house.tell(2, advertisement.LABELS, {"zone": "cellar", "owner": "anna"})
+    house.tell(2, advertisement.HARDWARE, {"tier": 1})
+    cellar = {"zone": "cellar", "owner": "anna"}
+
+    async def test() -> None:
+        assert (await house.ask())[0] == "n1"
+        assert (await house.ask(labels=cellar))[0] == "n2"
+        assert (await house.ask(tier_max=2))[0] == "n2"
+        assert (await house.ask(labels={"owner": "anna"}, tier_max=3))[0] == "n1"
+
+    run(house, test)
+    words = "No node with zone=attic, tier 1 or better offers the model 'm'"
+    failing(house, "model_not_found", words, labels={"zone": "attic"}, tier_max=1)
+
+
+def _too_long() -> RuntimeFailure:
+    return RuntimeFailure("context_too_long", "too long for me")
+
+
+def test_a_prompt_too_long_for_one_goes_to_who_has_more_context(tmp_path: pathlib.Path) -> None:
+    """And to nobody who has as little; too long for the largest is final, and no fault."""
+    small, alike = (PlayedRuntime([_too_long()], context_tokens=100) for _ in range(2))
+    large = PlayedRuntime(context_tokens=200)
+    house = House(tmp_path / "1", None, small, alike, large)
+
+    async def test() -> None:
+        assert await house.ask() == ("n3", list(HELLO))
+
+    run(house, test)
+    assert (len(small.requests), len(alike.requests)) == (1, 0)
+    large.steps = [_too_long()]
+    failing(house, "context_too_long", "too long for me")
+    assert house.choosing._failed == {}
+    unknown = [PlayedRuntime([_too_long()]) for _ in range(2)]
+    failing(House(tmp_path / "2", None, *unknown), "context_too_long", "too long for me")
+    assert [len(each.requests) for each in unknown] == [1, 0]
+
+
+def test_where_a_prompt_seems_too_long_is_asked_last(tmp_path: pathlib.Path) -> None:
+    """A gateway has no tokenizer: it may fit after all."""
+    small, large = PlayedRuntime(context_tokens=100), PlayedRuntime(context_tokens=10_000)
+    house = House(tmp_path, None, small, large)
+    request = dataclasses.replace(REQUEST, prompt="word " * 200)
+
+    async def test() -> None:
+        assert (await house.ask())[0] == "n1"
+        assert (await house.ask(request))[0] == "n2"
+        assert (await house.ask(request, node="n1"))[0] == "n1"
+
+    run(house, test)
+
+
+def test_a_refusal_tells_how_busy_a_node_is(tmp_path: pathlib.Path) -> None:
+    """Sooner than gossip does."""
+    full = encode_frame(Refuse("queue_full", "", 0, Load(7, 4, 4)))
+    house = House(tmp_path, None, answering(full), PlayedRuntime())
+
+    async def test() -> None:
+        assert (await house.ask())[0] == "n2"
+        assert house.view.load(house.id(1)) == Load(7, 4, 4)
+
+    run(house, test)
+
+
 def test_what_demands_trust_stays_with_the_trusted(tmp_path: pathlib.Path) -> None:
     """The founder is trusted, the others here are not: it is asked, however busy, or nobody."""
     runtime = PlayedRuntime()

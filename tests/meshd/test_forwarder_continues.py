@@ -16,7 +16,15 @@ from meshd.peers import Handler
 from protocol.events import ContactLost
 from protocol.exchange import Accept, Ask, Data, Heartbeat, encode_frame
 from protocol.identity import NodeId
-from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
+from runtimes.base import (
+    Chunk,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    ModelCard,
+    RuntimeFailure,
+    Started,
+)
 from tests.meshd.forwarding_house import (
     CHUNK,
     END,
@@ -30,6 +38,15 @@ from tests.meshd.forwarding_house import (
 from tests.meshd.members import until
 from tests.meshd.played_runtime import HELLO, PIECES, PlayedRuntime, Step, TellingRuntime
 
+CARD = ModelCard(
+    name="m",
+    content_hash="ab" * 32,
+    runtime="llama",
+    architecture="llama",
+    parameters=8,
+    quantization="F16",
+    context_tokens=100,
+)
 WHOLE = b"".join(PIECES).decode()
 CRASH = RuntimeFailure("crashed", "gone")
 
@@ -174,6 +191,27 @@ def test_only_the_very_same_model_goes_on(tmp_path: pathlib.Path) -> None:
     got = answered(House(tmp_path, None, first, *others, right))
     assert (got.node, got.text) == ("n4", WHOLE)
     assert not any(other.requests for other in others)
+
+
+def test_other_weights_of_the_same_model_go_on_where_that_is_allowed(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Not those of another architecture or size; nor those that read the prompt otherwise."""
+    for allowed in (False, True):
+        smaller = dataclasses.replace(CARD, content_hash="cd" * 32, parameters=7)
+        requantized = dataclasses.replace(CARD, content_hash="cd" * 32, quantization="Q4_0")
+        runs = [TellingRuntime(), TellingRuntime(prompt=(1, 2, 4)), TellingRuntime()]
+        for runtime, card in zip(runs, (smaller, requantized, requantized), strict=True):
+            runtime.become(card)
+        first = TellingRuntime((2, CRASH))
+        first.become(CARD)
+        house = House(tmp_path / str(allowed), None, first, *runs)
+        got = answered(house, any_quantization=allowed)
+        if allowed:
+            assert (got.node, got.text, len(runs[0].requests)) == ("n4", WHOLE, 0)
+        else:
+            assert got.failure is not None
+            assert not any(run.requests for run in runs)
 
 
 def test_a_run_that_renders_another_prompt_is_not_passed_on(tmp_path: pathlib.Path) -> None:

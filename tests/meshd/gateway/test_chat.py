@@ -13,6 +13,7 @@ from protocol.outlook import NOTHING, Outlook
 from runtimes.base import Chunk, Finished, Logprob, Started
 from tests.meshd.gateway.fake_mesh import HELLO, FakeMesh, Step
 from tests.meshd.gateway.raw_http import (
+    CHAT,
     LIMITS,
     Reply,
     chat_bytes,
@@ -377,6 +378,30 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
     trio.run(main)
 
 
+def test_demands_in_headers_reach_the_mesh() -> None:
+    """Labels may come in several headers, and in one between commas."""
+
+    async def main() -> None:
+        mesh = FakeMesh()
+        async with gateway(mesh) as running:
+            headers = {
+                "x-meshd-label": "gpu=big, zone=attic",
+                "X-Meshd-Label": "owner=anna",
+                "x-meshd-tier": "2",
+                "x-meshd-quantization": "any",
+            }
+            body = json.dumps(CHAT).encode()
+            request = request_bytes("POST", "/v1/chat/completions", body, **headers)
+            async with await running.connect() as stream:
+                await stream.send_all(request)
+                assert (await read_reply(stream)).status == 200
+        [(_, options)] = mesh.requests
+        assert options.labels == {"gpu": "big", "zone": "attic", "owner": "anna"}
+        assert (options.tier_max, options.any_quantization) == (2, True)
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -386,7 +411,14 @@ def test_a_slow_reader_does_not_hold_the_node() -> None:
         ("x-meshd-trusted", "perhaps"),
         ("x-meshd-hedge", "2"),
         ("x-meshd-wait", "2"),
-        ("x-meshd-label", "gpu=big"),
+        ("x-meshd-label", "gpu"),
+        ("x-meshd-label", "gpu=big, gpu=small"),
+        ("x-meshd-label", "=big"),
+        ("x-meshd-label", ""),
+        ("x-meshd-label", "a=" + "x" * 5000),
+        ("x-meshd-tier", "0"),
+        ("x-meshd-tier", "2.5"),
+        ("x-meshd-quantization", "less"),
         ("x-meshd-policy", "as_you_like"),
         ("x-meshd-class", "first"),
     ],
