@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -17,6 +17,7 @@ from runtimes.room import Room
 
 GPUS_MAX = 16
 """GPUs listed at most; larger machines exist, but a record has to fit into a datagram."""
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 NAME_CHARACTERS_MAX = 64
 RECORD_NAME_CHARACTERS_MAX = 40
 RECORD_GPU_KINDS_MAX = 3
@@ -38,6 +39,8 @@ class Gpu:
     name: str
     vram_bytes: int
     vram_free_bytes: int
+    uuid: str = ""
+    """NVML's own name for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +129,34 @@ def gpus() -> tuple[Gpu, ...]:
                     name=_short(_text(nvml.nvmlDeviceGetName(handle))),
                     vram_bytes=int(memory.total),
                     vram_free_bytes=int(memory.free),
+                    uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
                 )
             )
         return tuple(found)
     return ()
+
+
+def usable_gpus() -> tuple[Gpu, ...]:
+    """Those that a program started here may use, by CUDA_VISIBLE_DEVICES. Blocking."""
+    return visible_gpus(gpus(), os.environ.get(VISIBLE_VARIABLE))
+
+
+def visible_gpus(found: Sequence[Gpu], named: str | None) -> tuple[Gpu, ...]:
+    """Of `found` those that the value of CUDA_VISIBLE_DEVICES names, by number or by the beginning
+    of their UUID; None: all. As CUDA reads it, the first that is not there ends the list.
+    """
+    if named is None:
+        return tuple(found)
+    visible: list[Gpu] = []
+    for name in (part.strip() for part in named.split(",")):
+        if name.isdecimal():
+            matches = found[int(name[:9]) :][:1]
+        else:
+            matches = [gpu for gpu in found if name and gpu.uuid.startswith(name)]
+        if len(matches) != 1 or any(matches[0] is each for each in visible):
+            break
+        visible += matches
+    return tuple(visible)
 
 
 @contextlib.contextmanager
@@ -165,7 +192,7 @@ def free_room(*, with_gpus: bool) -> Room:
     """
     memory = psutil.virtual_memory()
     floor_bytes = min(FLOOR_BYTES_MAX, memory.total // FLOOR_SHARE)
-    vram_bytes = sum(gpu.vram_free_bytes for gpu in gpus()) if with_gpus else 0
+    vram_bytes = sum(gpu.vram_free_bytes for gpu in usable_gpus()) if with_gpus else 0
     return Room(int(memory.available) - floor_bytes, vram_bytes)
 
 

@@ -3,14 +3,17 @@
 At the start models are loaded in the order in which they were given, as long as they fit together;
 the others wait until somebody asks. Then those that have been idle longest make room, as far as it
 is needed: never one that somebody waits for or uses, nor one that is pinned. Where they would make
-room later, who waits for a model waits for that, first come, first served. When memory gets short
-because of other programs, idle ones leave too.
+room later, who waits for a model waits for that, first come, first served. One that is never idle
+makes way when it has had its turn, and another was waited for as long: what runs on it ends,
+nothing new begins, and it goes. When memory gets short because of other programs, idle ones leave
+too.
 
 What fits is what is free beside what the models here have not taken yet of what they need. A limit
 may be set besides; it counts what they need. Without one, a model that is too large for what there
 is may be here alone: its weights are mapped, so it is slow rather than impossible.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import trio
@@ -22,6 +25,9 @@ from runtimes.room import Room
 
 WATCH_S: Final = 5.0
 """How often the memory is looked at."""
+TURN_S: Final = 30.0
+"""So long a model that is never idle stays at least, or as long as it took to load it if that is
+longer; and so long others wait for it at least."""
 PATIENCE_S: Final = 10.0
 """At the start, so long others wait for one that does not even know what it needs."""
 MEND: Final = "a lower kv_tokens or context_tokens needs less, pin=1 loads it all the same"
@@ -65,6 +71,16 @@ class Tenant(Protocol):
     @property
     def used_at(self) -> float:
         """When it was used last, by trio's clock."""
+
+    @property
+    def turn_until(self) -> float:
+        """Until then it need not make way for others, by trio's clock."""
+
+    def make_way(self, why: str) -> None:
+        """Begin nothing new; it is idle when what runs has ended."""
+
+    def stay_on(self) -> None:
+        """Nobody needs its room any more."""
 
     async def unload(self) -> bool:
         """Leave the memory, unless it is not idle any more; whether it has. It is gone then."""
@@ -144,30 +160,54 @@ class ModelMemory:
 
     async def enter(self, tenant: Tenant) -> None:
         """Give a model its room, when those before it have theirs; others that are idle leave for
-        it. While somebody wants it, it waits for those that are not idle.
+        it. While somebody wants it, it waits for those that are not idle, which make way for it
+        when they have had their turn.
 
         Raises RuntimeFailure `unavailable` when they cannot make enough.
         """
+        waits_since = trio.current_time()
+        making_way: set[Tenant] = set()
         async with self._entering:
-            while True:
-                changed = self._changed
-                async with self._deciding:
-                    free = await self._measure()
-                    if self._admit(tenant, free):
-                        tenant.note_wait("")
+            try:
+                while True:
+                    changed = self._changed
+                    free = await self._try_to_enter(tenant)
+                    if free is None:
                         return
-                    leaving = self._who_must_leave(tenant, free)
-                    for other in leaving:
-                        if await other.unload():
-                            self.left(other)
-                    if leaving:
-                        continue
+                    if not tenant.is_wanted or self._lack(tenant, self._without(tenant, free)):
+                        raise RuntimeFailure("unavailable", self._why_not(tenant, free))
+                    tenant.note_wait(self._why_not(tenant, free))
+                    if trio.current_time() >= waits_since + TURN_S:
+                        making_way |= self._ask_for_way(tenant, free)
+                    with trio.move_on_after(WATCH_S):
+                        await changed.wait()
+            finally:
+                for other in making_way:
+                    other.stay_on()
+
+    async def _try_to_enter(self, tenant: Tenant) -> Room | None:
+        """Make room of those that are idle; what there is if it is not enough, None if it is."""
+        async with self._deciding:
+            while not self._admit(tenant, free := await self._measure()):
+                leaving = self._who_must_leave(tenant, free, self._idle())
+                for other in leaving:
+                    if await other.unload():
+                        self.left(other)
+                if not leaving:
                     self._judge(tenant, free)
-                if not tenant.is_wanted or self._lack(tenant, self._without(tenant, free)):
-                    raise RuntimeFailure("unavailable", self._why_not(tenant, free))
-                tenant.note_wait(self._why_not(tenant, free))
-                with trio.move_on_after(WATCH_S):
-                    await changed.wait()
+                    return free
+        tenant.note_wait("")
+        return None
+
+    def _ask_for_way(self, tenant: Tenant, free: Room) -> set[Tenant]:
+        """Who makes way for it now, of those that have had their turn: the longest here first."""
+        now = trio.current_time()
+        busy = [t for t in self._inside if not (t.is_idle or t.is_pinned) and t.turn_until <= now]
+        busy.sort(key=lambda other: other.turn_until)
+        chosen = set(self._who_must_leave(tenant, free, [*self._idle(), *busy])) & set(busy)
+        for other in chosen:
+            other.make_way(f"it is the turn of {tenant.name}")
+        return chosen
 
     def left(self, tenant: Tenant) -> None:
         """It is out of memory."""
@@ -234,10 +274,12 @@ class ModelMemory:
         idle = [tenant for tenant in self._inside if tenant.is_idle and not tenant.is_pinned]
         return sorted(idle, key=lambda tenant: tenant.used_at)
 
-    def _who_must_leave(self, tenant: Tenant, free: Room) -> list[Tenant]:
-        """The longest unused whose leaving makes enough room; nobody leaves in vain."""
+    def _who_must_leave(
+        self, tenant: Tenant, free: Room, candidates: Sequence[Tenant]
+    ) -> list[Tenant]:
+        """The first of them whose leaving makes enough room; nobody leaves in vain."""
         chosen: list[Tenant] = []
-        for other in self._idle():
+        for other in candidates:
             if free.holds(tenant.need):
                 break
             chosen.append(other)

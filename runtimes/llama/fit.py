@@ -4,7 +4,9 @@
 
 Measured against real workers (`tests/benchmarks/fit.py`), the sum is right within a fifth on a
 processor, and rather too large: it counts a KV cache in full use. It knows nothing of recurrent
-state and of experts that stay on the processor. What leaves the KV cache for ordinary memory
+state and of experts that stay on the processor. Of several GPUs it is the sum of what is free on
+them that has to do, as llama.cpp fills each by what is free on it; shares of one's own
+(`tensor_split`) may ask more of one than it has. What leaves the KV cache for ordinary memory
 (`parking.py`) comes on top, as it is used.
 """
 
@@ -41,21 +43,25 @@ def capacity_of(shape: Shape, settings: LlamaSettings, *, available: int, gpu: b
 
 
 def needed_room(
-    shape: Shape, settings: LlamaSettings, size_bytes: int, capacity: Capacity, *, gpu: bool
+    shape: Shape, settings: LlamaSettings, size_bytes: int, capacity: Capacity, *, gpus: int
 ) -> Room:
-    """The memory that it takes once it works. `size_bytes`: of its files; `gpu`: whether a GPU
-    does the work.
+    """The memory that it takes once it works. `size_bytes`: of its files; `gpus`: how many GPUs it
+    may be laid over, 0: a processor does the work.
     """
     kv_bytes = capacity.kv_tokens * shape.kv_bytes_per_token
     wide = 4 * (2 * shape.feed_forward + 4 * shape.width)
     step_bytes = BATCH_TOKENS_MAX * (wide + MASK_BYTES * capacity.kv_tokens)
     ours = PROCESS_BYTES + TOKEN_BYTES * shape.vocabulary
-    if not gpu or settings.gpu_layers == 0:
+    if not gpus or settings.gpu_layers == 0:
         logits_bytes = 4 * shape.vocabulary * capacity.slots
         return Room(size_bytes + kv_bytes + step_bytes + logits_bytes + ours)
-    # A device gets all of its buffers at once, with a row of logits for each token of a step.
-    buffers = step_bytes + 4 * shape.vocabulary * BATCH_TOKENS_MAX + DEVICE_BYTES
+    # A device gets all of its buffers at once; that of the output has a row of logits for each
+    # token of a step.
+    devices = settings.split.devices(gpus)
+    buffers = devices * (step_bytes + DEVICE_BYTES) + 4 * shape.vocabulary * BATCH_TOKENS_MAX
     layers = shape.layers + 1  # and the output
     on_device = layers if settings.gpu_layers < 0 else min(layers, settings.gpu_layers)
     there = (size_bytes + kv_bytes) * on_device // layers
-    return Room(size_bytes + kv_bytes - there + ours + DEVICE_BYTES, there + buffers)
+    # Whole layers go to each, so on each but one there may be room left for nearly one more.
+    unfilled = (devices - 1) * (size_bytes + kv_bytes) // layers
+    return Room(size_bytes + kv_bytes - there + ours + DEVICE_BYTES, there + buffers + unfilled)

@@ -46,6 +46,10 @@ class Load:
     """None: the worker chooses."""
     memory_bytes: int
     """Memory that is available now."""
+    split_mode: int | None = None
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] = ()
+    """How the layers are laid over several GPUs: as `split.Split` has it."""
     lora: bytes | None = None
     """An adapter's file, as the file system encodes it, and how much of it is added."""
     lora_scale: float = 1.0

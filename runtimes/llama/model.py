@@ -12,6 +12,7 @@ from runtimes.embedding import GENERATE
 from runtimes.llama.bindings import Bindings, Handle, LogTail, Parameters, load_bindings
 from runtimes.llama.frames import Load
 from runtimes.llama.pooling import Pooling
+from runtimes.llama.split import Split
 
 METADATA_BYTES_MAX = 1024
 PIECE_BYTES = 64
@@ -26,8 +27,9 @@ def open_model(load: Load, on_progress: Callable[[float], None]) -> "LoadedModel
     bindings = load_bindings()
     log = LogTail(bindings)
     bindings.llama_backend_init()
+    split = Split(mode=load.split_mode, main_gpu=load.main_gpu, shares=load.tensor_split)
     return LoadedModel(
-        bindings, log, load.path, gpu_layers=load.gpu_layers, on_progress=on_progress
+        bindings, log, load.path, gpu_layers=load.gpu_layers, split=split, on_progress=on_progress
     )
 
 
@@ -41,6 +43,7 @@ class LoadedModel:
         path: bytes,
         *,
         gpu_layers: int,
+        split: Split,
         on_progress: Callable[[float], None],
     ) -> None:
         """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
@@ -48,6 +51,7 @@ class LoadedModel:
         self.log = log
         parameters = bindings.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
+        split.fill(bindings, parameters)
 
         def progressed(share: float, _data: object) -> bool:
             on_progress(min(1.0, max(0.0, share)))

@@ -22,8 +22,8 @@ BYTES_MAX = 2**62
 """What is told to others must fit into 63 bits."""
 ARCHITECTURE_CHARACTERS_MAX = 64
 """llama.cpp knows none with half as many."""
-GPU_LIBRARIES = ("cuda", "hip", "vulkan", "sycl", "musa")
-"""llama.cpp's libraries for devices with a memory of their own, by a part of their names."""
+GPU_LIBRARIES = ("cuda", "vulkan")
+"""llama.cpp's libraries for the GPUs that are looked for (NVIDIA's), by a part of their names."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,13 @@ def look(
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
     shape = Shape.of(read_metadata(settings.path))
     _check(shape, settings.path)
-    gpu = has_gpu_build() and bool(hardware.gpus())
+    gpus = len(hardware.usable_gpus()) if has_gpu_build() else 0
     available = hardware.available_memory_bytes()
     if limit_bytes is not None:
         available = min(available or limit_bytes, limit_bytes)
     try:
-        capacity = capacity_of(shape, settings, available=available, gpu=gpu)
-        need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpu=gpu)
+        capacity = capacity_of(shape, settings, available=available, gpu=gpus > 0)
+        need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpus=gpus)
     except ArithmeticError as error:
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
     if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
@@ -101,7 +101,7 @@ def _invalid(path: pathlib.Path, what: str) -> RuntimeFailure:
 
 
 def has_gpu_build() -> bool:
-    """Whether the llama.cpp that is installed can use a GPU's memory; by its files, for only a
+    """Whether the llama.cpp that is installed can use NVIDIA's GPUs; by its files, for only a
     worker loads it.
     """
     spec = importlib.util.find_spec("llama_cpp")

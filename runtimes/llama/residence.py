@@ -1,6 +1,7 @@
 """The one place for whether one model is in memory: who wants it, and when it comes and leaves.
 
 cold -> called (somebody wants it) -> inside (it has its room) -> loaded -> idle -> leaving -> cold
+                                                                       -> making way ->
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import trio
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.settings import KEEP_ALIVE_S, LlamaSettings
-from runtimes.model_memory import ModelMemory
+from runtimes.model_memory import TURN_S, ModelMemory
 from runtimes.room import Room
 
 GRACE_S = 60.0
@@ -29,8 +30,10 @@ class Residence:
         settings: LlamaSettings,
         *,
         worker_pid: Callable[[], int | None],
+        is_busy: Callable[[], bool],
         on_change: Callable[[], None],
     ) -> None:
+        """`is_busy`: whether anything runs on it."""
         self.name = settings.name
         self.need = self.least = Room()
         self.is_pinned = settings.pin
@@ -42,8 +45,12 @@ class Residence:
         self.is_loaded = False
         self.began_at = 0.0
         """When the present load began."""
+        self.turn_until = math.inf
+        self.is_making_way = False
+        """Others have their turn: nothing new begins, though somebody wants it."""
         self._keep_alive = settings.keep_alive
         self._worker_pid = worker_pid
+        self._is_busy = is_busy
         self._on_change = on_change
         self._memory = ModelMemory()
         self._holds = 0
@@ -69,7 +76,8 @@ class Residence:
     @property
     def is_idle(self) -> bool:
         """See `Tenant`."""
-        return self._is_leaving or (self.is_loaded and self._holds == 0)
+        is_free = self._holds == 0 or (self.is_making_way and not self._is_busy())
+        return self._is_leaving or (self.is_loaded and is_free)
 
     @property
     def is_wanted(self) -> bool:
@@ -82,10 +90,24 @@ class Residence:
             return False
         if not self._is_leaving:
             self._is_leaving, self._called = True, trio.Event()
+            if self.is_wanted:
+                self._called.set()  # it comes again when it is its turn
             self._scope.cancel()
             self._on_change()
         await self._gone.wait()
         return True
+
+    def make_way(self, why: str) -> None:
+        """See `Tenant`."""
+        if self.is_loaded and not self.is_making_way:
+            self.is_making_way, self.refusal = True, why
+            self._on_change()
+
+    def stay_on(self) -> None:
+        """See `Tenant`."""
+        if self.is_making_way:
+            self.is_making_way, self.refusal = False, ""
+            self._on_change()
 
     def note_fit(self, why_not: str) -> None:
         """See `Tenant`."""
@@ -138,7 +160,14 @@ class Residence:
     def loaded(self) -> None:
         """The worker has it."""
         self.is_loaded, self._was_used = True, self.is_wanted
+        now = trio.current_time()
+        self.turn_until = now + max(TURN_S, now - self.began_at)
         self._touch()
+
+    def freed(self) -> None:
+        """Something that ran on it has ended."""
+        if self.is_making_way:
+            self._touch()
 
     async def begin(self) -> None:
         """Find out whether it is loaded at the start."""
@@ -182,7 +211,8 @@ class Residence:
             with trio.CancelScope() as self._scope:
                 result = await work()
         finally:
-            self.is_loaded = False
+            self.is_loaded = self.is_making_way = False
+            self.turn_until = math.inf
             self._gone.set()
         if not self._is_leaving:
             return result

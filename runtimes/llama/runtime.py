@@ -60,7 +60,10 @@ class LlamaRuntime(Runtime):
         self._file = KnownFile(settings, hashes)
         self._slots = Slots(settings.slots or 1, settings.queue_max)
         self._residence = Residence(
-            settings, worker_pid=lambda: self.worker_pid, on_change=self._tell
+            settings,
+            worker_pid=lambda: self.worker_pid,
+            is_busy=lambda: self._slots.load.running > 0,
+            on_change=self._tell,
         )
         self._on_change: ChangeCallback | None = None
         """Of who serves it."""
@@ -100,7 +103,7 @@ class LlamaRuntime(Runtime):
         state, share, ready_in_s = ModelState.COLD, 0.0, 0.0
         reason = home.refusal or self._file.trouble
         size_bytes = prospect.card.size_bytes
-        if home.is_leaving:
+        if home.is_leaving or home.is_making_way:
             state = ModelState.LOADING if home.is_wanted else ModelState.COLD
             ready_in_s = home.memory.pace.expected_s(size_bytes)
         elif home.is_loaded and self._link is not None and self._link.is_up:
@@ -187,15 +190,14 @@ class LlamaRuntime(Runtime):
         """See `Runtime.generate`."""
         check_request(request)
         with self.wanted():
-            await self._until_up()
-            await self._slots.acquire()
+            await self._until_turn()
             try:
                 link = self._live_link()
                 assert self._file.prospect is not None, "it came before the link"
                 check_task(request, self._file.prospect.card)
-                reply = link.start(request, on_end=self._slots.release)
+                reply = link.start(request, on_end=self._free_slot)
             except BaseException:
-                self._slots.release()
+                self._free_slot()
                 raise
             try:
                 while True:
@@ -207,6 +209,19 @@ class LlamaRuntime(Runtime):
                         reply.take(event)
             finally:
                 reply.leave()
+
+    async def _until_turn(self) -> None:
+        """Wait until it is up and there is a slot. Raises RuntimeFailure as `generate`."""
+        while True:
+            await self._until_up()
+            await self._slots.acquire()
+            if not self._residence.is_making_way:
+                return
+            self._free_slot()
+
+    def _free_slot(self) -> None:
+        self._slots.release()
+        self._residence.freed()
 
     async def _until_up(self) -> None:
         """Wait while it is loaded. Raises RuntimeFailure `unavailable` when it is not to be."""

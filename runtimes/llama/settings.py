@@ -15,6 +15,8 @@ from runtimes.llama.model_file import (
     is_content_hash,
     model_name,
 )
+from runtimes.llama.split import OPTIONS as SPLIT_OPTIONS
+from runtimes.llama.split import Split
 from runtimes.source_options import check_names, integer_option
 
 DEMO_SOURCE = "demo"
@@ -36,7 +38,7 @@ INTEGERS = {
 KEEP_ALIVE_S = 300
 SWITCHES = ("reproducible", "flash_attention", "pin")
 TEXTS = ("name", "content_hash")
-OPTIONS = (*INTEGERS, *TEXTS, "lora")
+OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class LlamaSettings:
     """None: what the model was trained for, 4,096 at most."""
     gpu_layers: int = -1
     """Layers that a GPU build puts on the GPU; -1: all."""
+    split: Split = dataclasses.field(default_factory=Split)
+    """Of those layers over several GPUs."""
     content_hash: str | None = None
     """None: the worker computes it while it loads."""
     lora: Adapter | None = None
@@ -122,6 +126,7 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
     content_hash = options.get("content_hash")
     if content_hash is not None and not is_content_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
+    values["split"] = Split.of(options)
     if "lora" in options:
         values["lora"] = Adapter.of(options["lora"])
     return values | {option: options[option] for option in TEXTS if option in options}

@@ -62,6 +62,8 @@ def worker_environment() -> dict[str, str]:
     # Our own packages come last: nothing of theirs can stand in for the standard library.
     here = str(pathlib.Path(__file__).resolve().parents[2])
     inherited["PYTHONPATH"] = os.pathsep.join([*(path for path in sys.path if path), here])
+    # GPUs have the numbers that nvidia-smi shows, which are NVML's.
+    inherited.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # An abort in llama.cpp would otherwise start a debugger to print its stack.
     inherited["GGML_NO_BACKTRACE"] = "1"
     return inherited

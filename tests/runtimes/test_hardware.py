@@ -23,6 +23,7 @@ def fake_nvml(devices: list[tuple[str | bytes, int]]) -> types.ModuleType:
         "nvmlDeviceGetCount": lambda: len(devices),
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetName": lambda handle: devices[handle][0],
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle:04x}",
         "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(
             total=devices[handle][1], free=devices[handle][1] // 2
         ),
@@ -78,10 +79,42 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     devices: list[tuple[str | bytes, int]] = [(b"Old\x00 GPU", 4 * GIB), ("New GPU", 24 * GIB)]
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(devices))
     assert hardware.gpus() == (
-        Gpu(name="Old GPU", vram_bytes=4 * GIB, vram_free_bytes=2 * GIB),
-        Gpu(name="New GPU", vram_bytes=24 * GIB, vram_free_bytes=12 * GIB),
+        Gpu(name="Old GPU", vram_bytes=4 * GIB, vram_free_bytes=2 * GIB, uuid="GPU-0000"),
+        Gpu(name="New GPU", vram_bytes=24 * GIB, vram_free_bytes=12 * GIB, uuid="GPU-0001"),
     )
     assert hardware.snapshot().tier == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "usable"),
+    [
+        (None, [0, 1, 2]),
+        ("1", [1]),
+        (" 2 , 0", [2, 0]),
+        ("GPU-0001", [1]),
+        ("GPU-0001,0", [1, 0]),
+        ("", []),
+        ("-1", []),
+        ("0,7,1", [0]),
+        ("GPU-", []),
+        ("0,0", [0]),
+        ("9" * 5000, []),
+    ],
+)
+def test_models_have_the_memory_of_those_gpus_that_they_may_use(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, usable: list[int]
+) -> None:
+    """By CUDA's variable, as CUDA reads it: the first that is none ends the list."""
+    sizes = [8 * GIB, 24 * GIB, 4 * GIB]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([("GPU", size) for size in sizes]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert [gpu.vram_bytes for gpu in hardware.usable_gpus()] == [sizes[each] for each in usable]
+    free = hardware.free_room(with_gpus=True)
+    assert free.vram_bytes == sum(sizes[each] // 2 for each in usable)
+    assert hardware.free_room(with_gpus=False).vram_bytes == 0
+    assert len(hardware.gpus()) == 3, "the machine has them all the same"
 
 
 @pytest.mark.parametrize(

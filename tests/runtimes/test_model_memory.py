@@ -1,6 +1,7 @@
 """Who is loaded at the start, who makes room for whom, and who never does."""
 
 import dataclasses
+import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from runtimes.base import RuntimeFailure
-from runtimes.model_memory import MEND, PATIENCE_S, WATCH_S, ModelMemory
+from runtimes.model_memory import MEND, PATIENCE_S, TURN_S, WATCH_S, ModelMemory
 from runtimes.room import Room
 
 GB = 10**9
@@ -26,6 +27,8 @@ class Model:
     worker_pid: int | None = None
     is_loaded: bool = True
     is_wanted: bool = False
+    turn_until: float = math.inf
+    is_making_way: bool = False
     squeezed_to: Room | None = None
     why_not: str = ""
     why_waits: str = ""
@@ -35,6 +38,15 @@ class Model:
     def least(self) -> Room:
         """All of it, unless a test says otherwise."""
         return self.squeezed_to or self.need
+
+    def make_way(self, why: str) -> None:
+        """What runs is for the test to end."""
+        del why
+        self.is_making_way = True
+
+    def stay_on(self) -> None:
+        """As before."""
+        self.is_making_way = False
 
     async def unload(self) -> bool:
         """Leave at once, if it is idle by then."""
@@ -339,6 +351,62 @@ def test_who_is_wanted_waits_until_another_is_idle() -> None:
             large.is_idle = True
             house.memory.changed()
         assert waiting.entered == ["large", "small"]
+
+    run(test)
+
+
+def test_who_is_never_idle_makes_way_after_its_turn() -> None:
+    """When another has waited as long: the one that is here longest, and no more than needed; what
+    runs on it ends first, and who is pinned, or has come just now, does not.
+    """
+
+    async def test() -> None:
+        busy = [model(name, 4, turn_until=until) for name, until in (("b", 2.0), ("a", 1.0))]
+        pinned = model("pinned", 4, is_pinned=True, turn_until=0.0)
+        fresh = model("fresh", 4)
+        wanted = model("wanted", 4)
+        house = House(16, *busy, pinned, fresh, wanted)
+        house.memory.limit_bytes = 16 * GB
+        assert await house.start() == ["b", "a", "pinned", "fresh"]
+        async with trio.open_nursery() as nursery:
+            waiting = Waiting(house, nursery)
+            await waiting.wants(wanted)
+            await trio.sleep(TURN_S - 1)
+            assert not any(each.is_making_way for each in house.models)
+            await trio.sleep(1 + 2 * WATCH_S)
+            assert [each.name for each in house.models if each.is_making_way] == ["a"]
+            assert (waiting.entered, busy[1].unloaded) == ([], 0)
+            busy[1].is_idle = True
+            house.memory.changed()
+            await waiting.next()
+        assert (waiting.entered, busy[1].unloaded) == (["wanted"], 1)
+
+    run(test)
+
+
+def test_nobody_makes_way_in_vain() -> None:
+    """Where it would not be enough, or nobody wants the room any more, all goes on."""
+
+    async def test() -> None:
+        busy, young = model("busy", 4, turn_until=0.0), model("young", 4)
+        wanted, large = model("wanted", 4), model("large", 6)
+        house = House(8, busy, young, wanted, large)
+        house.memory.limit_bytes = 8 * GB
+        assert await house.start() == ["busy", "young"]
+        async with trio.open_nursery() as nursery:
+            waiting = Waiting(house, nursery)
+            await waiting.wants(large)
+            await trio.sleep(3 * TURN_S)
+            assert not busy.is_making_way
+            large.is_wanted = False
+            house.memory.changed()
+            await waiting.wants(wanted)
+            await trio.sleep(TURN_S + WATCH_S)
+            assert busy.is_making_way
+            wanted.is_wanted = False
+            house.memory.changed()
+        assert not busy.is_making_way
+        assert (len(waiting.refused), busy.unloaded) == (2, 0)
 
     run(test)
 

@@ -78,12 +78,12 @@ def test_a_gpu_holds_its_share_of_the_layers(tmp_path: pathlib.Path) -> None:
     size_bytes, kv_bytes = 16 * 10**9, 8192 * WIDE.kv_bytes_per_token
     assert kv_bytes == 2**30
 
-    def need(layers: int, *, gpu: bool = True) -> Room:
+    def need(layers: int, *, gpus: int = 1) -> Room:
         chosen = dataclasses.replace(settings, gpu_layers=layers)
-        return needed_room(WIDE, chosen, size_bytes, CAPACITY, gpu=gpu)
+        return needed_room(WIDE, chosen, size_bytes, CAPACITY, gpus=gpus)
 
     whole, third, none = need(-1), need(11), need(0)
-    assert none == need(-1, gpu=False)
+    assert none == need(-1, gpus=0)
     assert none.vram_bytes == 0
     assert size_bytes + kv_bytes < none.memory_bytes < 1.1 * (size_bytes + kv_bytes)
     assert whole.memory_bytes < 2 * DEVICE_BYTES

@@ -30,6 +30,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         reproducible=st.booleans(),
         flash_attention=st.none() | st.booleans(),
         memory_bytes=NUMBERS,
+        split_mode=st.none() | NUMBERS,
+        main_gpu=st.none() | NUMBERS,
+        tensor_split=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
     ),
     st.builds(
         frames.Generate,

@@ -143,6 +143,46 @@ def test_who_answers_stays_and_who_came_for_the_other_waits(pair: Pair) -> None:
     trio.run(main)
 
 
+def test_a_model_that_is_never_idle_makes_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on it ends whole, nothing new begins before the other one has had its turn, and
+    then it comes again for those who wait: nobody is refused.
+    """
+    monkeypatch.setattr("runtimes.model_memory.TURN_S", 0.0)
+    order: list[str] = []
+
+    async def main() -> None:
+        async with pair.served():
+            has_had_turn = False
+
+            async def crowd() -> None:
+                is_last = False
+                while not is_last:
+                    is_last = has_had_turn
+                    answer = await complete(pair.warm, ask(600))
+                    assert len(answer.ids) == 600
+                    order.append("warm")
+
+            async def look_often() -> None:
+                home = pair.warm._residence
+                await wait_until(lambda: home.is_making_way)
+                assert pair.warm.load.running > 0
+                home.memory.changed()
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(crowd)
+                await wait_until(lambda: pair.warm.load.running == 2)
+                nursery.start_soon(look_often)
+                pair.warm._residence.turn_until = trio.current_time()
+                assert len((await complete(pair.cold, ask(4))).ids) == 4
+                order.append("cold")
+                has_had_turn = True
+            assert order.index("cold") >= 2
+            assert len(order) - order.index("cold") > 2
+
+    trio.run(main)
+
+
 def test_who_is_waited_for_stays(pair: Pair) -> None:
     """Also while nothing runs: who wants the other waits, and who only looks in is not waited for,
     and is told why.
@@ -438,7 +478,10 @@ def test_whether_it_fits_is_told_when_that_changes() -> None:
     """Not when only the figures do, every 5 s."""
     told: list[str] = []
     home = Residence(
-        read_settings("demo", {}), worker_pid=lambda: None, on_change=lambda: told.append("")
+        read_settings("demo", {}),
+        worker_pid=lambda: None,
+        is_busy=lambda: False,
+        on_change=lambda: told.append(""),
     )
     for why_not in ("", "9.0 GB can be had", "9.1 GB can be had", "", ""):
         home.note_fit(why_not)

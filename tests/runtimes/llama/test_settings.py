@@ -10,6 +10,7 @@ import pytest
 from runtimes import llama
 from runtimes.base import RuntimeFailure
 from runtimes.llama.settings import DEMO_FILE, read_settings
+from runtimes.llama.split import Split
 from tests.runtimes.serving import needs_llama
 
 
@@ -38,12 +39,16 @@ def test_options_are_read() -> None:
         "slots": "5",
         "kv_tokens": "9000",
         "reproducible": "1",
+        "split_mode": "row",
+        "main_gpu": "1",
+        "tensor_split": "3/1.5/0",
     }
     settings = read_settings("demo", options)
     assert settings.context_tokens == 512
     assert (settings.threads, settings.gpu_layers) == (3, 0)
     assert (settings.name, settings.content_hash) == ("n", "ab" * 32)
     assert (settings.slots, settings.kv_tokens, settings.reproducible) == (5, 9000, True)
+    assert settings.split == Split(mode=2, main_gpu=1, shares=(3.0, 1.5, 0.0))
 
 
 @pytest.mark.llama
@@ -66,6 +71,13 @@ def test_options_are_read() -> None:
         {"name": "x" * 129},
         {"content_hash": "AB" * 32},
         {"content_hash": "ab"},
+        {"split_mode": "tensor"},
+        {"main_gpu": "16"},
+        {"tensor_split": "0/0"},
+        {"tensor_split": "1/nan"},
+        {"tensor_split": "1/-1"},
+        {"tensor_split": ""},
+        {"tensor_split": "/".join(["1"] * 17)},
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:

@@ -17,12 +17,16 @@ from tests.runtimes.serving import TIMEOUT_S
 
 
 def test_a_worker_inherits_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths and what GPU and thread libraries read, and nothing else."""
+    """Paths and what GPU and thread libraries read, and nothing else; GPUs have NVML's numbers."""
     monkeypatch.setenv("SOME_API_KEY", "secret")
     monkeypatch.setenv("MESHD_HOME", "/home/of/the/daemon")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert worker_environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     environment = worker_environment()
+    assert environment["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
     assert "SOME_API_KEY" not in environment
     assert "MESHD_HOME" not in environment
     assert environment["CUDA_VISIBLE_DEVICES"] == "0"
