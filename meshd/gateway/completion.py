@@ -9,7 +9,7 @@ from meshd.gateway.exchange import Exchange
 from meshd.gateway.generating import Generating
 from meshd.gateway.openai import ChoiceAnswer, Completion, Likely, finish_reason
 from runtimes.base import Finished, Logprob
-from runtimes.reply_parser import Content, Delta
+from runtimes.reply_delta import Content, Delta
 
 
 class CompletionEndpoint:

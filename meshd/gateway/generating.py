@@ -19,8 +19,9 @@ from meshd.gateway.mesh_headers import request_options, served_by
 from meshd.gateway.openai import DONE, ChoiceAnswer, Completion, Likely
 from meshd.gateway.places import Places
 from runtimes.base import Chunk, Finished, GenerateRequest, Started
+from runtimes.reply_delta import Delta
 from runtimes.reply_form import PLAIN, ReplyForm
-from runtimes.reply_parser import Delta, ReplyParser
+from runtimes.reply_parser import ReplyParser
 
 _LOGPROB_CHARS = 80
 """What one takes in the answer, about."""
@@ -115,8 +116,8 @@ class _Ended:
 
 
 def _parser(request: GenerateRequest, form: ReplyForm) -> ReplyParser:
-    names = [tool.name for tool in request.tools]
-    return ReplyParser(form, names, None if request.parallel_calls else 1)
+    functions = {tool.name: tool.parameters for tool in request.tools}
+    return ReplyParser(form, functions, None if request.parallel_calls else 1)
 
 
 async def _read(parser: ReplyParser, text: str) -> list[Delta]:

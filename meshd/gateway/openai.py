@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from meshd.gateway.encoding import sse_event
 from runtimes.base import Finished, Logprob
-from runtimes.reply_parser import CallArguments, CallBegin, Content, Delta, Thoughts
+from runtimes.reply_delta import CallArguments, CallBegin, Content, Delta, Thoughts
 
 DONE = b"data: [DONE]\n\n"
 

@@ -8,13 +8,15 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import itertools
 import json
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from runtimes.base import ChatMessage, RuntimeFailure, Tool, ToolCall
 from runtimes.limits import PROMPT_BYTES_MAX
-from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
+from runtimes.reply_form import HARMONY, THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
 from runtimes.reply_parser import calls_in_prompt
+from runtimes.tagged_calls import TAGS
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -31,6 +33,58 @@ _PROBE: Final = (
     ),
     ChatMessage(role="tool", content="r", name="f", tool_call_id="abcdefghi"),
 )
+
+
+_FUNCTION: Final = Tool(name="n7", parameters='{"type": "object", "properties": {}}')
+_EXAMPLES: Final = {
+    "deepseek": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n"
+        "```json\n{ARGUMENTS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "deepseek_v31": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{ARGUMENTS}"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+}
+"""Calls of families whose own templates show calls and results, but no functions: to whom they are
+told in the system's turn, as the makers recommend."""
+_HARMONY_THOUGHTS: Final = "<|channel|>analysis<|message|>"
+_HARMONY_ANSWER: Final = "<|channel|>final<|message|>"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Manner:
+    """How a template wants calls of earlier turns."""
+
+    family: str = ""
+    """A key of `CALL_MARKERS`; empty: it writes them in no form that is known here."""
+    as_text: bool = False
+    """It takes the text of arguments, as few do, and not the object."""
+    no_content: bool = False
+    """Where nothing is said beside calls it must be none, and not an empty text."""
+
+    def object_of(self, turn: ChatMessage) -> dict[str, Any]:
+        """A turn as the template wants it."""
+        written = turn.as_object(self._arguments)
+        if self.no_content and turn.tool_calls and not turn.content:
+            written["content"] = None
+        if self.family == HARMONY and turn.reasoning and not turn.content:
+            written["thinking"] = turn.reasoning  # it refuses both
+        return written
+
+    def _arguments(self, text: str) -> object:
+        """The object that `text` is the JSON of; a model may have written anything else: the text,
+        or one parameter where the template goes through them.
+        """
+        if self.as_text:
+            return text
+        try:
+            value = json.loads(text or "{}")
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        return {"arguments": text} if self.family in TAGS else text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +126,10 @@ class ChatTemplate:
         except self._errors:
             self._source = PLAIN_TEMPLATE
             self._template = environment.from_string(PLAIN_TEMPLATE)
-        self._marks_thoughts = THOUGHTS_END in self._source or THOUGHTS_BEGIN in self._source
+        self._has_channels = "<|channel|>" in self._source and self._manner.family == HARMONY
+        self._marks_thoughts = self._has_channels or any(
+            marker in self._source for marker in (THOUGHTS_BEGIN, THOUGHTS_END)
+        )
 
     def render(self, messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...] = ()) -> Rendered:
         """The prompt for `messages`, up to where the assistant's answer begins, or goes on behind
@@ -83,21 +140,42 @@ class ChatTemplate:
         when it gets too long.
         """
         calls = self._calls_form(messages, tools)
-        as_text = any(turn.tool_calls for turn in messages) and self._manner[1]
+        if tools and calls in _EXAMPLES and not self._shows_functions:
+            messages, tools = _with_functions_told(messages, tools, _EXAMPLES[calls]), ()
         last = messages[-1]
         if last.role == "assistant":
-            prompt = self._write(messages[:-1], tools, as_text=as_text)
-            begun = _with_thoughts(last) if self._marks_thoughts else last.content
+            prompt = self._write(messages[:-1], tools, self._manner_for(messages))
+            begun = self._begun(last)
         else:
-            prompt = self._write(messages, tools, as_text=as_text)
+            prompt = self._write(messages, tools, self._manner_for(messages))
             begun = ""
+        begin, end = self._thoughts_marks
         opened = prompt.rstrip()
-        is_open = opened.endswith(THOUGHTS_BEGIN)
+        is_open = opened.endswith(begin)
         if begun:  # it says itself whether anything was thought
-            prompt = (opened.removesuffix(THOUGHTS_BEGIN) if is_open else prompt) + begun
-            is_open = begun.rfind(THOUGHTS_BEGIN) > begun.rfind(THOUGHTS_END)
+            prompt = (opened.removesuffix(begin) if is_open else prompt) + begun
+            is_open = begun.rfind(begin) > begun.rfind(end)
         thoughts = "open" if is_open else "" if begun else "may"
         return Rendered(prompt, ReplyForm(calls, thoughts if self._marks_thoughts else ""))
+
+    @property
+    def _thoughts_marks(self) -> tuple[str, str]:
+        """What stands before and behind thoughts."""
+        if self._has_channels:
+            return _HARMONY_THOUGHTS, _HARMONY_ANSWER
+        return THOUGHTS_BEGIN, THOUGHTS_END
+
+    def _begun(self, message: ChatMessage) -> str:
+        """What an assistant has begun to say, as the template marks it."""
+        if not self._marks_thoughts:
+            return message.content
+        if not self._has_channels:
+            return _with_thoughts(message)
+        thoughts = f"{_HARMONY_THOUGHTS}{message.reasoning}" if message.reasoning else ""
+        if not message.content:
+            return thoughts
+        before = f"{thoughts}<|end|><|start|>assistant" if thoughts else ""
+        return f"{before}{_HARMONY_ANSWER}{message.content}"
 
     def _calls_form(self, messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...]) -> str:
         """How this model writes calls, where there are tools. Raises RuntimeFailure."""
@@ -108,32 +186,46 @@ class ChatTemplate:
                 "the model's chat template knows nothing of tools; choose a model that was "
                 "trained to call them",
             )
-        if tools and not self._manner[0]:
+        if tools and not self._manner.family:
             raise RuntimeFailure(
                 "bad_request",
                 "the form in which this model writes calls is not known here; choose one whose "
-                "calls are like those of Hermes, Qwen, Llama 3 or Mistral",
+                "calls are like those of Hermes, Qwen, Llama 3, Mistral, DeepSeek, GLM or gpt-oss",
             )
-        return self._manner[0] if tools else ""
+        if self._has_channels:  # they are there without calls, too
+            return HARMONY
+        return self._manner.family if tools else ""
+
+    def _manner_for(self, messages: tuple[ChatMessage, ...]) -> _Manner:
+        """Found out only where it matters."""
+        is_needed = any(turn.tool_calls for turn in messages) or self._has_channels
+        return self._manner if is_needed else _Manner()
 
     @functools.cached_property
-    def _manner(self) -> tuple[str, bool]:
-        """How it writes a call, and whether it takes the text of arguments, as few do, and not the
-        object. Found out by trying: many templates know a marker and write something else behind
-        it.
-        """
-        for as_text in (False, True):
+    def _manner(self) -> _Manner:
+        """Found out by trying: many templates know a marker and write something else behind it."""
+        for as_text, no_content in itertools.product((False, True), repeat=2):
+            manner = _Manner("", as_text, no_content)
             with contextlib.suppress(RuntimeFailure):
-                text = self._write(_PROBE, (), as_text=as_text)
-                if '"n7"' in text:
-                    return calls_in_prompt(text, "f"), as_text
-        return "", False
+                text = self._write(_PROBE, (), manner)
+                family = calls_in_prompt(text, "f", {"n7": 1})
+                if family:
+                    return dataclasses.replace(manner, family=family)
+        return _Manner()
+
+    @functools.cached_property
+    def _shows_functions(self) -> bool:
+        """Whether it tells of tools at all."""
+        try:
+            return _FUNCTION.name in self._write(_PROBE[:1], (_FUNCTION,), _Manner())
+        except RuntimeFailure:
+            return True  # it wants something of them
 
     def _write(
-        self, messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...], *, as_text: bool
+        self, messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...], manner: _Manner
     ) -> str:
         values: dict[str, object] = {
-            "messages": [turn.as_object(str if as_text else _object_in) for turn in messages],
+            "messages": [manner.object_of(turn) for turn in messages],
             "add_generation_prompt": True,
             **self._tokens,
         }
@@ -155,13 +247,16 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-def _object_in(text: str) -> object:
-    """The object that `text` is the JSON of; a model may have written anything else: the text."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
+def _with_functions_told(
+    messages: tuple[ChatMessage, ...], tools: tuple[Tool, ...], example: str
+) -> tuple[ChatMessage, ...]:
+    """The system's turn tells of tools, and how one is called."""
+    functions = "\n".join(_to_json(tool.as_object()["function"]) for tool in tools)
+    told = f"Functions that you can call:\n{functions}\n\nTo call one, write exactly:\n{example}"
+    if messages[0].role != "system":
+        return (ChatMessage(role="system", content=told), *messages)
+    said = f"{messages[0].content}\n\n{told}"
+    return (dataclasses.replace(messages[0], content=said), *messages[1:])
 
 
 def _with_thoughts(message: ChatMessage) -> str:

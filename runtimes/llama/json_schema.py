@@ -32,13 +32,14 @@ _BUILT_IN = {
     "object": '"{" space (member (space "," space member)*)? space "}"',
     "array": '"[" space (value (space "," space value)*)? space "]"',
 }
-_FORMATS = {
+FORMATS = {
     "date": '[0-9]{4} "-" [01] [0-9] "-" [0-3] [0-9]',
     "time": '[0-2] [0-9] ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? '
     '("Z" | [-+] [0-2] [0-9] ":" [0-5] [0-9])',
     "uuid": '[0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12}',
 }
-_FORMATS["date-time"] = f'{_FORMATS["date"]} "T" {_FORMATS["time"]}'
+FORMATS["date-time"] = f'{FORMATS["date"]} "T" {FORMATS["time"]}'
+"""Texts of a form, without quotation marks."""
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _REFUSED = (
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties"),
@@ -57,8 +58,9 @@ def grammar_of_schema(text: str) -> str:
     return written(rules)
 
 
-def add_schema(rules: dict[str, str], text: str) -> str:
-    """Add what the schema in `text` needs to the rules of a grammar; return its rule's name.
+def add_schema(rules: dict[str, str], text: str, path: str = "#") -> str:
+    """Add what the schema in `text` needs to the rules of a grammar, or the part of it that `path`
+    points to, as a `$ref` does; return its rule's name.
 
     Raises RuntimeFailure `bad_request` as above.
     """
@@ -69,7 +71,7 @@ def add_schema(rules: dict[str, str], text: str) -> str:
     rules |= _BUILT_IN
     try:
         # It may be named by references, so it is one itself.
-        name = _Converter(schema, rules).reference("#")
+        name = _Converter(schema, rules).reference(path)
     except UnicodeEncodeError:
         _refuse("it has half a character")
     except RecursionError:
@@ -219,7 +221,7 @@ class _Converter:
             parts = ' space "," space '.join(leading)
             more = ""
             if least is not None and least > len(leading):
-                more = f'(space "," space {self._visit(items)}){_times(least - len(leading), None)}'
+                more = f'(space "," space {self._visit(items)}){times(least - len(leading), None)}'
             return self._add(f'"[" space {parts} {more} space "]"')
         if items is False or most == 0:
             return self._add('"[" space "]"')
@@ -227,20 +229,20 @@ class _Converter:
         least = least or 0
         if most is not None and most < least:
             _refuse("'maxItems' is less than 'minItems'")
-        times = _times(max(0, least - 1), None if most is None else most - 1)
-        inner = f'{item} (space "," space {item}){times}'
+        count = times(max(0, least - 1), None if most is None else most - 1)
+        inner = f'{item} (space "," space {item}){count}'
         return self._add(f'"[" space ({inner}){"" if least else "?"} space "]"')
 
     def _string(self, schema: dict[str, Any]) -> str:
         form = schema.get("format")
-        if isinstance(form, str) and form in _FORMATS:
-            return self._add(rf'"\"" {_FORMATS[form]} "\""')
+        if isinstance(form, str) and form in FORMATS:
+            return self._add(rf'"\"" {FORMATS[form]} "\""')
         least, most = _count(schema, "minLength"), _count(schema, "maxLength")
         if least is None and most is None:
             return "string"
         if most is not None and most < (least or 0):
             _refuse("'maxLength' is less than 'minLength'")
-        return self._add(rf'"\"" char{_times(least or 0, most)} "\""')
+        return self._add(rf'"\"" char{times(least or 0, most)} "\""')
 
     def _number(self, schema: dict[str, Any], kind: str) -> str:
         names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -284,7 +286,8 @@ def _count(schema: dict[str, Any], keyword: str) -> int | None:
     return value
 
 
-def _times(least: int, most: int | None) -> str:
+def times(least: int, most: int | None) -> str:
+    """How often a rule is repeated, from `least` to `most`."""
     if most is None:
         return "*" if least == 0 else f"{{{least},}}"
     return f"{{{least},{most}}}"

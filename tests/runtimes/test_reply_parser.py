@@ -2,36 +2,58 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from runtimes.json_calls import HELD_MAX
 from runtimes.json_extent import DEPTH_MAX
-from runtimes.reply_form import CALL_MARKERS, ReplyForm
-from runtimes.reply_parser import (
-    HEAD_MAX,
-    HELD_MAX,
-    SPACE_MAX,
-    CallArguments,
-    CallBegin,
-    Content,
-    Delta,
-    ReplyParser,
-    Thoughts,
-)
+from runtimes.reply_delta import CallArguments, CallBegin, Content, Delta, Thoughts
+from runtimes.reply_form import CALL_MARKERS, HARMONY, ReplyForm
+from runtimes.reply_parser import ReplyParser
+from runtimes.reply_reader import HEAD_MAX, SPACE_MAX
+from runtimes.tagged_calls import TAGS
 
-NAMES = ("look", "put")
+FUNCTIONS = {
+    "look": '{"type": "object", "properties": {"of": {"type": "string"}}}',
+    "put": "{}",
+}
 ARGUMENTS = '{"of": "a } \\" b", "list": [1, {}]}'
 CALL = {
     "hermes": '<tool_call>\n{"name": "look", "arguments": %s}\n</tool_call>',
     "llama3": '{"name": "look", "parameters": %s}',
     "mistral": '[TOOL_CALLS] [{"name": "look", "arguments": %s}]',
     "mistral_args": "[TOOL_CALLS]look[CALL_ID]abc123def[ARGS]%s",
+    "deepseek": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>look\n```json\n%s\n```"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "deepseek_v31": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>look<｜tool▁sep｜>%s"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
 }
-FAMILIES = tuple(CALL_MARKERS)
-forms = st.builds(ReplyForm, st.sampled_from(["", *FAMILIES]), st.sampled_from(["", "may", "open"]))
+FAMILIES = tuple(CALL)
+"""Those whose calls are JSON behind a marker."""
+TAGGED = {
+    "qwen_coder": (
+        '<tool_call>\n<function=look>\n<parameter=of>\na } " b\n</parameter>\n'
+        "<parameter=list>\n[1, {}]\n</parameter>\n</function>\n</tool_call>"
+    ),
+    "glm": (
+        '<tool_call>look\n<arg_key>of</arg_key>\n<arg_value>a } " b</arg_value>\n'
+        "<arg_key>list</arg_key>\n<arg_value>[1, {}]</arg_value>\n</tool_call>"
+    ),
+}
+HARMONIES = (
+    "<|channel|>commentary to=functions.look <|constrain|>json<|message|>%s<|call|>",
+    " to=functions.look<|channel|>commentary json<|message|>%s<|call|>",
+)
+forms = st.builds(
+    ReplyForm, st.sampled_from(["", *CALL_MARKERS]), st.sampled_from(["", "may", "open"])
+)
 pieces = st.sampled_from(
     [
         *(
@@ -67,17 +89,25 @@ pieces = st.sampled_from(
             ARGUMENTS,
         ),
         *(' {"name": "other", "arguments": {}}', " " * (SPACE_MAX + 1), " " * (SPACE_MAX - 1)),
-        *(text % ARGUMENTS for text in CALL.values()),
+        *(text % ARGUMENTS for text in (*CALL.values(), *HARMONIES)),
+        *TAGGED.values(),
+        *(marker for family in CALL_MARKERS for marker in CALL_MARKERS[family]),
+        *("<function=look>", "<function=", "<parameter=of>", "<parameter=", "</parameter>"),
+        *("</function>", "<arg_key>of", "functions", "```json", "analysis", "final", "<|en"),
+        *(" to=functions.look", "<|start|>assistant", "<｜tool▁", "True", "x" * HEAD_MAX),
     ]
 )
 texts = st.lists(pieces | st.text(max_size=6), max_size=12).map("".join)
 
 
 def read(
-    form: ReplyForm, parts: Sequence[str], names: Sequence[str] = NAMES, most: int | None = None
+    form: ReplyForm,
+    parts: Sequence[str],
+    functions: Mapping[str, str] = FUNCTIONS,
+    most: int | None = None,
 ) -> list[Delta]:
     """What comes of an answer in these parts, neighbours of one kind put together."""
-    parser = ReplyParser(form, names, most)
+    parser = ReplyParser(form, functions, most)
     merged: list[Delta] = []
     for delta in [*(d for part in parts for d in parser.push(part)), *parser.finish()]:
         last = merged[-1] if merged else None
@@ -122,6 +152,8 @@ def test_nothing_is_told_twice_or_made_up(form: ReplyForm, text: str) -> None:
     """All that comes out stands in the text, in this order."""
     rest = iter(text)
     for delta in read(form, [text]):
+        if isinstance(delta, CallArguments) and form.calls in TAGS:
+            continue  # written anew
         if isinstance(delta, CallArguments) and delta.text not in text:
             json.loads(delta.text)  # arguments before the name, or as a text: written anew
             continue
@@ -130,10 +162,10 @@ def test_nothing_is_told_twice_or_made_up(form: ReplyForm, text: str) -> None:
             assert any(letter == other for other in rest), delta
 
 
-@given(st.sampled_from(["", *FAMILIES]), texts)
+@given(st.sampled_from(["", *sorted(CALL_MARKERS.keys() - {HARMONY})]), texts)
 def test_what_calls_nothing_known_is_content(family: str, text: str) -> None:
     """Without functions to call, every character comes out again."""
-    assert read(ReplyForm(family), [text], names=()) == ([Content(text)] if text else [])
+    assert read(ReplyForm(family), [text], {}) == ([Content(text)] if text else [])
 
 
 @given(st.sampled_from(FAMILIES), st.text(alphabet=st.characters(exclude_characters="<[{")))
@@ -150,6 +182,13 @@ def test_a_call_behind_anything(family: str, before: str) -> None:
     assert said.rstrip() == before.removesuffix(marker).rstrip()
 
 
+def _twice_inside(text: str, between: str = "") -> str:
+    """The same call again between a DeepSeek's markers of all calls."""
+    begin, end = CALL_MARKERS["deepseek"][:2]
+    call = text.removeprefix(begin).removesuffix(end)
+    return begin + between.join([call, call]) + end
+
+
 @pytest.mark.parametrize(
     ("family", "text"),
     [
@@ -163,6 +202,9 @@ def test_a_call_behind_anything(family: str, before: str) -> None:
         ("mistral", CALL["mistral"][:-1] + ', {"name": "look", "arguments": %s, "id": "a"}]'),
         ("mistral_args", CALL["mistral_args"] * 2),
         ("mistral_args", "[TOOL_CALLS]look%s" * 2),
+        ("deepseek", CALL["deepseek"] * 2),
+        ("deepseek", _twice_inside(CALL["deepseek"], "\n")),
+        ("deepseek_v31", _twice_inside(CALL["deepseek_v31"])),
     ],
 )
 def test_several_calls(family: str, text: str) -> None:
@@ -256,7 +298,7 @@ def test_an_answer_that_is_cut_short_ends_in_its_call() -> None:
 
 def test_arguments_come_as_they_are_written() -> None:
     """A long call can be followed."""
-    parser = ReplyParser(ReplyForm("hermes"), NAMES)
+    parser = ReplyParser(ReplyForm("hermes"), FUNCTIONS)
     assert parser.push('<tool_call>{"name": "look", "arguments": ') == []
     assert parser.push('{"te') == [CallBegin(0, "look"), CallArguments(0, '{"te')]
     assert parser.push('xt": "abc') == [CallArguments(0, 'xt": "abc')]
@@ -301,7 +343,7 @@ def test_a_call_behind_thoughts() -> None:
 )
 def test_much_text_at_once(text: str) -> None:
     """More than is worked on at a time: nothing is held back for good, nothing is lost."""
-    parser = ReplyParser(ReplyForm("hermes", "may"), NAMES)
+    parser = ReplyParser(ReplyForm("hermes", "may"), FUNCTIONS)
     whole = text * (4 * HELD_MAX // len(text))
     deltas = parser.push(whole)
     assert len(deltas) == 1, "neighbours of one kind come as one"

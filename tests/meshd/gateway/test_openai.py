@@ -4,7 +4,7 @@ import json
 
 from meshd.gateway.openai import ChatCompletion, ChoiceAnswer, model_object
 from runtimes.base import Finished
-from runtimes.reply_parser import Content
+from runtimes.reply_delta import Content
 from tests.meshd.gateway.fake_mesh import MODEL_ROW
 
 COMPLETION = ChatCompletion(request_id="ab12", created=5, model="m")

@@ -1,11 +1,12 @@
 """Tools, calls, thoughts and unfinished answers reach the model in its own manner."""
 
+import dataclasses
 import json
 
 import pytest
 
 from runtimes.base import ChatMessage, RuntimeFailure, Tool, ToolCall
-from runtimes.reply_form import PLAIN, ReplyForm
+from runtimes.reply_form import HARMONY, PLAIN, ReplyForm
 from tests.helpers import tool_templates
 from tests.runtimes.serving import needs_llama
 
@@ -24,6 +25,15 @@ TURNS = (
     ChatMessage(role="tool", content="There.", tool_call_id="abc123def", name="look"),
 )
 
+WRITTEN = {
+    "deepseek": 'function<｜tool▁sep｜>look\n```json\n{"at":"é"}\n```<｜tool▁call▁end｜>',
+    "deepseek_v31": '<｜tool▁call▁begin｜>look<｜tool▁sep｜>{"at":"é"}<｜tool▁call▁end｜>',
+    "qwen_coder": "<function=look>\n<parameter=at>\né\n</parameter>\n</function>",
+    "glm": "<tool_call>look\n<arg_key>at</arg_key>\n<arg_value>é</arg_value>\n</tool_call>",
+    HARMONY: 'to=functions.look<|channel|>commentary json<|message|>{"at": "é"}<|call|>',
+}
+"""The call, where it is not an object behind a name."""
+
 
 def render(
     source: str | None, messages: tuple[ChatMessage, ...] = ASKED, tools: tuple[Tool, ...] = (LOOK,)
@@ -37,12 +47,12 @@ def render(
 
 @pytest.mark.parametrize("family", tool_templates.BY_FAMILY)
 def test_each_family_is_recognised_and_sees_tools_and_turns(family: str) -> None:
-    """The function with its schema, the call with its arguments as an object, the result."""
+    """The function with its schema, the call as the family writes it, the result."""
     prompt, form = render(tool_templates.BY_FAMILY[family], TURNS)
-    assert form == ReplyForm(family)
+    assert form == ReplyForm(family, "may" if family == HARMONY else "")
     assert '"description": "Looks."' in prompt
     assert '"type": "string"' in prompt
-    assert '{"at": "é"}' in prompt
+    assert WRITTEN.get(family, '{"at": "é"}') in prompt
     assert "There." in prompt
 
 
@@ -52,7 +62,7 @@ def test_without_tools_there_is_no_trace_of_them(family: str) -> None:
     prompt, form = render(tool_templates.BY_FAMILY[family], tools=())
     assert "unctions" not in prompt
     assert "TOOLS" not in prompt
-    assert form == PLAIN
+    assert form == (ReplyForm(HARMONY, "may") if family == HARMONY else PLAIN)
 
 
 def test_arguments_are_a_text_where_the_template_joins_texts() -> None:
@@ -65,6 +75,46 @@ def test_arguments_are_a_text_where_the_template_joins_texts() -> None:
     prompt, form = render(source, TURNS)
     assert prompt == '<tool_call>{"name": "look", "arguments": {"at":"é"}}'
     assert form == ReplyForm("hermes")
+
+
+@pytest.mark.parametrize("family", tool_templates.BY_FAMILY)
+def test_several_turns_of_calls_are_written(family: str) -> None:
+    """Two rounds of them, with thoughts and words, without arguments, and what is no JSON."""
+    rounds = [("{}", "", "hm"), ('{"at": ', "I look.", "hm"), ('{"n": [1, {"a": null}]}', "", "")]
+    turns = [*ASKED]
+    for arguments, content, reasoning in rounds:
+        call = dataclasses.replace(CALL, arguments=arguments)
+        turns += [
+            ChatMessage(role="assistant", content=content, reasoning=reasoning, tool_calls=(call,)),
+            TURNS[-1],
+        ]
+    prompt, _ = render(tool_templates.BY_FAMILY[family], tuple(turns))
+    assert prompt.count("There.") == 3
+    assert '"at' in prompt
+    assert '[1, {"a": null}]' in prompt
+
+
+@pytest.mark.parametrize("family", ["deepseek", "deepseek_v31"])
+def test_functions_are_told_where_the_template_tells_of_none(family: str) -> None:
+    """Behind what the system's turn says, with how a call is written."""
+    system = ChatMessage(role="system", content="Be brief.")
+    prompt, form = render(tool_templates.BY_FAMILY[family], (system, *ASKED))
+    assert form.calls == family
+    assert prompt.startswith("<s>Be brief.\n\nFunctions")
+    assert "<｜tool▁calls▁begin｜>" in prompt
+    telling = tool_templates.BY_FAMILY[family].replace(
+        "{{- bos_token }}", "{{- (tools or []) | tojson }}"
+    )
+    assert '"description": "Looks."' in render(telling)[0]
+    assert "Functions" not in render(telling)[0]
+
+
+def test_thoughts_before_a_call_are_told_again_in_harmony() -> None:
+    """Where nothing was said besides: its template takes one of both."""
+    for content, told in (("", "hm"), ("I look.", "I look.")):
+        turn = dataclasses.replace(TURNS[1], content=content, reasoning="hm")
+        prompt, _ = render(tool_templates.HARMONY, (TURNS[0], turn, TURNS[2]))
+        assert f"<|channel|>analysis<|message|>{told}<|end|>" in prompt
 
 
 def test_arguments_that_are_no_object_stay_the_text_that_they_are() -> None:
@@ -140,6 +190,28 @@ def answer_begun(content: str, reasoning: str = "") -> tuple[ChatMessage, ...]:
         (tool_templates.THINKING, answer_begun("", "hm"), "assistant\n<think>\nhm", "open"),
         (tool_templates.THINKING, answer_begun("<think>hm"), "assistant\n<think>hm", "open"),
         (tool_templates.THINKING, answer_begun(""), "assistant\n<think>\n", "open"),
+        (
+            tool_templates.HARMONY,
+            answer_begun("It is "),
+            "assistant<|channel|>final<|message|>It is ",
+            "",
+        ),
+        (
+            tool_templates.HARMONY,
+            answer_begun("It is ", "hm"),
+            (
+                "assistant<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
+                "<|channel|>final<|message|>It is "
+            ),
+            "",
+        ),
+        (
+            tool_templates.HARMONY,
+            answer_begun("", "hm"),
+            "assistant<|channel|>analysis<|message|>hm",
+            "open",
+        ),
+        (tool_templates.HARMONY, answer_begun(""), "assistant", "may"),
     ],
 )
 def test_an_answer_that_has_begun_is_gone_on_with(
@@ -147,5 +219,5 @@ def test_an_answer_that_has_begun_is_gone_on_with(
 ) -> None:
     """Its turn is not closed, and no second one is opened."""
     prompt, form = render(source, messages)
-    assert prompt.removesuffix(end).endswith("<|im_start|>")
+    assert prompt.removesuffix(end).endswith(("<|im_start|>", "<|start|>"))
     assert form.thoughts == thoughts

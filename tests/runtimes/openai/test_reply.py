@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from runtimes.base import Finished, RuntimeFailure
 from runtimes.openai.reply import Reply
+from runtimes.reply_delta import CallArguments, CallBegin, Content, Thoughts
 from runtimes.reply_form import ReplyForm
-from runtimes.reply_parser import CallArguments, CallBegin, Content, ReplyParser, Thoughts
+from runtimes.reply_parser import ReplyParser
 from tests.runtimes.openai.upstream import delta_of, said
 
 END = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
@@ -145,7 +146,7 @@ def read(text: str) -> tuple[str, str, list[list[str]]]:
     """Thoughts, content and calls in a text, as the gateway reads them."""
     thoughts = content = ""
     calls: list[list[str]] = []
-    parser = ReplyParser(ReplyForm("hermes", "may"), ("look", "put"))
+    parser = ReplyParser(ReplyForm("hermes", "may"), {"look": "{}", "put": "{}"})
     for delta in [*parser.push(text), *parser.finish()]:
         match delta:
             case Thoughts(more):

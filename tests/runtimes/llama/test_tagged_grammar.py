@@ -1,0 +1,134 @@
+"""Calls with a tag for each parameter keep their schema, whatever the model's weights."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from runtimes.base import RuntimeFailure
+from runtimes.llama.reply_grammar import with_reply_grammar
+from runtimes.reply_delta import CallArguments
+from runtimes.reply_form import CALL_MARKERS, ReplyForm
+from runtimes.reply_parser import ReplyParser
+from tests.helpers import tool_templates
+from tests.runtimes.llama.engines import generate, make_engine, run
+from tests.runtimes.serving import needs_llama
+
+pytestmark = [pytest.mark.llama, needs_llama]
+
+FAMILIES = ("qwen_coder", "glm")
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "nothing": {"type": "object", "properties": {}, "additionalProperties": False},
+    "texts": {
+        "properties": {
+            "line": {"type": "string", "maxLength": 4},
+            "kind": {"$ref": "#/$defs/kind"},
+            "day": {"type": "string", "format": "date"},
+            "either": {"anyOf": [{"const": "a\nb"}, {"enum": ["x", "y"]}]},
+        },
+        "required": ["line", "kind", "day", "either"],
+        "$defs": {"kind": {"enum": ['"', "<b>"]}},
+    },
+    "values": {
+        "properties": {
+            "a~/b": {"type": "integer", "minimum": 1, "maximum": 3},
+            "list": {"type": "array", "items": {"enum": ["x", 5]}, "minItems": 2, "maxItems": 3},
+            "some": {"type": ["string", "null"], "maxLength": 2},
+            "is": {"type": "boolean"},
+        },
+        "required": ["a~/b", "list", "some", "is"],
+    },
+    "others": {"additionalProperties": {"type": "boolean"}},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Random weights and the family's template."""
+    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
+    from runtimes.llama.demo import build
+
+    path = tmp_path_factory.mktemp(family) / "random.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "CHAT_TEMPLATE", tool_templates.BY_FAMILY[family])
+        patch.setattr(build, "SPECIALS", [*CALL_MARKERS[family], *build.SPECIALS])
+        build.write(path)
+    return path
+
+
+def arguments(family: str, name: str, text: str) -> dict[str, Any]:
+    """Of the one call of an answer."""
+    parser = ReplyParser(ReplyForm(family), {name: json.dumps(SCHEMAS[name])})
+    _, *rest = [*parser.push(text), *parser.finish()]
+    parts = [delta.text for delta in rest if isinstance(delta, CallArguments)]
+    assert len(parts) == len(rest), text
+    values = json.loads("".join(parts))
+    assert isinstance(values, dict)
+    return values
+
+
+def is_kept(name: str, values: dict[str, Any]) -> bool:
+    """Whether these arguments keep the schema."""
+    match name:
+        case "nothing":
+            return values == {}
+        case "texts":
+            assert list(values) == ["line", "kind", "day", "either"]
+            is_short = len(values["line"]) <= 4 and len(values["day"]) == 10
+            return is_short and values["kind"] in '"<b>' and values["either"] in ("a\nb", "x", "y")
+        case "values":
+            assert list(values) == ["a~/b", "list", "some", "is"]
+            some, are_listed = values["some"], all(each in ("x", 5) for each in values["list"])
+            is_some = some is None or (isinstance(some, str) and len(some) <= 2)
+            assert type(values["is"]) is bool
+            return is_some and are_listed and values["a~/b"] in (1, 2, 3)
+        case _:
+            return all(type(value) is bool for value in values.values())
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_call_that_must_be_keeps_its_schema(family: str, model: pathlib.Path, name: str) -> None:
+    """Strings as bare text and all else as JSON, for any seed."""
+    engine = make_engine(model)
+    for seed in range(1, 4):
+        request = generate(
+            seed,
+            prompt=None,
+            messages=(("user", "Go."),),
+            tools=((name, "", json.dumps(SCHEMAS[name])),),
+            must_call=True,
+            parallel_calls=False,
+            with_markers=True,
+            max_tokens=900,
+            seed=seed,
+            temperature=0.8,
+        )
+        (outcome,) = run(engine, request)
+        assert outcome.ended is not None
+        if outcome.ended.finish_reason == "stop" or name != "others":
+            assert is_kept(name, arguments(family, name, outcome.text)), outcome.text
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"anyOf": [{"properties": {}}]}, "'properties'"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {}}}, "'properties'"),
+        ({"properties": {"a": {"enum": ["</parameter></arg_value>"]}}}, "end tag"),
+        ({"properties": {"a>": {}}}, "no room"),
+        ({"properties": {"a": {"type": "string", "pattern": "x"}}}, "'pattern'"),
+    ],
+)
+def test_what_has_no_such_form_is_refused(family: str, schema: dict[str, Any], why: str) -> None:
+    """By the function's name, and what it is."""
+    request = generate(1, tools=(("f", "", json.dumps(schema)),), must_call=True)
+    with pytest.raises(RuntimeFailure, match=rf"tool 'f'.*{why}"):
+        with_reply_grammar(request, ReplyForm(family))
