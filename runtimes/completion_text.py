@@ -7,13 +7,17 @@ decided whether they begin a stop string. What comes out does not depend on wher
 
 import codecs
 
+from runtimes.text_match import TextMatch
+
 
 class CompletionText:
     """The text of one completion, up to the first of its stop strings."""
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._stops = [_StopString(text) for text in stop]
+        self._stops = [TextMatch(text) for text in stop]
+        self._matched = [0] * len(stop)
+        """How much of each the text ends with."""
         self._held = ""
         self._stopped = False
 
@@ -31,14 +35,17 @@ class CompletionText:
             return ""
         text = self._decode(data)
         for position, character in enumerate(text):
-            complete = [len(stop.text) for stop in self._stops if stop.advance(character)]
+            pairs = zip(self._stops, self._matched, strict=True)
+            self._matched = [stop.after(matched, character) for stop, matched in pairs]
+            pairs = zip(self._stops, self._matched, strict=True)
+            complete = [matched for stop, matched in pairs if matched == len(stop.text)]
             if complete:
                 self._stopped = True
                 whole = self._held + text[: position + 1]
                 self._held = ""
                 return whole[: len(whole) - max(complete)]
         whole = self._held + text
-        held = max((stop.matched for stop in self._stops), default=0)
+        held = max(self._matched, default=0)
         self._held = whole[len(whole) - held :]
         return whole[: len(whole) - held]
 
@@ -49,29 +56,3 @@ class CompletionText:
         """
         rest, self._held = self._held, ""
         return rest
-
-
-class _StopString:
-    """How much of one stop string the text ends with (Knuth, Morris and Pratt's automaton)."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.matched = 0
-        self._shorter = [0] * len(text)
-        """For each prefix, by its last index: its longest proper prefix that also ends it."""
-        length = 0
-        for index in range(1, len(text)):
-            length = self._extend(length, text[index])
-            self._shorter[index] = length
-
-    def advance(self, character: str) -> bool:
-        """Take one character; True when the whole stop string has been seen."""
-        if self.matched == len(self.text):
-            self.matched = self._shorter[-1]
-        self.matched = self._extend(self.matched, character)
-        return self.matched == len(self.text)
-
-    def _extend(self, length: int, character: str) -> int:
-        while length and self.text[length] != character:
-            length = self._shorter[length - 1]
-        return length + 1 if self.text[length] == character else 0

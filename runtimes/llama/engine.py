@@ -31,7 +31,7 @@ from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 from runtimes.llama.parking import Parking
-from runtimes.llama.reply_grammar import with_reply_grammar
+from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
 from runtimes.reply_form import PLAIN, ReplyForm
@@ -124,7 +124,15 @@ class Engine:
             if any(token >= self.model.tokens_known for token in getattr(request, name)):
                 raise RuntimeFailure("bad_request", f"{name} are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        sampler = Sampler(self._llama, self.model, with_reply_grammar(request, form), seed)
+        visible = self.model.tokens_of(form.markers) if request.with_markers else frozenset()
+        sampler = Sampler(
+            self._llama,
+            self.model,
+            with_reply_grammar(request, form),
+            seed,
+            BegunCalls.of(request, form),
+            visible,
+        )
         sequence = Sequence(
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
@@ -134,7 +142,7 @@ class Engine:
             text=CompletionText(request.stop),
             logprobs=request.logprobs,
             stop_token_ids=frozenset(request.stop_token_ids),
-            visible=self.model.tokens_of(form.markers) if request.with_markers else frozenset(),
+            visible=visible,
         )
         try:
             sequence.continue_from(self.model, request.continued_ids)

@@ -24,12 +24,14 @@ _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*')
 class Grammar:
     """The state of one request's grammar."""
 
-    def __init__(self, bindings: Bindings, model: LoadedModel, source: str) -> None:
+    def __init__(
+        self, bindings: Bindings, model: LoadedModel, source: str, root: str = "root"
+    ) -> None:
         """Raises RuntimeFailure `bad_request` for what is no grammar."""
         self._llama = bindings
         check_grammar(source)
         self._rules = bindings.llama_sampler_init_grammar(
-            model.vocabulary, source.encode(), b"root"
+            model.vocabulary, source.encode(), root.encode()
         )
         if not self._rules:
             raise RuntimeFailure(
@@ -55,15 +57,25 @@ class Grammar:
         return None
 
     def forbid(self, bias: Handle) -> None:
-        """Apply this bias before it is looked whether any token is left; it is ours now."""
+        """Apply this bias before it is looked whether any token is left; it stays who gave it."""
         self._bias = bias
+
+    def allows(self, token: int) -> bool:
+        """Whether the grammar can go on with `token`."""
+        single = (self._llama.llama_token_data * 1)()
+        single[0].id = token
+        candidates = self._llama.llama_token_data_array(
+            data=single, size=1, selected=-1, sorted=False
+        )
+        self._llama.llama_sampler_apply(self._rules, ctypes.byref(candidates))
+        return bool(single[0].logit != -math.inf)
 
     def accept(self, token: int) -> None:
         """Go on behind a token that was sampled elsewhere.
 
         Raises RuntimeFailure `bad_request` if the grammar forbids it.
         """
-        if not self._allows(token):
+        if not self.allows(token):
             raise RuntimeFailure("bad_request", "the grammar forbids what is to be continued")
         self._llama.llama_sampler_accept(self._rules, token)
 
@@ -76,20 +88,19 @@ class Grammar:
         self._chain = chain
         self._is_strict = False
         token = int(self._llama.llama_sampler_sample(self._proxy, context, row))
-        if not self._allows(token):
+        if not self.allows(token):
             self._is_strict = True
             self._is_dead = False
             token = int(self._llama.llama_sampler_sample(self._proxy, context, row))
-            if self._is_dead or not self._allows(token):
+            if self._is_dead or not self.allows(token):
                 return None
         self._llama.llama_sampler_accept(self._rules, token)
         return token
 
     def close(self) -> None:
         """Free llama.cpp's memory."""
-        for sampler in (self._proxy, self._greedy, self._rules, self._bias):
-            if sampler is not None:
-                self._llama.llama_sampler_free(sampler)
+        for sampler in (self._proxy, self._greedy, self._rules):
+            self._llama.llama_sampler_free(sampler)
 
     def _apply(self, _sampler: object, candidates: Handle) -> None:
         """Called by llama.cpp with all tokens and their logits."""
@@ -105,15 +116,6 @@ class Grammar:
             array.data[array.selected].logit = 0.0
         array.selected = -1
         self._llama.llama_sampler_apply(self._chain, candidates)
-
-    def _allows(self, token: int) -> bool:
-        single = (self._llama.llama_token_data * 1)()
-        single[0].id = token
-        candidates = self._llama.llama_token_data_array(
-            data=single, size=1, selected=-1, sorted=False
-        )
-        self._llama.llama_sampler_apply(self._rules, ctypes.byref(candidates))
-        return bool(single[0].logit != -math.inf)
 
 
 def check_grammar(source: str) -> None:

@@ -3,29 +3,32 @@
 Pure. Without tools and thoughts a schema's own grammar (`json_schema.py`) is all there is.
 """
 
+import contextlib
 import dataclasses
-from typing import Final
+import functools
+from typing import Final, Optional
 
 from runtimes.base import RuntimeFailure
+from runtimes.llama.call_watch import CallWatch, Watched, call_marker
 from runtimes.llama.frames import Generate
 from runtimes.llama.json_schema import add_schema, quoted, written
 from runtimes.llama.tagged_grammar import add_parameters
 from runtimes.llama.up_to import add_up_to
-from runtimes.reply_form import CALL_MARKERS, HARMONY, THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
+from runtimes.reply_form import HARMONY, THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
 from runtimes.tagged_calls import TAGS
 
 GRAMMAR_MAX: Final = 512 * 1024
 """Characters of all rules together: compiling them holds up everything else."""
 
 _BEHIND_MARKER: Final = {
-    "hermes": '"\\n" call "\\n</tool_call>"',
-    "mistral": '"[" call {more} "]"',
+    "hermes": '"\\n"? call "\\n"? "</tool_call>"',
+    "mistral": '" "? "[" call {more} "]"',
     "mistral_args": "call",
     "deepseek": 'call {more} "<｜tool▁calls▁end｜>"',
     "deepseek_v31": 'call {more} "<｜tool▁calls▁end｜>"',
     "qwen_coder": '"\\n" call "\\n</tool_call>"',
     "glm": 'call "</tool_call>"',
-    HARMONY: '"commentary to=functions." call',
+    HARMONY: "call",
 }
 """What follows the marker that a call begins with. A Llama 3 writes none."""
 _MORE: Final = {
@@ -39,9 +42,6 @@ _MORE: Final = {
 }
 """Further calls; a Llama 3 makes one at a time, and so does Harmony."""
 _CALL: Final = {
-    "hermes": ('{{"name": "{name}", "arguments": ', "}}"),
-    "llama3": ('{{"name": "{name}", "parameters": ', "}}"),
-    "mistral": ('{{"name": "{name}", "arguments": ', "}}"),
     "mistral_args": ("{name}[ARGS]", ""),
     "deepseek": (
         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n",
@@ -53,6 +53,8 @@ _CALL: Final = {
     HARMONY: ("{name} <|constrain|>json<|message|>", ""),
 }
 """What stands before and behind arguments."""
+_MEMBER: Final = {"hermes": "arguments", "llama3": "parameters", "mistral": "arguments"}
+"""What arguments are called where a call is an object."""
 
 
 def with_reply_grammar(request: Generate, form: ReplyForm) -> Generate:
@@ -69,14 +71,58 @@ def with_reply_grammar(request: Generate, form: ReplyForm) -> Generate:
     rules: dict[str, str] = {}
     answers = []
     if request.tools:
-        answers.append(_calls(rules, request, form))
+        answers.append(_add_calls(rules, request, form)[0])
     if not request.must_call and request.json_schema is not None:
         has_head = form.calls == HARMONY and thoughts
         head = quoted("<|channel|>final<|message|>") if has_head else ""
         answers.append(f"{head} {add_schema(rules, request.json_schema)}")
     before = _harmony_thoughts if form.calls == HARMONY else _thoughts
-    rules["root"] = f"{before(rules, thoughts)} ({' | '.join(answers)})"
+    rules["root"] = f"{before(rules, thoughts)} ({' | '.join(map(str.strip, answers))})"
     return dataclasses.replace(request, grammar=_text(rules), json_schema=None)
+
+
+class BegunCalls:
+    """The calls that a free answer may have, once one has begun by its marker."""
+
+    def __init__(self, request: Generate, form: ReplyForm) -> None:
+        self.watch = CallWatch(form)
+        self._request = request
+        self._form = form
+
+    @classmethod
+    def of(cls, request: Generate, form: ReplyForm) -> Optional["BegunCalls"]:
+        """Those of a request whose answer is free; None where there are none, or no marker begins
+        one.
+        """
+        is_held = request.must_call or not (request.json_schema is request.grammar is None)
+        if is_held or not request.tools or not request.with_markers:
+            return None
+        return cls(request, form) if form.calls in _BEHIND_MARKER else None
+
+    def root(self, watched: Watched) -> str:
+        """The first rule of `source` where so much is known of the text."""
+        return f"m{self.watch.marker_part(watched)}"
+
+    @functools.cached_property
+    def source(self) -> str | None:
+        """The grammar of what comes then. What a grammar cannot promise of a function's arguments
+        is left open, for the answer was free to have them. None: it would be too large.
+        """
+        rules: dict[str, str] = {}
+        kept = tuple(map(self._with_schema_that_can_be_kept, self._request.tools))
+        request = dataclasses.replace(self._request, tools=kept)
+        _, behind = _add_calls(rules, request, self._form)
+        add_up_to(rules, "m", self.watch.marker, behind)
+        with contextlib.suppress(RuntimeFailure):
+            return _text(rules)
+        return None
+
+    def _with_schema_that_can_be_kept(self, tool: tuple[str, ...]) -> tuple[str, ...]:
+        name, description, parameters = tool
+        with contextlib.suppress(RuntimeFailure):
+            _call({}, self._form, name, parameters)
+            return tool
+        return name, description, "{}" if self._form.calls in TAGS else '{"type": "object"}'
 
 
 def _text(rules: dict[str, str]) -> str:
@@ -86,22 +132,24 @@ def _text(rules: dict[str, str]) -> str:
     return grammar
 
 
-def _calls(rules: dict[str, str], request: Generate, form: ReplyForm) -> str:
+def _add_calls(rules: dict[str, str], request: Generate, form: ReplyForm) -> tuple[str, str]:
+    """Add the rules of calls; return what stands for all of an answer's, and for what comes behind
+    the marker of the first.
+    """
     calls = [_call(rules, form, name, parameters) for name, _, parameters in request.tools]
     rules["call"] = " | ".join(calls)
     more = _MORE.get(form.calls, "") if request.parallel_calls else ""
-    behind = _BEHIND_MARKER.get(form.calls)
-    if behind is None:
-        rules["one"] = "call"
-    else:
-        rules["one"] = f"{quoted(CALL_MARKERS[form.calls][0])} {behind.format(more=more)}"
-    if form == ReplyForm(HARMONY):  # what it has begun to say ends first
-        return f"{quoted('<|end|><|start|>assistant')} one"
-    return "one" if behind and "{more}" in behind else f"one {more}"
+    behind = _BEHIND_MARKER.get(form.calls, "call")
+    further = "" if "{more}" in behind else more
+    behind = behind.format(more=more)
+    marker = quoted(call_marker(form.calls)) if form.calls in _BEHIND_MARKER else ""
+    rules["one"] = f"{marker} {behind}"
+    # What a message of Harmony's has begun to say ends first.
+    before = quoted("<|end|><|start|>assistant") if form == ReplyForm(HARMONY) else ""
+    return f"{before} one {further}", f"{behind} {further}"
 
 
 def _call(rules: dict[str, str], form: ReplyForm, name: str, parameters: str) -> str:
-    begin, end = _CALL[form.calls]
     try:
         if form.calls in TAGS:
             arguments = add_parameters(rules, form.calls, parameters)
@@ -109,7 +157,11 @@ def _call(rules: dict[str, str], form: ReplyForm, name: str, parameters: str) ->
             arguments = add_schema(rules, parameters)
     except RuntimeFailure as failure:
         raise RuntimeFailure("bad_request", f"tool {name!r}: {failure.message}") from None
-    return f"{quoted(begin.format(name=name))} {arguments} {quoted(end.format())}"
+    if form.calls in _MEMBER:
+        parts = ('{"name":', f'"{name}",', f'"{_MEMBER[form.calls]}":')
+        return ' " "? '.join((*map(quoted, parts), f'{arguments} "}}"'))
+    begin, end = _CALL[form.calls]
+    return f"{quoted(begin.format(name=name))} {arguments} {quoted(end)}"
 
 
 def _thoughts(rules: dict[str, str], thoughts: str) -> str:

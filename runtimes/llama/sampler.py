@@ -14,7 +14,9 @@ from runtimes.base import RuntimeFailure
 from runtimes.llama.bindings import Bindings, Handle
 from runtimes.llama.frames import Generate
 from runtimes.llama.grammar import Grammar
+from runtimes.llama.lazy_grammar import LazyGrammar
 from runtimes.llama.model import LoadedModel
+from runtimes.llama.reply_grammar import BegunCalls
 
 PENALTY_TOKENS = 64
 """So many tokens back penalties look, prompt included: llama.cpp's own default."""
@@ -24,15 +26,27 @@ class Sampler:
     """Chooses the tokens of one request; `close` gives llama.cpp's memory back."""
 
     def __init__(
-        self, bindings: Bindings, model: LoadedModel, request: Generate, seed: int
+        self,
+        bindings: Bindings,
+        model: LoadedModel,
+        request: Generate,
+        seed: int,
+        calls: BegunCalls | None = None,
+        visible: frozenset[int] = frozenset(),
     ) -> None:
-        """Raises RuntimeFailure `bad_request` for a bias or a grammar that makes no sense here."""
+        """`calls`: those that may come in an answer that is free; `visible`: tokens that are text
+        then. Raises RuntimeFailure `bad_request` for a bias or a grammar that makes no sense here.
+        """
         self._llama = bindings
         self._seed = seed
         self._is_greedy = request.temperature == 0.0
         self._biases = _biases(model, request)
         # Before anything is allocated that would have to be freed.
-        self._grammar = Grammar.of(bindings, model, request)
+        self._grammar: Grammar | LazyGrammar | None = Grammar.of(bindings, model, request)
+        if calls is not None:
+            self._grammar = LazyGrammar(bindings, model, calls, visible)
+        self._bias: Handle = None
+        """Where a grammar applies it; else it is in the chain."""
         self._chain = bindings.llama_sampler_chain_init(
             bindings.llama_sampler_chain_default_params()
         )
@@ -46,6 +60,7 @@ class Sampler:
             if self._grammar is None:
                 self._add(bias)
             else:
+                self._bias = bias
                 self._grammar.forbid(bias)
         self._has_penalties = (
             request.repeat_penalty != 1.0
@@ -110,6 +125,8 @@ class Sampler:
         self._chain = None
         if self._grammar is not None:
             self._grammar.close()
+        if self._bias is not None:
+            self._llama.llama_sampler_free(self._bias)
 
     def _add(self, link: Handle) -> None:
         self._llama.llama_sampler_chain_add(self._chain, link)

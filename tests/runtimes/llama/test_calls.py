@@ -12,36 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.base import ChatMessage, RuntimeFailure, Started, Tool, ToolCall
-from runtimes.llama.frames import Generate
 from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
-from runtimes.reply_delta import CallArguments, CallBegin, Content, Thoughts
 from runtimes.reply_form import CALL_MARKERS, HARMONY, ReplyForm
-from runtimes.reply_parser import ReplyParser
 from tests.helpers import tool_templates
-from tests.runtimes.llama.engines import generate, make_engine, run
+from tests.runtimes.llama.calling_models import (
+    NO_ANALYSIS,
+    TOOLS,
+    asked,
+    assert_valid,
+    calls_in,
+    form_of,
+    write_model,
+)
+from tests.runtimes.llama.engines import make_engine, run
 from tests.runtimes.serving import ask, complete, needs_llama, serving
 
 pytestmark = [pytest.mark.llama, needs_llama]
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "city": {"enum": ["Köln", "Bonn"]},
-        "days": {"$ref": "#/$defs/days"},
-    },
-    "required": ["city", "days"],
-    "additionalProperties": False,
-    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 7}},
-}
-TOOLS = (
-    ("weather", "Tells the weather.", json.dumps(SCHEMA)),
-    ("roll", "", '{"type": "object", "properties": {"sides": {"enum": [6, 20]}}}'),
-)
-CHAT = (("user", "Will it rain?"),)
-NO_ANALYSIS = ((ord("a"), -100.0), (257, -100.0))
-"""Keeps random weights from endless thoughts in Harmony: the tokens `a` and `an`."""
 
 
 @pytest.fixture(scope="module", params=[*tool_templates.BY_FAMILY])
@@ -53,68 +41,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Random weights, the family's template, and its markers as tokens that are no text."""
-    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
-    from runtimes.llama.demo import build
-
-    path = tmp_path_factory.mktemp(family) / "random.gguf"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "CHAT_TEMPLATE", tool_templates.BY_FAMILY[family])
-        patch.setattr(build, "SPECIALS", [*CALL_MARKERS[family], *build.SPECIALS])
-        build.write(path)
-    return path
-
-
-def asked(number: int, **changes: object) -> Generate:
-    """A request that must call."""
-    fields: dict[str, object] = {
-        "prompt": None,
-        "messages": CHAT,
-        "tools": TOOLS,
-        "must_call": True,
-        "with_markers": True,
-        "max_tokens": 400,
-        "seed": number,
-        "temperature": 1.5,
-        "bias_tokens": tuple(token for token, _ in NO_ANALYSIS),
-        "bias_values": tuple(bias for _, bias in NO_ANALYSIS),
-    }
-    return generate(number, **(fields | changes))
-
-
-def form_of(family: str) -> ReplyForm:
-    """Of an answer to `CHAT`."""
-    return ReplyForm(family, "may" if family == HARMONY else "")
-
-
-def calls_in(family: str, text: str, *, is_cut: bool = False) -> list[tuple[str, object]]:
-    """The calls of an answer, which is nothing else; `is_cut`: but for an unfinished one."""
-    parser = ReplyParser(form_of(family), {name: parameters for name, _, parameters in TOOLS})
-    calls: list[tuple[str, str]] = []
-    for delta in [*parser.push(text), *parser.finish()]:
-        match delta:
-            case CallBegin(_, name):
-                calls.append((name, ""))
-            case CallArguments(_, more):
-                calls[-1] = (calls[-1][0], calls[-1][1] + more)
-            case Content() | Thoughts():
-                assert is_cut, text
-                return [(name, json.loads(arguments)) for name, arguments in calls]
-    if is_cut:
-        calls.pop()
-    return [(name, json.loads(arguments)) for name, arguments in calls]
-
-
-def assert_valid(name: str, arguments: object) -> None:
-    """It keeps its function's schema."""
-    assert isinstance(arguments, dict)
-    if name == "weather":
-        assert arguments.keys() == {"city", "days"}
-        assert arguments["city"] in ("Köln", "Bonn")
-        assert 1 <= arguments["days"] <= 7
-    else:
-        assert name == "roll"
-        assert arguments.get("sides", 6) in (6, 20)
+    """Random weights in its manner."""
+    return write_model(tmp_path_factory.mktemp(family) / "random.gguf", family)
 
 
 def test_a_call_that_must_be_is_valid(family: str, model: pathlib.Path) -> None:
@@ -172,9 +100,9 @@ def test_the_form_is_told_to_who_asks_for_markers(family: str, model: pathlib.Pa
         is_shown = with_markers or family == HARMONY
         assert outcome.text == (marker if is_shown else "")
         assert outcome.likely[0].likely_data == (outcome.text.encode(),)
-        stopping = dataclasses.replace(request, max_tokens=3, stop=(marker * 2,))
+        stopping = dataclasses.replace(request, max_tokens=3, stop=(marker,))
         (rest,) = run(engine, dataclasses.replace(stopping, continued_ids=(shown,)))
-        assert len(rest.ids) == (1 if is_shown else 3), "what is continued has its markers, too"
+        assert len(rest.ids) == (0 if is_shown else 3), "what is continued has its markers, too"
 
 
 def test_a_call_or_an_answer_that_keeps_its_schema(family: str, model: pathlib.Path) -> None:

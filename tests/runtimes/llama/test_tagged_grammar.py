@@ -9,9 +9,9 @@ import pytest
 from runtimes.base import RuntimeFailure
 from runtimes.llama.reply_grammar import with_reply_grammar
 from runtimes.reply_delta import CallArguments
-from runtimes.reply_form import CALL_MARKERS, ReplyForm
+from runtimes.reply_form import ReplyForm
 from runtimes.reply_parser import ReplyParser
-from tests.helpers import tool_templates
+from tests.runtimes.llama.calling_models import write_model
 from tests.runtimes.llama.engines import generate, make_engine, run
 from tests.runtimes.serving import needs_llama
 
@@ -52,16 +52,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Random weights and the family's template."""
-    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
-    from runtimes.llama.demo import build
-
-    path = tmp_path_factory.mktemp(family) / "random.gguf"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "CHAT_TEMPLATE", tool_templates.BY_FAMILY[family])
-        patch.setattr(build, "SPECIALS", [*CALL_MARKERS[family], *build.SPECIALS])
-        build.write(path)
-    return path
+    """Random weights in its manner."""
+    return write_model(tmp_path_factory.mktemp(family) / "random.gguf", family)
 
 
 def arguments(family: str, name: str, text: str) -> dict[str, Any]:
@@ -115,6 +107,16 @@ def test_a_call_that_must_be_keeps_its_schema(family: str, model: pathlib.Path, 
         assert outcome.ended is not None
         if outcome.ended.finish_reason == "stop" or name != "others":
             assert is_kept(name, arguments(family, name, outcome.text)), outcome.text
+
+
+def test_no_end_tag_stands_in_json(family: str) -> None:
+    """In a value that is JSON, `<` is written with its number."""
+    tools = (("f", "", '{"properties": {"a": {"type": "array"}}}'),)
+    request = generate(1, tools=tools, must_call=True)
+    grammar = with_reply_grammar(request, ReplyForm(family)).grammar
+    assert grammar is not None
+    (rule,) = (line for line in grammar.splitlines() if line.startswith("char ::="))
+    assert rule.startswith(r'char ::= [^"\\<')
 
 
 @pytest.mark.parametrize(
