@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import itertools
 import json
 from typing import Any, Final, NoReturn
 
@@ -204,13 +203,17 @@ class ChatTemplate:
     @functools.cached_property
     def _manner(self) -> _Manner:
         """Found out by trying: many templates know a marker and write something else behind it."""
-        for as_text, no_content in itertools.product((False, True), repeat=2):
-            manner = _Manner("", as_text, no_content)
-            with contextlib.suppress(RuntimeFailure):
-                text = self._write(_PROBE, (), manner)
-                family = calls_in_prompt(text, "f", {"n7": 1})
-                if family:
-                    return dataclasses.replace(manner, family=family)
+        for as_text in (False, True):
+            found: list[tuple[int, _Manner]] = []
+            for no_content in (False, True):
+                manner = _Manner("", as_text, no_content)
+                with contextlib.suppress(RuntimeFailure):
+                    text = self._write(_PROBE, (), manner)
+                    if family := calls_in_prompt(text, "f", {"n7": 1}):
+                        found.append((len(text), dataclasses.replace(manner, family=family)))
+            if found:
+                # The longer text has an empty turn more, or the word None.
+                return min(found, key=lambda each: each[0])[1]
         return _Manner()
 
     @functools.cached_property

@@ -350,3 +350,28 @@ def test_much_text_at_once(text: str) -> None:
     assert sum(len(d.text) for d in deltas if isinstance(d, Content)) > 2 * HELD_MAX
     deltas += parser.finish()
     assert "".join(delta.text for delta in deltas if isinstance(delta, Content)) == whole
+
+
+@pytest.mark.parametrize("family", CALL_MARKERS)
+@pytest.mark.parametrize("unit", ["m", "mc", "c<", " ", "o", "{", "h"])
+def test_hostile_text_is_never_held_back_for_long(family: str, unit: str) -> None:
+    """Half a megabyte of markers, of heads, of unfinished calls in one another, of what ends them
+    in the wrong order: as it comes it is decided.
+    """
+    markers, calls = CALL_MARKERS[family], CALL | TAGGED | {HARMONY: HARMONIES[0]}
+    call = calls[family].replace("%s", ARGUMENTS)
+    texts = {
+        "m": markers[0],
+        "mc": call[: len(call) * 2 // 3],
+        "c<": call[: len(call) // 2] + "<",
+        "o": "".join(reversed(markers)),
+        "h": call[: len(call) // 3],
+    }
+    text = texts.get(unit, unit)
+    parser = ReplyParser(ReplyForm(family), FUNCTIONS)
+    for _ in range(512):
+        parser.push(text * (1024 // len(text)))
+    held = parser.finish()
+    assert sum(
+        len(delta.name if isinstance(delta, CallBegin) else delta.text) for delta in held
+    ) <= (HELD_MAX + 1024)

@@ -109,6 +109,24 @@ def test_functions_are_told_where_the_template_tells_of_none(family: str) -> Non
     assert "Functions" not in render(telling)[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [
+        ("{% if m.content is not none %}[{{ m.content }}]{% endif %}", ""),
+        ("[{{ m.content }}]", "[]"),
+        ("{{ '[' + m.content + ']' }}", "[]"),
+    ],
+)
+def test_where_nothing_is_said_beside_a_call_nothing_is_written(content: str, written: str) -> None:
+    """No empty turn, and no word None."""
+    source = (
+        "{% for m in messages if m.tool_calls %}"
+        '<tool_call>{"name": "f", "arguments": {{ m.tool_calls[0].function.arguments | tojson }}}'
+        "</tool_call>" + content + "{% endfor %}"
+    ).replace('"f"', '"{{ m.tool_calls[0].function.name }}"')
+    assert render(source, TURNS)[0].endswith("</tool_call>" + written)
+
+
 def test_thoughts_before_a_call_are_told_again_in_harmony() -> None:
     """Where nothing was said besides: its template takes one of both."""
     for content, told in (("", "hm"), ("I look.", "I look.")):
