@@ -33,7 +33,7 @@ def parameter_kinds(schema: object, key: str) -> frozenset[str]:
         value = properties[key]
     else:
         value = schema.get("additionalProperties")
-    return frozenset(_kinds(schema, value))
+    return frozenset(_kinds(schema, value)) or ANYTHING
 
 
 def value_text(text: str, kinds: frozenset[str]) -> str:

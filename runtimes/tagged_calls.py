@@ -66,6 +66,8 @@ class TaggedCallReader(ReplyReader):
     ) -> None:
         super().__init__(form, functions, calls_max)
         self._tags = TAGS[self._family]
+        self._schemas: dict[str, object] = {}
+        """By function; those that were needed."""
         self._schema: object = None
         """Of all arguments of the call that is read."""
         self._kinds = TEXT
@@ -87,10 +89,7 @@ class TaggedCallReader(ReplyReader):
             return self._is_no_call(self._at)
         self._begin_call(found["name"])
         self._say_arguments("{")
-        try:
-            self._schema = json.loads(self._functions[found["name"]])
-        except (ValueError, RecursionError):
-            self._schema = None
+        self._schema = self._schema_of(found["name"])
         self._has_values = False
         self._rest = self._rest[found.start("next") :]
         self._step = self._between
@@ -165,6 +164,14 @@ class TaggedCallReader(ReplyReader):
         return True
 
     # ---- what steps do ----
+
+    def _schema_of(self, name: str) -> object:
+        if name not in self._schemas:
+            try:
+                self._schemas[name] = json.loads(self._functions[name])
+            except (ValueError, RecursionError):
+                self._schemas[name] = None
+        return self._schemas[name]
 
     def _begin_value(self, key: str, start: int) -> None:
         comma = ", " if self._has_values else ""

@@ -104,7 +104,7 @@ class _Parameters:
         elif parts := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
             for part in parts:
                 yield from self._texts(part)
-        elif schema.get("format") in FORMATS:
+        elif isinstance(schema.get("format"), str) and schema["format"] in FORMATS:
             yield f"{FORMATS[schema['format']]} {end}"
         elif schema.get("minLength") is None and schema.get("maxLength") is None:
             yield self._bare

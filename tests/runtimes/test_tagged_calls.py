@@ -202,6 +202,7 @@ def test_a_long_string_can_be_followed(family: str) -> None:
         ({"properties": {"k": {"items": {}}}}, {"array"}),
         ({"additionalProperties": {"type": "string"}}, {"string"}),
         ({"properties": {"k": {"type": {}}}}, ANYTHING),
+        ({"properties": {"k": {"type": []}}}, ANYTHING),
         ({"properties": {"k": True}}, ANYTHING),
         ({"properties": 5}, ANYTHING),
         (5, ANYTHING),

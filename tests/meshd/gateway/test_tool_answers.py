@@ -97,6 +97,25 @@ def test_a_whole_answer_with_thoughts_content_and_calls() -> None:
     with_client(FakeMesh(steps(TEXT)), use)
 
 
+def test_values_without_types_get_those_of_the_functions_schema() -> None:
+    """Where a model writes them as bare text."""
+    schema = {"properties": {"at": {"type": "string"}, "times": {"type": "integer"}}}
+    tools: list[Any] = [{"type": "function", "function": {"name": "look", "parameters": schema}}]
+    values = "<parameter=at>\n5\n</parameter>\n<parameter=times>\n5\n</parameter>\n"
+    text = f"<tool_call>\n<function=look>\n{values}</function>\n</tool_call>"
+    started = Started((1,), ReplyForm("qwen_coder"))
+
+    def use(client: openai.OpenAI) -> None:
+        completion = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "Hi"}], tools=tools
+        )
+        [call] = completion.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert json.loads(call.function.arguments) == {"at": "5", "times": 5}
+
+    with_client(FakeMesh((started, Chunk((2,), text), Finished("stop", 1, 1))), use)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("text", "reason", "fields", "content", "calls", "told"),

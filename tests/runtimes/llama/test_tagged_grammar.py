@@ -1,18 +1,24 @@
 """Calls with a tag for each parameter keep their schema, whatever the model's weights."""
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.reply_grammar import with_reply_grammar
+from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
+from runtimes.parameter_kinds import parameter_kinds
 from runtimes.reply_delta import CallArguments
-from runtimes.reply_form import ReplyForm
+from runtimes.reply_form import CALL_MARKERS, ReplyForm
 from runtimes.reply_parser import ReplyParser
 from tests.runtimes.llama.calling_models import write_model
 from tests.runtimes.llama.engines import generate, make_engine, run
+from tests.runtimes.llama.test_json_schema import KEYWORDS, schemas
 from tests.runtimes.serving import needs_llama
 
 pytestmark = [pytest.mark.llama, needs_llama]
@@ -117,6 +123,31 @@ def test_no_end_tag_stands_in_json(family: str) -> None:
     assert grammar is not None
     (rule,) = (line for line in grammar.splitlines() if line.startswith("char ::="))
     assert rule.startswith(r'char ::= [^"\\<')
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*CALL_MARKERS]),
+    st.dictionaries(st.sampled_from(["a", "b~/", "c>", "\n"]), schemas, max_size=3),
+    st.dictionaries(st.sampled_from(KEYWORDS), schemas, max_size=2),
+)
+def test_any_schema_is_a_grammar_or_refused_and_never_refused_where_it_may_call(
+    family: str, properties: dict[str, object], others: dict[str, object]
+) -> None:
+    """No other exception, whatever the schema is; what cannot be kept is left open."""
+    parameters = json.dumps({"properties": properties} | others)
+    request = generate(1, tools=(("f", "", parameters),), with_markers=True)
+    with contextlib.suppress(RuntimeFailure):
+        forced = dataclasses.replace(request, must_call=True)
+        assert with_reply_grammar(forced, ReplyForm(family)).grammar is not None
+    calls = BegunCalls.of(request, ReplyForm(family))
+    assert (calls is None) == (family == "llama3")
+    if calls is not None:
+        source = calls.source
+        assert source is not None
+        assert "call ::= " in source
+    for key in [*properties, "d"]:
+        assert parameter_kinds(json.loads(parameters), key)
 
 
 @pytest.mark.parametrize(
