@@ -29,6 +29,8 @@ CONVERSATIONS_MAX: Final = 4_096
 SERVED_MAX: Final = 4_096
 BYTES_PER_TOKEN: Final = 4
 """Of English text, roughly; a gateway has no tokenizer."""
+TEMPLATE_TOKENS_MAX: Final = 4_096
+"""What a chat template adds to a prompt, where no token ids tell."""
 _SERVED_HALVED_AT: Final = 10_000_000
 """Tokens of one node: what was long ago counts less and less."""
 _USUAL_SMOOTHING: Final = 16
@@ -194,6 +196,20 @@ def prompt_estimate(request: Request) -> int:
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + 1
+
+
+def longest_estimate(request: Request) -> int:
+    """The same of what has to fit into a context at once: of texts, of the longest alone."""
+    if not isinstance(request, EmbedRequest):
+        return prompt_estimate(request)
+    longest = max((len(text.encode()) for text in request.texts), default=0)
+    size = longest + len((request.query or "").encode())
+    return max(size // BYTES_PER_TOKEN + 1, max(map(len, request.token_ids), default=0))
+
+
+def prompt_tokens_max(request: Request) -> int:
+    """More tokens than a prompt can have: no token is less than a byte."""
+    return BYTES_PER_TOKEN * prompt_estimate(request) + TEMPLATE_TOKENS_MAX
 
 
 def _ns(seconds: float) -> int:

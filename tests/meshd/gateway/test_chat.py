@@ -385,7 +385,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
         mesh = FakeMesh()
         async with gateway(mesh) as running:
             headers = {
-                "x-meshd-label": "gpu=big, zone=attic",
+                "x-meshd-label": "gpu=big, zone=k\xc3\xbcche",
                 "X-Meshd-Label": "owner=anna",
                 "x-meshd-tier": "2",
                 "x-meshd-quantization": "any",
@@ -396,7 +396,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
                 await stream.send_all(request)
                 assert (await read_reply(stream)).status == 200
         [(_, options)] = mesh.requests
-        assert options.labels == {"gpu": "big", "zone": "attic", "owner": "anna"}
+        assert options.labels == {"gpu": "big", "zone": "küche", "owner": "anna"}
         assert (options.tier_max, options.any_quantization) == (2, True)
 
     trio.run(main)
@@ -414,6 +414,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
         ("x-meshd-label", "gpu"),
         ("x-meshd-label", "gpu=big, gpu=small"),
         ("x-meshd-label", "=big"),
+        ("x-meshd-label", "zone=k\xfcche"),
         ("x-meshd-label", ""),
         ("x-meshd-label", "a=" + "x" * 5000),
         ("x-meshd-tier", "0"),
