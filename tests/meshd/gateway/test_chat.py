@@ -214,7 +214,8 @@ def test_silence_is_kept_alive() -> None:
     ("outlook", "words"),
     [
         (Outlook(place=2, percent=40, ready_in_s=12), b": meshd loading 40 %, about 12 s\n\n"),
-        (Outlook(place=1, percent=0), b": meshd loading 0 %\n\n"),
+        (Outlook(place=1, percent=7), b": meshd loading 7 %\n\n"),
+        (Outlook(place=1, percent=0), b": meshd waiting for memory that other models have\n\n"),
         (Outlook(place=3), b": meshd queued, place 3\n\n"),
         (NOTHING, b": keep-alive\n\n"),
     ],
