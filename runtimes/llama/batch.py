@@ -5,6 +5,10 @@ from collections.abc import Iterable, Sequence
 from runtimes.llama.bindings import Bindings, Handle
 
 
+class EngineBroken(Exception):
+    """llama.cpp failed in a way after which its state is unknown; the process must end."""
+
+
 class Batch:
     """The tokens of one `llama_decode`. Reused for every step."""
 

@@ -12,19 +12,24 @@ oldest always goes on, because one full context fits.
 
 With `reproducible`, each sequence is decoded alone, in pieces that depend on nothing but its own
 tokens, and in a part of the cache of its own: no other request changes the rounding of a logit.
+
+With a draft (drafter.py), a sequence that generates may have tokens behind its last one in the
+batch that are only proposed. Each position is sampled as ever; while what comes out is what was
+proposed, the logits of the next position are there already. What is behind it is taken back.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from runtimes.base import ChatMessage, Logprob, RuntimeFailure, Tool
 from runtimes.completion_text import CompletionText
-from runtimes.llama.batch import Batch, fair_shares
+from runtimes.llama.batch import Batch, EngineBroken, fair_shares
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.context_length import default_context_tokens
+from runtimes.llama.drafter import Drafter
 from runtimes.llama.frames import Embed, Generate, Load, Prefilled
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
@@ -34,6 +39,7 @@ from runtimes.llama.parking import Parking
 from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.llama.speculation import Speculation
 from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
@@ -44,10 +50,6 @@ TEXT_BYTES_PER_TOKEN_MAX = 256
 too long without being tokenized."""
 GROWTH_TOKENS = 32
 """Room that a sequence must find for new tokens before it begins, lest it is thrown out at once."""
-
-
-class EngineBroken(Exception):
-    """llama.cpp failed in a way after which its state is unknown; the process must end."""
 
 
 class Engine:
@@ -94,10 +96,12 @@ class Engine:
             parking=parking if capacity.is_shared else None,
             kept_max=capacity.kept_tokens,
         )
+        drafter = None if load.draft is None else Drafter(model, load, capacity, clock)
+        self.speculation = Speculation(drafter, load.draft_tokens)
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
         self._pace = Pace(clock)
         self._rows: dict[int, int] = {}
-        """Of the last batch: the row of each request's last token."""
+        """Of the last batch: the row of each request's last token that is no proposal."""
         self._sequences: dict[int, Sequence] = {}
         """In order of arrival."""
 
@@ -162,8 +166,9 @@ class Engine:
         self._drop(sequence, keep=False)
         return True
 
-    def step(self, allowed: Collection[int]) -> list[StepResult]:
-        """Do one decode for the open requests in `allowed`; return what came of it.
+    def step(self, allowed: Mapping[int, int]) -> list[StepResult]:
+        """Do one decode for the open requests in `allowed`, each of which gets so many tokens at
+        most; return what came of it.
 
         A request whose `Ended` is among the results is closed. Raises EngineBroken.
         """
@@ -198,15 +203,20 @@ class Engine:
                 sequence.cached_tokens = min(sequence.decoded, sequence.prompt_tokens)
         return [sequence for sequence in active if sequence.held is not None]
 
-    def _step_together(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+    def _step_together(self, ready: list[Sequence], allowed: Mapping[int, int]) -> list[StepResult]:
         while ready:
-            pieces = self._plan(ready)
+            wishes = self.speculation.wishes(ready, allowed)
+            wished = sum(wish.count for wish in wishes)
+            pieces = self._plan(ready, wished)
+            if not self.memory.make_room(sum(pieces) + wished):
+                wishes = []  # nobody gives way to what is only proposed
             if self._has_cells(sum(pieces), allowed):
+                proposals = self.speculation.propose(wishes)
                 self._pace.start()
-                code = self._decode(list(zip(ready, pieces, strict=True)))
+                code = self._decode(list(zip(ready, pieces, strict=True)), proposals)
                 self._pace.end(sum(pieces))
                 if code == 0:
-                    return self._outcome(ready, pieces)
+                    return self._outcome(ready, pieces, proposals)
                 if code != 1:
                     raise self._broken(code)
             if len(ready) == 1:
@@ -214,10 +224,10 @@ class Engine:
             self._make_wait(ready.pop())  # the youngest
         return []
 
-    def _plan(self, ready: list[Sequence]) -> list[int]:
-        """How many tokens of each go into the next batch."""
+    def _plan(self, ready: list[Sequence], proposed: int) -> list[int]:
+        """How many known tokens of each go into the next batch, beside those `proposed`."""
         streams = sum(sequence.pending == 1 for sequence in ready)
-        room = self._pace.prompt_tokens(streams=streams)
+        room = self._pace.prompt_tokens(beside=streams + proposed)
         needs = [sequence.pending for sequence in ready if sequence.pending > 1]
         shares = iter(fair_shares(needs, room, PIECE_TOKENS_MIN))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
@@ -240,6 +250,7 @@ class Engine:
         assert sequence.held is not None
         self.memory.release(sequence.held, keep=False)
         sequence.held = None
+        self.speculation.release(sequence.request, keep=False)
 
     def _step_alone(self, sequence: Sequence) -> list[StepResult]:
         """Decode the next piece of one sequence; its shape follows from its tokens alone."""
@@ -248,12 +259,12 @@ class Engine:
             border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS
             end = min(border + REPRODUCIBLE_TOKENS, sequence.prompt_tokens)
             piece = end - sequence.decoded
-        code = self._decode([(sequence, piece)])
+        code = self._decode([(sequence, piece)], {})
         if code != 0:
             raise self._broken(code)
-        return self._outcome([sequence], [piece])
+        return self._outcome([sequence], [piece], {})
 
-    def _decode(self, work: list[tuple[Sequence, int]]) -> int:
+    def _decode(self, work: list[tuple[Sequence, int]], proposals: Mapping[int, list[int]]) -> int:
         self._batch.clear()
         self._rows.clear()
         for sequence, piece in work:
@@ -265,13 +276,21 @@ class Engine:
             if not self._is_shared:
                 # Also where a token is known already: the shape is that of an unbroken run.
                 wants_logits = end >= sequence.prompt_tokens
-            self._rows[sequence.request] = self._batch.add(
-                sequence.held.number, start, sequence.tokens[start:end], wants_logits=wants_logits
+            proposal = proposals.get(sequence.request, [])
+            last = self._batch.add(
+                sequence.held.number,
+                start,
+                sequence.tokens[start:end] + proposal,
+                wants_logits=wants_logits,
+                wants_all=bool(proposal),
             )
+            self._rows[sequence.request] = last - len(proposal)
         self._log.clear()
         return self._batch.decode(self._context)
 
-    def _outcome(self, ready: list[Sequence], pieces: list[int]) -> list[StepResult]:
+    def _outcome(
+        self, ready: list[Sequence], pieces: list[int], proposals: Mapping[int, list[int]]
+    ) -> list[StepResult]:
         """After a decode: grow the sequences, and sample where all tokens were seen."""
         results: list[StepResult] = []
         for sequence, piece in zip(ready, pieces, strict=True):
@@ -283,7 +302,16 @@ class Engine:
             if sequence.pending:
                 results.append(Prefilled(request=sequence.request, tokens=sequence.decoded))
                 continue
-            row = self._rows[sequence.request]
+            results += self._sample(sequence, proposals.get(sequence.request, []))
+        return results
+
+    def _sample(self, sequence: Sequence, proposal: list[int]) -> list[StepResult]:
+        """Its next token; and the ones behind it, as long as they are those of `proposal`."""
+        assert sequence.held is not None
+        results: list[StepResult] = []
+        accepted = 0
+        while True:
+            row = self._rows[sequence.request] + accepted
             token = sequence.sampler.sample(self._context, row, sequence.decoded)
             likely: tuple[Logprob, ...] = ()
             if sequence.logprobs is not None and token is not None:
@@ -299,6 +327,13 @@ class Engine:
             told = sequence.push(self.model, token, likely)
             if told is not None:
                 results.append(told)
+            if sequence.ending or proposal[accepted : accepted + 1] != [token]:
+                break
+            self.memory.grow(sequence.held, [proposal[accepted]])
+            accepted += 1
+        if accepted < len(proposal):
+            self.memory.cut(sequence.held, sequence.decoded)
+        self.speculation.note(sequence, proposed=len(proposal), accepted=accepted)
         return results
 
     def _drop(self, sequence: Sequence, *, keep: bool) -> None:
@@ -306,6 +341,7 @@ class Engine:
         sequence.sampler.close()
         if sequence.held is not None:
             self.memory.release(sequence.held, keep=keep)
+        self.speculation.release(sequence.request, keep=keep)
 
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")

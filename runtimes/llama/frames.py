@@ -56,6 +56,10 @@ class Load:
     lora: bytes | None = None
     """An adapter's file, as the file system encodes it, and how much of it is added."""
     lora_scale: float = 1.0
+    draft: bytes | None = None
+    """The file of a model that proposes tokens, as the file system encodes it; and how many of
+    them one step tries, of all requests together."""
+    draft_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,8 @@ class KnownFile:
             )
         except OSError as error:
             raise RuntimeFailure(
-                "invalid_model", f"{self._settings.path} cannot be read ({error.strerror})"
+                "invalid_model",
+                f"{error.filename or self._settings.path} cannot be read ({error.strerror})",
             ) from error
         if before is not None and before.identity == found.identity:
             # Also where the cache of hashes cannot be written.

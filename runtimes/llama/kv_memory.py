@@ -116,6 +116,12 @@ class KvMemory:
             self._users[self._next_cell] = 1
             self._next_cell += 1
 
+    def cut(self, held: Held, length: int) -> None:
+        """Keep its first `length` tokens, and nothing that was decoded behind them."""
+        self._llama.llama_memory_seq_rm(self._memory, held.number, length, -1)
+        self._leave_cells(held.cells[length:])
+        del held.tokens[length:], held.cells[length:]
+
     def release(self, held: Held, *, keep: bool) -> None:
         """The sequence runs no more; keep its tokens for later prompts, or remove exactly them."""
         self._running.remove(held)

@@ -321,6 +321,8 @@ class WorkerLink:
             is_to_measure=self._on_measured is not None,
             lora=None if self._settings.lora is None else os.fsencode(self._settings.lora.path),
             lora_scale=1.0 if self._settings.lora is None else self._settings.lora.scale,
+            draft=None if self._settings.draft is None else os.fsencode(self._settings.draft),
+            draft_tokens=self._settings.draft_tokens,
         )
 
 
