@@ -88,7 +88,7 @@ class Trial:
     def _decode(self) -> tuple[float, bool]:
         """How long it took, and whether a token came of it."""
         began = self._clock()
-        results = self._engine.step([REQUEST])
+        results = self._engine.step({REQUEST: 1})
         return self._clock() - began, any(isinstance(result, Tokens) for result in results)
 
 
