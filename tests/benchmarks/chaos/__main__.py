@@ -75,9 +75,10 @@ def main() -> int:
                 app.thread.join(LAST_S)
             asked = [each for app in apps for each in app.asked]
             _wait_idle([nodes[name] for name in SERVING])
-    if options.keep:
-        _keep(options.keep, asked, chaos.faults)
-    return _report(asked, apps, chaos.faults, lasted_s)
+            if options.keep:
+                _keep(options.keep, asked, chaos.faults)
+            # Before the daemons end: then their logs are searched for what must not be there.
+            return _report(asked, apps, chaos.faults, lasted_s)
 
 
 def _mesh(daemons: Daemons, places: dict[str, Machine]) -> dict[str, Daemon]:
