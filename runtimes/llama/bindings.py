@@ -25,8 +25,8 @@ Handle: TypeAlias = Any
 Parameters: TypeAlias = Any
 """A structure of its own, to be filled in."""
 
-_LEVEL_WARNING = 2
-_LEVEL_ERROR = 3
+_LEVEL_WARNING = 3
+_LEVEL_ERROR = 4
 _LEVEL_CONTINUE = 5
 """The text goes on where the last one ended."""
 
