@@ -10,6 +10,9 @@ arrival. What runs grows; when the room is used up, kept sequences go first, the
 those that are paused, then those of the youngest: they are computed again when there is room. The
 oldest always goes on, because one full context fits.
 
+An image in a prompt is computed in a step of its own (vision.py) and then read in the place of
+tokens, by a decode of its own, because llama.cpp takes either tokens or vectors.
+
 With `reproducible`, each sequence is decoded alone, in pieces that depend on nothing but its own
 tokens, and in a part of the cache of its own: no other request changes the rounding of a logit.
 """
@@ -18,30 +21,29 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from runtimes.base import ChatMessage, Logprob, RuntimeFailure, Tool
+from runtimes.base import Logprob, RuntimeFailure
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, fair_shares
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
-from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.context_length import default_context_tokens
-from runtimes.llama.frames import Embed, Generate, Load, Prefilled
+from runtimes.llama.frames import Embed, Failed, Generate, Load, Prefilled
+from runtimes.llama.image_tokens import as_ids
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 from runtimes.llama.parking import Parking
+from runtimes.llama.prompt import PromptWriter
 from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.sampler import Sampler
 from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.llama.vision import Vision
 from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
-TEXT_BYTES_PER_TOKEN_MAX = 256
-"""Longer than the longest token of any vocabulary: a prompt beyond this per token of context is
-too long without being tokenized."""
 GROWTH_TOKENS = 32
 """Room that a sequence must find for new tokens before it begins, lest it is thrown out at once."""
 
@@ -65,9 +67,8 @@ class Engine:
         self.model = model
         trained = self.model.trained_context_tokens
         self.context_tokens = load.context_tokens or default_context_tokens(trained)
-        self._template = ChatTemplate(
-            self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
-        )
+        self._vision = None if load.projector is None else Vision(model, load)
+        self._prompts = PromptWriter(model, self._vision, self.context_tokens)
         capacity = plan_capacity(
             context_tokens=self.context_tokens,
             parameters=self.model.parameters,
@@ -114,12 +115,9 @@ class Engine:
         """
         assert self.has_room
         assert isinstance(request, Generate), "the daemon knows what the model is made for"
-        prompt, form = self._prompt_tokens(request)
-        if not prompt:
-            raise RuntimeFailure("bad_request", "the prompt is empty")
+        written = self._prompts.write(request)
+        prompt, form = written.tokens, written.form
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
-        if room < (0 if request.continued_ids else 1):
-            raise self._too_long(f"{len(prompt) + len(request.continued_ids)} tokens")
         for name in ("continued_ids", "stop_token_ids"):
             if any(token >= self.model.tokens_known for token in getattr(request, name)):
                 raise RuntimeFailure("bad_request", f"{name} are of another model")
@@ -137,6 +135,7 @@ class Engine:
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
             prompt_tokens=len(prompt),
+            images=written.images,
             tokens_max=room if request.max_tokens is None else min(room, request.max_tokens),
             sampler=sampler,
             text=CompletionText(request.stop),
@@ -147,12 +146,12 @@ class Engine:
         try:
             sequence.continue_from(self.model, request.continued_ids)
             if not sequence.ending:
-                sampler.begin(prompt, request.continued_ids)
+                sampler.begin([token for token in prompt if token >= 0], request.continued_ids)
         except RuntimeFailure:
             sampler.close()
             raise
         self._sequences[request.request] = sequence
-        return tuple(prompt), form if request.with_markers else PLAIN
+        return as_ids(prompt), form if request.with_markers else PLAIN
 
     def close(self, request: int) -> bool:
         """Forget a request and what the context remembers of it; False if it is not open."""
@@ -165,7 +164,7 @@ class Engine:
     def step(self, allowed: Collection[int]) -> list[StepResult]:
         """Do one decode for the open requests in `allowed`; return what came of it.
 
-        A request whose `Ended` is among the results is closed. Raises EngineBroken.
+        A request whose `Ended` or `Failed` is among the results is closed. Raises EngineBroken.
         """
         results: list[StepResult] = []
         active = [self._sequences[request] for request in sorted(allowed)]
@@ -188,7 +187,10 @@ class Engine:
                 continue
             while sequence.held is None:
                 sequence.held = self.memory.take(
-                    sequence.tokens, prompt_tokens=sequence.prompt_tokens, margin=GROWTH_TOKENS
+                    sequence.tokens,
+                    prompt_tokens=sequence.prompt_tokens,
+                    margin=GROWTH_TOKENS,
+                    straight=sequence.straight,
                 )
                 if sequence.held is None and not self._drop_paused(allowed):
                     break
@@ -199,6 +201,60 @@ class Engine:
         return [sequence for sequence in active if sequence.held is not None]
 
     def _step_together(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+        results = self._look(ready, allowed)
+        ready = [each for each in ready if each.held is not None and each.image is None]
+        return results + self._read(ready, allowed)
+
+    def _look(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+        """Do the next piece of work for the image that came first, if there is any: one for all,
+        so that many images hold up nobody longer than one.
+        """
+        looking = next((each for each in ready if each.image is not None), None)
+        if looking is None or looking.image is None:
+            return []
+        image = looking.image
+        streams = sum(each.pending == 1 for each in ready)
+        most = BATCH_TOKENS_MAX if image.is_whole else self._pace.prompt_tokens(streams=streams)
+        waiting = list(ready)
+        while not self._has_cells(min(most, image.end - looking.decoded), allowed):
+            youngest = waiting.pop()
+            if not waiting:
+                raise self._broken(1)
+            self._make_wait(youngest)
+            if youngest is looking:
+                return []
+        return self._step_image(looking, most)
+
+    def _step_image(self, sequence: Sequence, most: int) -> list[StepResult]:
+        """Compute what is read of an image, or read so many tokens of it."""
+        image = sequence.image
+        assert image is not None
+        assert sequence.held is not None
+        assert self._vision is not None
+        request = sequence.request
+        if image.vectors is None:
+            if not self._vision.encode(image):
+                self._drop(sequence, keep=False)
+                why = f"an image cannot be encoded ({self._log.last_error() or 'no reason given'})"
+                return [Failed(request=request, code="crashed", message=why)]
+            return [Prefilled(request=request, tokens=sequence.decoded)]
+        start = sequence.decoded
+        piece = min(most, image.end - start)
+        code = self._vision.decode(
+            self._context,
+            image,
+            range(start - image.start, start - image.start + piece),
+            sequence=sequence.held.number,
+            position=sequence.position(image.start),
+        )
+        if code != 0:
+            raise self._broken(code)
+        self.memory.grow(sequence.held, sequence.tokens[start : start + piece])
+        if sequence.decoded == image.end:
+            image.vectors = None
+        return [Prefilled(request=request, tokens=sequence.decoded)]
+
+    def _read(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
         while ready:
             pieces = self._plan(ready)
             if self._has_cells(sum(pieces), allowed):
@@ -218,7 +274,7 @@ class Engine:
         """How many tokens of each go into the next batch."""
         streams = sum(sequence.pending == 1 for sequence in ready)
         room = self._pace.prompt_tokens(streams=streams)
-        needs = [sequence.pending for sequence in ready if sequence.pending > 1]
+        needs = [sequence.pending_text for sequence in ready if sequence.pending > 1]
         shares = iter(fair_shares(needs, room, PIECE_TOKENS_MIN))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
 
@@ -243,11 +299,13 @@ class Engine:
 
     def _step_alone(self, sequence: Sequence) -> list[StepResult]:
         """Decode the next piece of one sequence; its shape follows from its tokens alone."""
+        if sequence.image is not None:
+            return self._step_image(sequence, BATCH_TOKENS_MAX)
         piece = 1
         if sequence.decoded < sequence.prompt_tokens:
             border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS
             end = min(border + REPRODUCIBLE_TOKENS, sequence.prompt_tokens)
-            piece = end - sequence.decoded
+            piece = min(end - sequence.decoded, sequence.pending_text)
         code = self._decode([(sequence, piece)])
         if code != 0:
             raise self._broken(code)
@@ -266,7 +324,10 @@ class Engine:
                 # Also where a token is known already: the shape is that of an unbroken run.
                 wants_logits = end >= sequence.prompt_tokens
             self._rows[sequence.request] = self._batch.add(
-                sequence.held.number, start, sequence.tokens[start:end], wants_logits=wants_logits
+                sequence.held.number,
+                sequence.position(start),
+                sequence.tokens[start:end],
+                wants_logits=wants_logits,
             )
         self._log.clear()
         return self._batch.decode(self._context)
@@ -309,30 +370,6 @@ class Engine:
 
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
-
-    def _prompt_tokens(self, request: Generate) -> tuple[list[int], ReplyForm]:
-        text, form = request.prompt or "", PLAIN
-        if request.messages is not None:
-            rendered = self._template.render(
-                tuple(ChatMessage.of_texts(texts) for texts in request.messages),
-                tuple(
-                    Tool(name=name, description=description, parameters=parameters)
-                    for name, description, parameters in request.tools
-                ),
-            )
-            text = rendered.prompt
-            # A grammar holds for all of the text: it has neither thoughts nor calls.
-            form = rendered.form if request.grammar is None else PLAIN
-        text_bytes = len(text.encode())
-        if text_bytes > self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX:
-            raise self._too_long(f"{text_bytes} bytes")
-        return self.model.tokenize(text, is_rendered=request.messages is not None), form
-
-    def _too_long(self, size: str) -> RuntimeFailure:
-        return RuntimeFailure(
-            "context_too_long",
-            f"the prompt has {size}, and the context holds {self.context_tokens} tokens",
-        )
 
     def _make_context(self, load: Load, capacity: Capacity) -> Handle:
         parameters = self._llama.llama_context_default_params()

@@ -53,6 +53,8 @@ class Load:
     lora: bytes | None = None
     """An adapter's file, as the file system encodes it, and how much of it is added."""
     lora_scale: float = 1.0
+    projector: bytes | None = None
+    """Its file, as the file system encodes it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,9 @@ class Generate:
     parallel_calls: bool
     with_markers: bool
     stop_token_ids: tuple[int, ...]
+    images: tuple[bytes, ...] = ()
+    image_places: tuple[tuple[int, ...], ...] = ()
+    """Message and character of each, as an `Image` has them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +131,7 @@ class Ready:
     """Whether this build of llama.cpp can use a GPU at all."""
     slots: int
     """Requests that run at a time."""
-    task: str
+    tasks: tuple[str, ...]
     """What the model is made for, of `runtimes.embedding.TASKS`."""
 
 

@@ -32,7 +32,9 @@ def default_file() -> pathlib.Path:
     return pathlib.Path(platformdirs.user_cache_dir("meshd")) / "hashes.json"
 
 
-def file_identity(path: pathlib.Path, adapter: Adapter | None = None) -> str:
+def file_identity(
+    path: pathlib.Path, adapter: Adapter | None = None, projector: pathlib.Path | None = None
+) -> str:
     """A name for the files of the model at `path`, and of what is added to it, as they are now.
     Raises OSError.
     """
@@ -41,6 +43,9 @@ def file_identity(path: pathlib.Path, adapter: Adapter | None = None) -> str:
     if adapter is not None:
         digest.update(repr(float(adapter.scale)).encode() + b"\0")
         parts.append(adapter.path)
+    if projector is not None:
+        digest.update(b"projector\0")
+        parts.append(projector)
     for part in parts:
         real = part.resolve()
         status = real.stat()

@@ -33,6 +33,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         split_mode=st.none() | NUMBERS,
         main_gpu=st.none() | NUMBERS,
         tensor_split=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+        projector=st.none() | st.binary(max_size=20),
     ),
     st.builds(
         frames.Generate,
@@ -62,6 +63,8 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         parallel_calls=st.booleans(),
         with_markers=st.booleans(),
         stop_token_ids=st.lists(NUMBERS, max_size=3).map(tuple),
+        images=st.lists(st.binary(max_size=20), max_size=3).map(tuple),
+        image_places=st.lists(st.lists(NUMBERS, max_size=3).map(tuple), max_size=3).map(tuple),
     ),
     st.builds(frames.Credit, request=NUMBERS, tokens=NUMBERS),
     st.builds(frames.Cancel, request=NUMBERS),
@@ -76,7 +79,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         context_tokens=NUMBERS,
         gpu_offload=st.booleans(),
         slots=NUMBERS,
-        task=TEXT,
+        tasks=TEXTS,
     ),
     st.builds(frames.LoadFailed, code=TEXT, message=TEXT),
     st.builds(
