@@ -29,6 +29,8 @@ CONVERSATIONS_MAX: Final = 4_096
 SERVED_MAX: Final = 4_096
 BYTES_PER_TOKEN: Final = 4
 """Of English text, roughly; a gateway has no tokenizer."""
+IMAGE_TOKENS: Final = 576
+"""Of one image, roughly: LLaVA's; others have from 64 to some thousands."""
 _SERVED_HALVED_AT: Final = 10_000_000
 """Tokens of one node: what was long ago counts less and less."""
 _USUAL_SMOOTHING: Final = 16
@@ -193,7 +195,7 @@ def prompt_estimate(request: Request) -> int:
     size = len((request.prompt or "").encode())
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
-    return size // BYTES_PER_TOKEN + 1
+    return size // BYTES_PER_TOKEN + IMAGE_TOKENS * len(request.images) + 1
 
 
 def _ns(seconds: float) -> int:
