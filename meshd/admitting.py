@@ -109,9 +109,14 @@ class Admitting:
         return Load(load.queued + waiting, load.running, load.slots)
 
     def speed(self, model: str) -> Speed | None:
-        """How fast a model is here, as it is to be told; None: nothing was measured yet."""
+        """How fast a model is here, as it is to be told: by its answers, else as it was tried out;
+        None: nothing was measured yet.
+        """
         measured = self._speeds.get(model)
-        return measured.told if measured is not None else None
+        if measured is not None and measured.told is not None:
+            return measured.told
+        times = self._models.times(model)
+        return None if times is None else Speed.of_times(times.prefill_ns, times.decode_ns)
 
     def has_speed_news(self) -> bool:
         """Whether some `speed` is another since the last time."""

@@ -77,7 +77,8 @@ class Answering:
 
     async def refuse(self, code: str, message: str) -> None:
         """Say at once that it does not run. Raises StreamBroken."""
-        await self._frames.send(self._failure(code, message), timeout_s=UNREAD_S)
+        refusal = self._server.send(self._failure(code, message))
+        await self._frames.send(refusal, timeout_s=UNREAD_S)
 
     async def run(self, work: Work, ask: Ask, waits: Waits | None = None) -> None:
         """Do the work while the asker wants it, until its deadline at most; be heard as often as it
@@ -87,7 +88,7 @@ class Answering:
         """
         is_wanted = True
         fault = ""
-        last: bytes | None = None
+        last: Refuse | End | Fail | None = None
 
         def give_up(why: str, what: str = "") -> None:
             nonlocal is_wanted, fault
@@ -136,21 +137,23 @@ class Answering:
                 nursery.cancel_scope.cancel()
         if last is None or not is_wanted:
             raise StreamBroken("the asker went away or the deadline passed", fault)
-        # As soon as the asker has this, its next exchange may begin: the watch must be over.
-        await self._frames.send(last, timeout_s=UNREAD_S)
+        # As soon as the asker has this, its next exchange may begin: the watch must be over. And
+        # no heartbeat may follow: one that was due has been sent by now.
+        await self._frames.send(self._server.send(last), timeout_s=UNREAD_S)
 
-    async def _last(self, work: Work, send: Send) -> bytes | None:
+    async def _last(self, work: Work, send: Send) -> Refuse | End | Fail | None:
         """The frame that ends the answer; None when the work came to no end."""
         try:
-            end = await work(send)
+            return await work(send)
         except NotAdmitted as failure:
             return self._failure(failure.code, failure.message, failure.retry_after_ms)
         except RuntimeFailure as failure:
             return self._failure(failure.code, failure.message)
-        return self._server.send(end) if end is not None else None
 
-    def _failure(self, code: str, message: str, retry_after_ms: int = RETRY_AFTER_MS) -> bytes:
+    def _failure(
+        self, code: str, message: str, retry_after_ms: int = RETRY_AFTER_MS
+    ) -> Refuse | Fail:
         text = message[:_MESSAGE_CHARS_MAX]
         if self._has_accepted:
-            return self._server.send(Fail(code, text))
-        return self._server.send(Refuse(code, text, retry_after_ms, self._load()))
+            return Fail(code, text)
+        return Refuse(code, text, retry_after_ms, self._load())

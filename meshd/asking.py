@@ -69,6 +69,7 @@ class AttemptFailed(Exception):
         *,
         is_lost: bool = False,
         is_unreached: bool = False,
+        is_refusal: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -78,6 +79,8 @@ class AttemptFailed(Exception):
         """It has said nothing against the request: what lies between broke."""
         self.is_unreached = is_unreached
         """Nothing at all is heard of it."""
+        self.is_refusal = is_refusal
+        """It has said so before anything was done."""
         self.retry_after_s = retry_after_s
         """When it may work out, as the candidate says."""
 
@@ -177,9 +180,10 @@ class Asking:
                 yield frame
             case Refuse(code, message, retry_after_ms, load):
                 self._view.hear_load(node, load)
-                raise _refused(code, message, codes, min(retry_after_ms / 1000, RETRY_S_MAX))
+                retry_s = min(retry_after_ms / 1000, RETRY_S_MAX)
+                raise _failed(code, message, codes, is_refusal=True, retry_after_s=retry_s)
             case Fail(code, message):
-                raise _refused(code, message, codes)
+                raise _failed(code, message, codes)
 
     async def _contact(
         self,
@@ -268,12 +272,17 @@ async def _next_frame(
     return asker.receive(data)
 
 
-def _refused(
-    code: str, message: str, codes: Collection[str], retry_after_s: float | None = None
+def _failed(
+    code: str,
+    message: str,
+    codes: Collection[str],
+    *,
+    is_refusal: bool = False,
+    retry_after_s: float | None = None,
 ) -> AttemptFailed:
     """What a peer said, made harmless: neither its code nor its words are to be believed."""
     if message == ANOTHER_VERSION:  # it is older, another one need not be
         code = "unavailable"
     reason = "".join(c if c.isprintable() else " " for c in message[:REASON_CHARS_MAX])
     known = code if code in codes else "unavailable"
-    return AttemptFailed(known, reason, retry_after_s=retry_after_s)
+    return AttemptFailed(known, reason, is_refusal=is_refusal, retry_after_s=retry_after_s)

@@ -107,7 +107,7 @@ class Attempting:
         except NotAdmitted as failure:
             retry_after_s = failure.retry_after_ms / 1000
             raise AttemptFailed(
-                failure.code, failure.message, retry_after_s=retry_after_s
+                failure.code, failure.message, is_refusal=True, retry_after_s=retry_after_s
             ) from failure
         except RuntimeFailure as failure:
             raise AttemptFailed(failure.code, failure.message) from failure

@@ -9,7 +9,7 @@ from typing import Final
 
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
-from meshd.choosing import Choosing
+from meshd.choosing import Choosing, longest_estimate
 from meshd.failures import RequestFailed
 from meshd.view import View
 from protocol.expectation import Demand
@@ -84,6 +84,22 @@ class Candidates:
                 "one; a machine is trusted that joined by: meshd invite --trusted",
             )
 
+    def has_any(
+        self,
+        request: Request,
+        options: RequestOptions,
+        *,
+        too_long_for: Mapping[NodeId, int] = NOBODY,
+    ) -> bool:
+        """Whether anybody offers what may run it, be it under suspicion or not."""
+        wanted = None if options.node is None else self._view.find(options.node)
+        return any(
+            (wanted is None or node in wanted)
+            and not _is_too_long(node, card, too_long_for)
+            and not (self._why_not(node, options) or _why_not(card, request, options, None))
+            for node, card in self._view.offering(request.model).items()
+        )
+
     def rank(
         self,
         request: Request,
@@ -100,13 +116,14 @@ class Candidates:
         able: list[NodeId] = []
         left_out: list[tuple[NodeId, str]] = []
         wanted = None if options.node is None else self._view.find(options.node)
-        too_short = max(too_long_for.values(), default=0)
         offers = self._view.offering(request.model)
         for node, card in offers.items():
             if wanted is not None and node not in wanted:
                 why = "another node was demanded"
-            elif too_long_for and card.context_tokens <= too_short:
+            elif _is_too_long(node, card, too_long_for):
                 why = "the prompt is too long for it"
+            elif not self._view.is_alive(node):
+                why = "it is under suspicion"
             else:
                 why = self._why_not(node, options) or _why_not(card, request, options, like)
             if why:
@@ -116,13 +133,14 @@ class Candidates:
         asked = self._choosing.look_at(request, options)
         considered = self._choosing.considered(able, self._view.own, asked)
         candidates = self._view.candidates(considered, request.model, self._asking.running)
-        ranked = self._choosing.rank(candidates, asked)
-        # Where it may be too long, it is tried last: only there it is known how long it is.
-        ranked.sort(key=lambda c: 0 < offers[c.node].context_tokens <= asked.demand.prompt_tokens)
+        longest = longest_estimate(request)
+        for place, candidate in enumerate(candidates):
+            if 0 < offers[candidate.node].context_tokens <= longest:
+                candidates[place] = dataclasses.replace(candidate, may_be_too_long=True)
         return Ranking(
             policy=asked.policy,
             demand=asked.demand,
-            ranked=ranked,
+            ranked=self._choosing.rank(candidates, asked),
             left_out=left_out,
         )
 
@@ -138,7 +156,7 @@ class Candidates:
             return f"it is not one with {_description(options)}"
         if options.is_trusted_only and not self._view.is_trusted(node):
             return "it is not trusted"
-        return "" if self._view.is_alive(node) else "it is under suspicion"
+        return ""
 
     def _not_made_for(self, request: Request) -> str:
         """The one line for a model that does something else."""
@@ -150,6 +168,12 @@ class Candidates:
         others = ", ".join(able[:_MODELS_NAMED])
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
         return f"The model {request.model!r} {does} and cannot {wanted}; {hint}."
+
+
+def _is_too_long(node: NodeId, card: ModelCard, too_long_for: Mapping[NodeId, int]) -> bool:
+    """Whether it has said so of the prompt, or another one that has no less context."""
+    shortest = max(too_long_for.values(), default=0)
+    return node in too_long_for or 0 < card.context_tokens <= shortest
 
 
 def _description(options: RequestOptions) -> str:

@@ -20,6 +20,7 @@ from protocol.routing import Candidate
 from protocol.speeds import Speed, Speeds
 from runtimes.base import Request
 from runtimes.embedding import EmbedRequest
+from runtimes.limits import IMAGE_TOKENS_MAX
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -31,6 +32,8 @@ BYTES_PER_TOKEN: Final = 4
 """Of English text, roughly; a gateway has no tokenizer."""
 IMAGE_TOKENS: Final = 576
 """Of one image, roughly: LLaVA's; others have from 64 to some thousands."""
+TEMPLATE_TOKENS_MAX: Final = 4_096
+"""What a chat template adds to a prompt, where no token ids tell."""
 _SERVED_HALVED_AT: Final = 10_000_000
 """Tokens of one node: what was long ago counts less and less."""
 _USUAL_SMOOTHING: Final = 16
@@ -196,6 +199,24 @@ def prompt_estimate(request: Request) -> int:
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
     return size // BYTES_PER_TOKEN + IMAGE_TOKENS * len(request.images) + 1
+
+
+def longest_estimate(request: Request) -> int:
+    """The same of what has to fit into a context at once: of texts, of the longest alone."""
+    if not isinstance(request, EmbedRequest):
+        return prompt_estimate(request)
+    longest = max((len(text.encode()) for text in request.texts), default=0)
+    size = longest + len((request.query or "").encode())
+    return max(size // BYTES_PER_TOKEN + 1, max(map(len, request.token_ids), default=0))
+
+
+def prompt_tokens_max(request: Request) -> int:
+    """More tokens than a prompt can have: no token is less than a byte, and no image has more than
+    it may.
+    """
+    images = 0 if isinstance(request, EmbedRequest) else len(request.images)
+    texts = prompt_estimate(request) - IMAGE_TOKENS * images
+    return BYTES_PER_TOKEN * texts + IMAGE_TOKENS_MAX * images + TEMPLATE_TOKENS_MAX
 
 
 def _ns(seconds: float) -> int:

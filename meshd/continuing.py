@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from meshd.choosing import BYTES_PER_TOKEN, prompt_estimate
+from meshd.choosing import prompt_tokens_max
 from runtimes.base import Chunk, Finished, GenerateEvent, ModelCard, Request, Started
 from runtimes.embedding import EMBED, NUMBERS_MAX, EmbedRequest, Vector
 from runtimes.limits import CONTINUED_TOKENS_MAX
@@ -25,8 +25,6 @@ from runtimes.limits import CONTINUED_TOKENS_MAX
 FOREIGN_RUNTIMES: Final = ("openai",)
 """Their servers tell no token ids, and may refuse a seed that nobody asked for."""
 SEED_BITS: Final = 63
-TEMPLATE_TOKENS_MAX: Final = 4_096
-"""What a chat template adds to a prompt, where no token ids tell."""
 
 
 class RunUnfit(Exception):
@@ -157,8 +155,7 @@ class Progress:
             tokens = min(self._ids_before + end.completion_tokens, tokens + self._bytes)
         prompt = len(self._started.prompt_token_ids) if self._started is not None else 0
         if not prompt:
-            most = BYTES_PER_TOKEN * prompt_estimate(self._request) + TEMPLATE_TOKENS_MAX
-            prompt = min(end.prompt_tokens, most)
+            prompt = min(end.prompt_tokens, prompt_tokens_max(self._request))
         cached = min(end.cached_tokens, prompt + self._ids_before)
         return Finished(end.finish_reason, prompt, tokens, cached)
 

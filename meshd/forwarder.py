@@ -87,15 +87,13 @@ class Forwarder:
         offers, and is given the time, so that no app hears of a model that there is none. Raises
         RequestFailed.
         """
+        candidates = self._means.candidates
         until = trio.current_time() + min(SETTLE_S, options.deadline_s)
-        while True:
-            try:
-                return self._means.candidates.check(request, options)
-            except RequestFailed as failure:
-                is_final = failure.code not in ("model_not_found", "no_trusted_node")
-                if is_final or self._view.is_settled() or trio.current_time() >= until:
-                    raise
+        while not (candidates.has_any(request, options) or self._view.is_settled()):
+            if trio.current_time() >= until:
+                break
             await trio.sleep(_LOOK_AGAIN_S)
+        candidates.check(request, options)
 
 
 def _check(request: Request, options: RequestOptions) -> None:

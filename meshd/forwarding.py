@@ -25,7 +25,7 @@ from meshd.attempting import (
     Attempting,
 )
 from meshd.candidates import Candidates
-from meshd.choosing import Choosing, Timing
+from meshd.choosing import Choosing, Timing, prompt_tokens_max
 from meshd.continuing import Progress, RunUnfit
 from meshd.failures import RequestFailed
 from meshd.hedging import Run, first_to_begin, late_after_s, late_s
@@ -284,7 +284,7 @@ class Forwarding:
         node, has_given = run.tried.node, run.tried.first_at is not None
         has_begun = self._progress.has_begun
         if failure.code == TOO_LONG_CODE and not has_begun:
-            self._too_long_for[node] = run.card.context_tokens if run.card is not None else 0
+            self._note_too_long(run, failure)
         if failure.code == TIMEOUT or (not has_begun and self._is_final(failure)):
             raise RequestFailed(failure.code, failure.message) from failure
         self._failed(run, failure)
@@ -307,16 +307,25 @@ class Forwarding:
         """Whether every node would say the same of the request."""
         if failure.code != TOO_LONG_CODE:
             return failure.code in FINAL_CODES
-        larger = self._means.candidates.rank(
+        return not self._means.candidates.has_any(
             self._request, self._options, too_long_for=self._too_long_for
         )
-        return not larger.ranked
+
+    def _note_too_long(self, run: Run, failure: AttemptFailed) -> None:
+        """Its context, and any that is no larger, is too small; unless that cannot be true."""
+        context = run.card.context_tokens if run.card is not None else 0
+        if context > prompt_tokens_max(self._request):
+            failure.code = "unavailable"
+        else:
+            self._too_long_for[run.tried.node] = context
 
     def _failed(self, run: Run, failure: AttemptFailed) -> None:
         choosing, node = self._means.choosing, run.tried.node
-        if failure.code in (*FULL_CODES, LOADING_CODE):
+        if failure.code == TOO_LONG_CODE:
+            return
+        if failure.is_refusal:
             choosing.refused(node)
-        elif failure.code != TOO_LONG_CODE:
+        else:
             choosing.failed(node, self._request.model, is_unreached=failure.is_unreached)
 
     def _note(self, run: Run, failure: AttemptFailed) -> None:

@@ -11,7 +11,7 @@ from meshd.view import model_row
 from protocol.messages import Load
 from runtimes.base import ModelCard, Runtime, RuntimeFailure, Source
 from runtimes.model_memory import ModelMemory
-from runtimes.standing import ModelState, Standing
+from runtimes.standing import ModelState, Standing, TokenTimes
 
 log = structlog.get_logger()
 
@@ -99,6 +99,10 @@ class LocalModels:
             return None
         coming = (each for each in standings if each.state is ModelState.LOADING)
         return min(coming, key=lambda standing: standing.ready_in_s, default=None)
+
+    def times(self, model: str) -> TokenTimes | None:
+        """How fast it was when it was tried out here; None: it was not."""
+        return next((each.times for each in self._standings(model) if each.times), None)
 
     def refusal(self, model: str) -> str:
         """Why it is neither there nor on its way; empty when there is no such thing."""

@@ -89,10 +89,11 @@ class Offered:
         elif key == advertisement.LABELS:
             offer.labels = advertisement.decode_labels(value)
         elif key == advertisement.HARDWARE:
-            offer.tier = tier_in(advertisement.decode_map(value))
+            offer.tier = _tier_in(advertisement.decode_map(value))
             offer.has_told = True
             if offer.awaited_since_ns is not None:
-                offer.awaited_since_ns = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
+                soon_ns = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
+                offer.awaited_since_ns = min(offer.awaited_since_ns, soon_ns)
         elif key.startswith(advertisement.MODEL_PREFIX):
             _note_model(offer, key, value)
 
@@ -110,7 +111,7 @@ def _note_model(offer: Offer, key: str, value: bytes) -> None:
         offer.speeds[card.name] = speed
 
 
-def tier_in(hardware: Mapping[str, Any]) -> int:
+def _tier_in(hardware: Mapping[str, Any]) -> int:
     """The tier that a member says it is in; the lowest, if that makes no sense."""
     tier = hardware.get("tier")
     return tier if type(tier) is int and tier in (1, 2, 3) else LOWEST_TIER

@@ -150,6 +150,7 @@ class Story:
             "retry_ms": _ms(estimate.retry_ns),
             "is_speed_known": candidate.speed is not None,
             "had_conversation": candidate.had_before,
+            "may_be_too_long": candidate.may_be_too_long,
             "failed_lately": candidate.failed_ago_ns is not None,
             "own_requests": candidate.own_requests,
             "load": dataclasses.asdict(candidate.load) if candidate.load else None,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from meshd import advertisement, clock
 from meshd.event_log import EventLog
-from meshd.offered import TELL_NS, Offered, tier_in
+from meshd.offered import TELL_NS, Offered
 from protocol.effects import Effect, Evicted, LoadLearned, MembershipChanged, OffersChanged
 from protocol.identity import NodeId, key_text
 from protocol.members import State
@@ -135,7 +135,6 @@ class View:
             addresses = alive.addresses
         offers = self._node.offers.of(node)
         hardware = advertisement.decode_map(offers.get(advertisement.HARDWARE, b""))
-        tier = tier_in(hardware)
         hardware.pop("tier", None)
         role = self._node.authority.role_of(node)
         invite = self._node.authority.invite_of(node)
@@ -150,8 +149,8 @@ class View:
             "address": str(addresses[0]) if addresses else None,
             "role": role.name.lower() if role is not None else None,
             "owner": invite.owner if invite is not None else None,
-            "labels": advertisement.decode_labels(offers.get(advertisement.LABELS, b"")),
-            "tier": tier,
+            "labels": dict(self.labels(node)),
+            "tier": self.tier(node),
             "hardware": hardware,
             "models": sorted(card.name for card in self.cards(node)),
             "load": dataclasses.asdict(load) if load else {"queued": 0, "running": 0, "slots": 0},

@@ -18,18 +18,18 @@ class Waits:
     """Of one request: looked at when its client is to be told, so that nobody computes in vain."""
 
     def __init__(self) -> None:
-        self._look: Look = nothing
+        self._looks: list[Look] = []
+        """Of the attempts under way, the last one at the end."""
 
     def now(self) -> Outlook:
         """What it waits for."""
-        return self._look()
+        return self._looks[-1]() if self._looks else NOTHING
 
     @contextlib.contextmanager
     def told_by(self, look: Look) -> Iterator[None]:
         """Inside this, `look` knows it. Of several attempts the last one is asked."""
-        self._look = look
+        self._looks.append(look)
         try:
             yield
         finally:
-            if self._look is look:
-                self._look = nothing
+            self._looks.remove(look)

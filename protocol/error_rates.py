@@ -40,8 +40,9 @@ class ErrorRates:
         known = self._known.get((node, model))
         if known is None:
             return 0
-        age_ns = max(0, now - known.at_ns)
-        return min(PERMILLE_MAX, known.permille * HALF_LIFE_NS // (HALF_LIFE_NS + age_ns))
+        halvings, rest_ns = divmod(max(0, now - known.at_ns), HALF_LIFE_NS)
+        permille = known.permille >> min(halvings, 10)
+        return min(PERMILLE_MAX, permille - permille * rest_ns // (2 * HALF_LIFE_NS))
 
     def note(self, node: NodeId, model: str, now: int, *, has_failed: bool) -> None:
         """A request was answered to its end, or was not."""

@@ -73,16 +73,18 @@ class Drawing:
 
 def _cooled(candidates: Sequence[Candidate], *, by_time: bool = False) -> list[Candidate]:
     """The same order, but who has just failed comes last; and behind them all, who was not heard
-    of at all: to find that out again takes long. Unless the order is by time, which loading the
-    model is a part of, who has it in memory comes before who has to load it.
+    of at all: to find that out again takes long. Of others who may have too little context comes
+    after who has enough. Unless the order is by time, which loading the model is a part of, who
+    has it in memory comes before who has to load it.
     """
 
-    def how_badly(candidate: Candidate) -> tuple[int, bool]:
+    def how_badly(candidate: Candidate) -> tuple[int, bool, bool]:
         is_cold = candidate.load_ns > 0 and not by_time
         failed = candidate.failed_ago_ns
-        if failed is None or failed >= COOL_DOWN_NS:
-            return 0, is_cold
-        return (2 if candidate.is_unreached else 1), is_cold
+        has_failed = 0
+        if failed is not None and failed < COOL_DOWN_NS:
+            has_failed = 2 if candidate.is_unreached else 1
+        return has_failed, candidate.may_be_too_long, is_cold
 
     return sorted(candidates, key=how_badly)
 

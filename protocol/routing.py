@@ -47,6 +47,8 @@ class Candidate:
     """Of 1,000 requests of ours for the model, so many failed there lately."""
     is_unreached: bool = False
     """When it failed, nothing was heard of it."""
+    may_be_too_long: bool = False
+    """The prompt, by its bytes, for the context there: only there it is known how long it is."""
     had_before: bool = False
     """It answered the turn of this conversation before: much of the prompt may lie there."""
     load_ns: int = 0

@@ -41,6 +41,11 @@ class Speed:
     decode_ns: int
     """Per token of the answer."""
 
+    @classmethod
+    def of_times(cls, prefill_ns: int, decode_ns: int) -> "Speed":
+        """Whatever was measured, within what can be told."""
+        return cls(_bounded(prefill_ns), _bounded(decode_ns))
+
     def to_fields(self) -> dict[str, int]:
         """As a part of the offer of a model."""
         return {"prefill_ns": self.prefill_ns, "decode_ns": self.decode_ns}

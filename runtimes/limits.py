@@ -48,6 +48,9 @@ DIMENSIONS_MAX = 16_384
 IMAGES_MAX = 16
 PIXELS_MAX = 2**24
 """Of all images of a request, so that they are decoded within a step of the engine."""
+IMAGE_TOKENS_MAX = 2**16
+"""Of one image in a prompt, of all its parts together. llama.cpp's projectors make some thousands
+at most, and OpenAI counts up to 36,835 for one."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARACTERS_MAX}}}")
 

@@ -38,6 +38,10 @@ def make_source(spec: str, options: Mapping[str, str]) -> Source:
     if not (_is_file(spec) or _is_folder(spec)):  # one that is there may be called anything
         spec, written = split_options(spec)
         options = {**options, **written}
+    if _is_name(options.get("draft", "demo")):
+        from runtimes.models.on_disk import find_model, models_on_disk
+
+        options = {**options, "draft": str(find_model(options["draft"], models_on_disk()).path)}
     if not spec or spec == "none":
         raise RuntimeFailure("invalid_model", f"{spec!r} names no model")
     if spec == "demo":
@@ -119,6 +123,12 @@ def _make_by_name(spec: str, options: Mapping[str, str]) -> Source:
             ) from unknown
         raise
     return _make_llama(model.path, {"name": model.name, **options})
+
+
+def _is_name(spec: str) -> bool:
+    """Whether it can only be that of a model that another program has on this disk."""
+    is_path = _PATH.match(spec) is not None or spec.lower().endswith(".gguf")
+    return not (spec == "demo" or is_path or _is_file(spec))
 
 
 def _is_file(spec: str) -> bool:

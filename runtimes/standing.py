@@ -25,6 +25,16 @@ class ModelState(enum.StrEnum):
     """It is not offered; `reason` says why."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenTimes:
+    """How fast a model was when it was tried out, in nanoseconds per token."""
+
+    prefill_ns: int
+    """Of a prompt."""
+    decode_ns: int
+    """Of an answer that has the machine for itself."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """For people, and for who lets requests through."""
@@ -38,5 +48,7 @@ class Standing:
     """For a request that comes now, about; 0: it is ready, or nothing can be said."""
     need: Room | None = None
     """The memory that it takes; None: unknown, or another machine's business."""
+    times: TokenTimes | None = None
+    """As they were measured when it was first loaded here; None: they were not."""
     reason: str = ""
     """Why it is not ready, where that is no matter of course."""

@@ -28,7 +28,17 @@ def explain(
     if told["candidates"]:
         print()
         terminal.print_table(
-            ("candidate", "expected", "wait", "prefill", "decode", "round trip", "remarks"),
+            (
+                "candidate",
+                "expected",
+                "wait",
+                "load",
+                "prefill",
+                "decode",
+                "round trip",
+                "retries",
+                "remarks",
+            ),
             [_candidate_cells(row) for row in told["candidates"]],
         )
     for row in told["left_out"]:
@@ -63,13 +73,14 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _candidate_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = ("total_ms", "wait_ms", "prefill_ms", "decode_ms", "round_trip_ms")
+    names = ("total", "wait", "load", "prefill", "decode", "round_trip", "retry")
     remarks = [
         "" if row["is_speed_known"] else "speed unknown",
         "has the conversation" if row["had_conversation"] else "",
         "failed lately" if row["failed_lately"] else "",
+        "its context may be too small" if row["may_be_too_long"] else "",
     ]
-    times = [units.milliseconds(row[part]) for part in parts]
+    times = [units.milliseconds(row[f"{name}_ms"]) for name in names]
     return (str(row["node"]), *times, ", ".join(filter(None, remarks)))
 
 

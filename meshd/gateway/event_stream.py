@@ -22,6 +22,8 @@ _KEEP_ALIVE = sse_comment("keep-alive")
 
 def outlook_words(outlook: Outlook) -> str:
     """What a client is told of it, such as `loading 40 %, about 12 s`; empty: nothing."""
+    if outlook.percent == 0 and not outlook.ready_in_s:
+        return "waiting for memory that other models have"
     if outlook.percent is not None:
         about = f", about {outlook.ready_in_s} s" if outlook.ready_in_s else ""
         return f"loading {outlook.percent} %{about}"

@@ -49,9 +49,12 @@ def request_options(exchange: Exchange) -> RequestOptions:
 def _labels(exchange: Exchange) -> dict[str, str]:
     """Of one or more headers, each of one or more labels between commas. Raises Refusal."""
     name = "x-meshd-label"
-    texts = [text.strip() for line in exchange.headers.getlist(name) for text in line.split(",")]
     try:
-        return parse_labels(texts)
+        # Headers are bytes, which Starlette reads as Latin-1.
+        lines = [line.encode("latin-1").decode() for line in exchange.headers.getlist(name)]
+        return parse_labels(text.strip() for line in lines for text in line.split(","))
+    except UnicodeDecodeError:
+        raise Refusal("bad_request", f"{name} must be UTF-8.", param=name) from None
     except UserError as error:
         raise Refusal("bad_request", f"{name}: {error}.", param=name) from None
 

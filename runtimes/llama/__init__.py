@@ -15,5 +15,6 @@ def create(source: str, *, options: Mapping[str, str]) -> Runtime:
     from runtimes.llama.hash_cache import HashCache
     from runtimes.llama.runtime import LlamaRuntime
     from runtimes.llama.settings import read_settings
+    from runtimes.llama.speed_cache import SpeedCache
 
-    return LlamaRuntime(read_settings(source, options), hashes=HashCache())
+    return LlamaRuntime(read_settings(source, options), hashes=HashCache(), speeds=SpeedCache())

@@ -7,6 +7,10 @@ from typing import Any
 from runtimes.llama.bindings import Bindings, Handle
 
 
+class EngineBroken(Exception):
+    """llama.cpp failed in a way after which its state is unknown; the process must end."""
+
+
 class Batch:
     """The tokens of one `llama_decode`. Reused for every step."""
 

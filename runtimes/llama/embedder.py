@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import NUMBERS_MAX, RERANK, Vector, normalised
 from runtimes.limits import check_tokens
-from runtimes.llama.batch import Batch
+from runtimes.llama.batch import Batch, EngineBroken
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import SLOTS_DEFAULT
 from runtimes.llama.context_length import CONTEXT_TOKENS_MIN
-from runtimes.llama.engine import EngineBroken
 from runtimes.llama.frames import Embed, Embedded, Ended, Failed, Generate, Load
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX

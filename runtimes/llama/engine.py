@@ -10,24 +10,30 @@ arrival. What runs grows; when the room is used up, kept sequences go first, the
 those that are paused, then those of the youngest: they are computed again when there is room. The
 oldest always goes on, because one full context fits.
 
-An image in a prompt is computed in a step of its own (vision.py) and then read in the place of
-tokens, by a decode of its own, because llama.cpp takes either tokens or vectors.
+An image in a prompt is computed and read by work of its own (image_reader.py), of one at a time, in
+steps that also have the one decode for all others.
 
 With `reproducible`, each sequence is decoded alone, in pieces that depend on nothing but its own
 tokens, and in a part of the cache of its own: no other request changes the rounding of a logit.
+
+With a draft (drafter.py), a sequence that generates may have tokens behind its last one in the
+batch that are only proposed. Each position is sampled as ever; while what comes out is what was
+proposed, the logits of the next position are there already. What is behind it is taken back.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from runtimes.base import Logprob, RuntimeFailure
 from runtimes.completion_text import CompletionText
-from runtimes.llama.batch import Batch, fair_shares
+from runtimes.llama.batch import Batch, EngineBroken, fair_shares
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.context_length import default_context_tokens
+from runtimes.llama.drafter import Drafter
 from runtimes.llama.frames import Embed, Failed, Generate, Load, Prefilled
+from runtimes.llama.image_reader import ImageReader
 from runtimes.llama.image_tokens import as_ids
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
@@ -37,7 +43,8 @@ from runtimes.llama.parking import Parking
 from runtimes.llama.prompt import PromptWriter
 from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.sampler import Sampler
-from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.llama.sequence import Sequence, StepResult, streams
+from runtimes.llama.speculation import Speculation
 from runtimes.llama.vision import Vision
 from runtimes.reply_form import PLAIN, ReplyForm
 
@@ -46,10 +53,6 @@ REPRODUCIBLE_TOKENS = 128
 pieces of this size: they were computed in the same shape."""
 GROWTH_TOKENS = 32
 """Room that a sequence must find for new tokens before it begins, lest it is thrown out at once."""
-
-
-class EngineBroken(Exception):
-    """llama.cpp failed in a way after which its state is unknown; the process must end."""
 
 
 class Engine:
@@ -67,8 +70,8 @@ class Engine:
         self.model = model
         trained = self.model.trained_context_tokens
         self.context_tokens = load.context_tokens or default_context_tokens(trained)
-        self._vision = None if load.projector is None else Vision(model, load)
-        self._prompts = PromptWriter(model, self._vision, self.context_tokens)
+        vision = None if load.projector is None else Vision(model, load)
+        self._prompts = PromptWriter(model, vision, self.context_tokens)
         capacity = plan_capacity(
             context_tokens=self.context_tokens,
             parameters=self.model.parameters,
@@ -95,10 +98,15 @@ class Engine:
             parking=parking if capacity.is_shared else None,
             kept_max=capacity.kept_tokens,
         )
+        self._images = (
+            None if vision is None else ImageReader(vision, model, self._context, self.memory)
+        )
+        drafter = None if load.draft is None else Drafter(model, load, capacity, clock)
+        self.speculation = Speculation(drafter, load.draft_tokens)
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
         self._pace = Pace(clock)
         self._rows: dict[int, int] = {}
-        """Of the last batch: the row of each request's last token."""
+        """Of the last batch: the row of each request's last token that is no proposal."""
         self._sequences: dict[int, Sequence] = {}
         """In order of arrival."""
 
@@ -118,9 +126,6 @@ class Engine:
         written = self._prompts.write(request)
         prompt, form = written.tokens, written.form
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
-        for name in ("continued_ids", "stop_token_ids"):
-            if any(token >= self.model.tokens_known for token in getattr(request, name)):
-                raise RuntimeFailure("bad_request", f"{name} are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         visible = self.model.tokens_of(form.markers) if request.with_markers else frozenset()
         sampler = Sampler(
@@ -161,8 +166,9 @@ class Engine:
         self._drop(sequence, keep=False)
         return True
 
-    def step(self, allowed: Collection[int]) -> list[StepResult]:
-        """Do one decode for the open requests in `allowed`; return what came of it.
+    def step(self, allowed: Mapping[int, int]) -> list[StepResult]:
+        """Do one decode for the open requests in `allowed`, each of which gets so many tokens at
+        most; return what came of it.
 
         A request whose `Ended` or `Failed` is among the results is closed. Raises EngineBroken.
         """
@@ -200,7 +206,7 @@ class Engine:
                 sequence.cached_tokens = min(sequence.decoded, sequence.prompt_tokens)
         return [sequence for sequence in active if sequence.held is not None]
 
-    def _step_together(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+    def _step_together(self, ready: list[Sequence], allowed: Mapping[int, int]) -> list[StepResult]:
         results = self._look(ready, allowed)
         ready = [each for each in ready if each.held is not None and each.image is None]
         return results + self._read(ready, allowed)
@@ -210,59 +216,43 @@ class Engine:
         so that many images hold up nobody longer than one.
         """
         looking = next((each for each in ready if each.image is not None), None)
-        if looking is None or looking.image is None:
+        if looking is None:
             return []
-        image = looking.image
-        streams = sum(each.pending == 1 for each in ready)
-        most = BATCH_TOKENS_MAX if image.is_whole else self._pace.prompt_tokens(streams=streams)
-        waiting = list(ready)
-        while not self._has_cells(min(most, image.end - looking.decoded), allowed):
-            youngest = waiting.pop()
-            if not waiting:
+        going_on = list(ready)
+        assert self._images is not None
+        room = self._pace.prompt_tokens(beside=streams(going_on))
+        piece = self._images.piece(looking, room)
+        # Streams need theirs in the same step, in which whoever looks at an image gives no way.
+        while not self._has_cells(piece + streams(going_on), allowed):
+            if len(going_on) == 1:
                 raise self._broken(1)
+            youngest = going_on.pop()
             self._make_wait(youngest)
             if youngest is looking:
                 return []
-        return self._step_image(looking, most)
+        return self._step_image(looking, room)
 
-    def _step_image(self, sequence: Sequence, most: int) -> list[StepResult]:
-        """Compute what is read of an image, or read so many tokens of it."""
-        image = sequence.image
-        assert image is not None
-        assert sequence.held is not None
-        assert self._vision is not None
-        request = sequence.request
-        if image.vectors is None:
-            if not self._vision.encode(image):
-                self._drop(sequence, keep=False)
-                why = f"an image cannot be encoded ({self._log.last_error() or 'no reason given'})"
-                return [Failed(request=request, code="crashed", message=why)]
-            return [Prefilled(request=request, tokens=sequence.decoded)]
-        start = sequence.decoded
-        piece = min(most, image.end - start)
-        code = self._vision.decode(
-            self._context,
-            image,
-            range(start - image.start, start - image.start + piece),
-            sequence=sequence.held.number,
-            position=sequence.position(image.start),
-        )
-        if code != 0:
-            raise self._broken(code)
-        self.memory.grow(sequence.held, sequence.tokens[start : start + piece])
-        if sequence.decoded == image.end:
-            image.vectors = None
-        return [Prefilled(request=request, tokens=sequence.decoded)]
+    def _step_image(self, sequence: Sequence, room: int) -> list[StepResult]:
+        assert self._images is not None
+        result = self._images.step(sequence, room)
+        if isinstance(result, Failed):
+            self._drop(sequence, keep=False)
+        return [result]
 
-    def _read(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+    def _read(self, ready: list[Sequence], allowed: Mapping[int, int]) -> list[StepResult]:
         while ready:
-            pieces = self._plan(ready)
+            wishes = self.speculation.wishes(ready, allowed)
+            wished = sum(wish.count for wish in wishes)
+            pieces = self._plan(ready, wished)
+            if not self.memory.make_room(sum(pieces) + wished):
+                wishes = []  # nobody gives way to what is only proposed
             if self._has_cells(sum(pieces), allowed):
+                proposals = self.speculation.propose(wishes)
                 self._pace.start()
-                code = self._decode(list(zip(ready, pieces, strict=True)))
+                code = self._decode(list(zip(ready, pieces, strict=True)), proposals)
                 self._pace.end(sum(pieces))
                 if code == 0:
-                    return self._outcome(ready, pieces)
+                    return self._outcome(ready, pieces, proposals)
                 if code != 1:
                     raise self._broken(code)
             if len(ready) == 1:
@@ -270,10 +260,9 @@ class Engine:
             self._make_wait(ready.pop())  # the youngest
         return []
 
-    def _plan(self, ready: list[Sequence]) -> list[int]:
-        """How many tokens of each go into the next batch."""
-        streams = sum(sequence.pending == 1 for sequence in ready)
-        room = self._pace.prompt_tokens(streams=streams)
+    def _plan(self, ready: list[Sequence], proposed: int) -> list[int]:
+        """How many known tokens of each go into the next batch, beside those `proposed`."""
+        room = self._pace.prompt_tokens(beside=streams(ready) + proposed)
         needs = [sequence.pending_text for sequence in ready if sequence.pending > 1]
         shares = iter(fair_shares(needs, room, PIECE_TOKENS_MIN))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
@@ -296,6 +285,7 @@ class Engine:
         assert sequence.held is not None
         self.memory.release(sequence.held, keep=False)
         sequence.held = None
+        self.speculation.release(sequence.request, keep=False)
 
     def _step_alone(self, sequence: Sequence) -> list[StepResult]:
         """Decode the next piece of one sequence; its shape follows from its tokens alone."""
@@ -306,12 +296,12 @@ class Engine:
             border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS
             end = min(border + REPRODUCIBLE_TOKENS, sequence.prompt_tokens)
             piece = min(end - sequence.decoded, sequence.pending_text)
-        code = self._decode([(sequence, piece)])
+        code = self._decode([(sequence, piece)], {})
         if code != 0:
             raise self._broken(code)
-        return self._outcome([sequence], [piece])
+        return self._outcome([sequence], [piece], {})
 
-    def _decode(self, work: list[tuple[Sequence, int]]) -> int:
+    def _decode(self, work: list[tuple[Sequence, int]], proposals: Mapping[int, list[int]]) -> int:
         self._batch.clear()
         self._rows.clear()
         for sequence, piece in work:
@@ -323,16 +313,21 @@ class Engine:
             if not self._is_shared:
                 # Also where a token is known already: the shape is that of an unbroken run.
                 wants_logits = end >= sequence.prompt_tokens
-            self._rows[sequence.request] = self._batch.add(
+            proposal = proposals.get(sequence.request, [])
+            last = self._batch.add(
                 sequence.held.number,
                 sequence.position(start),
-                sequence.tokens[start:end],
+                sequence.tokens[start:end] + proposal,
                 wants_logits=wants_logits,
+                wants_all=bool(proposal),
             )
+            self._rows[sequence.request] = last - len(proposal)
         self._log.clear()
         return self._batch.decode(self._context)
 
-    def _outcome(self, ready: list[Sequence], pieces: list[int]) -> list[StepResult]:
+    def _outcome(
+        self, ready: list[Sequence], pieces: list[int], proposals: Mapping[int, list[int]]
+    ) -> list[StepResult]:
         """After a decode: grow the sequences, and sample where all tokens were seen."""
         results: list[StepResult] = []
         for sequence, piece in zip(ready, pieces, strict=True):
@@ -344,7 +339,16 @@ class Engine:
             if sequence.pending:
                 results.append(Prefilled(request=sequence.request, tokens=sequence.decoded))
                 continue
-            row = self._rows[sequence.request]
+            results += self._sample(sequence, proposals.get(sequence.request, []))
+        return results
+
+    def _sample(self, sequence: Sequence, proposal: list[int]) -> list[StepResult]:
+        """Its next token; and the ones behind it, as long as they are those of `proposal`."""
+        assert sequence.held is not None
+        results: list[StepResult] = []
+        accepted = 0
+        while True:
+            row = self._rows[sequence.request] + accepted
             token = sequence.sampler.sample(self._context, row, sequence.decoded)
             likely: tuple[Logprob, ...] = ()
             if sequence.logprobs is not None and token is not None:
@@ -360,6 +364,13 @@ class Engine:
             told = sequence.push(self.model, token, likely)
             if told is not None:
                 results.append(told)
+            if sequence.ending or proposal[accepted : accepted + 1] != [token]:
+                break
+            self.memory.grow(sequence.held, [proposal[accepted]])
+            accepted += 1
+        if accepted < len(proposal):
+            self.memory.cut(sequence.held, sequence.decoded)
+        self.speculation.note(sequence, proposed=len(proposal), accepted=accepted)
         return results
 
     def _drop(self, sequence: Sequence, *, keep: bool) -> None:
@@ -367,6 +378,7 @@ class Engine:
         sequence.sampler.close()
         if sequence.held is not None:
             self.memory.release(sequence.held, keep=keep)
+        self.speculation.release(sequence.request, keep=keep)
 
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")

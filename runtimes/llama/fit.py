@@ -45,23 +45,33 @@ def capacity_of(shape: Shape, settings: LlamaSettings, *, available: int, gpu: b
 def needed_room(
     shape: Shape, settings: LlamaSettings, size_bytes: int, capacity: Capacity, *, gpus: int
 ) -> Room:
-    """The memory that it takes once it works. `size_bytes`: of its files; `gpus`: how many GPUs it
-    may be laid over, 0: a processor does the work.
+    """The memory that it takes once it works, without its draft. `size_bytes`: of its files;
+    `gpus`: how many GPUs it may be laid over, 0: a processor does the work.
     """
+    process = Room(PROCESS_BYTES)
+    if gpus and settings.gpu_layers != 0:
+        process += Room(DEVICE_BYTES, DEVICE_BYTES * settings.split.devices(gpus))
+    return process + added_room(shape, settings, size_bytes, capacity, gpus=gpus)
+
+
+def added_room(
+    shape: Shape, settings: LlamaSettings, size_bytes: int, capacity: Capacity, *, gpus: int
+) -> Room:
+    """The same without a process: what a draft takes beside its model."""
     kv_bytes = capacity.kv_tokens * shape.kv_bytes_per_token
     wide = 4 * (2 * shape.feed_forward + 4 * shape.width)
     step_bytes = BATCH_TOKENS_MAX * (wide + MASK_BYTES * capacity.kv_tokens)
-    ours = PROCESS_BYTES + TOKEN_BYTES * shape.vocabulary
+    ours = TOKEN_BYTES * shape.vocabulary
     if not gpus or settings.gpu_layers == 0:
         logits_bytes = 4 * shape.vocabulary * capacity.slots
         return Room(size_bytes + kv_bytes + step_bytes + logits_bytes + ours)
     # A device gets all of its buffers at once; that of the output has a row of logits for each
     # token of a step.
     devices = settings.split.devices(gpus)
-    buffers = devices * (step_bytes + DEVICE_BYTES) + 4 * shape.vocabulary * BATCH_TOKENS_MAX
+    buffers = devices * step_bytes + 4 * shape.vocabulary * BATCH_TOKENS_MAX
     layers = shape.layers + 1  # and the output
     on_device = layers if settings.gpu_layers < 0 else min(layers, settings.gpu_layers)
     there = (size_bytes + kv_bytes) * on_device // layers
     # Whole layers go to each, so on each but one there may be room left for nearly one more.
     unfilled = (devices - 1) * (size_bytes + kv_bytes) // layers
-    return Room(size_bytes + kv_bytes - there + ours + DEVICE_BYTES, there + buffers + unfilled)
+    return Room(size_bytes + kv_bytes - there + ours, there + buffers + unfilled)

@@ -10,6 +10,7 @@ How a frame becomes bytes, and what is refused, is in `runtimes/worker/framing.p
       Embed          ->
                      <-   Started, Embedded ..., then one of Ended, Failed, Cancelled
       Credit, Cancel ->
+                     <-   Measured, once, if nobody asks before
 
 A request starts with CREDIT_TOKENS: the worker stops before the daemon holds more tokens (or
 vectors) than that which nobody has taken, and `Credit` lets it go on.
@@ -46,6 +47,8 @@ class Load:
     """None: the worker chooses."""
     memory_bytes: int
     """Memory that is available now."""
+    is_to_measure: bool = False
+    """Try out how fast it is, while nobody asks."""
     split_mode: int | None = None
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
@@ -53,6 +56,10 @@ class Load:
     lora: bytes | None = None
     """An adapter's file, as the file system encodes it, and how much of it is added."""
     lora_scale: float = 1.0
+    draft: bytes | None = None
+    """The file of a model that proposes tokens, as the file system encodes it; and how many of
+    them one step tries, of all requests together."""
+    draft_tokens: int = 0
     projector: bytes | None = None
     """Its file, as the file system encodes it."""
 
@@ -222,6 +229,14 @@ class Embedded:
     data: bytes
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How fast the model is, before anybody has asked: nanoseconds per token."""
+
+    prefill_ns: int
+    decode_ns: int
+
+
 Frame = (
     Load
     | Generate
@@ -238,6 +253,7 @@ Frame = (
     | Cancelled
     | Embed
     | Embedded
+    | Measured
 )
 
 

@@ -6,10 +6,9 @@ begin alike exactly where their texts and their images do.
 """
 
 import dataclasses
-from typing import Any, Final
+from typing import Any
 
-TOKENS_MAX: Final = 2**20
-"""Of one image."""
+from runtimes.limits import IMAGE_TOKENS_MAX
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -37,13 +36,13 @@ class PlacedImage:
 
 def image_keys(digest: bytes, tokens: int) -> list[int]:
     """What stands for the tokens of an image whose content has this digest (16 bytes or more)."""
-    first = -1 - (int.from_bytes(digest[:16], "big") * TOKENS_MAX)
+    first = -1 - (int.from_bytes(digest[:16], "big") * IMAGE_TOKENS_MAX)
     return list(range(first, first - tokens, -1))
 
 
 def place_in_image(token: int) -> int:
     """How many tokens of the same image come before this one; 0 for a token of text."""
-    return (-1 - token) % TOKENS_MAX if token < 0 else 0
+    return (-1 - token) % IMAGE_TOKENS_MAX if token < 0 else 0
 
 
 def as_ids(tokens: list[int]) -> tuple[int, ...]:

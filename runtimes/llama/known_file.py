@@ -1,4 +1,5 @@
-"""The one place for what is known of one model's files now: what they say, and their hash.
+"""The one place for what is known of one model's files now: what they say, their hash, and how fast
+the model was.
 
 Files may be exchanged or written to at any time. What was computed of them holds for the identity
 that they had before and still have afterwards.
@@ -16,6 +17,8 @@ from runtimes.llama.adapter import whole_hash
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.prospect import Prospect, look
 from runtimes.llama.settings import LlamaSettings
+from runtimes.llama.speed_cache import SpeedCache
+from runtimes.standing import TokenTimes
 
 IDENTIFY_S: Final = 5.0
 """After so long a file that changed while its hash was computed is read again."""
@@ -24,10 +27,19 @@ IDENTIFY_S: Final = 5.0
 class KnownFile:
     """The files of one model. For trio tasks of one thread."""
 
-    def __init__(self, settings: LlamaSettings, hashes: HashCache | None) -> None:
-        """`hashes`: where content hashes are remembered; None: nowhere."""
+    def __init__(
+        self,
+        settings: LlamaSettings,
+        hashes: HashCache | None,
+        speeds: SpeedCache | None = None,
+    ) -> None:
+        """`hashes`, `speeds`: where content hashes and times are remembered; None: nowhere."""
         self._settings = settings
         self._hashes = hashes
+        self._speeds = speeds
+        self._was_tried = False
+        self.times: TokenTimes | None = None
+        """As they were measured; None: they were not."""
         self.prospect: Prospect | None = None
         self.trouble = ""
         """Why its hash cannot be computed at present."""
@@ -44,13 +56,41 @@ class KnownFile:
             )
         except OSError as error:
             raise RuntimeFailure(
-                "invalid_model", f"{self._settings.path} cannot be read ({error.strerror})"
+                "invalid_model",
+                f"{error.filename or self._settings.path} cannot be read ({error.strerror})",
             ) from error
         if before is not None and before.identity == found.identity:
             # Also where the cache of hashes cannot be written.
             found = _with_hash(found, found.card.content_hash or before.card.content_hash)
+        else:
+            self.times, self._was_tried = None, False
         self.prospect = found
+        await self._remember_times()
         return found
+
+    async def _remember_times(self) -> None:
+        """Look up what was measured of the model, as soon as it is known which one it is."""
+        content_hash = self.prospect.card.content_hash if self.prospect is not None else ""
+        if self._speeds is not None and self.times is None and content_hash:
+            find = self._speeds.find
+            self.times = await trio.to_thread.run_sync(find, content_hash, self._settings)
+
+    def take_trial(self) -> bool:
+        """Whether the model's next worker shall try out how fast it is: one does, and no other
+        after it, whatever became of it.
+        """
+        is_due = self._speeds is not None and self.times is None and not self._was_tried
+        self._was_tried |= is_due
+        return is_due
+
+    async def note_times(self, times: TokenTimes, tell: Callable[[], None]) -> None:
+        """This was measured; `tell` is called when it counts."""
+        self.times = times
+        tell()
+        content_hash = self.prospect.card.content_hash if self.prospect is not None else ""
+        if self._speeds is not None and content_hash:
+            keep = self._speeds.keep
+            await trio.to_thread.run_sync(keep, content_hash, self._settings, times)
 
     async def identify(self, reading: trio.Lock) -> bool:
         """Compute the hash of the files, one model at a time under `reading`; whether it is known
@@ -94,6 +134,7 @@ class KnownFile:
             self.prospect = _with_hash(self.prospect, found)
         if self._hashes is not None and self._settings.content_hash is None:
             await trio.to_thread.run_sync(self._hashes.keep, prospect.identity, found)
+        await self._remember_times()
         return True
 
     async def keep_identified(

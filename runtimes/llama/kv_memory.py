@@ -128,6 +128,16 @@ class KvMemory:
             self._users[self._next_cell] = 1
             self._next_cell += 1
 
+    def cut(self, held: Held, length: int) -> bool:
+        """Keep its first `length` tokens, and nothing that was decoded behind them, `grow` told of
+        it or not; whether that can be done.
+        """
+        if not self._llama.llama_memory_seq_rm(self._memory, held.number, length, -1):
+            return False
+        self._leave_cells(held.cells[length:])
+        del held.tokens[length:], held.cells[length:]
+        return True
+
     def release(self, held: Held, *, keep: bool) -> None:
         """The sequence runs no more; keep its tokens for later prompts, or remove exactly them."""
         self._running.remove(held)
@@ -211,14 +221,8 @@ class KvMemory:
         return self._begin()
 
     def _cut(self, held: Held, length: int) -> bool:
-        """Forget what comes behind the first `length` tokens; whether that can be done."""
-        if length >= len(held.tokens):
-            return True
-        if not self._llama.llama_memory_seq_rm(self._memory, held.number, length, -1):
-            return False
-        self._leave_cells(held.cells[length:])
-        del held.tokens[length:], held.cells[length:]
-        return True
+        """The same where it has no more than `grow` was told of: nothing, where it is as short."""
+        return length >= len(held.tokens) or self.cut(held, length)
 
     def _share(self, source: Held, common: int) -> Held:
         """A sequence that begins with the same cells as `source`, which stays."""

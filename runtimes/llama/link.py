@@ -58,6 +58,13 @@ class WorkerEnd:
     returncode: int | None
     """As `subprocess` counts: negative is a signal."""
 
+    @classmethod
+    def without_process(cls, error: OSError) -> "WorkerEnd":
+        """Of one that could not be started: out of memory or processes."""
+        reason = f"no worker can be started ({error})"
+        failure = RuntimeFailure("unavailable", reason)
+        return cls(reason=reason, failure=failure, was_ready=False, returncode=None)
+
 
 class WorkerLink:
     """One worker process, from its start to its end."""
@@ -68,11 +75,15 @@ class WorkerLink:
         *,
         memory_bytes: int,
         on_ready: Callable[[frames.Ready], None],
+        on_measured: Callable[[frames.Measured], None] | None = None,
     ) -> None:
-        """`memory_bytes`: what the worker plans with; 0: unknown."""
+        """`memory_bytes`: what the worker plans with; 0: unknown. `on_measured`: the worker shall
+        try out how fast the model is, while nobody asks; None: it need not.
+        """
         self._settings = settings
         self._memory_bytes = memory_bytes
         self._on_ready = on_ready
+        self._on_measured = on_measured
         self._replies: dict[int, Reply] = {}
         self._numbers = itertools.count(1)
         self._outbox: collections.deque[bytes] = collections.deque()
@@ -260,6 +271,8 @@ class WorkerLink:
                 self._reply(frame.request).fail(RuntimeFailure(frame.code, frame.message))
             case frames.Cancelled():
                 self._reply(frame.request).end()
+            case frames.Measured() if self._on_measured is not None:
+                self._on_measured(frame)
             case _:
                 raise FrameError(f"{type(frame).__name__} from a worker")
 
@@ -306,8 +319,11 @@ class WorkerLink:
             reproducible=self._settings.reproducible,
             flash_attention=self._settings.flash_attention,
             memory_bytes=self._memory_bytes,
+            is_to_measure=self._on_measured is not None,
             lora=_encoded(None if self._settings.lora is None else self._settings.lora.path),
             lora_scale=1.0 if self._settings.lora is None else self._settings.lora.scale,
+            draft=_encoded(self._settings.draft),
+            draft_tokens=self._settings.draft_tokens,
             projector=_encoded(self._settings.projector),
         )
 

@@ -15,6 +15,8 @@ from runtimes.llama.pooling import Pooling
 from runtimes.llama.split import Split
 
 METADATA_BYTES_MAX = 1024
+VOCABULARY_PADDING_MAX = 128
+"""Models of one family fill their vocabularies up by a few tokens that are never used."""
 PIECE_BYTES = 64
 """Room for one token's text at first; longer ones ask again."""
 PARAMETERS_PER_THREAD = 20_000_000
@@ -49,6 +51,7 @@ class LoadedModel:
         """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
         self.bindings = self._llama = bindings
         self.log = log
+        self.split = split
         parameters = bindings.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
         split.fill(bindings, parameters)
@@ -172,6 +175,17 @@ class LoadedModel:
         if self._end_tokens is None:
             self._end_tokens = tuple(filter(self.is_end, range(self.tokens_known)))
         return self._end_tokens
+
+    def shares_vocabulary(self, other: "LoadedModel") -> bool:
+        """Whether a token of one is the same token of the other, but for padding at the end."""
+        llama, mine, others = self._llama, self.vocabulary, other.vocabulary
+        if llama.llama_vocab_type(mine) != llama.llama_vocab_type(others):
+            return False
+        if abs(self.tokens_known - other.tokens_known) > VOCABULARY_PADDING_MAX:
+            return False
+        text = llama.llama_vocab_get_text
+        tokens = range(min(self.tokens_known, other.tokens_known))
+        return all(text(mine, token) == text(others, token) for token in tokens)
 
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation."""

@@ -40,12 +40,12 @@ class Pace:
             before = newest if self._token_s is None else self._token_s
             self._token_s = before + NEWEST_SHARE * (newest - before)
 
-    def prompt_tokens(self, *, streams: int) -> int:
-        """Prompt tokens for the next decode, beside one token for each of `streams`."""
-        room = BATCH_TOKENS_MAX - streams
+    def prompt_tokens(self, *, beside: int) -> int:
+        """Prompt tokens for the next decode, beside so many tokens of those that generate."""
+        room = BATCH_TOKENS_MAX - beside
         if self._token_s is None:
             return min(room, FIRST_PIECE_TOKENS)
-        step_s = STEP_BESIDE_STREAMS_S if streams else STEP_S
+        step_s = STEP_BESIDE_STREAMS_S if beside else STEP_S
         if self._token_s * room <= step_s:
             return room
         tiles = int(step_s / self._token_s) // PIECE_TOKENS_MIN

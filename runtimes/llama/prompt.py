@@ -36,7 +36,7 @@ class PromptWriter:
         self._template = ChatTemplate(model.chat_template, bos=model.bos_text, eos=model.eos_text)
 
     def write(self, request: Generate) -> Prompt:
-        """The prompt, which leaves room for what is to come.
+        """The prompt, which leaves room for what is to come; other ids are of the vocabulary, too.
 
         Raises RuntimeFailure `bad_request` or `context_too_long`.
         """
@@ -50,6 +50,9 @@ class PromptWriter:
         count = len(prompt.tokens) + len(request.continued_ids)
         if self._context_tokens - count < (0 if request.continued_ids else 1):
             raise self._too_long(f"{count} tokens")
+        for name in ("continued_ids", "stop_token_ids"):
+            if any(token >= self._model.tokens_known for token in getattr(request, name)):
+                raise RuntimeFailure("bad_request", f"{name} are of another model")
         return prompt
 
     def _written(self, request: Generate) -> Prompt:

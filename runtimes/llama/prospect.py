@@ -9,7 +9,7 @@ from runtimes import hardware
 from runtimes.base import ModelCard, RuntimeFailure
 from runtimes.embedding import GENERATE
 from runtimes.llama.context_length import CONTEXT_TOKENS_MIN
-from runtimes.llama.fit import capacity_of, needed_room
+from runtimes.llama.fit import added_room, capacity_of, needed_room
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.metadata import read_metadata
 from runtimes.llama.model_file import model_bytes
@@ -51,6 +51,7 @@ def look(
     """
     identity = file_identity(settings.path, settings.lora, settings.projector)
     size_bytes = model_bytes(settings.path)
+    draft_bytes = 0
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
     if settings.projector is not None:
         added_bytes += projector_bytes(settings.projector)
@@ -63,6 +64,10 @@ def look(
     try:
         capacity = capacity_of(shape, settings, available=available, gpu=gpus > 0)
         need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpus=gpus)
+        if settings.draft is not None and shape.pooling.task == GENERATE:
+            draft = Shape.of(read_metadata(settings.draft))
+            draft_bytes = model_bytes(settings.draft)
+            need += added_room(draft, settings, draft_bytes, capacity, gpus=gpus)
     except ArithmeticError as error:
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
     if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
@@ -84,7 +89,7 @@ def look(
         ),
         slots=capacity.slots,
         need=need,
-        least=Room(max(0, need.memory_bytes - size_bytes), need.vram_bytes),
+        least=Room(max(0, need.memory_bytes - size_bytes - draft_bytes), need.vram_bytes),
         memory_bytes=available,
         identity=identity,
     )

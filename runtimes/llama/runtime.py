@@ -32,9 +32,10 @@ from runtimes.llama.link import WorkerEnd, WorkerLink
 from runtimes.llama.prospect import RUNTIME_NAME, Prospect
 from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
+from runtimes.llama.speed_cache import SpeedCache
 from runtimes.model_memory import ModelMemory
 from runtimes.slots import Slots
-from runtimes.standing import ModelState, Standing
+from runtimes.standing import ModelState, Standing, TokenTimes
 from runtimes.worker.restart_delay import RestartDelay
 
 LOAD_CRASHES_MAX = 3
@@ -53,11 +54,14 @@ class LlamaRuntime(Runtime):
         *,
         restart_delay: RestartDelay | None = None,
         hashes: HashCache | None = None,
+        speeds: SpeedCache | None = None,
     ) -> None:
-        """`hashes`: where content hashes are remembered; None: nowhere."""
+        """`hashes`: where content hashes are remembered; None: nowhere. `speeds`: where it is
+        remembered how fast the model is; None: that is not tried out.
+        """
         self._settings = settings
         self._restart_delay = restart_delay or RestartDelay()
-        self._file = KnownFile(settings, hashes)
+        self._file = KnownFile(settings, hashes, speeds)
         self._slots = Slots(settings.slots or 1, settings.queue_max)
         self._residence = Residence(
             settings,
@@ -124,6 +128,7 @@ class LlamaRuntime(Runtime):
             share=share,
             ready_in_s=ready_in_s,
             need=prospect.need,
+            times=self._file.times,
             reason=reason,
         )
 
@@ -321,24 +326,25 @@ class LlamaRuntime(Runtime):
             became_ready.set()
             self._tell()
 
+        def measured(frame: frames.Measured) -> None:
+            times = TokenTimes(frame.prefill_ns, frame.decode_ns)
+            nursery.start_soon(self._file.note_times, times, self._tell)
+
         self._ready_at = None
         assert self._file.prospect is not None
         known_hash = self._file.prospect.card.content_hash or None
         settings = dataclasses.replace(self._settings, content_hash=known_hash)
         memory_bytes = self._file.prospect.memory_bytes
-        self._link = link = WorkerLink(settings, memory_bytes=memory_bytes, on_ready=ready)
+        trial = measured if self._file.take_trial() else None
+        self._link = link = WorkerLink(
+            settings, memory_bytes=memory_bytes, on_ready=ready, on_measured=trial
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._after_ready, became_ready, self._file.prospect)
             try:
                 end = await link.run()
-            except OSError as error:  # no process to be had: out of memory or processes
-                reason = f"no worker can be started ({error})"
-                end = WorkerEnd(
-                    reason=reason,
-                    failure=RuntimeFailure("unavailable", reason),
-                    was_ready=False,
-                    returncode=None,
-                )
+            except OSError as error:
+                end = WorkerEnd.without_process(error)
             nursery.cancel_scope.cancel()
         self._trouble = end.failure.message if end.failure else end.reason
         return end

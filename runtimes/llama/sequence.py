@@ -1,6 +1,7 @@
 """The one place for one request on its way through the engine: its tokens, its text, its end."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from runtimes.base import Logprob
 from runtimes.completion_text import CompletionText
@@ -132,3 +133,8 @@ class Sequence:
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens or 0,
         )
+
+
+def streams(sequences: Iterable[Sequence]) -> int:
+    """How many of them only wait for their next token."""
+    return sum(sequence.pending == 1 for sequence in sequences)

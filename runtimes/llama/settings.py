@@ -32,6 +32,7 @@ INTEGERS = {
     "kv_tokens": (16, 2**28),
     "reproducible": (0, 1),
     "flash_attention": (0, 1),
+    "draft_tokens": (1, 64),
     "keep_alive": (0, 2**31),
     "pin": (0, 1),
 }
@@ -39,7 +40,7 @@ INTEGERS = {
 KEEP_ALIVE_S = 300
 SWITCHES = ("reproducible", "flash_attention", "pin")
 TEXTS = ("name", "content_hash")
-OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "mmproj")
+OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "mmproj", "draft")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,10 @@ class LlamaSettings:
     """Added to the weights."""
     projector: pathlib.Path | None = None
     """What it sees images with."""
+    draft: pathlib.Path | None = None
+    """A small model's file: it proposes what this one may say."""
+    draft_tokens: int = 8
+    """Proposed tokens that one step tries, of all requests together."""
     slots: int | None = None
     """Requests that run at a time; None: by the model's size and the memory."""
     kv_tokens: int | None = None
@@ -98,19 +103,25 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
     check_options(options)
     if not source:
         raise RuntimeFailure("invalid_model", "no model file is named; give a GGUF file or 'demo'")
-    is_demo = source == DEMO_SOURCE
-    try:
-        path = DEMO_FILE if is_demo else pathlib.Path(source).expanduser().absolute()
-    except RuntimeError as error:  # `~somebody` who does not exist
-        raise RuntimeFailure("invalid_model", f"{source} cannot be found ({error})") from error
+    path = _file(source)
     check_model_file(path)
     check_llama_cpp()
-    name = DEMO_SOURCE if is_demo else model_name(path)
+    name = DEMO_SOURCE if source == DEMO_SOURCE else model_name(path)
     values = {"name": name, "projector": find_projector(path, options.get("mmproj"))}
     settings = LlamaSettings(path=path, **(values | _values(options)))
     if not 1 <= len(settings.name) <= NAME_CHARACTERS_MAX or not settings.name.isprintable():
         raise _bad(f"a model's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
     return settings
+
+
+def _file(source: str) -> pathlib.Path:
+    """Where the model that `source` names is. Raises RuntimeFailure `invalid_model`."""
+    if source == DEMO_SOURCE:
+        return DEMO_FILE
+    try:
+        return pathlib.Path(source).expanduser().absolute()
+    except RuntimeError as error:  # `~somebody` who does not exist
+        raise RuntimeFailure("invalid_model", f"{source} cannot be found ({error})") from error
 
 
 def check_options(options: Mapping[str, str]) -> None:
@@ -133,6 +144,14 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
     values["split"] = Split.of(options)
     if "lora" in options:
         values["lora"] = Adapter.of(options["lora"])
+    if "draft" in options:
+        if values.get("reproducible"):
+            raise _bad(
+                "a draft makes batches of other shapes, so reproducible cannot be had with it; "
+                "leave out one of the two"
+            )
+        values["draft"] = _file(options["draft"])
+        check_model_file(values["draft"])
     return values | {option: options[option] for option in TEXTS if option in options}
 
 

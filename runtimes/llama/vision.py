@@ -13,10 +13,11 @@ from collections.abc import Iterator
 
 from runtimes.base import RuntimeFailure
 from runtimes.images import BadImage, check_pixels, image_size
+from runtimes.limits import IMAGE_TOKENS_MAX
 from runtimes.llama.batch import VectorBatch
 from runtimes.llama.bindings import Bindings, Handle, load_vision_bindings
 from runtimes.llama.frames import Load
-from runtimes.llama.image_tokens import TOKENS_MAX, PlacedImage, image_keys
+from runtimes.llama.image_tokens import PlacedImage, image_keys
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX
 
@@ -75,6 +76,9 @@ class Vision:
             why = self._model.log.last_error() or "no reason given"
             raise _bad(f"the model's projector cannot take these images ({why})")
         tokens, placed = self._placed(chunks)
+        count = sum(image.tokens for image in placed)
+        if count > IMAGE_TOKENS_MAX * len(images):  # of one that was cut into parts
+            raise _bad(f"the images have {count} tokens for this model; make them smaller")
         llama = self._model.bindings
         if add_special and llama.llama_vocab_get_add_eos(self._model.vocabulary):
             tokens.pop()  # a prompt is to be continued
@@ -150,7 +154,7 @@ class Vision:
                 continue
             count: int = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             is_whole = bool(mtmd.mtmd_decode_use_non_causal(self._context, chunk))
-            if not 0 < count < TOKENS_MAX or (is_whole and count > BATCH_TOKENS_MAX):
+            if not 0 < count < IMAGE_TOKENS_MAX or (is_whole and count > BATCH_TOKENS_MAX):
                 raise _bad(f"an image has {count} tokens for this model; make it smaller")
             image = PlacedImage(
                 start=len(tokens),

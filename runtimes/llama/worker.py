@@ -27,6 +27,7 @@ from runtimes.llama.frames import (
     Tokens,
 )
 from runtimes.llama.loading import load_engine
+from runtimes.llama.trial import Trial
 from runtimes.worker.beginning import begin
 from runtimes.worker.pipe import EXIT_NONSENSE, Pipe
 
@@ -40,7 +41,8 @@ def main() -> None:
         pipe.send(LoadFailed(code=failure.code, message=failure.message))
         return
     pipe.send(ready)
-    worker = Worker(engine, pipe)
+    trial = Trial(engine) if load.is_to_measure and isinstance(engine, Engine) else None
+    worker = Worker(engine, pipe, trial)
     while True:
         worker.turn()
 
@@ -48,15 +50,25 @@ def main() -> None:
 class Worker:
     """Feeds the engine with what arrives, and the pipe with what the engine makes."""
 
-    def __init__(self, engine: Engine | Embedder, pipe: Pipe[Frame]) -> None:
+    def __init__(
+        self, engine: Engine | Embedder, pipe: Pipe[Frame], trial: Trial | None = None
+    ) -> None:
+        """`trial`: what to do until the first frame arrives."""
         self._engine = engine
         self._pipe = pipe
+        self._trial = trial
         self._credits: dict[int, int] = {}
         """Tokens, or vectors, that each open request may still send."""
 
     def turn(self) -> None:
         """Take in what has arrived, waiting for it if nothing can be computed; do one step."""
-        for frame in self._pipe.take(wait=not any(self._credits.values())):
+        is_idle = self._trial is None and not any(self._credits.values())
+        arrived = self._pipe.take(wait=is_idle)
+        if self._trial is not None and not arrived:
+            self._try_out(self._trial)
+            return
+        self._end_trial()
+        for frame in arrived:
             self._handle(frame)
         allowed = {request: tokens for request, tokens in self._credits.items() if tokens > 0}
         if not allowed:
@@ -70,6 +82,19 @@ class Worker:
             elif isinstance(result, Ended | Failed):
                 del self._credits[result.request]
         self._pipe.send(*results)
+
+    def _try_out(self, trial: Trial) -> None:
+        measured = trial.step()
+        if measured is not None:
+            self._pipe.send(measured)
+        if trial.is_over:
+            self._trial = None
+
+    def _end_trial(self) -> None:
+        """Whoever asks is not kept waiting, and real answers tell more."""
+        if self._trial is not None:
+            self._trial.give_up()
+            self._trial = None
 
     def _handle(self, frame: Frame) -> None:
         match frame:

@@ -27,6 +27,7 @@ from runtimes.llama.model_file import model_name
 from runtimes.llama.prospect import RUNTIME_NAME
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import check_llama_cpp, check_options, read_settings
+from runtimes.llama.speed_cache import SpeedCache
 from runtimes.model_memory import ModelMemory
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import ScanBudget
@@ -119,7 +120,8 @@ class HubModel(Runtime):
         while path is None:
             path = await self._try_to_fetch()
         options = {"name": plain_name(model_name(path))} | self._options
-        self._model = LlamaRuntime(read_settings(str(path), options), hashes=HashCache())
+        settings = read_settings(str(path), options)
+        self._model = LlamaRuntime(settings, hashes=HashCache(), speeds=SpeedCache())
         if self._memory is not None:
             self._model.use_memory(self._memory)
         try:

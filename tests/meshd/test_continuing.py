@@ -2,8 +2,8 @@
 
 import pytest
 
-from meshd.choosing import BYTES_PER_TOKEN, prompt_estimate
-from meshd.continuing import TEMPLATE_TOKENS_MAX, Progress, RunUnfit
+from meshd.choosing import BYTES_PER_TOKEN, TEMPLATE_TOKENS_MAX, prompt_estimate
+from meshd.continuing import Progress, RunUnfit
 from runtimes.base import Chunk, Finished, GenerateRequest, ModelCard, Started
 from runtimes.limits import CONTINUED_TOKENS_MAX, TOKENS_MAX
 

@@ -26,6 +26,7 @@ from protocol.members import State
 from protocol.messages import Load
 from protocol.outlook import NOTHING, Outlook
 from runtimes.base import Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
+from runtimes.embedding import EMBED, EmbedRequest
 from tests.meshd.forwarding_house import CHUNK, REQUEST, STARTED, House, answering, failing, run
 from tests.meshd.members import until
 from tests.meshd.played_runtime import HELLO, PlayedRuntime
@@ -236,11 +237,11 @@ def test_a_local_failure_leads_to_the_next_too(tmp_path: pathlib.Path) -> None:
 def test_what_every_node_would_say_is_final(tmp_path: pathlib.Path, code: str, where: str) -> None:
     """The second is not even asked, and the words arrive."""
     steps = [RuntimeFailure(code, "the request is at fault")]
-    second = PlayedRuntime()
+    first, second = PlayedRuntime(steps, context_tokens=9), PlayedRuntime(context_tokens=9)
     if where == "here":
-        house = House(tmp_path, PlayedRuntime(steps), second, own=True)
+        house = House(tmp_path, first, second, own=True)
     else:
-        house = House(tmp_path, None, PlayedRuntime(steps), second)
+        house = House(tmp_path, None, first, second)
     failing(house, code, "the request is at fault")
     assert not second.requests
 
@@ -340,6 +341,26 @@ def test_a_model_of_who_has_just_come_back_is_waited_for(tmp_path: pathlib.Path)
     run(house, test)
 
 
+def test_one_that_has_come_is_waited_for_where_another_has_died(tmp_path: pathlib.Path) -> None:
+    """It may have the same model."""
+    house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())
+    model = house.told(2, advertisement.model_key("m"))
+    house.withdraw(2)
+    house.die(1)
+    house.view.note(MembershipChanged(house.id(2), "n2", State.ALIVE, 2, State.LEFT))
+
+    async def tell() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        house.view.note(model)
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            assert (await house.ask())[0] == "n2"
+
+    run(house, test)
+
+
 def test_a_model_whose_nodes_have_just_died_is_no_unknown_one(tmp_path: pathlib.Path) -> None:
     """An app tries again what is unavailable, and gives up what does not exist."""
     house = House(tmp_path, None, PlayedRuntime())
@@ -402,7 +423,57 @@ def test_a_prompt_too_long_for_one_goes_to_who_has_more_context(tmp_path: pathli
     assert house.choosing._failed == {}
     unknown = [PlayedRuntime([_too_long()]) for _ in range(2)]
     failing(House(tmp_path / "2", None, *unknown), "context_too_long", "too long for me")
-    assert [len(each.requests) for each in unknown] == [1, 0]
+    assert [len(each.requests) for each in unknown] == [1, 1]
+
+
+def test_too_long_is_not_final_while_a_larger_context_is_in_doubt(tmp_path: pathlib.Path) -> None:
+    """It may be back when the app tries again."""
+    small = PlayedRuntime([_too_long()], context_tokens=100)
+    house = House(tmp_path, None, small, PlayedRuntime(context_tokens=200))
+    house.mesh[0]._membership.suspect(house.id(2), house.mesh.now, is_refused=False)
+    failing(house, "unavailable", "n1: too long for me")
+
+
+def test_who_claims_much_context_and_calls_all_too_long_is_not_believed(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Else it would speak for all who have less."""
+    liar = PlayedRuntime([_too_long()], context_tokens=2**40)
+    house = House(tmp_path, None, liar, PlayedRuntime(context_tokens=100))
+
+    async def test() -> None:
+        assert (await house.ask())[0] == "n2"
+        assert house.id(1) in house.choosing._failed
+
+    run(house, test)
+
+
+def test_a_refusal_is_no_failure_of_the_node(tmp_path: pathlib.Path) -> None:
+    """Whatever its reason: it cools down, and nothing is held against it afterwards."""
+    for code in ("queue_full", "unavailable", "no_room", "paused"):
+        refusal = answering(encode_frame(Refuse(code, "", 0, Load(0, 0, 4))))
+        house = House(tmp_path / code, None, refusal, PlayedRuntime())
+
+        async def test(house: House = house) -> None:
+            assert (await house.ask())[0] == "n2"
+            assert house.id(1) in house.choosing._failed
+            assert house.choosing._errors.permille(house.id(1), "m", 0) == 0
+
+        run(house, test)
+
+
+def test_texts_are_too_long_one_by_one(tmp_path: pathlib.Path) -> None:
+    """However many there are."""
+    small = PlayedRuntime(context_tokens=100, tasks=(EMBED,))
+    house = House(tmp_path, None, small, PlayedRuntime(context_tokens=900, tasks=(EMBED,)))
+    candidates, options = house.forwarder._means.candidates, RequestOptions(request_id="ab")
+
+    async def test() -> None:
+        for texts, first in ((("some words",) * 200, 1), (("some words " * 200,), 2)):
+            request = EmbedRequest(model="m", texts=texts)
+            assert candidates.rank(request, options).ranked[0].node == house.id(first)
+
+    run(house, test)
 
 
 def test_where_a_prompt_seems_too_long_is_asked_last(tmp_path: pathlib.Path) -> None:

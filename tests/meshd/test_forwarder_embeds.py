@@ -30,7 +30,7 @@ END = encode_frame(End(pack_finished(ENDED)))
 
 def embedding(*steps: Step, task: str = EMBED) -> PlayedRuntime:
     """A runtime that is made for it."""
-    return PlayedRuntime(steps or WHOLE, tasks=(task,))
+    return PlayedRuntime(steps or WHOLE, tasks=(task,), context_tokens=512)
 
 
 def frame(*numbers: float) -> bytes:

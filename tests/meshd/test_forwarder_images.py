@@ -4,9 +4,12 @@ import dataclasses
 import pathlib
 
 from meshd.answer import RequestOptions
+from meshd.choosing import TEMPLATE_TOKENS_MAX
+from meshd.continuing import Progress
 from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, RuntimeFailure, Started
 from runtimes.embedding import GENERATE, SEE
 from runtimes.images import Image
+from runtimes.limits import IMAGE_TOKENS_MAX
 from tests.helpers.projectors import jpeg, png
 from tests.meshd.forwarding_house import House, failing, run
 from tests.meshd.played_runtime import HELLO, PlayedRuntime, Step
@@ -63,3 +66,35 @@ def test_a_broken_answer_goes_on_with_its_images(tmp_path: pathlib.Path) -> None
     run(house, test)
     [again] = other.requests
     assert (again.images, again.continued_ids) == (SHOWING.images, (10,))
+
+
+def test_who_calls_images_too_long_is_believed_up_to_what_they_can_have(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Nobody knows how many tokens another's projector makes of them; but they are bounded. That
+    the blind have more context makes no difference.
+    """
+    too_long = RuntimeFailure("context_too_long", "too long for me")
+    for context, is_believed in ((2 * IMAGE_TOKENS_MAX, True), (3 * IMAGE_TOKENS_MAX, False)):
+        says_so = PlayedRuntime([too_long], context_tokens=context, tasks=SEES)
+        blind = PlayedRuntime(context_tokens=2**40)
+        house = House(tmp_path / str(context), None, says_so, blind)
+        failing(
+            house,
+            "context_too_long" if is_believed else "unavailable",
+            "too long for me",
+            request=SHOWING,
+        )
+        assert blind.requests == []
+
+
+def test_tokens_that_images_cannot_have_are_not_counted() -> None:
+    """Where no ids tell how many there are."""
+    for images in ((), SHOWING.images[:1], SHOWING.images):
+        progress = Progress(dataclasses.replace(SHOWING, images=images))
+        progress.take(Started(()))
+        progress.take(Chunk((), "Hello"))
+        progress.take(Finished("stop", 2**31, 1))
+        assert progress.finished is not None
+        counted = progress.finished.prompt_tokens - len(images) * IMAGE_TOKENS_MAX
+        assert 0 < counted < 2 * TEMPLATE_TOKENS_MAX

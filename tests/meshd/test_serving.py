@@ -9,6 +9,7 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wa
 
 from meshd import answering
 from meshd.admitting import Admitting
+from meshd.answering import Answering, Send
 from meshd.frames import FrameStream, StreamBroken
 from meshd.local_models import LocalModels
 from meshd.payloads import (
@@ -35,6 +36,7 @@ from protocol.exchange import (
 )
 from protocol.fields import pack
 from protocol.identity import NodeId
+from protocol.messages import Load
 from protocol.outlook import Outlook
 from protocol.requester import ANYBODY
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
@@ -424,6 +426,30 @@ def test_heartbeats_are_bounded() -> None:
         assert len(beats) == 10
 
     _run(main)
+
+
+def test_a_heartbeat_that_is_due_when_the_work_has_ended_breaks_nothing() -> None:
+    """It waited for the last words before to be sent, and then the process was stopped a while."""
+    clock = MockClock(autojump_threshold=0)
+
+    async def work(send: Send) -> End:
+        await send(Accept(b""))
+        await send(Data(b""))  # so slowly taken that a heartbeat waits for its turn
+        clock.jump(1)
+        return End(b"")
+
+    async def main() -> None:
+        left, right = lockstep_stream_pair()
+        answering = Answering(FrameStream(right), lambda: Load(0, 0, 1))
+        served = Served(FrameStream(left))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answering.run, work, Ask("ab", 60_000, b"", 500))
+            assert await served.frames.receive(ANSWER_BYTES_MAX) == encode_frame(Accept(b""))
+            await trio.sleep(0.7)
+            frames = [await served.frames.receive(ANSWER_BYTES_MAX) for _ in range(3)]
+        assert frames == [encode_frame(each) for each in (Data(b""), Heartbeat(), End(b""))]
+
+    trio.run(main, clock=clock)
 
 
 def test_an_asker_that_does_not_read_gets_no_pile_of_heartbeats() -> None:

@@ -6,9 +6,12 @@ import pytest
 import trio
 
 from meshd import advertisement
+from meshd.admitting import Admitting
+from meshd.local_models import LocalModels
 from protocol.requester import ANYBODY
-from protocol.speeds import Speed
+from protocol.speeds import Speed, speed_in
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
+from runtimes.standing import ModelState, Standing, TokenTimes
 from tests.meshd.members import until
 from tests.meshd.played_runtime import PlayedRuntime, Step
 from tests.meshd.test_admitting import ANNA, SLOW, Node, _all_at_once, run
@@ -135,3 +138,51 @@ def test_what_was_measured_is_in_the_offer(monkeypatch: pytest.MonkeyPatch) -> N
     trio.run(test)
     assert told() == admitting.speed("m")
     assert offering.models_offered == ["m"]
+
+
+class Tried(PlayedRuntime):
+    """A model that was tried out when it was loaded, as soon as a test says so."""
+
+    times: TokenTimes | None = None
+
+    @property
+    def standing(self) -> Standing | None:
+        card = self.card
+        assert card is not None
+        return Standing(card=card, state=ModelState.READY, times=self.times)
+
+
+def test_before_the_first_answer_the_speed_is_that_of_the_trial() -> None:
+    """Within what can be told; then that of real answers, which are news at once."""
+    runtime = Tried(TOLD)
+    node = Node(*TOLD)
+    node.models = LocalModels([runtime])
+    node.admitting = Admitting(node.models, lambda _: False)
+    assert node.admitting.speed("m") is None
+    runtime.times = TokenTimes(5, 7_000_000)
+    tried = node.admitting.speed("m")
+    assert tried is not None
+    assert speed_in(tried.to_fields()) == tried
+    assert (tried.prefill_ns, tried.decode_ns) == (1_000, 7_000_000)
+
+    async def main() -> None:
+        await node.ask("a")
+        assert node.admitting.speed("m") == tried
+        assert node.admitting.has_speed_news()
+
+    run(main)
+    speed = node.admitting.speed("m")
+    assert speed is not None
+    assert speed.decode_ns == pytest.approx(1e9 / 2, rel=1e-6)
+
+
+def test_what_was_tried_out_is_in_the_offer() -> None:
+    """As soon as the runtime says that something has changed, with no request."""
+    runtime = Tried()
+    offering = Offering(runtime)
+    key = advertisement.model_key("m")
+    offering.advertiser.models_changed()
+    runtime.times = TokenTimes(2_000_000, 7_000_000)
+    offering.advertiser.models_changed()
+    offer = offering.mesh[0].offers.of(offering.mesh.id(0))[key]
+    assert advertisement.decode_speed(offer) == Speed(2_000_000, 7_000_000)

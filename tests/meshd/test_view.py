@@ -323,6 +323,9 @@ def test_it_is_settled_when_all_who_came_have_told(monkeypatch: pytest.MonkeyPat
     assert not seen.view.is_settled()
     now_ns += SECOND  # rumours may overtake each other
     assert seen.view.is_settled()
+    now_ns += TELL_NS
+    seen.offer(1, advertisement.HARDWARE, advertisement.encode_map({"tier": 3}))
+    assert seen.view.is_settled()  # who tells again keeps nobody waiting
     back = dataclasses.replace(_changed(seen.mesh, 1, State.ALIVE), previous=State.LEFT)
     seen.view.note(back)
     assert not seen.view.is_settled()

@@ -283,3 +283,11 @@ def test_a_place_is_that_of_turns_that_cost_the_same(flows: list[tuple[str, str,
         queue.charge(item, QUANTUM)
         queue.leave(item)
         assert turn <= places[item]
+
+
+def test_a_place_counts_who_goes_between() -> None:
+    """Of two nodes with as many items each, the second's k-th is the 2k-th, not behind all."""
+    queue: FairQueue[int] = FairQueue()
+    for number in range(10):
+        queue.add(path("ab"[number // 5], "key", rank=0), number, QUANTUM)
+    assert [queue.place(number) for number in range(5, 10)] == [2, 4, 6, 8, 10]

@@ -214,7 +214,8 @@ def test_silence_is_kept_alive() -> None:
     ("outlook", "words"),
     [
         (Outlook(place=2, percent=40, ready_in_s=12), b": meshd loading 40 %, about 12 s\n\n"),
-        (Outlook(place=1, percent=0), b": meshd loading 0 %\n\n"),
+        (Outlook(place=1, percent=7), b": meshd loading 7 %\n\n"),
+        (Outlook(place=1, percent=0), b": meshd waiting for memory that other models have\n\n"),
         (Outlook(place=3), b": meshd queued, place 3\n\n"),
         (NOTHING, b": keep-alive\n\n"),
     ],
@@ -385,7 +386,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
         mesh = FakeMesh()
         async with gateway(mesh) as running:
             headers = {
-                "x-meshd-label": "gpu=big, zone=attic",
+                "x-meshd-label": "gpu=big, zone=k\xc3\xbcche",
                 "X-Meshd-Label": "owner=anna",
                 "x-meshd-tier": "2",
                 "x-meshd-quantization": "any",
@@ -396,7 +397,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
                 await stream.send_all(request)
                 assert (await read_reply(stream)).status == 200
         [(_, options)] = mesh.requests
-        assert options.labels == {"gpu": "big", "zone": "attic", "owner": "anna"}
+        assert options.labels == {"gpu": "big", "zone": "küche", "owner": "anna"}
         assert (options.tier_max, options.any_quantization) == (2, True)
 
     trio.run(main)
@@ -414,6 +415,7 @@ def test_demands_in_headers_reach_the_mesh() -> None:
         ("x-meshd-label", "gpu"),
         ("x-meshd-label", "gpu=big, gpu=small"),
         ("x-meshd-label", "=big"),
+        ("x-meshd-label", "zone=k\xfcche"),
         ("x-meshd-label", ""),
         ("x-meshd-label", "a=" + "x" * 5000),
         ("x-meshd-tier", "0"),

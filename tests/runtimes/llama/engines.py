@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from runtimes.llama.embedder import Embedder
 from runtimes.llama.engine import Engine
-from runtimes.llama.frames import Ended, Generate, Load, Prefilled, Tokens
+from runtimes.llama.frames import CREDIT_TOKENS, Ended, Generate, Load, Prefilled, Tokens
 from runtimes.llama.model import open_model
 
 CONTEXT_TOKENS = 2048
@@ -111,10 +111,15 @@ class Outcomes:
         """Requests that have not ended."""
         return [number for number, outcome in self.of.items() if outcome.ended is None]
 
-    def step(self, allowed: Collection[int] | None = None) -> list[int]:
-        """One step of all that run, or of `allowed`; the requests that got a token."""
+    def step(
+        self, allowed: Collection[int] | None = None, tokens: int = CREDIT_TOKENS
+    ) -> list[int]:
+        """One step of all that run, or of `allowed`, each with so many tokens at most; for each
+        token the request that got it.
+        """
         got = []
-        for result in self._engine.step(self.running if allowed is None else allowed):
+        going_on = self.running if allowed is None else allowed
+        for result in self._engine.step(dict.fromkeys(going_on, tokens)):
             outcome = self.of[result.request]
             match result:
                 case Tokens():

@@ -43,6 +43,11 @@ CAPACITY = Capacity(
             {"context_tokens": "2048", "kv_tokens": "16384"},
             id="mostly KV cache",
         ),
+        pytest.param(
+            {"width": 256, "layers": 4, "feed_forward": 512},
+            {"context_tokens": "1024", "kv_tokens": "1024", "draft": "draft.gguf"},
+            id="mostly its draft",
+        ),
     ],
 )
 def test_a_worker_takes_what_was_foretold(
@@ -54,6 +59,10 @@ def test_a_worker_takes_what_was_foretold(
 
     path = tmp_path / "m.gguf"
     build.write(path, build.Shape(**sizes))
+    if "draft" in options:
+        options = {**options, "draft": str(tmp_path / options["draft"])}
+        large = build.Shape(width=768, layers=6, feed_forward=2048, heads=12)
+        build.write(tmp_path / "draft.gguf", large)
     settings = read_settings(str(path), options)
     foretold = look(settings, None).need
 

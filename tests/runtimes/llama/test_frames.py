@@ -30,9 +30,12 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         reproducible=st.booleans(),
         flash_attention=st.none() | st.booleans(),
         memory_bytes=NUMBERS,
+        is_to_measure=st.booleans(),
         split_mode=st.none() | NUMBERS,
         main_gpu=st.none() | NUMBERS,
         tensor_split=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+        draft=st.none() | st.binary(max_size=20),
+        draft_tokens=NUMBERS,
         projector=st.none() | st.binary(max_size=20),
     ),
     st.builds(
@@ -118,6 +121,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         dimensions=st.none() | NUMBERS,
     ),
     st.builds(frames.Embedded, request=NUMBERS, data=st.binary(max_size=20)),
+    st.builds(frames.Measured, prefill_ns=NUMBERS, decode_ns=NUMBERS),
 )
 MSGPACK_VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats() | TEXT | st.binary(max_size=20),

@@ -7,7 +7,8 @@ import pathlib
 
 import pytest
 
-from runtimes.llama.hash_cache import ENTRIES_MAX, HashCache, file_identity
+from runtimes.llama.cache_file import ENTRIES_MAX
+from runtimes.llama.hash_cache import HashCache, file_identity
 
 HASH = "ab" * 32
 

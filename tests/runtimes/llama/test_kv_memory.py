@@ -69,7 +69,7 @@ class _Run:
 
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 acts = st.lists(
-    st.tuples(st.sampled_from(["take", "grow", "keep", "drop"]), st.integers(0, 9), prompts),
+    st.tuples(st.sampled_from(["take", "grow", "cut", "keep", "drop"]), st.integers(0, 9), prompts),
     max_size=60,
 )
 
@@ -112,6 +112,14 @@ def test_the_count_is_that_of_the_cache(
             if not is_shared or memory.make_room(len(more)):
                 cache.decode(run.held, len(more))
                 memory.grow(run.held, more)
+        elif act == "cut" and can_cut and running:
+            run = running[which % len(running)]
+            length = min(which, len(run.held.tokens))
+            kept = run.held.tokens[:length]
+            cache.decode(run.held, 1)  # which the memory is not told of
+            memory.cut(run.held, length)
+            assert run.held.tokens == kept
+            assert sorted(cache.cells.get(run.held.number, {})) == list(range(length))
         elif act in ("keep", "drop") and running:
             memory.release(running.pop(which % len(running)).held, keep=act == "keep")
         assert memory.free_cells == cells - cache.used

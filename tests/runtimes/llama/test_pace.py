@@ -33,10 +33,10 @@ def test_a_fast_machine_fills_its_batches() -> None:
     """Careful at first, then all that a batch holds beside one token for each stream."""
     clock = Clock()
     pace = Pace(clock)
-    assert pace.prompt_tokens(streams=0) == FIRST_PIECE_TOKENS
+    assert pace.prompt_tokens(beside=0) == FIRST_PIECE_TOKENS
     decoded(pace, clock, FIRST_PIECE_TOKENS, 0.001)
-    assert pace.prompt_tokens(streams=0) == BATCH_TOKENS_MAX
-    assert pace.prompt_tokens(streams=8) == BATCH_TOKENS_MAX - 8
+    assert pace.prompt_tokens(beside=0) == BATCH_TOKENS_MAX
+    assert pace.prompt_tokens(beside=8) == BATCH_TOKENS_MAX - 8
 
 
 def test_a_slow_machine_takes_short_steps() -> None:
@@ -45,11 +45,11 @@ def test_a_slow_machine_takes_short_steps() -> None:
     pace = Pace(clock)
     for _ in range(20):
         decoded(pace, clock, 100, 0.25)
-    assert pace.prompt_tokens(streams=4) == PIECE_TOKENS_MIN
-    assert pace.prompt_tokens(streams=0) == 6 * PIECE_TOKENS_MIN
+    assert pace.prompt_tokens(beside=4) == PIECE_TOKENS_MIN
+    assert pace.prompt_tokens(beside=0) == 6 * PIECE_TOKENS_MIN
     for _ in range(20):
         decoded(pace, clock, 100, 60.0)
-    assert pace.prompt_tokens(streams=4) == pace.prompt_tokens(streams=0) == PIECE_TOKENS_MIN
+    assert pace.prompt_tokens(beside=4) == pace.prompt_tokens(beside=0) == PIECE_TOKENS_MIN
 
 
 def test_a_decode_of_few_tokens_says_nothing() -> None:
@@ -57,7 +57,7 @@ def test_a_decode_of_few_tokens_says_nothing() -> None:
     clock = Clock()
     pace = Pace(clock)
     decoded(pace, clock, 8, 5.0)
-    assert pace.prompt_tokens(streams=0) == FIRST_PIECE_TOKENS
+    assert pace.prompt_tokens(beside=0) == FIRST_PIECE_TOKENS
 
 
 @given(st.lists(st.integers(1, 600), max_size=8), st.integers(0, 512), st.integers(1, 64))

@@ -103,6 +103,19 @@ def test_it_belongs_to_the_model(folder: pathlib.Path) -> None:
     assert file_identity(model, None, sees.projector) != after.identity
 
 
+def test_a_draft_beside_it_is_counted_too(folder: pathlib.Path, random_model: pathlib.Path) -> None:
+    """What the model needs has both in it; what it is and can do is as without a draft."""
+    model, options = str(folder / "m-Q4_K_M.gguf"), {"draft": str(random_model)}
+    blind = {"mmproj": "none"}
+    alone, sees, drafted, both = (
+        look(read_settings(model, given), None) for given in (blind, {}, options | blind, options)
+    )
+    added = sees.need.memory_bytes - alone.need.memory_bytes
+    assert both.need.memory_bytes == drafted.need.memory_bytes + added
+    assert drafted.need.memory_bytes > alone.need.memory_bytes
+    assert (both.card, both.identity) == (sees.card, sees.identity)
+
+
 def test_a_model_that_embeds_sees_nothing(tmp_path: pathlib.Path) -> None:
     """Whatever lies beside it."""
     import gguf

@@ -43,6 +43,8 @@ def test_options_are_read() -> None:
         "main_gpu": "1",
         "tensor_split": "3/1.5/0",
     }
+    drafted = read_settings("demo", {"draft": str(DEMO_FILE), "draft_tokens": "3"})
+    assert (drafted.draft, drafted.draft_tokens) == (DEMO_FILE, 3)
     settings = read_settings("demo", options)
     assert settings.context_tokens == 512
     assert (settings.threads, settings.gpu_layers) == (3, 0)
@@ -66,6 +68,9 @@ def test_options_are_read() -> None:
         {"slots": "65"},
         {"kv_tokens": "1"},
         {"reproducible": "yes"},
+        {"draft": "demo", "reproducible": "1"},
+        {"draft": "demo", "draft_tokens": "0"},
+        {"draft": "demo", "draft_tokens": "65"},
         {"name": ""},
         {"name": "a\nb"},
         {"name": "x" * 129},
@@ -86,6 +91,15 @@ def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:
         read_settings("demo", options)
     assert failed.value.code == "bad_request"
     assert "\n" not in failed.value.message
+
+
+@pytest.mark.llama
+@needs_llama
+def test_a_draft_that_is_no_file_is_no_model() -> None:
+    """Said before anything starts, with its name."""
+    with pytest.raises(RuntimeFailure, match=r"gone\.gguf") as failed:
+        read_settings("demo", {"draft": "/nowhere/gone.gguf"})
+    assert failed.value.code == "invalid_model"
 
 
 def test_without_llama_cpp_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

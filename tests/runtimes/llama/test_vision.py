@@ -272,7 +272,7 @@ def test_all_room_comes_back(models: pathlib.Path) -> None:
     for number in range(40):
         engine.open(look(number, png(seed=number)))
         for _ in range(number % 4):
-            engine.step([number])
+            engine.step({number: 1})
         engine.close(number)
     assert len(seen(engine, 99, png()).ids) == 20
 
@@ -306,6 +306,21 @@ def test_a_bad_image_is_refused_and_nothing_happens(models: pathlib.Path, data: 
     assert len(seen(engine, 2, png()).ids) == 20
 
 
+def test_an_image_of_too_many_tokens_is_refused(
+    models: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all the parts that it is cut into; others rely on there being no more of one."""
+    engine = seeing(models)
+    chunks = Vision._chunks
+    monkeypatch.setattr(Vision, "_chunks", lambda *each: [*chunks(*each)] * 2)
+    monkeypatch.setattr("runtimes.llama.vision.IMAGE_TOKENS_MAX", 2 * IMAGE_TOKENS)
+    engine.open(look(1, png()))
+    monkeypatch.setattr("runtimes.llama.vision.IMAGE_TOKENS_MAX", 2 * IMAGE_TOKENS - 1)
+    with pytest.raises(RuntimeFailure, match=f"have {2 * IMAGE_TOKENS} tokens") as failed:
+        engine.open(look(2, png()))
+    assert failed.value.code == "bad_request"
+
+
 def test_an_image_that_cannot_be_encoded_fails_alone(
     models: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +332,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
     outcomes.open(generate(2))
     failures = []
     for _ in range(4):
-        failures += [each for each in engine.step([1, 2]) if isinstance(each, Failed)]
+        failures += [each for each in engine.step({1: 1, 2: 1}) if isinstance(each, Failed)]
         if failures:
             break
     assert [(each.request, each.code) for each in failures] == [(1, "crashed")]

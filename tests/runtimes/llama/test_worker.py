@@ -18,9 +18,11 @@ from runtimes.llama.frames import (
     Frame,
     Generate,
     Loading,
+    Measured,
     Started,
     Tokens,
 )
+from runtimes.llama.trial import Trial
 from runtimes.llama.worker import Worker
 from runtimes.reply_form import ReplyForm
 from runtimes.worker.pipe import Pipe
@@ -212,3 +214,47 @@ def test_a_frame_that_is_not_for_workers_ends_it() -> None:
     pipe.arriving.append(Loading(progress=0.5))
     with pytest.raises(SystemExit):
         Worker(cast("Engine", FakeEngine(1)), cast("Pipe[Frame]", pipe)).turn()
+
+
+class FakeTrial:
+    """Measures in its third step."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.is_over = False
+        self.was_given_up = False
+
+    def step(self) -> Measured | None:
+        """As `Trial.step`."""
+        self.steps += 1
+        self.is_over = self.steps == 3
+        return Measured(prefill_ns=5, decode_ns=6) if self.is_over else None
+
+    def give_up(self) -> None:
+        """As `Trial.give_up`."""
+        self.was_given_up = self.is_over = True
+
+
+def test_a_worker_that_nobody_asks_tries_itself_out() -> None:
+    """Once, and tells what came of it; then it waits."""
+    pipe, trial = FakePipe(), FakeTrial()
+    worker = Worker(cast("Engine", FakeEngine(1)), cast("Pipe[Frame]", pipe), cast("Trial", trial))
+    for _ in range(3):
+        worker.turn()
+    assert pipe.sent == [Measured(prefill_ns=5, decode_ns=6)]
+    with pytest.raises(Stuck):
+        worker.turn()
+    assert (trial.steps, trial.was_given_up) == (3, False)
+
+
+def test_who_asks_ends_the_trial() -> None:
+    """The request is opened in the same turn, and nothing is told any more."""
+    pipe, trial, engine = FakePipe(), FakeTrial(), FakeEngine(1)
+    worker = Worker(cast("Engine", engine), cast("Pipe[Frame]", pipe), cast("Trial", trial))
+    worker.turn()
+    pipe.arriving.append(request(1))
+    worker.turn()
+    assert (trial.steps, trial.was_given_up) == (1, True)
+    assert [type(frame) for frame in pipe.sent] == [Started, Tokens]
+    worker.turn()
+    assert trial.steps == 1

@@ -56,6 +56,23 @@ def test_what_is_there_comes_before_what_is_found(
     assert isinstance(make_source("here:1b", {}), LlamaRuntime)
 
 
+def test_a_draft_is_a_file_or_has_a_name_of_another_program(
+    disk: FakeDisk, tmp_path: pathlib.Path
+) -> None:
+    """Wherever its model is from; one that is nowhere is named in one line."""
+    path = real_model(tmp_path / "m.gguf")
+    disk.ollama("qwen3:0.6b", path.read_bytes())
+    for draft in (str(path), "QWEN3"):
+        assert served_name(make_source(f"{path},draft={draft}", {})) == "m"
+        assert served_name(make_source("qwen3:0.6b", {"draft": draft})) == "qwen3:0.6b"
+    for draft in ("qwen4", "none.gguf", "/none", ""):
+        with pytest.raises(RuntimeFailure) as failed:
+            make_source(str(path), {"draft": draft})
+        assert failed.value.code == "invalid_model"
+        assert draft in failed.value.message
+        assert "\n" not in failed.value.message
+
+
 @pytest.mark.usefixtures("disk")
 @pytest.mark.parametrize("spec", ["org/repo", "name", "name:tag", "hf:x", "none.gguf", "/none"])
 def test_what_is_nowhere_fails_with_one_line(spec: str) -> None:

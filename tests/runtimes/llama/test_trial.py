@@ -1,0 +1,152 @@
+"""How fast a model is, measured before anybody asks: by what, how long, and at whose cost."""
+
+import itertools
+import pathlib
+
+import pytest
+import trio
+
+from runtimes.llama.engine import Engine
+from runtimes.llama.frames import Measured
+from runtimes.llama.runtime import LlamaRuntime
+from runtimes.llama.settings import read_settings
+from runtimes.llama.speed_cache import SpeedCache
+from runtimes.llama.trial import PROMPTS, REQUEST, TOKENS, Trial
+from runtimes.standing import TokenTimes
+from tests.runtimes.llama.engines import Outcomes, generate, make_engine
+from tests.runtimes.serving import TIMEOUT_S, ask, complete, needs_llama, serving, wait_until
+
+pytestmark = [pytest.mark.llama, needs_llama]
+
+
+class Machine:
+    """Each decode takes as long here as the test says."""
+
+    def __init__(self, engine: Engine, *decodes_s: float) -> None:
+        self._now = 0.0
+        self._decodes_s = itertools.chain(decodes_s[:-1], itertools.repeat(decodes_s[-1]))
+        self._is_in_decode = False
+        self.decodes = 0
+        self.trial = Trial(engine, self.clock)
+
+    def clock(self) -> float:
+        """Looked at before and after each decode."""
+        if self._is_in_decode:
+            self._now += next(self._decodes_s)
+            self.decodes += 1
+        self._is_in_decode = not self._is_in_decode
+        return self._now
+
+    def run(self) -> Measured | None:
+        """The trial, to its end."""
+        results = []
+        while not self.trial.is_over:
+            results.append(self.trial.step())
+        assert results[:-1] == [None] * (len(results) - 1)
+        return results[-1]
+
+
+def test_tokens_and_the_longest_prompt_are_measured(random_model: pathlib.Path) -> None:
+    """Not the first decode, which reads the weights; the engine is as new afterwards."""
+    engine = make_engine(random_model)
+    machine = Machine(engine, 9.0, *[0.01] * TOKENS, 0.02, 0.03, 0.05)
+    measured = machine.run()
+    assert measured is not None
+    assert measured.decode_ns == pytest.approx(0.01e9)
+    assert 0.05e9 / (PROMPTS[-1] + 4) < measured.prefill_ns < 0.05e9 / PROMPTS[-1]
+    assert machine.decodes == 1 + TOKENS + len(PROMPTS)
+    results = []
+    for each in (engine, make_engine(random_model)):
+        outcomes = Outcomes(each)
+        outcomes.open(generate(1, prompt="a"))
+        outcomes.finish()
+        results.append((outcomes.of[1].ids, outcomes.of[1].ended))
+    assert results[0] == results[1], "nothing of the trial is known to it"
+
+
+def test_a_slow_machine_is_not_held_up(random_model: pathlib.Path) -> None:
+    """What would take longer than a second is not tried; without any prompt nothing is told."""
+    machine = Machine(make_engine(random_model), 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5)
+    measured = machine.run()
+    assert measured is not None
+    assert machine.decodes == 1 + 5 + 1
+    assert measured.prefill_ns > measured.decode_ns / 2
+    slower = Machine(make_engine(random_model), 0.2)
+    assert slower.run() is None
+    assert slower.decodes == 1 + 3
+
+
+def test_a_short_context_is_no_reason_to_fail(random_model: pathlib.Path) -> None:
+    """As many tokens as it has room for."""
+    machine = Machine(make_engine(random_model, context_tokens=16), 0.01)
+    assert machine.run() is not None
+    assert machine.decodes < 1 + 16 + 2
+
+
+def test_who_gives_up_leaves_nothing(random_model: pathlib.Path) -> None:
+    """At any step: all slots are free, and every cell of the KV cache."""
+    for steps in (0, 1, 5, TOKENS + 2):
+        engine = make_engine(random_model, slots=1)
+        machine = Machine(engine, 0.001)
+        for _ in range(steps):
+            assert machine.trial.step() is None
+        machine.trial.give_up()
+        assert machine.trial.is_over
+        assert engine.has_room
+        assert not engine.close(REQUEST)
+
+
+def test_a_model_is_tried_out_once_and_known_ever_after(
+    random_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Also by a later daemon, before it has loaded the model; not when it is run in another way."""
+    speeds = SpeedCache(tmp_path / "speeds.json")
+
+    def times(runtime: LlamaRuntime) -> TokenTimes | None:
+        return runtime.standing.times if runtime.standing is not None else None
+
+    async def main() -> None:
+        first = LlamaRuntime(read_settings(str(random_model), {}), speeds=speeds)
+        async with serving(first):
+            await wait_until(lambda: times(first) is not None)
+            assert len((await complete(first, ask(4))).ids) == 4
+            known = times(first)
+            assert first.card is not None
+            content_hash = first.card.content_hash
+            await wait_until(lambda: speeds.find(content_hash, first._settings) == known)
+        options = {"content_hash": content_hash}
+        again = LlamaRuntime(read_settings(str(random_model), options), speeds=speeds)
+        await again._look()
+        assert again._file.times == known
+        assert not again._file.take_trial()
+        other = LlamaRuntime(
+            read_settings(str(random_model), {**options, "threads": "3"}), speeds=speeds
+        )
+        await other._look()
+        assert other._file.times is None
+        assert other._file.take_trial()
+        assert not other._file.take_trial(), "whatever became of it"
+
+    async def timed() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            await main()
+
+    trio.run(timed)
+
+
+def test_without_a_place_to_remember_nothing_is_tried(random_model: pathlib.Path) -> None:
+    """A bare runtime does what it is asked, and no more."""
+    assert not LlamaRuntime(read_settings(str(random_model), {}))._file.take_trial()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[", b'{"speeds": {"%s": [1, true]}}', b'{"speeds": {"%s": [0, 5]}}', b'{"a": 1}']
+)
+def test_nonsense_on_disk_is_nothing(tmp_path: pathlib.Path, content: bytes) -> None:
+    """And what is measured next replaces it."""
+    file = tmp_path / "speeds.json"
+    file.write_bytes(content.replace(b"%s", b"ab" * 32))
+    cache, settings = SpeedCache(file), read_settings("demo", {})
+    assert cache.find("ab" * 32, settings) is None
+    cache.keep("ab" * 32, settings, TokenTimes(5, 6))
+    assert SpeedCache(file).find("ab" * 32, settings) == TokenTimes(5, 6)
