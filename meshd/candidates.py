@@ -16,6 +16,7 @@ from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.routing import Candidate
 from runtimes.base import ModelCard, Request
+from runtimes.embedding import SEE
 
 NOBODY: Final[Mapping[NodeId, int]] = {}
 _MODELS_NAMED: Final = 8
@@ -163,9 +164,10 @@ class Candidates:
         able = [str(row["name"]) for row in rows if request.task in row["tasks"]]
         tasks = next((row["tasks"] for row in rows if row["name"] == request.model), ())
         does = f"is made to {' and '.join(tasks)}" if tasks else "does something else"
+        wanted = "see images" if request.task == SEE else request.task
         others = ", ".join(able[:_MODELS_NAMED])
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
-        return f"The model {request.model!r} {does} and cannot {request.task}; {hint}."
+        return f"The model {request.model!r} {does} and cannot {wanted}; {hint}."
 
 
 def _is_too_long(node: NodeId, card: ModelCard, too_long_for: Mapping[NodeId, int]) -> bool:

@@ -20,6 +20,7 @@ from protocol.routing import Candidate
 from protocol.speeds import Speed, Speeds
 from runtimes.base import Request
 from runtimes.embedding import EmbedRequest
+from runtimes.limits import IMAGE_TOKENS_MAX
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -29,6 +30,8 @@ CONVERSATIONS_MAX: Final = 4_096
 SERVED_MAX: Final = 4_096
 BYTES_PER_TOKEN: Final = 4
 """Of English text, roughly; a gateway has no tokenizer."""
+IMAGE_TOKENS: Final = 576
+"""Of one image, roughly: LLaVA's; others have from 64 to some thousands."""
 TEMPLATE_TOKENS_MAX: Final = 4_096
 """What a chat template adds to a prompt, where no token ids tell."""
 _SERVED_HALVED_AT: Final = 10_000_000
@@ -195,7 +198,7 @@ def prompt_estimate(request: Request) -> int:
     size = len((request.prompt or "").encode())
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
-    return size // BYTES_PER_TOKEN + 1
+    return size // BYTES_PER_TOKEN + IMAGE_TOKENS * len(request.images) + 1
 
 
 def longest_estimate(request: Request) -> int:
@@ -208,8 +211,12 @@ def longest_estimate(request: Request) -> int:
 
 
 def prompt_tokens_max(request: Request) -> int:
-    """More tokens than a prompt can have: no token is less than a byte."""
-    return BYTES_PER_TOKEN * prompt_estimate(request) + TEMPLATE_TOKENS_MAX
+    """More tokens than a prompt can have: no token is less than a byte, and no image has more than
+    it may.
+    """
+    images = 0 if isinstance(request, EmbedRequest) else len(request.images)
+    texts = prompt_estimate(request) - IMAGE_TOKENS * images
+    return BYTES_PER_TOKEN * texts + IMAGE_TOKENS_MAX * images + TEMPLATE_TOKENS_MAX
 
 
 def _ns(seconds: float) -> int:

@@ -20,6 +20,7 @@ from runtimes.base import (
     Tool,
 )
 from runtimes.embedding import EmbedRequest, Vector
+from runtimes.images import Image
 from runtimes.reply_form import PLAIN, ReplyForm
 
 _TEXT_CHARS_MAX: Final = 16 * 2**20
@@ -28,8 +29,8 @@ _MESSAGES_MAX: Final = limits.MESSAGES_MAX
 _STOPS_MAX: Final = 64
 _CONTINUED_MAX: Final = limits.CONTINUED_TOKENS_MAX
 _MESSAGE_TEXTS_MAX: Final = 5 + 3 * limits.CALLS_MAX
-_ARRAYS_MAX: Final = _MESSAGES_MAX + limits.TOOLS_MAX + 64
-"""Each message is one, each tool is one; a later version may add some."""
+_ARRAYS_MAX: Final = _MESSAGES_MAX + limits.TOOLS_MAX + limits.IMAGES_MAX + 64
+"""Each message is one, each tool, each image; a later version may add some."""
 _PROMPT_TOKENS_MAX: Final = 2**21
 """As many as `limits.PROMPT_BYTES_MAX` can become."""
 _FORM_CHARS_MAX: Final = 64
@@ -49,7 +50,14 @@ _VERSION_OF_EMBEDDING: Final = 3
 """Of requests to embed, or to rank: their fields are others."""
 _VERSION_WITH_STOP_TOKENS: Final = 4
 """Of requests that all before it would not end where they shall."""
-_GENERATING_VERSIONS: Final = (_VERSION, _VERSION_WITH_TOOLS, _VERSION_WITH_STOP_TOKENS)
+_VERSION_WITH_IMAGES: Final = 5
+"""Of requests that all before it would answer without having seen what they show."""
+_GENERATING_VERSIONS: Final = (
+    _VERSION,
+    _VERSION_WITH_TOOLS,
+    _VERSION_WITH_STOP_TOKENS,
+    _VERSION_WITH_IMAGES,
+)
 ANOTHER_VERSION: Final = "a request of another version"
 """What every version says to one that it does not know."""
 
@@ -93,12 +101,15 @@ def pack_request(request: Request) -> bytes:
             int(request.parallel_calls),
             int(request.with_markers),
             request.stop_token_ids,
+            tuple((image.data, image.message, image.at) for image in request.images),
         )
     )
 
 
 def _least_version(request: GenerateRequest) -> int:
     """Which a node must know to answer just this, and not something else."""
+    if request.images:
+        return _VERSION_WITH_IMAGES
     if request.stop_token_ids:
         return _VERSION_WITH_STOP_TOKENS
     turns = request.messages or ()
@@ -187,6 +198,7 @@ def _with_tools(request: GenerateRequest, fields: Fields) -> GenerateRequest:
         parallel_calls=fields.take_int(0, 1) == 1,
         with_markers=fields.take_int(0, 1) == 1,
         stop_token_ids=_take_stop_tokens(fields) if fields.has_more else (),
+        images=_take_images(fields) if fields.has_more else (),
     )
 
 
@@ -195,6 +207,18 @@ def _take_stop_tokens(fields: Fields) -> tuple[int, ...]:
     if len(ids) > limits.STOP_TOKENS_MAX:
         raise Refused(DropReason.MALFORMED, "stop_token_ids")
     return ids
+
+
+def _take_images(fields: Fields) -> tuple[Image, ...]:
+    images = (Fields(item) for item in fields.take_array(limits.IMAGES_MAX))
+    return tuple(
+        Image(
+            image.take_blob(limits.PROMPT_BYTES_MAX),
+            image.take_int(0, _MESSAGES_MAX),
+            image.take_int(0, _TEXT_CHARS_MAX),
+        )
+        for image in images
+    )
 
 
 def _take_biases(fields: Fields) -> tuple[tuple[int, float], ...]:

@@ -6,7 +6,7 @@ it is, and to run one `Request`; it answers with a stream of `Started`, `Chunk`.
 (`Vector`... where texts are to be embedded), or raises a `RuntimeFailure`.
 
 Rule 1: `Started` comes first and carries the rendered prompt's token ids (those of all texts that
-        are to be embedded), before any prefill.
+        are to be embedded; 0 for each token of an image), before any prefill.
 Rule 2: every completion token is in exactly one `Chunk`; the ids of all chunks are the completion.
         A foreign upstream tells no ids: its `Started` and its chunks carry none, and its
         `Finished` has the counts that the upstream states.
@@ -20,9 +20,10 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from runtimes.embedding import GENERATE, EmbedRequest, Vector
+from runtimes.embedding import GENERATE, SEE, EmbedRequest, Vector
+from runtimes.images import Image
 from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.standing import ModelState, Standing
 
@@ -186,9 +187,13 @@ class GenerateRequest:
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the completion as the model's own end of turn does, whatever `ignore_eos`
     says: they are counted, and add no text."""
+    images: tuple[Image, ...] = ()
+    """What `messages` show, in the order in which they show it."""
 
-    task: ClassVar[str] = GENERATE
-    """What a model must be made for."""
+    @property
+    def task(self) -> str:
+        """What a model must be made for."""
+        return SEE if self.images else GENERATE
 
 
 Request = GenerateRequest | EmbedRequest

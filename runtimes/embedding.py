@@ -12,7 +12,10 @@ from typing import ClassVar, Final
 GENERATE: Final = "generate"
 EMBED: Final = "embed"
 RERANK: Final = "rerank"
-TASKS: Final = (GENERATE, EMBED, RERANK)
+SEE: Final = "see"
+"""To generate from a conversation that has images in it."""
+TEXT_TASKS: Final = (GENERATE, EMBED, RERANK)
+TASKS: Final = (*TEXT_TASKS, SEE)
 """What a request can ask of a model, and a model can be made for."""
 NUMBERS_MAX: Final = 2**20
 """Of one answer, all vectors together: 4 MiB, which nobody is sent before all of it has come."""

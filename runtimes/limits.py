@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 
 from runtimes.base import ChatMessage, GenerateRequest, ModelCard, Request, RuntimeFailure
-from runtimes.embedding import EmbedRequest
+from runtimes.embedding import SEE, EmbedRequest
+from runtimes.images import BadImage, image_size
 
 PROMPT_BYTES_MAX = 8 * 1024 * 1024
 """All text of one request as UTF-8, a query once for each text that it ranks; about two million
-tokens."""
+tokens. Its images beside it."""
 MESSAGES_MAX = 10_000
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 256
@@ -44,6 +45,12 @@ TEXT_TOKENS_MAX = 300_000
 """Of all of them together; OpenAI's bound."""
 DIMENSIONS_MAX = 16_384
 """No model has as many."""
+IMAGES_MAX = 16
+PIXELS_MAX = 2**24
+"""Of all images of a request, so that they are decoded within a step of the engine."""
+IMAGE_TOKENS_MAX = 2**16
+"""Of one image in a prompt, of all its parts together. llama.cpp's projectors make some thousands
+at most, and OpenAI counts up to 36,835 for one."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARACTERS_MAX}}}")
 
@@ -59,6 +66,8 @@ def check_request(request: Request) -> None:
 def check_task(request: Request, card: ModelCard) -> None:
     """Raise RuntimeFailure `bad_request` unless the model is made for what is asked."""
     if request.task not in card.tasks:
+        if request.task == SEE:
+            raise _bad(f"{card.name} cannot see images; leave them out or choose another model")
         made_for = " and ".join(card.tasks)
         raise _bad(f"{card.name} is made to {made_for} and cannot {request.task}")
 
@@ -102,6 +111,7 @@ def _check_embedding(request: EmbedRequest) -> None:
 
 
 def _check_generation(request: GenerateRequest) -> None:
+    _check_images(request)
     _check_text(request)
     _check_stops(request)
     _check_integer("max_tokens", request.max_tokens, 0 if request.continued_ids else 1, TOKENS_MAX)
@@ -134,10 +144,32 @@ def _check_text(request: GenerateRequest) -> None:
     else:
         texts = [request.prompt or ""]
     texts += [text for tool in request.tools for text in (tool.description, tool.parameters)]
-    if sum(map(_utf8_bytes, texts)) > PROMPT_BYTES_MAX:
+    size = sum(len(image.data) for image in request.images)
+    if size + sum(map(_utf8_bytes, texts)) > PROMPT_BYTES_MAX:
         raise RuntimeFailure(
             "context_too_long", f"the prompt has more than {PROMPT_BYTES_MAX} bytes"
         )
+
+
+def _check_images(request: GenerateRequest) -> None:
+    images, messages = request.images, request.messages or ()
+    if len(images) > IMAGES_MAX:
+        raise _bad(f"{len(images)} images are too many; send {IMAGES_MAX} at most")
+    places = [(image.message, image.at) for image in images]
+    if places != sorted(places) or not all(
+        0 <= message < len(messages) and 0 <= at <= len(messages[message].content)
+        for message, at in places
+    ):
+        raise _bad("an image has no place in the messages")
+    pixels = 0
+    for number, image in enumerate(images, start=1):
+        try:
+            width, height = image_size(image.data)
+        except BadImage as error:
+            raise _bad(f"image {number} {error}") from error
+        pixels += width * height
+        if pixels > PIXELS_MAX:
+            raise _bad(f"the images have more than {PIXELS_MAX} pixels together; make them smaller")
 
 
 def _check_turns(messages: tuple[ChatMessage, ...]) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from meshd.gateway.openai_content import without_nul
 from meshd.gateway.openai_request import Name, read_body
-from meshd.gateway.openai_turns import BODY_CONFIG, Text, without_nul
+from meshd.gateway.openai_turns import BODY_CONFIG, Text
 from runtimes import limits
 from runtimes.embedding import EmbedRequest
 

@@ -277,6 +277,9 @@ def _request(body: ChatBody) -> GenerateRequest:
     return GenerateRequest(
         model=body.model,
         messages=tuple(message.turn() for message in body.messages),
+        images=tuple(
+            image for at, message in enumerate(body.messages) for image in message.images(at)
+        ),
         tools=_tools(body),
         must_call=body.tool_choice not in (None, "none", "auto"),
         parallel_calls=body.parallel_tool_calls is not False,

@@ -1,43 +1,15 @@
 """The one place that reads the turns and tools of a request in the OpenAI dialect. Pure."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from meshd.gateway.openai_content import Content, read_content, without_nul
 from runtimes import limits
 from runtimes.base import ChatMessage, Tool, ToolCall
-
-
-def without_nul(text: str) -> str:
-    """`text` as it is, if no C library could take it for shorter."""
-    if "\0" in text:
-        raise PydanticCustomError("nul", "must not contain the character U+0000")
-    return text
-
-
-def _joined_parts(content: object) -> object:
-    """A list of text parts as one text; anything else as it is, for the next check to refuse."""
-    if not isinstance(content, list):
-        return content
-    if not content:
-        raise PydanticCustomError("empty_content", "must not be an empty list")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str):
-            raise PydanticCustomError("part", "must be a text or a list of parts with a 'type'")
-        if kind != "text":
-            raise PydanticCustomError(
-                "unsupported",
-                "has a part of type '{kind}', which is not supported; only 'text' parts are",
-                {"kind": kind[:64]},
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("part", "has a part of type 'text' without its 'text'")
-        texts.append(part["text"])
-    return "\n".join(texts)
+from runtimes.images import Image
 
 
 def schema_text(schema: object) -> str | None:
@@ -62,11 +34,14 @@ def _supported_role(role: str) -> str:
     return role
 
 
-def _content_of_turn(content: str | None, info: pydantic.ValidationInfo) -> str:
-    """Only who calls a function need say nothing."""
-    if content is None and not info.data.get("tool_calls"):
+def _content_of_turn(content: object, info: pydantic.ValidationInfo) -> Content:
+    """Only who calls a function need say nothing, and only users show images."""
+    read = read_content(content)
+    if read is None and not info.data.get("tool_calls"):
         raise PydanticCustomError("missing", "is missing")
-    return content or ""
+    if read is not None and read.images and info.data.get("role") != "user":
+        raise PydanticCustomError("image", "has an image; only those of the role 'user' can")
+    return read or Content()
 
 
 def _only_assistants(calls: object, info: pydantic.ValidationInfo) -> object:
@@ -101,7 +76,6 @@ BODY_CONFIG = pydantic.ConfigDict(
     strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
 )
 Text = Annotated[str, pydantic.AfterValidator(without_nul)]
-Content = Annotated[Text, pydantic.BeforeValidator(_joined_parts)]
 Role = Annotated[
     str,
     pydantic.Field(pattern=r"^[a-z][a-z_]{0,31}$"),
@@ -177,9 +151,13 @@ class Message(pydantic.BaseModel):
     )
     name: Annotated[Text, pydantic.Field(max_length=limits.NAME_CHARACTERS_MAX)] | None = None
     reasoning_content: Text | None = None
-    content: Annotated[Content | None, pydantic.AfterValidator(_content_of_turn)] = pydantic.Field(
+    content: Annotated[Any, pydantic.AfterValidator(_content_of_turn)] = pydantic.Field(
         default=None, validate_default=True
     )
+
+    def images(self, message: int) -> tuple[Image, ...]:
+        """What it shows; `message`: its place among all, from 0."""
+        return tuple(Image(data, message, at) for at, data in self.content.images)
 
     def turn(self) -> ChatMessage:
         """As runtimes know it. What does not belong to its role is left out."""
@@ -187,7 +165,7 @@ class Message(pydantic.BaseModel):
         return ChatMessage(
             # `developer` is the dialect's newer word for what chat templates call `system`.
             role="system" if self.role == "developer" else self.role,
-            content=self.content or "",
+            content=self.content.text,
             reasoning=(self.reasoning_content or "") if self.role == "assistant" else "",
             name=(self.name or "") if is_result else "",
             tool_call_id=(self.tool_call_id or "") if is_result else "",

@@ -49,11 +49,17 @@ class Adapter:
 def whole_hash(
     path: pathlib.Path,
     adapter: Adapter | None,
+    projector: pathlib.Path | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> str:
     """The content hash of the model at `path` with what is added to it; see `content_hash`."""
-    of_model = content_hash(path, on_progress)
-    if adapter is None:
-        return of_model
-    text = f"{of_model} + {float(adapter.scale)!r} * {content_hash(adapter.path)}"
+    whole = content_hash(path, on_progress)
+    if adapter is not None:
+        whole = _hash_of(f"{whole} + {float(adapter.scale)!r} * {content_hash(adapter.path)}")
+    if projector is not None:
+        whole = _hash_of(f"{whole} sees by {content_hash(projector)}")
+    return whole
+
+
+def _hash_of(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()

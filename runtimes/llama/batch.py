@@ -1,6 +1,8 @@
 """The one place that fills llama.cpp's batch: which tokens one decode works on, and for whom."""
 
+import ctypes
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from runtimes.llama.bindings import Bindings, Handle
 
@@ -52,6 +54,43 @@ class Batch:
 
     def decode(self, context: Handle) -> int:
         """Run the model over the batch; llama.cpp's code, 0 when all is well, 1 without room."""
+        return int(self._llama.llama_decode(context, self._batch))
+
+
+class VectorBatch:
+    """Vectors that are read in the place of tokens, all of one sequence, for one `llama_decode`.
+    Nothing is sampled behind them.
+    """
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        vectors: Any,  # noqa: ANN401  # a ctypes array of floats
+        width: int,
+        part: range,
+        sequence: int,
+    ) -> None:
+        """Those in `part`, each of `width` numbers."""
+        count = len(part)
+        self._llama = bindings
+        self._vectors = vectors  # it is not copied
+        one = (bindings.llama_seq_id * 1)(sequence)
+        pointer = ctypes.POINTER(bindings.llama_seq_id)
+        at = ctypes.byref(vectors, part.start * width * ctypes.sizeof(ctypes.c_float))
+        self._batch = bindings.llama_batch(
+            n_tokens=count,
+            embd=ctypes.cast(at, ctypes.POINTER(ctypes.c_float)),
+            n_seq_id=(ctypes.c_int32 * count)(*[1] * count),
+            seq_id=(pointer * count)(*[ctypes.cast(one, pointer)] * count),
+            logits=(ctypes.c_int8 * count)(),
+        )
+
+    def place(self, positions: Sequence[int]) -> None:
+        """Their positions; where each has several, all first ones, then all second ones, ..."""
+        self._batch.pos = (self._llama.llama_pos * len(positions))(*positions)
+
+    def decode(self, context: Handle) -> int:
+        """As `Batch.decode`."""
         return int(self._llama.llama_decode(context, self._batch))
 
 

@@ -25,8 +25,9 @@ Handle: TypeAlias = Any
 Parameters: TypeAlias = Any
 """A structure of its own, to be filled in."""
 
-_LEVEL_WARNING = 2
-_LEVEL_ERROR = 3
+_NO_MEMORY = ("out of memory", "failed to allocate", "unable to allocate", "bad_alloc")
+_LEVEL_WARNING = 3
+_LEVEL_ERROR = 4
 _LEVEL_CONTINUE = 5
 """The text goes on where the last one ended."""
 
@@ -56,6 +57,21 @@ def load_bindings() -> Bindings:
         ) from error
 
 
+def load_vision_bindings() -> Bindings:
+    """The module `llama_cpp.mtmd_cpp`, in the same way, behind `load_bindings`.
+
+    Raises RuntimeFailure `missing_dependency`.
+    """
+    try:
+        return importlib.import_module("llama_cpp.mtmd_cpp")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise RuntimeFailure(
+            "missing_dependency",
+            f"this llama.cpp has nothing for images ({error}): "
+            "pip install --force-reinstall --no-cache-dir llama-cpp-python",
+        ) from error
+
+
 class LogTail:
     """Takes llama.cpp's log and keeps its last warnings and errors."""
 
@@ -70,15 +86,20 @@ class LogTail:
         bindings.llama_log_set(callback, ctypes.c_void_p(0))
         LogTail._installed = callback
 
+    @property
+    def callback(self) -> Handle:
+        """What is called with each piece of the log, for libraries beside llama.cpp."""
+        return LogTail._installed
+
     def last_error(self) -> str:
         """The last line that was an error, else the last warning, else an empty string."""
         errors = [text for level, text in self._lines if level == _LEVEL_ERROR]
         warnings = [text for _, text in self._lines]
         return (errors or warnings or [""])[-1]
 
-    def mentions(self, *words: str) -> bool:
-        """Whether one of the kept lines contains one of `words`, in lower case."""
-        return any(word in text.lower() for _, text in self._lines for word in words)
+    def is_out_of_memory(self) -> bool:
+        """Whether one of the kept lines says that there was no memory."""
+        return any(word in text.lower() for _, text in self._lines for word in _NO_MEMORY)
 
     def clear(self) -> None:
         """Forget the lines, so that the next failure is explained by its own."""

@@ -16,10 +16,10 @@ from runtimes.llama.batch import Batch, EngineBroken
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import SLOTS_DEFAULT
 from runtimes.llama.context_length import CONTEXT_TOKENS_MIN
-from runtimes.llama.engine import TEXT_BYTES_PER_TOKEN_MAX
 from runtimes.llama.frames import Embed, Embedded, Ended, Failed, Generate, Load
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.prompt import TEXT_BYTES_PER_TOKEN_MAX
 from runtimes.reply_form import PLAIN, ReplyForm
 
 BATCH_TEXTS_MAX = 64

@@ -10,6 +10,9 @@ arrival. What runs grows; when the room is used up, kept sequences go first, the
 those that are paused, then those of the youngest: they are computed again when there is room. The
 oldest always goes on, because one full context fits.
 
+An image in a prompt is computed and read by work of its own (image_reader.py), of one at a time, in
+steps that also have the one decode for all others.
+
 With `reproducible`, each sequence is decoded alone, in pieces that depend on nothing but its own
 tokens, and in a part of the cache of its own: no other request changes the rounding of a logit.
 
@@ -22,32 +25,32 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from runtimes.base import ChatMessage, Logprob, RuntimeFailure, Tool
+from runtimes.base import Logprob, RuntimeFailure
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, EngineBroken, fair_shares
 from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity, plan_capacity
-from runtimes.llama.chat_template import ChatTemplate
 from runtimes.llama.context_length import default_context_tokens
 from runtimes.llama.drafter import Drafter
-from runtimes.llama.frames import Embed, Generate, Load, Prefilled
+from runtimes.llama.frames import Embed, Failed, Generate, Load, Prefilled
+from runtimes.llama.image_reader import ImageReader
+from runtimes.llama.image_tokens import as_ids
 from runtimes.llama.kv_memory import KvMemory
 from runtimes.llama.logprobs import logprobs
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 from runtimes.llama.parking import Parking
+from runtimes.llama.prompt import PromptWriter
 from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.sampler import Sampler
-from runtimes.llama.sequence import Sequence, StepResult
+from runtimes.llama.sequence import Sequence, StepResult, streams
 from runtimes.llama.speculation import Speculation
+from runtimes.llama.vision import Vision
 from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
 """Prompt tokens in one decode where each sequence is decoded alone. What is reused are whole
 pieces of this size: they were computed in the same shape."""
-TEXT_BYTES_PER_TOKEN_MAX = 256
-"""Longer than the longest token of any vocabulary: a prompt beyond this per token of context is
-too long without being tokenized."""
 GROWTH_TOKENS = 32
 """Room that a sequence must find for new tokens before it begins, lest it is thrown out at once."""
 
@@ -67,9 +70,8 @@ class Engine:
         self.model = model
         trained = self.model.trained_context_tokens
         self.context_tokens = load.context_tokens or default_context_tokens(trained)
-        self._template = ChatTemplate(
-            self.model.chat_template, bos=self.model.bos_text, eos=self.model.eos_text
-        )
+        vision = None if load.projector is None else Vision(model, load)
+        self._prompts = PromptWriter(model, vision, self.context_tokens)
         capacity = plan_capacity(
             context_tokens=self.context_tokens,
             parameters=self.model.parameters,
@@ -96,6 +98,9 @@ class Engine:
             parking=parking if capacity.is_shared else None,
             kept_max=capacity.kept_tokens,
         )
+        self._images = (
+            None if vision is None else ImageReader(vision, model, self._context, self.memory)
+        )
         drafter = None if load.draft is None else Drafter(model, load, capacity, clock)
         self.speculation = Speculation(drafter, load.draft_tokens)
         self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
@@ -118,15 +123,9 @@ class Engine:
         """
         assert self.has_room
         assert isinstance(request, Generate), "the daemon knows what the model is made for"
-        prompt, form = self._prompt_tokens(request)
-        if not prompt:
-            raise RuntimeFailure("bad_request", "the prompt is empty")
+        written = self._prompts.write(request)
+        prompt, form = written.tokens, written.form
         room = self.context_tokens - len(prompt) - len(request.continued_ids)
-        if room < (0 if request.continued_ids else 1):
-            raise self._too_long(f"{len(prompt) + len(request.continued_ids)} tokens")
-        for name in ("continued_ids", "stop_token_ids"):
-            if any(token >= self.model.tokens_known for token in getattr(request, name)):
-                raise RuntimeFailure("bad_request", f"{name} are of another model")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         visible = self.model.tokens_of(form.markers) if request.with_markers else frozenset()
         sampler = Sampler(
@@ -141,6 +140,7 @@ class Engine:
             request=request.request,
             tokens=[*prompt, *request.continued_ids],
             prompt_tokens=len(prompt),
+            images=written.images,
             tokens_max=room if request.max_tokens is None else min(room, request.max_tokens),
             sampler=sampler,
             text=CompletionText(request.stop),
@@ -151,12 +151,12 @@ class Engine:
         try:
             sequence.continue_from(self.model, request.continued_ids)
             if not sequence.ending:
-                sampler.begin(prompt, request.continued_ids)
+                sampler.begin([token for token in prompt if token >= 0], request.continued_ids)
         except RuntimeFailure:
             sampler.close()
             raise
         self._sequences[request.request] = sequence
-        return tuple(prompt), form if request.with_markers else PLAIN
+        return as_ids(prompt), form if request.with_markers else PLAIN
 
     def close(self, request: int) -> bool:
         """Forget a request and what the context remembers of it; False if it is not open."""
@@ -170,7 +170,7 @@ class Engine:
         """Do one decode for the open requests in `allowed`, each of which gets so many tokens at
         most; return what came of it.
 
-        A request whose `Ended` is among the results is closed. Raises EngineBroken.
+        A request whose `Ended` or `Failed` is among the results is closed. Raises EngineBroken.
         """
         results: list[StepResult] = []
         active = [self._sequences[request] for request in sorted(allowed)]
@@ -193,7 +193,10 @@ class Engine:
                 continue
             while sequence.held is None:
                 sequence.held = self.memory.take(
-                    sequence.tokens, prompt_tokens=sequence.prompt_tokens, margin=GROWTH_TOKENS
+                    sequence.tokens,
+                    prompt_tokens=sequence.prompt_tokens,
+                    margin=GROWTH_TOKENS,
+                    straight=sequence.straight,
                 )
                 if sequence.held is None and not self._drop_paused(allowed):
                     break
@@ -204,6 +207,39 @@ class Engine:
         return [sequence for sequence in active if sequence.held is not None]
 
     def _step_together(self, ready: list[Sequence], allowed: Mapping[int, int]) -> list[StepResult]:
+        results = self._look(ready, allowed)
+        ready = [each for each in ready if each.held is not None and each.image is None]
+        return results + self._read(ready, allowed)
+
+    def _look(self, ready: list[Sequence], allowed: Collection[int]) -> list[StepResult]:
+        """Do the next piece of work for the image that came first, if there is any: one for all,
+        so that many images hold up nobody longer than one.
+        """
+        looking = next((each for each in ready if each.image is not None), None)
+        if looking is None:
+            return []
+        going_on = list(ready)
+        assert self._images is not None
+        room = self._pace.prompt_tokens(beside=streams(going_on))
+        piece = self._images.piece(looking, room)
+        # Streams need theirs in the same step, in which whoever looks at an image gives no way.
+        while not self._has_cells(piece + streams(going_on), allowed):
+            if len(going_on) == 1:
+                raise self._broken(1)
+            youngest = going_on.pop()
+            self._make_wait(youngest)
+            if youngest is looking:
+                return []
+        return self._step_image(looking, room)
+
+    def _step_image(self, sequence: Sequence, room: int) -> list[StepResult]:
+        assert self._images is not None
+        result = self._images.step(sequence, room)
+        if isinstance(result, Failed):
+            self._drop(sequence, keep=False)
+        return [result]
+
+    def _read(self, ready: list[Sequence], allowed: Mapping[int, int]) -> list[StepResult]:
         while ready:
             wishes = self.speculation.wishes(ready, allowed)
             wished = sum(wish.count for wish in wishes)
@@ -226,9 +262,8 @@ class Engine:
 
     def _plan(self, ready: list[Sequence], proposed: int) -> list[int]:
         """How many known tokens of each go into the next batch, beside those `proposed`."""
-        streams = sum(sequence.pending == 1 for sequence in ready)
-        room = self._pace.prompt_tokens(beside=streams + proposed)
-        needs = [sequence.pending for sequence in ready if sequence.pending > 1]
+        room = self._pace.prompt_tokens(beside=streams(ready) + proposed)
+        needs = [sequence.pending_text for sequence in ready if sequence.pending > 1]
         shares = iter(fair_shares(needs, room, PIECE_TOKENS_MIN))
         return [1 if sequence.pending == 1 else next(shares) for sequence in ready]
 
@@ -254,11 +289,13 @@ class Engine:
 
     def _step_alone(self, sequence: Sequence) -> list[StepResult]:
         """Decode the next piece of one sequence; its shape follows from its tokens alone."""
+        if sequence.image is not None:
+            return self._step_image(sequence, BATCH_TOKENS_MAX)
         piece = 1
         if sequence.decoded < sequence.prompt_tokens:
             border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS
             end = min(border + REPRODUCIBLE_TOKENS, sequence.prompt_tokens)
-            piece = end - sequence.decoded
+            piece = min(end - sequence.decoded, sequence.pending_text)
         code = self._decode([(sequence, piece)], {})
         if code != 0:
             raise self._broken(code)
@@ -279,7 +316,7 @@ class Engine:
             proposal = proposals.get(sequence.request, [])
             last = self._batch.add(
                 sequence.held.number,
-                start,
+                sequence.position(start),
                 sequence.tokens[start:end] + proposal,
                 wants_logits=wants_logits,
                 wants_all=bool(proposal),
@@ -345,30 +382,6 @@ class Engine:
 
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
-
-    def _prompt_tokens(self, request: Generate) -> tuple[list[int], ReplyForm]:
-        text, form = request.prompt or "", PLAIN
-        if request.messages is not None:
-            rendered = self._template.render(
-                tuple(ChatMessage.of_texts(texts) for texts in request.messages),
-                tuple(
-                    Tool(name=name, description=description, parameters=parameters)
-                    for name, description, parameters in request.tools
-                ),
-            )
-            text = rendered.prompt
-            # A grammar holds for all of the text: it has neither thoughts nor calls.
-            form = rendered.form if request.grammar is None else PLAIN
-        text_bytes = len(text.encode())
-        if text_bytes > self.context_tokens * TEXT_BYTES_PER_TOKEN_MAX:
-            raise self._too_long(f"{text_bytes} bytes")
-        return self.model.tokenize(text, is_rendered=request.messages is not None), form
-
-    def _too_long(self, size: str) -> RuntimeFailure:
-        return RuntimeFailure(
-            "context_too_long",
-            f"the prompt has {size}, and the context holds {self.context_tokens} tokens",
-        )
 
     def _make_context(self, load: Load, capacity: Capacity) -> Handle:
         parameters = self._llama.llama_context_default_params()

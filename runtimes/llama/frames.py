@@ -60,6 +60,8 @@ class Load:
     """The file of a model that proposes tokens, as the file system encodes it; and how many of
     them one step tries, of all requests together."""
     draft_tokens: int = 0
+    projector: bytes | None = None
+    """Its file, as the file system encodes it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,9 @@ class Generate:
     parallel_calls: bool
     with_markers: bool
     stop_token_ids: tuple[int, ...]
+    images: tuple[bytes, ...] = ()
+    image_places: tuple[tuple[int, ...], ...] = ()
+    """Message and character of each, as an `Image` has them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,7 @@ class Ready:
     """Whether this build of llama.cpp can use a GPU at all."""
     slots: int
     """Requests that run at a time."""
-    task: str
+    tasks: tuple[str, ...]
     """What the model is made for, of `runtimes.embedding.TASKS`."""
 
 

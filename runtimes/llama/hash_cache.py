@@ -14,7 +14,9 @@ from runtimes.llama.cache_file import CacheFile, cache_folder
 from runtimes.llama.model_file import HASH_CHARACTERS, is_content_hash, model_parts
 
 
-def file_identity(path: pathlib.Path, adapter: Adapter | None = None) -> str:
+def file_identity(
+    path: pathlib.Path, adapter: Adapter | None = None, projector: pathlib.Path | None = None
+) -> str:
     """A name for the files of the model at `path`, and of what is added to it, as they are now.
     Raises OSError.
     """
@@ -23,6 +25,9 @@ def file_identity(path: pathlib.Path, adapter: Adapter | None = None) -> str:
     if adapter is not None:
         digest.update(repr(float(adapter.scale)).encode() + b"\0")
         parts.append(adapter.path)
+    if projector is not None:
+        digest.update(b"projector\0")
+        parts.append(projector)
     for part in parts:
         real = part.resolve()
         status = real.stat()

@@ -101,7 +101,11 @@ class KnownFile:
         async with reading:
             try:
                 found = await trio.to_thread.run_sync(
-                    whole_hash, settings.path, settings.lora, abandon_on_cancel=True
+                    whole_hash,
+                    settings.path,
+                    settings.lora,
+                    settings.projector,
+                    abandon_on_cancel=True,
                 )
                 self.trouble = ""
             except OSError as error:
@@ -113,7 +117,9 @@ class KnownFile:
         """Whether the files are still those that were looked at."""
         settings = self._settings
         try:
-            identity = await trio.to_thread.run_sync(file_identity, settings.path, settings.lora)
+            identity = await trio.to_thread.run_sync(
+                file_identity, settings.path, settings.lora, settings.projector
+            )
         except OSError:
             return False
         return prospect is not None and identity == prospect.identity

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from runtimes.llama.bindings import Bindings, Handle
+from runtimes.llama.image_tokens import place_in_image
 from runtimes.llama.parking import PARKED_TOKENS_MIN, Parking, common_length
 
 
@@ -24,8 +25,11 @@ class Held:
     """Of the tokens from the front, how many another prompt may start from."""
     expected: int = 0
     """So many tokens it will have soon: this room is promised to it."""
+    straight: int = 2**31
+    """Of the tokens from the front, those whose position is their place; only they are kept."""
     tokens: list[int] = dataclasses.field(default_factory=list)
-    """The token ids in it; the place in the list is the position."""
+    """The token ids in it, and what stands for those of images; the place in the list is the
+    position, but see `straight`."""
     cells: list[int] = dataclasses.field(default_factory=list)
     """A name for the cell of each; sequences that share a cell have the same name."""
 
@@ -75,11 +79,18 @@ class KvMemory:
         """Cells that nobody uses, of a pool that is shared."""
         return self._cells - len(self._users)
 
-    def take(self, tokens: Sequence[int], *, prompt_tokens: int, margin: int = 0) -> Held | None:
+    def take(
+        self,
+        tokens: Sequence[int],
+        *,
+        prompt_tokens: int,
+        margin: int = 0,
+        straight: int = 2**31,
+    ) -> Held | None:
         """A place for a sequence that will hold `tokens`, with what is there of them already.
 
         The last token is never there, so that something is left to decode. None: there is no
-        room for them and `margin` more, even without all that is kept.
+        room for them and `margin` more, even without all that is kept. `straight`: see `Held`.
         """
         source, common = self._longest_beginning(tokens)
         whole = min(len(tokens) + margin, self._cells)
@@ -101,7 +112,8 @@ class KvMemory:
             held = self._take_over(source, common)
         else:
             held = self._share(source, common)
-        held.reusable = prompt_tokens if self._unit > 1 else 2**31
+        held.reusable = min(prompt_tokens if self._unit > 1 else 2**31, straight)
+        held.straight = straight
         held.expected = whole
         self._running.append(held)
         if self._is_shared:
@@ -116,16 +128,20 @@ class KvMemory:
             self._users[self._next_cell] = 1
             self._next_cell += 1
 
-    def cut(self, held: Held, length: int) -> None:
-        """Keep its first `length` tokens, and nothing that was decoded behind them."""
-        self._llama.llama_memory_seq_rm(self._memory, held.number, length, -1)
+    def cut(self, held: Held, length: int) -> bool:
+        """Keep its first `length` tokens, and nothing that was decoded behind them, `grow` told of
+        it or not; whether that can be done.
+        """
+        if not self._llama.llama_memory_seq_rm(self._memory, held.number, length, -1):
+            return False
         self._leave_cells(held.cells[length:])
         del held.tokens[length:], held.cells[length:]
+        return True
 
     def release(self, held: Held, *, keep: bool) -> None:
         """The sequence runs no more; keep its tokens for later prompts, or remove exactly them."""
         self._running.remove(held)
-        if keep and held.tokens:
+        if keep and held.tokens and self._cut(held, held.straight) and held.tokens:
             self._kept.append(held)
         else:
             self._remove(held)
@@ -194,18 +210,19 @@ class KvMemory:
         if self._can_cut and self._tile // 4 < len(tokens) - length < self._tile <= length:
             length = len(tokens) - self._tile
         length = length // self._unit * self._unit
+        length -= place_in_image(tokens[length])  # images are decoded from their beginning
         return length if self._can_cut or length == len(known) else 0
 
     def _take_over(self, source: Held, common: int) -> Held:
         self._kept.remove(source)
-        if common == len(source.tokens):
+        if self._cut(source, common):
             return source
-        if not self._llama.llama_memory_seq_rm(self._memory, source.number, common, -1):
-            self._remove(source)
-            return self._begin()
-        self._leave_cells(source.cells[common:])
-        del source.tokens[common:], source.cells[common:]
-        return source
+        self._remove(source)
+        return self._begin()
+
+    def _cut(self, held: Held, length: int) -> bool:
+        """The same where it has no more than `grow` was told of: nothing, where it is as short."""
+        return length >= len(held.tokens) or self.cut(held, length)
 
     def _share(self, source: Held, common: int) -> Held:
         """A sequence that begins with the same cells as `source`, which stays."""

@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import os
+import pathlib
 from collections.abc import Callable
 
 import trio
@@ -242,7 +243,7 @@ class WorkerLink:
                 self.progress = frame.progress
             case frames.Ready():
                 self._ready = True
-                if frame.task != GENERATE:  # each text is decoded in one piece
+                if GENERATE not in frame.tasks:  # each text is decoded in one piece
                     self._step = max(1.0, frame.context_tokens / BATCH_TOKENS_MAX)
                 self.progress = 1.0
                 self._debts_changed.set()
@@ -319,11 +320,16 @@ class WorkerLink:
             flash_attention=self._settings.flash_attention,
             memory_bytes=self._memory_bytes,
             is_to_measure=self._on_measured is not None,
-            lora=None if self._settings.lora is None else os.fsencode(self._settings.lora.path),
+            lora=_encoded(None if self._settings.lora is None else self._settings.lora.path),
             lora_scale=1.0 if self._settings.lora is None else self._settings.lora.scale,
-            draft=None if self._settings.draft is None else os.fsencode(self._settings.draft),
+            draft=_encoded(self._settings.draft),
             draft_tokens=self._settings.draft_tokens,
+            projector=_encoded(self._settings.projector),
         )
+
+
+def _encoded(path: pathlib.Path | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
 
 
 def _request_frame(number: int, request: Request) -> frames.Frame:
@@ -367,6 +373,8 @@ def _generate_frame(number: int, request: GenerateRequest) -> frames.Frame:
         parallel_calls=request.parallel_calls,
         with_markers=request.with_markers,
         stop_token_ids=request.stop_token_ids,
+        images=tuple(image.data for image in request.images),
+        image_places=tuple((image.message, image.at) for image in request.images),
     )
 
 

@@ -12,6 +12,7 @@ from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Frame, Load, Loading, Ready
 from runtimes.llama.model import open_model
 from runtimes.llama.model_file import model_bytes
+from runtimes.llama.projector import tasks_of
 from runtimes.worker.pipe import Pipe
 
 PROGRESS_STEP = 0.01
@@ -28,7 +29,8 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
     adapter = None
     if load.lora is not None:
         adapter = Adapter(pathlib.Path(os.fsdecode(load.lora)), load.lora_scale)
-    hashing = Hashing(path, adapter, load.content_hash, progress)
+    projector = None if load.projector is None else pathlib.Path(os.fsdecode(load.projector))
+    hashing = Hashing(path, adapter, projector, load.content_hash, progress)
     model = open_model(load, lambda share: progress.note("load", share))
     engine = Engine(model, load) if model.pooling.task == GENERATE else Embedder(model, load)
     progress.note("load", 1.0)
@@ -41,7 +43,7 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
         context_tokens=engine.context_tokens,
         gpu_offload=model.gpu_offload,
         slots=engine.slots,
-        task=model.pooling.task,
+        tasks=tasks_of(model.pooling.task, projector),
     )
     return engine, ready
 
@@ -70,10 +72,14 @@ class Hashing:
     """Computes the content hash in a thread, while the main thread loads the model."""
 
     def __init__(
-        self, path: pathlib.Path, adapter: Adapter | None, known: str | None, progress: Progress
+        self,
+        path: pathlib.Path,
+        adapter: Adapter | None,
+        projector: pathlib.Path | None,
+        known: str | None,
+        progress: Progress,
     ) -> None:
-        self._path = path
-        self._adapter = adapter
+        self._files = path, adapter, projector
         self._result = known
         self._progress = progress
         self._error: OSError | None = None
@@ -91,7 +97,7 @@ class Hashing:
         try:
             if self._result is None:
                 self._result = whole_hash(
-                    self._path, self._adapter, lambda share: self._progress.note("hash", share)
+                    *self._files, lambda share: self._progress.note("hash", share)
                 )
             self._progress.note("hash", 1.0)
         except OSError as error:

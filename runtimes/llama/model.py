@@ -198,13 +198,16 @@ class LoadedModel:
         written it already (`is_rendered`) is not given a second. Raises RuntimeFailure
         `context_too_long` for more than 2**31 tokens.
         """
-        begins = is_rendered and bool(self.bos_text) and text.startswith(self.bos_text)
-        add_special = not begins
+        add_special = not (is_rendered and self.begins(text))
         found = self.tokens(text, add_special=add_special)
         # A prompt is to be continued, whatever the model's trainer wanted at the end of texts.
         if add_special and found and self._llama.llama_vocab_get_add_eos(self.vocabulary):
             found.pop()
         return found
+
+    def begins(self, text: str) -> bool:
+        """Whether a rendered prompt has the begin-of-sequence token already."""
+        return bool(self.bos_text) and text.startswith(self.bos_text)
 
     def tokens(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The token ids of a text; `add_special`: with what the model's trainer wanted around
@@ -267,7 +270,7 @@ def _unfit(path: bytes, why: str) -> RuntimeFailure:
 
 
 def _load_failure(path: str, log: LogTail) -> RuntimeFailure:
-    if log.mentions("out of memory", "failed to allocate", "unable to allocate", "bad_alloc"):
+    if log.is_out_of_memory():
         return RuntimeFailure(
             "unavailable",
             f"no memory for {path} ({log.last_error()}); free some, or lower gpu_layers",

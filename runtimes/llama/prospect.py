@@ -13,6 +13,7 @@ from runtimes.llama.fit import added_room, capacity_of, needed_room
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.metadata import read_metadata
 from runtimes.llama.model_file import model_bytes
+from runtimes.llama.projector import projector_bytes, tasks_of
 from runtimes.llama.settings import LlamaSettings
 from runtimes.llama.shape import Shape
 from runtimes.room import Room
@@ -48,10 +49,12 @@ def look(
     """Read what the files say. `limit_bytes`: what models may take of the memory. Blocking: a
     fraction of a second. Raises RuntimeFailure `invalid_model`, and OSError.
     """
-    identity = file_identity(settings.path, settings.lora)
+    identity = file_identity(settings.path, settings.lora, settings.projector)
     size_bytes = model_bytes(settings.path)
     draft_bytes = 0
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
+    if settings.projector is not None:
+        added_bytes += projector_bytes(settings.projector)
     shape = Shape.of(read_metadata(settings.path))
     _check(shape, settings.path)
     gpus = len(hardware.usable_gpus()) if has_gpu_build() else 0
@@ -82,7 +85,7 @@ def look(
             quantization=shape.quantization,
             size_bytes=size_bytes,
             context_tokens=shape.context_tokens(settings.context_tokens),
-            tasks=(shape.pooling.task,),
+            tasks=tasks_of(shape.pooling.task, settings.projector),
         ),
         slots=capacity.slots,
         need=need,

@@ -362,7 +362,7 @@ class LlamaRuntime(Runtime):
             quantization=frame.quantization,
             size_bytes=frame.size_bytes,
             context_tokens=frame.context_tokens,
-            tasks=(frame.task,),
+            tasks=frame.tasks,
         )
         self._file.prospect = dataclasses.replace(self._file.prospect, card=card)
         self._residence.loaded()

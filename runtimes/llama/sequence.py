@@ -1,15 +1,17 @@
 """The one place for one request on its way through the engine: its tokens, its text, its end."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from runtimes.base import Logprob
 from runtimes.completion_text import CompletionText
-from runtimes.llama.frames import Ended, Prefilled, Tokens
+from runtimes.llama.frames import Ended, Failed, Prefilled, Tokens
+from runtimes.llama.image_tokens import PlacedImage
 from runtimes.llama.kv_memory import Held
 from runtimes.llama.model import LoadedModel
 from runtimes.llama.sampler import Sampler
 
-StepResult = Prefilled | Tokens | Ended
+StepResult = Prefilled | Tokens | Ended | Failed
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -18,12 +20,15 @@ class Sequence:
 
     request: int
     tokens: list[int]
-    """Prompt, continued and sampled ones: everything that is known."""
+    """Prompt, continued and sampled ones: everything that is known. For those of images see
+    `image_tokens.py`."""
     prompt_tokens: int
     tokens_max: int
     """New tokens at most."""
     sampler: Sampler
     text: CompletionText
+    images: tuple[PlacedImage, ...] = ()
+    """Of the prompt, in their order."""
     logprobs: int | None = None
     """How many of the likeliest tokens are told with each; None: nothing is."""
     visible: frozenset[int] = frozenset()
@@ -47,6 +52,29 @@ class Sequence:
     def pending(self) -> int:
         """Tokens that the context has not seen."""
         return len(self.tokens) - self.decoded
+
+    @property
+    def image(self) -> PlacedImage | None:
+        """The image whose tokens come next, if it is no text."""
+        at = self.decoded
+        return next((image for image in self.images if image.start <= at < image.end), None)
+
+    @property
+    def pending_text(self) -> int:
+        """Tokens that the context has not seen, up to the next image."""
+        starts = [image.start for image in self.images if image.start >= self.decoded]
+        return min([*starts, len(self.tokens)]) - self.decoded
+
+    def position(self, place: int) -> int:
+        """The position of the token in this place, which is no inner one of an image."""
+        before = (image for image in self.images if image.end <= place)
+        return place - sum(image.tokens - image.positions for image in before)
+
+    @property
+    def straight(self) -> int:
+        """With how many tokens it begins whose position is their place."""
+        bent = (image.start for image in self.images if image.positions != image.tokens)
+        return next(bent, 2**31)
 
     def continue_from(self, model: LoadedModel, continued: tuple[int, ...]) -> None:
         """Take in tokens that were generated elsewhere, as if they had been sampled here."""
@@ -105,3 +133,8 @@ class Sequence:
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens or 0,
         )
+
+
+def streams(sequences: Iterable[Sequence]) -> int:
+    """How many of them only wait for their next token."""
+    return sum(sequence.pending == 1 for sequence in sequences)

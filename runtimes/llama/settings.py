@@ -15,6 +15,7 @@ from runtimes.llama.model_file import (
     is_content_hash,
     model_name,
 )
+from runtimes.llama.projector import find_projector
 from runtimes.llama.split import OPTIONS as SPLIT_OPTIONS
 from runtimes.llama.split import Split
 from runtimes.source_options import check_names, integer_option
@@ -39,7 +40,7 @@ INTEGERS = {
 KEEP_ALIVE_S = 300
 SWITCHES = ("reproducible", "flash_attention", "pin")
 TEXTS = ("name", "content_hash")
-OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "draft")
+OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "mmproj", "draft")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class LlamaSettings:
     """None: the worker computes it while it loads."""
     lora: Adapter | None = None
     """Added to the weights."""
+    projector: pathlib.Path | None = None
+    """What it sees images with."""
     draft: pathlib.Path | None = None
     """A small model's file: it proposes what this one may say."""
     draft_tokens: int = 8
@@ -104,7 +107,8 @@ def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
     check_model_file(path)
     check_llama_cpp()
     name = DEMO_SOURCE if source == DEMO_SOURCE else model_name(path)
-    settings = LlamaSettings(path=path, **({"name": name} | _values(options)))
+    values = {"name": name, "projector": find_projector(path, options.get("mmproj"))}
+    settings = LlamaSettings(path=path, **(values | _values(options)))
     if not 1 <= len(settings.name) <= NAME_CHARACTERS_MAX or not settings.name.isprintable():
         raise _bad(f"a model's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
     return settings

@@ -27,12 +27,13 @@ class Speculation:
 
     def wishes(self, ready: Iterable[Sequence], allowed: Mapping[int, int]) -> list[Wish]:
         """What is to be proposed for those that generate: the more they are, the less for each.
+        Nothing for those with images, which the draft does not see.
 
         `allowed`: how many tokens each request may get in this step.
         """
         if self._drafter is None:
             return []
-        streams = [sequence for sequence in ready if sequence.pending == 1]
+        streams = [each for each in ready if each.pending == 1 and not each.images]
         share = self._tokens_max // max(1, len(streams))
         wishes = []
         for each in streams:

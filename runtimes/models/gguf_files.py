@@ -13,12 +13,11 @@ from collections.abc import Iterator
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.model_file import model_parts
+from runtimes.llama.projector import is_projector_name
 
 SUFFIX = ".gguf"
 ENTRIES_MAX = 20_000
 SCAN_S_MAX = 2.0
-PROJECTOR_PREFIX = "mmproj"
-"""The half of a vision model that lies in a file of its own; alone it answers nothing."""
 
 
 class ScanBudget:
@@ -53,7 +52,7 @@ def gguf_models(folder: pathlib.Path, budget: ScanBudget, *, depth: int) -> list
     found = []
     for path in files_below(folder, budget, depth=depth):
         name = path.name.lower()
-        if not name.endswith(SUFFIX) or name.startswith(PROJECTOR_PREFIX):
+        if not name.endswith(SUFFIX) or is_projector_name(name):
             continue
         try:
             size_bytes = sum(_file_bytes(part) for part in model_parts(path))

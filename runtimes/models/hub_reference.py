@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.model_file import model_name, model_parts
+from runtimes.llama.projector import is_projector_name
 from runtimes.models.found_model import plain_name
-from runtimes.models.gguf_files import PROJECTOR_PREFIX, SUFFIX
+from runtimes.models.gguf_files import SUFFIX
 from runtimes.models.quantization import canonical, preference, quantization_of
 
 SHOWN_MAX = 24
@@ -69,7 +70,7 @@ def models_in(files: Mapping[str, int]) -> list[HubModelFiles]:
         if (
             not _stays_inside(path)
             or not path.name.lower().endswith(SUFFIX)
-            or path.name.lower().startswith(PROJECTOR_PREFIX)
+            or is_projector_name(path.name)
         ):
             continue
         try:

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.embedding import EMBED, GENERATE, TASKS
+from runtimes.embedding import EMBED, GENERATE, TEXT_TASKS
 from runtimes.openai.call import Call
 from runtimes.openai.listing import Listing
 from runtimes.openai.settings import UpstreamSettings
@@ -50,7 +50,7 @@ async def _ask(settings: UpstreamSettings, model: str) -> tuple[str, ...]:
     async with aclosing(Call(settings)) as call:
         await call.open("POST", path, body, within_s=settings.look_timeout_s)
         answer = await call.read_all(ANSWER_BYTES_MAX)
-        return read_tasks(answer) if call.status == 200 else TASKS
+        return read_tasks(answer) if call.status == 200 else TEXT_TASKS
 
 
 def read_tasks(answer: bytes) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def read_tasks(answer: bytes) -> tuple[str, ...]:
     try:
         content = json.loads(answer)
     except (ValueError, RecursionError):
-        return TASKS
+        return TEXT_TASKS
     told = content.get("capabilities") if isinstance(content, dict) else None
     names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
-    return tuple(task for name, task in _TASK_OF.items() if name in names) or TASKS
+    return tuple(task for name, task in _TASK_OF.items() if name in names) or TEXT_TASKS

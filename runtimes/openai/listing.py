@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.embedding import TASKS
+from runtimes.embedding import TEXT_TASKS
 from runtimes.openai.call import Call, Silent
 from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.settings import UpstreamSettings
@@ -39,7 +39,7 @@ class ListedModel:
     context_tokens: int = 0
     parameters: int = 0
     size_bytes: int = 0
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = TEXT_TASKS
     """What it is made for, or may be (`capabilities.py`)."""
 
 

@@ -25,6 +25,7 @@ from runtimes.base import (
     ToolCall,
 )
 from runtimes.embedding import EmbedRequest, Vector
+from runtimes.images import Image
 from runtimes.reply_form import ReplyForm
 
 unit = st.floats(0, 1)
@@ -75,6 +76,9 @@ requests = st.builds(
     stop_token_ids=st.lists(st.integers(0, limits.TOKENS_MAX), max_size=limits.STOP_TOKENS_MAX).map(
         tuple
     ),
+    images=st.lists(
+        st.builds(Image, st.binary(max_size=20), st.integers(0, 5), st.integers(0, 500)), max_size=3
+    ).map(tuple),
 )
 embeddings = st.builds(
     EmbedRequest,
@@ -287,6 +291,7 @@ LATEST: dict[str, object] = {
     "parallel_calls": 1,
     "with_markers": 0,
     "stop_token_ids": (),
+    "images": (),
 }
 
 
@@ -309,6 +314,12 @@ def test_the_latest_fields_change_nothing_by_themselves() -> None:
         {"stop_token_ids": (-1,)},
         {"stop_token_ids": None},
         {"stop_token_ids": (1,) * (limits.STOP_TOKENS_MAX + 1)},
+        {"images": None},
+        {"images": (b"a",)},
+        {"images": (("a", 0, 0),)},
+        {"images": ((b"a", -1, 0),)},
+        {"images": ((b"a", 0, True),)},
+        {"images": ((b"a", 0, 0),) * (limits.IMAGES_MAX + 1)},
         {"messages": (("user", "a", "b"),)},
         {"messages": (("user", "a", "b", "c", "d", "e"),)},
         {"messages": (("user", "a", "b", "c", "d", "e", "f", 5),)},
@@ -334,12 +345,13 @@ LOOK = Tool(name="f", parameters="{}")
         (GenerateRequest(model="m", messages=(dataclasses.replace(USER, reasoning="b"), USER)), 2),
         (GenerateRequest(model="m", messages=(dataclasses.replace(USER, role="assistant"),)), 2),
         (GenerateRequest(model="m", messages=(USER,), tools=(LOOK,), stop_token_ids=(5,)), 4),
+        (GenerateRequest(model="m", messages=(USER,), images=(Image(b"a", 0, 1),)), 5),
     ],
 )
 def test_what_an_earlier_version_would_misread_has_another_number(
     request_: GenerateRequest, version: int
 ) -> None:
-    """It refuses such a request, instead of answering as if there were no tools or stops."""
+    """It refuses such a request, and does not answer as if there were no tools, stops or images."""
     body = payloads.pack_request(request_)
     assert unpack(body)[0] == version
     assert payloads.unpack_request(body) == request_

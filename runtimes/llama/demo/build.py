@@ -144,11 +144,20 @@ def tensors(shape: Shape) -> dict[str, NDArray[numpy.generic]]:
 
 
 def write(
-    path: pathlib.Path, shape: Shape = SMALL, pooling: gguf.PoolingType | None = None
+    path: pathlib.Path,
+    shape: Shape = SMALL,
+    pooling: gguf.PoolingType | None = None,
+    *,
+    is_flat: bool = False,
 ) -> None:
-    """Write the model file to `path`; with `pooling` it embeds instead of answering."""
+    """Write the model file to `path`; with `pooling` it embeds instead of answering, and where it
+    `is_flat` positions lie in two dimensions, as those of Qwen2-VL do.
+    """
     tokens = vocabulary()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "qwen2vl" if is_flat else "llama")
+    if is_flat:
+        half = shape.width // shape.heads // 2
+        writer.add_rope_dimension_sections([half - 2 * (half // 3), half // 3, half // 3, 0])
     writer.add_name("meshd test (random weights)")
     writer.add_description("Random weights, for tests: its text means nothing.")
     writer.add_license("mit")

@@ -281,10 +281,10 @@ def test_wrong_values_are_refused_with_the_place(fields: dict[str, object], para
 
 
 def test_other_kinds_of_parts_are_named() -> None:
-    """An image says that images are not supported."""
-    parts = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    """A sound says that it is not supported."""
+    parts = [{"type": "input_audio", "input_audio": {"data": ""}}]
     failure = refusal(body(messages=[{"role": "user", "content": parts}]))
-    assert "image_url" in failure.message
+    assert "input_audio" in failure.message
     assert meaning(failure).code == "unsupported_parameter"
 
 

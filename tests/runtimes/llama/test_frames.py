@@ -34,6 +34,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         split_mode=st.none() | NUMBERS,
         main_gpu=st.none() | NUMBERS,
         tensor_split=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+        draft=st.none() | st.binary(max_size=20),
+        draft_tokens=NUMBERS,
+        projector=st.none() | st.binary(max_size=20),
     ),
     st.builds(
         frames.Generate,
@@ -63,6 +66,8 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         parallel_calls=st.booleans(),
         with_markers=st.booleans(),
         stop_token_ids=st.lists(NUMBERS, max_size=3).map(tuple),
+        images=st.lists(st.binary(max_size=20), max_size=3).map(tuple),
+        image_places=st.lists(st.lists(NUMBERS, max_size=3).map(tuple), max_size=3).map(tuple),
     ),
     st.builds(frames.Credit, request=NUMBERS, tokens=NUMBERS),
     st.builds(frames.Cancel, request=NUMBERS),
@@ -77,7 +82,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         context_tokens=NUMBERS,
         gpu_offload=st.booleans(),
         slots=NUMBERS,
-        task=TEXT,
+        tasks=TEXTS,
     ),
     st.builds(frames.LoadFailed, code=TEXT, message=TEXT),
     st.builds(

@@ -36,7 +36,7 @@ def test_a_worker_may_be_silent_as_long_as_its_largest_decode(
         context_tokens=context_tokens,
         gpu_offload=False,
         slots=1,
-        task=task,
+        tasks=(task,),
     )
 
     async def main() -> None:

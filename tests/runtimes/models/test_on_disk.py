@@ -22,6 +22,7 @@ def furnished(disk: FakeDisk) -> FakeDisk:
     disk.lm_studio("bartowski/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf", gguf(106))
     disk.lm_studio("bartowski/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q4_K_M.gguf", gguf(107))
     disk.lm_studio("bartowski/Qwen3-0.6B-GGUF/mmproj-Qwen3-0.6B.gguf", gguf(108))
+    disk.lm_studio("bartowski/Qwen3-0.6B-GGUF/Qwen3-0.6B.mmproj-Q8_0.gguf", gguf(109))
     for part in (1, 2, 3):
         disk.lm_studio(f"big/Big-GGUF/Big-Q4_K_M-{part:05}-of-00003.gguf", gguf(200))
     disk.hub("TheOrg/Tiny-GGUF", "tiny.Q2_K.gguf", gguf(109))

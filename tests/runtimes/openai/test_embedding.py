@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.base import Finished, Runtime, RuntimeFailure, Started
-from runtimes.embedding import EMBED, GENERATE, TASKS, EmbedRequest, Vector
+from runtimes.embedding import EMBED, GENERATE, TEXT_TASKS, EmbedRequest, Vector
 from runtimes.openai.capabilities import read_tasks
 from runtimes.openai.embedding import BATCH_TEXTS_MAX, read_answer
 from tests.runtimes.openai.upstream import (
@@ -155,16 +155,16 @@ def test_any_bytes_are_vectors_or_a_failure(data: bytes) -> None:
         ({"capabilities": ["embedding"]}, (EMBED,)),
         ({"capabilities": ["completion", "tools"]}, (GENERATE,)),
         ({"capabilities": ["embedding", "completion"]}, (GENERATE, EMBED)),
-        ({"capabilities": ["something", 5]}, TASKS),
-        ({"capabilities": "embedding"}, TASKS),
-        ({}, TASKS),
-        ([], TASKS),
+        ({"capabilities": ["something", 5]}, TEXT_TASKS),
+        ({"capabilities": "embedding"}, TEXT_TASKS),
+        ({}, TEXT_TASKS),
+        ([], TEXT_TASKS),
     ],
 )
 def test_capabilities_say_what_a_model_is_made_for(answer_: object, tasks: object) -> None:
     """Where nothing is said, everything is tried."""
     assert read_tasks(json.dumps(answer_).encode()) == tasks
-    assert read_tasks(b"<html>") == TASKS
+    assert read_tasks(b"<html>") == TEXT_TASKS
 
 
 def _tasks(served: ServedSource) -> dict[str, tuple[str, ...]]:
@@ -206,6 +206,6 @@ def test_what_ollama_does_not_tell_is_tried() -> None:
         with trio.fail_after(TIMEOUT_S):
             async with upstream.running(), source_served(upstream.url) as served:
                 await served.until(lambda: bool(served.names))
-                assert _tasks(served) == {"m": TASKS}
+                assert _tasks(served) == {"m": TEXT_TASKS}
 
     trio.run(main)
