@@ -3,6 +3,9 @@ the model was.
 
 Files may be exchanged or written to at any time. What was computed of them holds for the identity
 that they had before and still have afterwards.
+
+Disks may hang, so no thread that touches one is waited for when its task is cancelled: who leaves
+would hold up all others. What it still writes, it replaces whole.
 """
 
 import contextlib
@@ -72,8 +75,9 @@ class KnownFile:
         """Look up what was measured of the model, as soon as it is known which one it is."""
         content_hash = self.prospect.card.content_hash if self.prospect is not None else ""
         if self._speeds is not None and self.times is None and content_hash:
-            find = self._speeds.find
-            self.times = await trio.to_thread.run_sync(find, content_hash, self._settings)
+            self.times = await trio.to_thread.run_sync(
+                self._speeds.find, content_hash, self._settings, abandon_on_cancel=True
+            )
 
     def take_trial(self) -> bool:
         """Whether the model's next worker shall try out how fast it is: one does, and no other
@@ -89,8 +93,9 @@ class KnownFile:
         tell()
         content_hash = self.prospect.card.content_hash if self.prospect is not None else ""
         if self._speeds is not None and content_hash:
-            keep = self._speeds.keep
-            await trio.to_thread.run_sync(keep, content_hash, self._settings, times)
+            await trio.to_thread.run_sync(
+                self._speeds.keep, content_hash, self._settings, times, abandon_on_cancel=True
+            )
 
     async def identify(self, reading: trio.Lock) -> bool:
         """Compute the hash of the files, one model at a time under `reading`; whether it is known
@@ -118,7 +123,11 @@ class KnownFile:
         settings = self._settings
         try:
             identity = await trio.to_thread.run_sync(
-                file_identity, settings.path, settings.lora, settings.projector
+                file_identity,
+                settings.path,
+                settings.lora,
+                settings.projector,
+                abandon_on_cancel=True,
             )
         except OSError:
             return False
@@ -133,7 +142,9 @@ class KnownFile:
         if self.prospect is not None and self.prospect.identity == prospect.identity:
             self.prospect = _with_hash(self.prospect, found)
         if self._hashes is not None and self._settings.content_hash is None:
-            await trio.to_thread.run_sync(self._hashes.keep, prospect.identity, found)
+            await trio.to_thread.run_sync(
+                self._hashes.keep, prospect.identity, found, abandon_on_cancel=True
+            )
         await self._remember_times()
         return True
 
