@@ -212,6 +212,7 @@ class Residence:
                 result = await work()
         finally:
             self.is_loaded = self.is_making_way = False
+            self.refusal = ""
             self.turn_until = math.inf
             self._gone.set()
         if not self._is_leaving:

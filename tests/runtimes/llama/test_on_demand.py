@@ -486,3 +486,26 @@ def test_whether_it_fits_is_told_when_that_changes() -> None:
     for why_not in ("", "9.0 GB can be had", "9.1 GB can be had", "", ""):
         home.note_fit(why_not)
     assert len(told) == 2
+
+
+def test_who_has_made_way_is_refused_to_nobody() -> None:
+    """Whose turn it was is no reason any more when it has left, and nobody waits for it."""
+
+    async def main() -> None:
+        home = Residence(
+            read_settings("demo", {}),
+            worker_pid=lambda: None,
+            is_busy=lambda: False,
+            on_change=lambda: None,
+        )
+
+        async def work() -> None:
+            home.loaded()
+            home.make_way("it is the turn of another")
+            await home.unload()
+
+        await home.stay(work)
+        assert not home.is_loaded
+        assert home.refusal == ""
+
+    trio.run(main)
