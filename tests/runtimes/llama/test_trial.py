@@ -87,12 +87,14 @@ def test_who_gives_up_leaves_nothing(random_model: pathlib.Path) -> None:
     """At any step: all slots are free, and every cell of the KV cache."""
     for steps in (0, 1, 5, TOKENS + 2):
         engine = make_engine(random_model, slots=1)
+        free_cells = engine.memory.free_cells
         machine = Machine(engine, 0.001)
         for _ in range(steps):
             assert machine.trial.step() is None
         machine.trial.give_up()
         assert machine.trial.is_over
         assert engine.has_room
+        assert engine.memory.free_cells == free_cells
         assert not engine.close(REQUEST)
 
 
