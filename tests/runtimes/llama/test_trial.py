@@ -6,11 +6,13 @@ import pathlib
 import pytest
 import trio
 
+from runtimes import hardware
+from runtimes.llama import speed_cache
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Measured
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
-from runtimes.llama.speed_cache import SpeedCache
+from runtimes.llama.speed_cache import KEEP_S, SpeedCache, _key
 from runtimes.llama.trial import PROMPTS, REQUEST, TOKENS, Trial
 from runtimes.standing import TokenTimes
 from tests.runtimes.llama.engines import Outcomes, generate, make_engine
@@ -142,13 +144,57 @@ def test_without_a_place_to_remember_nothing_is_tried(random_model: pathlib.Path
 
 
 @pytest.mark.parametrize(
-    "content", [b"[", b'{"speeds": {"%s": [1, true]}}', b'{"speeds": {"%s": [0, 5]}}', b'{"a": 1}']
+    "content",
+    [
+        b"[",
+        b'{"speeds": {"%s": [1, true, 1]}}',
+        b'{"speeds": {"%s": [0, 5, 1]}}',
+        b'{"speeds": {"%s": [5, 6]}}',
+        b'{"speeds": {"%s": [5, 6, 1.5]}}',
+        b'{"a": 1}',
+    ],
 )
 def test_nonsense_on_disk_is_nothing(tmp_path: pathlib.Path, content: bytes) -> None:
     """And what is measured next replaces it."""
     file = tmp_path / "speeds.json"
-    file.write_bytes(content.replace(b"%s", b"ab" * 32))
+    file.write_bytes(content.replace(b"%s", _key("ab" * 32, read_settings("demo", {})).encode()))
     cache, settings = SpeedCache(file), read_settings("demo", {})
     assert cache.find("ab" * 32, settings) is None
     cache.keep("ab" * 32, settings, TokenTimes(5, 6))
     assert SpeedCache(file).find("ab" * 32, settings) == TokenTimes(5, 6)
+
+
+def test_what_was_measured_is_forgotten_after_days(tmp_path: pathlib.Path) -> None:
+    """And where the clock was set back: nobody knows how old it is."""
+    now = [1_000_000_000.0]
+    cache, settings = (
+        SpeedCache(tmp_path / "speeds.json", lambda: now[0]),
+        read_settings("demo", {}),
+    )
+    cache.keep("ab" * 32, settings, TokenTimes(5, 6))
+    now[0] += KEEP_S - 1
+    assert cache.find("ab" * 32, settings) == TokenTimes(5, 6)
+    for passed_s in (1, -KEEP_S - 1):
+        now[0] += passed_s
+        assert cache.find("ab" * 32, settings) is None
+
+
+def test_another_gpu_is_another_speed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none, or a llama.cpp that cannot use it; of what it cannot use, nothing counts."""
+    cache, settings = SpeedCache(tmp_path / "speeds.json"), read_settings("demo", {})
+
+    def run_with(*names: str, is_gpu_build: bool) -> None:
+        gpus = tuple(hardware.Gpu(name=each, vram_bytes=9, vram_free_bytes=9) for each in names)
+        monkeypatch.setattr(hardware, "usable_gpus", lambda: gpus)
+        monkeypatch.setattr(speed_cache, "has_gpu_build", lambda: is_gpu_build)
+
+    run_with("A", is_gpu_build=False)
+    cache.keep("ab" * 32, settings, TokenTimes(5, 6))
+    run_with("B", is_gpu_build=False)
+    assert cache.find("ab" * 32, settings) == TokenTimes(5, 6)
+    for names in ((), ("A",), ("A", "A"), ("B",)):
+        run_with(*names, is_gpu_build=True)
+        assert cache.find("ab" * 32, settings) is None
+        cache.keep("ab" * 32, settings, TokenTimes(5, 7))
