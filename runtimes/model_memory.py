@@ -13,8 +13,8 @@ may be set besides; it counts what they need. Without one, a model that is too l
 is may be here alone: its weights are mapped, so it is slow rather than impossible.
 """
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -31,6 +31,8 @@ longer; and so long others wait for it at least."""
 PATIENCE_S: Final = 10.0
 """At the start, so long others wait for one that does not even know what it needs."""
 MEND: Final = "a lower kv_tokens or context_tokens needs less, pin=1 loads it all the same"
+
+T = TypeVar("T")
 
 
 class Tenant(Protocol):
@@ -118,7 +120,11 @@ class ModelMemory:
         """Those that are in memory, or on their way; True: one for whom there is too little."""
         self.pace = LoadPace()
         self.reading = trio.Lock()
-        """Held by who reads a model's files just to know them: one at a time."""
+        """Held by who reads a model's files just to know them, or tries out how fast one is: one
+        at a time.
+        """
+        self._quiet = trio.CancelScope()
+        """What is done only as long as it is quiet."""
 
     def join(self, tenant: Tenant) -> None:
         """A model is to be served. The order counts at the start."""
@@ -218,6 +224,29 @@ class ModelMemory:
         """Some model may be idle, or is not wanted any more: who waits looks again."""
         self._changed.set()
         self._changed = trio.Event()
+
+    async def undisturbed(self, measure: Callable[[], Awaitable[T]]) -> T:
+        """Do `measure` while no model is wanted, and none is on its way into memory or read. One at
+        a time; when a model is wanted or loaded meanwhile, it is cancelled and done anew later.
+        """
+        while True:
+            if not self._is_quiet:
+                with trio.move_on_after(WATCH_S):
+                    await self._changed.wait()
+                continue
+            async with self.reading:
+                if self._is_quiet:
+                    with trio.CancelScope() as self._quiet:
+                        return await measure()
+
+    @property
+    def _is_quiet(self) -> bool:
+        is_loading = any(not tenant.is_loaded for tenant in self._inside)
+        return not is_loading and not any(tenant.is_wanted for tenant in self._all)
+
+    def disturb(self) -> None:
+        """A model is wanted, or its load begins."""
+        self._quiet.cancel()
 
     async def run(self) -> None:
         """Keep an eye on the memory until cancelled."""

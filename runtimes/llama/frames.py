@@ -47,8 +47,6 @@ class Load:
     """None: the worker chooses."""
     memory_bytes: int
     """Memory that is available now."""
-    is_to_measure: bool = False
-    """Try out how fast it is, while nobody asks."""
     split_mode: int | None = None
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
@@ -231,10 +229,19 @@ class Embedded:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """How fast the model is, before anybody has asked: nanoseconds per token."""
+    """How fast the model is: nanoseconds per token; 0: that cannot be told."""
 
-    prefill_ns: int
-    decode_ns: int
+    prefill_ns: int = 0
+    decode_ns: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Try out how fast the model is, until any other frame arrives; answered by `Measured`, unless
+    one does. With `stop`, nothing but such another frame.
+    """
+
+    stop: bool = False
 
 
 Frame = (
@@ -254,6 +261,7 @@ Frame = (
     | Embed
     | Embedded
     | Measured
+    | Measure
 )
 
 

@@ -17,10 +17,12 @@ import trio
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.adapter import whole_hash
+from runtimes.llama.frames import Measure, Measured
 from runtimes.llama.hash_cache import HashCache, file_identity
 from runtimes.llama.prospect import Prospect, look
 from runtimes.llama.settings import LlamaSettings
 from runtimes.llama.speed_cache import SpeedCache
+from runtimes.model_memory import ModelMemory
 from runtimes.standing import TokenTimes
 
 IDENTIFY_S: Final = 5.0
@@ -41,6 +43,8 @@ class KnownFile:
         self._hashes = hashes
         self._speeds = speeds
         self._was_tried = False
+        self._measured: Measured | None = None
+        self._is_measured = trio.Event()
         self.times: TokenTimes | None = None
         """As they were measured; None: they were not."""
         self.prospect: Prospect | None = None
@@ -79,15 +83,44 @@ class KnownFile:
                 self._speeds.find, content_hash, self._settings, abandon_on_cancel=True
             )
 
-    def take_trial(self) -> bool:
-        """Whether the model's next worker shall try out how fast it is: one does, and no other
-        after it, whatever became of it.
+    @property
+    def is_trial_due(self) -> bool:
+        """Whether it is to be tried out how fast the model is: one worker does, and no other after
+        it, whatever became of it.
         """
-        is_due = self._speeds is not None and self.times is None and not self._was_tried
-        self._was_tried |= is_due
-        return is_due
+        return self._speeds is not None and self.times is None and not self._was_tried
 
-    async def note_times(self, times: TokenTimes, tell: Callable[[], None]) -> None:
+    async def try_out(
+        self, ask: Callable[[Measure], None], memory: ModelMemory, tell: Callable[[], None]
+    ) -> None:
+        """Have a worker measure how fast the model is, if that is due, as soon as nothing in
+        `memory` disturbs it. `ask` sends to the worker, whose answer goes to `note_measured`;
+        `tell` is called when the times are known.
+        """
+
+        async def measure() -> Measured | None:
+            self._was_tried = True
+            self._measured, self._is_measured = None, trio.Event()
+            ask(Measure())
+            try:
+                with trio.move_on_after(self._settings.hang_timeout_s):
+                    await self._is_measured.wait()
+            finally:
+                ask(Measure(stop=True))
+            return self._measured
+
+        if not self.is_trial_due:
+            return
+        measured = await memory.undisturbed(measure)
+        if measured is not None and measured.prefill_ns and measured.decode_ns:
+            await self._note_times(TokenTimes(measured.prefill_ns, measured.decode_ns), tell)
+
+    def note_measured(self, measured: Measured) -> None:
+        """The worker has told this."""
+        self._measured = measured
+        self._is_measured.set()
+
+    async def _note_times(self, times: TokenTimes, tell: Callable[[], None]) -> None:
         """This was measured; `tell` is called when it counts."""
         self.times = times
         tell()

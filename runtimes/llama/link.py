@@ -77,9 +77,7 @@ class WorkerLink:
         on_ready: Callable[[frames.Ready], None],
         on_measured: Callable[[frames.Measured], None] | None = None,
     ) -> None:
-        """`memory_bytes`: what the worker plans with; 0: unknown. `on_measured`: the worker shall
-        try out how fast the model is, while nobody asks; None: it need not.
-        """
+        """`memory_bytes`: what the worker plans with; 0: unknown. `on_measured`: see `measure`."""
         self._settings = settings
         self._memory_bytes = memory_bytes
         self._on_ready = on_ready
@@ -130,6 +128,10 @@ class WorkerLink:
         self._heard_at = trio.current_time()
         self._debts_changed.set()
         return reply
+
+    def measure(self, frame: frames.Measure) -> None:
+        """Have the worker try out how fast the model is, or stop that."""
+        self._post(frame)
 
     async def run(self) -> WorkerEnd:
         """Start the process and serve it until it ends. Cancelled, it ends the process.
@@ -319,7 +321,6 @@ class WorkerLink:
             reproducible=self._settings.reproducible,
             flash_attention=self._settings.flash_attention,
             memory_bytes=self._memory_bytes,
-            is_to_measure=self._on_measured is not None,
             lora=_encoded(None if self._settings.lora is None else self._settings.lora.path),
             lora_scale=1.0 if self._settings.lora is None else self._settings.lora.scale,
             draft=_encoded(self._settings.draft),

@@ -147,6 +147,7 @@ class Residence:
     def held(self) -> Iterator[None]:
         """See `Runtime.wanted`."""
         self._holds += 1
+        self._memory.disturb()
         if not self._called.is_set():
             self.refusal = ""
             self._called.set()
@@ -204,6 +205,7 @@ class Residence:
 
     async def stay(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Do `work`, which ends when it leaves; None if it has left for others."""
+        self._memory.disturb()
         self._is_leaving = False
         self._gone = trio.Event()
         result: T | None = None

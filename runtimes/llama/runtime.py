@@ -35,7 +35,7 @@ from runtimes.llama.settings import LlamaSettings
 from runtimes.llama.speed_cache import SpeedCache
 from runtimes.model_memory import ModelMemory
 from runtimes.slots import Slots
-from runtimes.standing import ModelState, Standing, TokenTimes
+from runtimes.standing import ModelState, Standing
 from runtimes.worker.restart_delay import RestartDelay
 
 LOAD_CRASHES_MAX = 3
@@ -325,19 +325,19 @@ class LlamaRuntime(Runtime):
             self._take_over(frame)
             became_ready.set()
             self._tell()
-
-        def measured(frame: frames.Measured) -> None:
-            times = TokenTimes(frame.prefill_ns, frame.decode_ns)
-            nursery.start_soon(self._file.note_times, times, self._tell)
+            memory = self._residence.memory
+            nursery.start_soon(self._file.try_out, link.measure, memory, self._tell)
 
         self._ready_at = None
         assert self._file.prospect is not None
         known_hash = self._file.prospect.card.content_hash or None
         settings = dataclasses.replace(self._settings, content_hash=known_hash)
         memory_bytes = self._file.prospect.memory_bytes
-        trial = measured if self._file.take_trial() else None
         self._link = link = WorkerLink(
-            settings, memory_bytes=memory_bytes, on_ready=ready, on_measured=trial
+            settings,
+            memory_bytes=memory_bytes,
+            on_ready=ready,
+            on_measured=self._file.note_measured,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._after_ready, became_ready, self._file.prospect)

@@ -5,6 +5,7 @@ Between two decodes it looks at what has arrived, so a cancel waits for one deco
 """
 
 import sys
+from collections.abc import Callable
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.embedder import Embedder
@@ -23,6 +24,8 @@ from runtimes.llama.frames import (
     Generate,
     Load,
     LoadFailed,
+    Measure,
+    Measured,
     Started,
     Tokens,
 )
@@ -41,8 +44,7 @@ def main() -> None:
         pipe.send(LoadFailed(code=failure.code, message=failure.message))
         return
     pipe.send(ready)
-    trial = Trial(engine) if load.is_to_measure and isinstance(engine, Engine) else None
-    worker = Worker(engine, pipe, trial)
+    worker = Worker(engine, pipe)
     while True:
         worker.turn()
 
@@ -51,12 +53,15 @@ class Worker:
     """Feeds the engine with what arrives, and the pipe with what the engine makes."""
 
     def __init__(
-        self, engine: Engine | Embedder, pipe: Pipe[Frame], trial: Trial | None = None
+        self,
+        engine: Engine | Embedder,
+        pipe: Pipe[Frame],
+        begin_trial: Callable[[Engine], Trial] = Trial,
     ) -> None:
-        """`trial`: what to do until the first frame arrives."""
         self._engine = engine
         self._pipe = pipe
-        self._trial = trial
+        self._begin_trial = begin_trial
+        self._trial: Trial | None = None
         self._credits: dict[int, int] = {}
         """Tokens, or vectors, that each open request may still send."""
 
@@ -67,8 +72,8 @@ class Worker:
         if self._trial is not None and not arrived:
             self._try_out(self._trial)
             return
-        self._end_trial()
         for frame in arrived:
+            self._end_trial()
             self._handle(frame)
         allowed = {request: tokens for request, tokens in self._credits.items() if tokens > 0}
         if not allowed:
@@ -85,9 +90,8 @@ class Worker:
 
     def _try_out(self, trial: Trial) -> None:
         measured = trial.step()
-        if measured is not None:
-            self._pipe.send(measured)
         if trial.is_over:
+            self._pipe.send(measured or Measured())
             self._trial = None
 
     def _end_trial(self) -> None:
@@ -107,6 +111,13 @@ class Worker:
                 if self._engine.close(request):
                     del self._credits[request]
                     self._pipe.send(Cancelled(request=request))
+            case Measure(stop=False):
+                if isinstance(self._engine, Embedder):
+                    self._pipe.send(Measured())
+                elif not self._credits:
+                    self._trial = self._begin_trial(self._engine)
+            case Measure():
+                pass  # whatever arrives has ended it
             case _:
                 sys.exit(EXIT_NONSENSE)
 

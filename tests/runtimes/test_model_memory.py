@@ -538,3 +538,55 @@ def test_who_is_late_at_the_start_loses_its_place() -> None:
         assert await house.memory.begin(late)
 
     run(test)
+
+
+def test_speeds_are_measured_one_at_a_time_while_nothing_disturbs() -> None:
+    """Not while a model is read, on its way into memory, or wanted; what is disturbed by one is
+    done anew when that is over.
+    """
+
+    async def test() -> None:
+        first, second = model("first", 1), model("second", 1, is_loaded=False)
+        house = House(8, first, second)
+        memory, began, ends = house.memory, [], trio.Semaphore(0)
+        await house.start()
+
+        async def measure(name: str) -> None:
+            async def work() -> None:
+                began.append(name)
+                await ends.acquire()
+
+            await memory.undisturbed(work)
+            began.append(f"{name} ended")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(measure, "a")
+            await wait_all_tasks_blocked()
+            assert began == [], "the second one loads"
+            second.is_loaded, first.is_wanted = True, True
+            memory.changed()
+            await wait_all_tasks_blocked()
+            assert began == [], "the first one is wanted"
+            first.is_wanted = False
+            async with memory.reading:
+                memory.changed()
+                await wait_all_tasks_blocked()
+                assert began == [], "files are read"
+            await wait_all_tasks_blocked()
+            nursery.start_soon(measure, "b")
+            await wait_all_tasks_blocked()
+            assert began == ["a"], "one at a time"
+            second.is_loaded = False
+            memory.disturb()
+            await wait_all_tasks_blocked()
+            assert began == ["a"], "it is disturbed, and so would be the other"
+            second.is_loaded = True
+            memory.changed()
+            await wait_all_tasks_blocked()
+            ends.release()
+            await wait_all_tasks_blocked()
+            ends.release()
+        assert len(began) == 5
+        assert began[1:3] in (["a", "a ended"], ["b", "b ended"])
+
+    trio.run(test)

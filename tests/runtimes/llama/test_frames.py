@@ -30,7 +30,6 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         reproducible=st.booleans(),
         flash_attention=st.none() | st.booleans(),
         memory_bytes=NUMBERS,
-        is_to_measure=st.booleans(),
         split_mode=st.none() | NUMBERS,
         main_gpu=st.none() | NUMBERS,
         tensor_split=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
@@ -122,6 +121,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     ),
     st.builds(frames.Embedded, request=NUMBERS, data=st.binary(max_size=20)),
     st.builds(frames.Measured, prefill_ns=NUMBERS, decode_ns=NUMBERS),
+    st.builds(frames.Measure, stop=st.booleans()),
 )
 MSGPACK_VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats() | TEXT | st.binary(max_size=20),

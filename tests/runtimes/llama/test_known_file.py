@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from runtimes.llama import known_file
+from runtimes.llama.frames import Measure, Measured
 from runtimes.llama.hash_cache import HashCache
 from runtimes.llama.known_file import KnownFile
 from runtimes.llama.settings import read_settings
 from runtimes.llama.speed_cache import SpeedCache
+from runtimes.model_memory import ModelMemory
 from runtimes.standing import TokenTimes
 from tests.runtimes.serving import TIMEOUT_S, wait_until
 
@@ -35,7 +38,7 @@ class HungDisk:
 
 
 async def _note_times(file: KnownFile) -> None:
-    await file.note_times(TokenTimes(5, 6), lambda: None)
+    await file._note_times(TokenTimes(5, 6), lambda: None)
 
 
 async def _note_hash(file: KnownFile) -> None:
@@ -85,3 +88,49 @@ def test_a_hung_disk_holds_up_nobody_who_leaves(
         trio.run(main)
     finally:
         disk.is_over.set()
+
+
+def test_a_disturbed_trial_is_made_anew(tmp_path: pathlib.Path) -> None:
+    """The worker is told to stop, and when to begin again; what it tells then is known."""
+    asked: list[Measure] = []
+
+    async def main() -> None:
+        memory = ModelMemory()
+        file = KnownFile(read_settings("demo", {}), None, SpeedCache(tmp_path / "speeds.json"))
+        told = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.try_out, asked.append, memory, told.set)
+            await wait_all_tasks_blocked()
+            assert asked == [Measure()]
+            memory.disturb()
+            await wait_all_tasks_blocked()
+            assert asked == [Measure(), Measure(stop=True), Measure()]
+            file.note_measured(Measured(prefill_ns=5, decode_ns=6))
+            await told.wait()
+        assert file.times == TokenTimes(5, 6)
+        assert not file.is_trial_due
+
+    trio.run(main)
+
+
+def test_a_model_whose_speed_cannot_be_told_is_tried_once(tmp_path: pathlib.Path) -> None:
+    """Nor is one asked again that says nothing for long."""
+    asked: list[Measure] = []
+
+    async def main() -> None:
+        for answer in (Measured(), None):
+            file = KnownFile(read_settings("demo", {}), None, SpeedCache(tmp_path / "speeds.json"))
+
+            def ask(
+                frame: Measure, file: KnownFile = file, answer: Measured | None = answer
+            ) -> None:
+                asked.append(frame)
+                if answer is not None:
+                    file.note_measured(answer)
+
+            for _ in range(2):
+                await file.try_out(ask, ModelMemory(), lambda: None)
+            assert file.times is None
+        assert asked == 2 * [Measure(), Measure(stop=True)]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

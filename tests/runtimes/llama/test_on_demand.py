@@ -509,3 +509,39 @@ def test_who_has_made_way_is_refused_to_nobody() -> None:
         assert home.refusal == ""
 
     trio.run(main)
+
+
+def test_a_trial_is_disturbed_by_who_comes_and_by_what_is_loaded() -> None:
+    """It is begun once more after each."""
+    began: list[str] = []
+
+    async def main() -> None:
+        home = Residence(
+            read_settings("demo", {}),
+            worker_pid=lambda: None,
+            is_busy=lambda: False,
+            on_change=lambda: None,
+        )
+        home.join(ModelMemory())
+
+        async def measure() -> None:
+            began.append("")
+            await trio.sleep_forever()
+
+        async def work() -> None:
+            home.loaded()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(home.memory.undisturbed, measure)
+            await trio.testing.wait_all_tasks_blocked()
+            with home.held():
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(began) == 1
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(began) == 2
+            await home.stay(work)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(began) == 3
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)

@@ -1,5 +1,6 @@
 """How fast a model is, measured before anybody asks: by what, how long, and at whose cost."""
 
+import contextlib
 import itertools
 import pathlib
 
@@ -7,6 +8,7 @@ import pytest
 import trio
 
 from runtimes import hardware
+from runtimes.embedding import EmbedRequest
 from runtimes.llama import speed_cache
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Measured
@@ -14,6 +16,7 @@ from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from runtimes.llama.speed_cache import KEEP_S, SpeedCache, _key
 from runtimes.llama.trial import PROMPTS, REQUEST, TOKENS, Trial
+from runtimes.model_memory import ModelMemory
 from runtimes.standing import TokenTimes
 from tests.runtimes.llama.engines import Outcomes, generate, make_engine
 from tests.runtimes.serving import TIMEOUT_S, ask, complete, needs_llama, serving, wait_until
@@ -48,10 +51,12 @@ class Machine:
         return results[-1]
 
 
-def test_tokens_and_the_longest_prompt_are_measured(random_model: pathlib.Path) -> None:
-    """Not the first decode, which reads the weights; the engine is as new afterwards."""
+def test_tokens_and_the_fastest_prompt_are_measured(random_model: pathlib.Path) -> None:
+    """Not the first decode, which reads the weights, nor prompts that were disturbed; the engine is
+    as new afterwards.
+    """
     engine = make_engine(random_model)
-    machine = Machine(engine, 9.0, *[0.01] * TOKENS, 0.02, 0.03, 0.05)
+    machine = Machine(engine, 9.0, *[0.01] * TOKENS, 0.02, 0.03, 0.9, 0.05, 0.9)
     measured = machine.run()
     assert measured is not None
     assert measured.decode_ns == pytest.approx(0.01e9)
@@ -122,14 +127,54 @@ def test_a_model_is_tried_out_once_and_known_ever_after(
         again = LlamaRuntime(read_settings(str(random_model), options), speeds=speeds)
         await again._look()
         assert again._file.times == known
-        assert not again._file.take_trial()
+        assert not again._file.is_trial_due
         other = LlamaRuntime(
             read_settings(str(random_model), {**options, "threads": "3"}), speeds=speeds
         )
         await other._look()
         assert other._file.times is None
-        assert other._file.take_trial()
-        assert not other._file.take_trial(), "whatever became of it"
+        assert other._file.is_trial_due
+
+    async def timed() -> None:
+        with trio.fail_after(TIMEOUT_S):
+            await main()
+
+    trio.run(timed)
+
+
+def test_models_that_start_together_are_all_tried_out(
+    random_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """One after the other; what embeds is asked too, has no such speed, and works on."""
+    import gguf
+
+    from tests.helpers.embedding_models import write_bert
+
+    bert = tmp_path / "bert.gguf"
+    write_bert(bert, gguf.PoolingType.MEAN)
+
+    async def main() -> None:
+        memory, speeds = ModelMemory(), SpeedCache(tmp_path / "speeds.json")
+        paths = [(bert, "bert"), (random_model, "first"), (random_model, "second")]
+        models = [
+            LlamaRuntime(read_settings(str(path), {"name": name}), speeds=speeds)
+            for path, name in paths
+        ]
+        for each in models:
+            each.use_memory(memory)
+        async with trio.open_nursery() as nursery:
+            for each in models:
+                nursery.start_soon(each.serve, lambda: None)
+            await wait_until(lambda: all(model._file.times for model in models[1:]))
+            pid = models[0].worker_pid
+            await wait_until(lambda: models[0]._file._was_tried and not memory.reading.locked())
+            assert models[0]._file.times is None
+            async with contextlib.aclosing(
+                models[0].generate(EmbedRequest(model="bert", texts=("the cat",)))
+            ) as events:
+                assert [event async for event in events]
+            assert models[0].worker_pid == pid is not None
+            nursery.cancel_scope.cancel()
 
     async def timed() -> None:
         with trio.fail_after(TIMEOUT_S):
@@ -140,7 +185,7 @@ def test_a_model_is_tried_out_once_and_known_ever_after(
 
 def test_without_a_place_to_remember_nothing_is_tried(random_model: pathlib.Path) -> None:
     """A bare runtime does what it is asked, and no more."""
-    assert not LlamaRuntime(read_settings(str(random_model), {}))._file.take_trial()
+    assert not LlamaRuntime(read_settings(str(random_model), {}))._file.is_trial_due
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from runtimes.llama.frames import (
     Frame,
     Generate,
     Loading,
+    Measure,
     Measured,
     Started,
     Tokens,
@@ -223,23 +224,33 @@ class FakeTrial:
         self.steps = 0
         self.is_over = False
         self.was_given_up = False
+        self.measured: Measured | None = Measured(prefill_ns=5, decode_ns=6)
 
     def step(self) -> Measured | None:
         """As `Trial.step`."""
         self.steps += 1
         self.is_over = self.steps == 3
-        return Measured(prefill_ns=5, decode_ns=6) if self.is_over else None
+        return self.measured if self.is_over else None
 
     def give_up(self) -> None:
         """As `Trial.give_up`."""
         self.was_given_up = self.is_over = True
 
 
-def test_a_worker_that_nobody_asks_tries_itself_out() -> None:
-    """Once, and tells what came of it; then it waits."""
+def on_trial(pipe: FakePipe, trial: FakeTrial) -> Worker:
+    """A worker that makes this trial when it is told to."""
+    engine = cast("Engine", FakeEngine(1))
+    return Worker(engine, cast("Pipe[Frame]", pipe), lambda engine: cast("Trial", trial))
+
+
+def test_a_worker_tries_itself_out_when_it_is_told_to() -> None:
+    """Not before, as others may load or measure then; it tells what came of it, and waits."""
     pipe, trial = FakePipe(), FakeTrial()
-    worker = Worker(cast("Engine", FakeEngine(1)), cast("Pipe[Frame]", pipe), cast("Trial", trial))
-    for _ in range(3):
+    worker = on_trial(pipe, trial)
+    with pytest.raises(Stuck):
+        worker.turn()
+    pipe.arriving.append(Measure())
+    for _ in range(4):
         worker.turn()
     assert pipe.sent == [Measured(prefill_ns=5, decode_ns=6)]
     with pytest.raises(Stuck):
@@ -247,10 +258,40 @@ def test_a_worker_that_nobody_asks_tries_itself_out() -> None:
     assert (trial.steps, trial.was_given_up) == (3, False)
 
 
+def test_a_trial_is_stopped_and_none_begins_beside_a_request() -> None:
+    """Nothing is told of either."""
+    pipe, trial = FakePipe(), FakeTrial()
+    worker = on_trial(pipe, trial)
+    pipe.arriving.append(Measure())
+    worker.turn()
+    worker.turn()
+    pipe.arriving.append(Measure(stop=True))
+    worker.turn()
+    assert (trial.steps, trial.was_given_up) == (1, True)
+    pipe.arriving += [request(1), Measure()]
+    worker.turn()
+    worker.turn()
+    assert trial.steps == 1
+    assert {type(frame) for frame in pipe.sent} == {Started, Tokens}
+
+
+def test_a_trial_that_tells_nothing_is_over_all_the_same() -> None:
+    """Who waits for it hears so."""
+    pipe, trial = FakePipe(), FakeTrial()
+    trial.measured = None
+    worker = on_trial(pipe, trial)
+    pipe.arriving.append(Measure())
+    for _ in range(4):
+        worker.turn()
+    assert pipe.sent == [Measured(prefill_ns=0, decode_ns=0)]
+
+
 def test_who_asks_ends_the_trial() -> None:
     """The request is opened in the same turn, and nothing is told any more."""
-    pipe, trial, engine = FakePipe(), FakeTrial(), FakeEngine(1)
-    worker = Worker(cast("Engine", engine), cast("Pipe[Frame]", pipe), cast("Trial", trial))
+    pipe, trial = FakePipe(), FakeTrial()
+    worker = on_trial(pipe, trial)
+    pipe.arriving.append(Measure())
+    worker.turn()
     worker.turn()
     pipe.arriving.append(request(1))
     worker.turn()
