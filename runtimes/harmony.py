@@ -16,11 +16,13 @@ from runtimes.reply_form import ReplyForm
 from runtimes.reply_reader import HEAD_MAX, JsonArgumentsReader, before_part
 
 _BODY: Final = "<|message|>"
-_START: Final = "<|start|>"
-_ENDS: Final = ("<|end|>", "<|call|>", "<|return|>")
-_HEADS: Final = (*_ENDS, _START, "<|channel|>", _BODY, "to=")
+START: Final = "<|start|>"
+ENDS: Final = ("<|end|>", "<|call|>", "<|return|>")
+"""What a message ends with, and what the next one begins with."""
+_TO: Final = "to=functions."
+_HEADS: Final = (*ENDS, START, "<|channel|>", _BODY, _TO)
 """What text begins with that is a head, space before it left out."""
-_BODY_ENDS: Final = re.compile("|".join(map(re.escape, (*_ENDS, _START))))
+_BODY_ENDS: Final = re.compile("|".join(map(re.escape, (*ENDS, START))))
 _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT: Final = re.compile(r"\bto=functions\.([A-Za-z0-9_.-]{1,128})")
 
@@ -42,25 +44,22 @@ class HarmonyReader(JsonArgumentsReader):
     def _behind(self, is_end: bool) -> bool:
         """Behind a message: the end marker, or the next one's head."""
         text = self._rest.lstrip()
-        for end in _ENDS:
+        for end in ENDS:
             if text.startswith(end):
                 self._rest = text.removeprefix(end)
                 return True
         body = self._rest.find(_BODY, 0, HEAD_MAX)
-        may_be_head = any(
-            text.startswith(head) or head.startswith(text[: len(head)]) for head in _HEADS
-        )
-        if not may_be_head or (body < 0 and len(self._rest) >= HEAD_MAX):
-            is_start = text.startswith(_START)  # which would end a body before it begins
-            return self._is_no_call(self._rest.index(_START) + len(_START) if is_start else 0)
+        if not may_be_head(text) or (body < 0 and len(self._rest) >= HEAD_MAX):
+            is_start = text.startswith(START)  # which would end a body before it begins
+            return self._is_no_call(self._rest.index(START) + len(START) if is_start else 0)
         if body < 0:
-            if is_end and not text.startswith(("<", "to=")):
+            if is_end and not text.startswith(("<", _TO)):
                 self._step = self._content
                 return True
             if is_end:
                 self._rest = ""
             return False
-        self._begin_body(self._rest[:body].rpartition(_START)[2])
+        self._begin_body(self._rest[:body].rpartition(START)[2])
         self._rest = self._rest[body + len(_BODY) :]
         return True
 
@@ -99,9 +98,14 @@ class HarmonyReader(JsonArgumentsReader):
         elif is_end:
             end = len(self._rest)
         else:
-            end = min(before_part(self._rest, marker) for marker in (*_ENDS, _START))
+            end = min(before_part(self._rest, marker) for marker in (*ENDS, START))
         self._say(kind(self._rest[:end]))
         self._rest = self._rest[end:]
         if found:
             self._step = self._behind
         return found is not None
+
+
+def may_be_head(text: str) -> bool:
+    """Whether text between messages, space before it left out, begins a head or may come to."""
+    return any(text.startswith(head) or head.startswith(text) for head in _HEADS)

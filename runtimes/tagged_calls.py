@@ -29,6 +29,8 @@ class Tags:
     """Behind the marker, up to a first `>`: the function; `next`: what is none of its head."""
     key: re.Pattern[str]
     """Before a value."""
+    key_part: re.Pattern[str]
+    """Any beginning of that."""
     value_end: str
     end: str
     """Behind the last value."""
@@ -36,10 +38,18 @@ class Tags:
     """A value has a line break before and behind it."""
 
 
+def _part(text: str, then: str = "") -> str:
+    """A pattern for any beginning of `text`, and for what `then` is for behind all of it."""
+    for letter in reversed(text):
+        then = f"(?:{re.escape(letter)}{then})?"
+    return then
+
+
 TAGS: Final = {
     "qwen_coder": Tags(
         re.compile(r"\s*<function=(?P<name>[A-Za-z0-9_.-]{1,128})>(?P<next>)"),
         re.compile(r"<parameter=(?P<key>[^<>\n]{1,128})>"),
+        re.compile(_part("<parameter=", r"[^<>\n]{0,128}")),
         "</parameter>",
         "</function>",
         is_on_lines=True,
@@ -50,6 +60,14 @@ TAGS: Final = {
         ),
         re.compile(
             rf"<arg_key>(?P<key>[^<]{{1,128}})</arg_key>\s{{0,{SPACE_MAX}}}<arg_value>",
+        ),
+        re.compile(
+            _part(
+                "<arg_key>",
+                "(?:[^<]{1,128}"
+                + _part("</arg_key>", rf"\s{{0,{SPACE_MAX}}}" + _part("<arg_value>"))
+                + ")?",
+            )
         ),
         "</arg_value>",
         CALL_END,
@@ -108,7 +126,7 @@ class TaggedCallReader(ReplyReader):
         if found is not None:
             self._begin_value(found["key"].strip(), found.end())
             return True
-        if self._rest[:1] in ("", "<") and len(self._rest) < HEAD_MAX:
+        if self._tags.end.startswith(self._rest) or self._tags.key_part.fullmatch(self._rest):
             if is_end:  # cut short in a tag, which nobody wants to read
                 self._rest = ""
             return False

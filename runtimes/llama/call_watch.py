@@ -7,8 +7,9 @@ import codecs
 import dataclasses
 from typing import Final
 
+from runtimes.harmony import ENDS, START, may_be_head
 from runtimes.reply_form import CALL_MARKERS, HARMONY, THOUGHTS_BEGIN, THOUGHTS_END, ReplyForm
-from runtimes.reply_reader import SPACE_MAX
+from runtimes.reply_reader import HEAD_MAX, SPACE_MAX
 from runtimes.text_match import TextMatch
 
 HARMONY_CALL: Final = "<|channel|>commentary to=functions."
@@ -16,6 +17,8 @@ HARMONY_CALL: Final = "<|channel|>commentary to=functions."
 _CALL: Final = "call"
 _LEAD: Final = "lead"
 """It is not decided whether thoughts come first."""
+_HEAD: Final = "head"
+"""Of a message of Harmony's, or before one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Watched:
     matched: tuple[int, ...]
     """How much has come of each text that ends the phase."""
     lead: str = ""
-    """In that phase, all of the text."""
+    """In that phase, all of the text; in a head, all of it so far."""
     pending: bytes = b""
     """Of an unfinished character."""
 
@@ -43,12 +46,11 @@ class CallWatch:
         }
         first = {"may": _LEAD, "open": "thoughts"}.get(form.thoughts, "content")
         if form.calls == HARMONY:
-            ends = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
             texts = {
-                "head": ((self.marker, _CALL), ("<|message|>", "body")),
-                "body": tuple((end, "head") for end in ends),
+                _HEAD: ((self.marker, _CALL), ("<|message|>", "body")),
+                "body": tuple((end, _HEAD) for end in (*ENDS, START)),
             }
-            first = "head" if form.thoughts == "may" else "body"
+            first = _HEAD if form.thoughts == "may" else "body"
         self._texts = {
             phase: tuple((TextMatch(text), then) for text, then in each)
             for phase, each in texts.items()
@@ -75,6 +77,8 @@ class CallWatch:
         for letter in text:
             if watched.phase == _LEAD:
                 watched, begun = self._after_lead(watched.lead + letter)
+            elif watched.phase == _HEAD:
+                watched, begun = self._after_head(watched, letter)
             else:
                 watched, begun = self._after_letter(watched, letter)
             if begun:
@@ -92,6 +96,21 @@ class CallWatch:
     def _without_thoughts(self, text: str) -> tuple[Watched, bool]:
         return self._through(Watched("content", self._none_of("content")), text)
 
+    def _after_head(self, watched: Watched, letter: str) -> tuple[Watched, bool]:
+        """Text that begins no head is one more body, as `HarmonyReader` has it."""
+        lead = watched.lead + letter
+        text = lead.lstrip()
+        if text in ENDS:
+            return Watched(_HEAD, self._none_of(_HEAD)), False
+        if not may_be_head(text):
+            return self._through(Watched("body", self._none_of("body")), text)
+        after, begun = self._after_letter(watched, letter)
+        if begun or after.phase != _HEAD:
+            return after, begun
+        if len(lead) >= HEAD_MAX:
+            return Watched("body", self._none_of("body")), False
+        return dataclasses.replace(after, lead=lead), False
+
     def _after_letter(self, watched: Watched, letter: str) -> tuple[Watched, bool]:
         texts = self._texts[watched.phase]
         pairs = zip(texts, watched.matched, strict=True)
@@ -100,7 +119,8 @@ class CallWatch:
             if length == len(match.text):
                 if then == _CALL:
                     return Watched(watched.phase, matched), True
-                return Watched(then, self._none_of(then)), False
+                # Which begins the next head.
+                return Watched(then, self._none_of(then), START * (match.text == START)), False
         return Watched(watched.phase, matched), False
 
     def _none_of(self, phase: str) -> tuple[int, ...]:

@@ -58,25 +58,21 @@ def grammar_of_schema(text: str) -> str:
     return written(rules)
 
 
-def add_schema(rules: dict[str, str], text: str, path: str = "#") -> str:
-    """Add what the schema in `text` needs to the rules of a grammar, or the part of it that `path`
-    points to, as a `$ref` does; return its rule's name.
+def add_schema(rules: dict[str, str], text: str) -> str:
+    """Add what the schema in `text` needs to the rules of a grammar; return its rule's name.
 
     Raises RuntimeFailure `bad_request` as above.
     """
+    return SchemaRules(parsed(text), rules).add()
+
+
+def parsed(text: str) -> object:
+    """The schema in `text`. Raises RuntimeFailure `bad_request` for what is not JSON."""
     try:
-        schema = json.loads(text, parse_constant=_no_number)
+        schema: object = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         _refuse("it is not JSON")
-    rules |= _BUILT_IN
-    try:
-        # It may be named by references, so it is one itself.
-        name = _Converter(schema, rules).reference(path)
-    except UnicodeEncodeError:
-        _refuse("it has half a character")
-    except RecursionError:
-        _refuse("it is too deep")
-    return name
+    return schema
 
 
 def written(rules: Mapping[str, str]) -> str:
@@ -84,14 +80,28 @@ def written(rules: Mapping[str, str]) -> str:
     return "".join(f"{name} ::= {rule}\n" for name, rule in rules.items())
 
 
-class _Converter:
-    """Writes the rules of one schema."""
+class SchemaRules:
+    """Adds the rules of one schema, or of its parts, to those of a grammar."""
 
     def __init__(self, schema: object, rules: dict[str, str]) -> None:
         self._schema = schema
         self._rules = rules
+        rules |= _BUILT_IN
         self._references: dict[str, str] = {}
         self._depth = 0
+
+    def add(self, path: str = "#") -> str:
+        """Add what the part needs that `path` points to, as a `$ref` does; return its rule's name.
+
+        Raises RuntimeFailure `bad_request` as `add_schema` does.
+        """
+        try:
+            # It may be named by references, so it is one itself.
+            return self._reference(path)
+        except UnicodeEncodeError:
+            _refuse("it has half a character")
+        except RecursionError:
+            _refuse("it is too deep")
 
     def _add(self, rule: str) -> str:
         name = f"r{len(self._rules)}"
@@ -118,7 +128,7 @@ class _Converter:
             if schema.get(keyword) not in (None, False):
                 _refuse(f"{keyword!r} is not supported")
         if "$ref" in schema:
-            return self.reference(schema["$ref"])
+            return self._reference(schema["$ref"])
         if "const" in schema:
             return self._literals([schema["const"]])
         if "enum" in schema:
@@ -169,7 +179,7 @@ class _Converter:
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         return self._add(" | ".join(map(quoted, texts)))
 
-    def reference(self, path: object) -> str:
+    def _reference(self, path: object) -> str:
         """The name of the rule for what `path` points to; `#` is all of it."""
         if not isinstance(path, str) or not path.startswith("#"):
             _refuse("'$ref' must point into the same schema, such as '#/$defs/name'")

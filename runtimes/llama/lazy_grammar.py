@@ -40,6 +40,8 @@ class LazyGrammar:
         self._watched = calls.watch.begin
         self._grammar: Grammar | None = None
         """Of a call that has begun."""
+        self._ready: dict[str, Grammar] = {}
+        """By its root, the one of a call that may begin in the next token; it is slow to make."""
         self._is_free = False
         """It is none of ours."""
         self._forbidden: set[int] = set()
@@ -62,6 +64,7 @@ class LazyGrammar:
             self._watched, self._grammar = self._behind(token)
         if self._grammar is None:
             return
+        self._ready.clear()
         if self._grammar.allows(token):
             self._grammar.accept(token)
         else:
@@ -81,9 +84,9 @@ class LazyGrammar:
             if grammar is None or grammar.allows(token):
                 self._watched, self._grammar = watched, grammar
                 if grammar is not None:
+                    self._ready.clear()
                     grammar.accept(token)
                 return token
-            grammar.close()
             self._forbidden.add(token)
         return None
 
@@ -92,6 +95,7 @@ class LazyGrammar:
         self._llama.llama_sampler_free(self._proxy)
         if self._grammar is not None:
             self._grammar.close()
+        self._forget_ready()
 
     def _behind(self, token: int) -> tuple[Watched, Grammar | None]:
         """What is known of the text behind `token`; the grammar, before it, of a call that begins
@@ -99,18 +103,28 @@ class LazyGrammar:
         """
         data = self._model.piece(token, special=token in self._visible)
         watched, begun = self._calls.watch.after(self._watched, data)
-        source = self._calls.source if begun else None
-        if source is None:
-            return watched, None
+        return watched, self._begun() if begun else None
+
+    def _begun(self) -> Grammar | None:
         root = self._calls.root(self._watched)
+        source = self._calls.source
+        if root in self._ready or source is None:
+            return self._ready.get(root)
+        self._forget_ready()
         try:
             grammar = Grammar(self._llama, self._model, source, root)
         except RuntimeFailure:  # too much for the parser: a call is not worth the answer
             self._is_free = True
-            return watched, None
+            return None
         if self._bias is not None:
             grammar.forbid(self._bias)
-        return watched, grammar
+        self._ready[root] = grammar
+        return grammar
+
+    def _forget_ready(self) -> None:
+        for grammar in self._ready.values():
+            grammar.close()
+        self._ready.clear()
 
     def _be_free(self) -> None:
         assert self._grammar is not None

@@ -6,6 +6,9 @@ Pure. Without tools and thoughts a schema's own grammar (`json_schema.py`) is al
 import contextlib
 import dataclasses
 import functools
+import itertools
+import re
+from collections.abc import Iterable
 from typing import Final, Optional
 
 from runtimes.base import RuntimeFailure
@@ -19,6 +22,10 @@ from runtimes.tagged_calls import TAGS
 
 GRAMMAR_MAX: Final = 512 * 1024
 """Characters of all rules together: compiling them holds up everything else."""
+REPEATS_MAX: Final = 100_000
+"""Of all rules of a begun call together: llama.cpp's parser writes them out, in 70 ms, in the midst
+of an answer."""
+_REPEATED: Final = re.compile(r"\{(\d{1,4})(?:,(\d{0,4}))?\}")
 
 _BEHIND_MARKER: Final = {
     "hermes": '"\\n"? call "\\n"? "</tool_call>"',
@@ -71,7 +78,8 @@ def with_reply_grammar(request: Generate, form: ReplyForm) -> Generate:
     rules: dict[str, str] = {}
     answers = []
     if request.tools:
-        answers.append(_add_calls(rules, request, form)[0])
+        calls = [_held_call(rules, form, name, text) for name, _, text in request.tools]
+        answers.append(_add_calls(rules, request, form, calls)[0])
     if not request.must_call and request.json_schema is not None:
         has_head = form.calls == HARMONY and thoughts
         head = quoted("<|channel|>final<|message|>") if has_head else ""
@@ -105,24 +113,34 @@ class BegunCalls:
 
     @functools.cached_property
     def source(self) -> str | None:
-        """The grammar of what comes then. What a grammar cannot promise of a function's arguments
-        is left open, for the answer was free to have them. None: it would be too large.
+        """The grammar of what comes then. What a grammar cannot promise of a function's arguments,
+        or not beside those of the functions before it, is left open, for the answer was free to
+        have them. None: it would be too large.
         """
+        form = self._form
         rules: dict[str, str] = {}
-        kept = tuple(map(self._with_schema_that_can_be_kept, self._request.tools))
-        request = dataclasses.replace(self._request, tools=kept)
-        _, behind = _add_calls(rules, request, self._form)
+        # First, while there is room.
+        free = _add_arguments(rules, form, "{}" if form.calls in TAGS else '{"type": "object"}')
+        calls = []
+        repeats = 0
+        for name, _, parameters in self._request.tools:
+            arguments, added = free, dict(rules)
+            with contextlib.suppress(RuntimeFailure):
+                kept = _add_arguments(added, form, parameters)
+                more = _repeats(itertools.islice(added.values(), len(rules), None))
+                if repeats + more <= REPEATS_MAX:
+                    arguments, rules, repeats = kept, added, repeats + more
+            calls.append(_call(form, name, arguments))
+        _, behind = _add_calls(rules, self._request, form, calls)
         add_up_to(rules, "m", self.watch.marker, behind)
         with contextlib.suppress(RuntimeFailure):
             return _text(rules)
         return None
 
-    def _with_schema_that_can_be_kept(self, tool: tuple[str, ...]) -> tuple[str, ...]:
-        name, description, parameters = tool
-        with contextlib.suppress(RuntimeFailure):
-            _call({}, self._form, name, parameters)
-            return tool
-        return name, description, "{}" if self._form.calls in TAGS else '{"type": "object"}'
+
+def _repeats(rules: Iterable[str]) -> int:
+    found = itertools.chain.from_iterable(map(_REPEATED.findall, rules))
+    return sum(int(most or least) for least, most in found)
 
 
 def _text(rules: dict[str, str]) -> str:
@@ -132,11 +150,19 @@ def _text(rules: dict[str, str]) -> str:
     return grammar
 
 
-def _add_calls(rules: dict[str, str], request: Generate, form: ReplyForm) -> tuple[str, str]:
-    """Add the rules of calls; return what stands for all of an answer's, and for what comes behind
-    the marker of the first.
+def _held_call(rules: dict[str, str], form: ReplyForm, name: str, parameters: str) -> str:
+    try:
+        return _call(form, name, _add_arguments(rules, form, parameters))
+    except RuntimeFailure as failure:
+        raise RuntimeFailure("bad_request", f"tool {name!r}: {failure.message}") from None
+
+
+def _add_calls(
+    rules: dict[str, str], request: Generate, form: ReplyForm, calls: list[str]
+) -> tuple[str, str]:
+    """Add the rules of these calls, one for each tool; return what stands for all of an answer's,
+    and for what comes behind the marker of the first.
     """
-    calls = [_call(rules, form, name, parameters) for name, _, parameters in request.tools]
     rules["call"] = " | ".join(calls)
     more = _MORE.get(form.calls, "") if request.parallel_calls else ""
     behind = _BEHIND_MARKER.get(form.calls, "call")
@@ -149,14 +175,13 @@ def _add_calls(rules: dict[str, str], request: Generate, form: ReplyForm) -> tup
     return f"{before} one {further}", f"{behind} {further}"
 
 
-def _call(rules: dict[str, str], form: ReplyForm, name: str, parameters: str) -> str:
-    try:
-        if form.calls in TAGS:
-            arguments = add_parameters(rules, form.calls, parameters)
-        else:
-            arguments = add_schema(rules, parameters)
-    except RuntimeFailure as failure:
-        raise RuntimeFailure("bad_request", f"tool {name!r}: {failure.message}") from None
+def _add_arguments(rules: dict[str, str], form: ReplyForm, parameters: str) -> str:
+    if form.calls in TAGS:
+        return add_parameters(rules, form.calls, parameters)
+    return add_schema(rules, parameters)
+
+
+def _call(form: ReplyForm, name: str, arguments: str) -> str:
     if form.calls in _MEMBER:
         parts = ('{"name":', f'"{name}",', f'"{_MEMBER[form.calls]}":')
         return ' " "? '.join((*map(quoted, parts), f'{arguments} "}}"'))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.json_schema import FORMATS, add_schema, quoted, times
+from runtimes.llama.json_schema import FORMATS, SchemaRules, parsed, quoted, times
 from runtimes.llama.up_to import add_up_to, letters_but
 from runtimes.parameter_kinds import TEXT, parameter_kinds, target_of
 from runtimes.tagged_calls import TAGS
@@ -29,24 +29,31 @@ def add_parameters(rules: dict[str, str], family: str, text: str) -> str:
 
     Raises RuntimeFailure `bad_request` as `add_schema` does, and for what has no such form.
     """
-    add_schema({}, text)  # what no grammar can promise is refused there
-    schema = json.loads(text)
-    if any(keyword in schema for keyword in _NOT_OF_PARAMETERS):
+    schema = parsed(text)
+    SchemaRules(schema, {}).add()  # what no grammar can promise is refused there
+    if (
+        not isinstance(schema, dict)
+        or any(keyword in schema for keyword in _NOT_OF_PARAMETERS)
+        or "object" not in schema.get("type", "object")
+    ):
         _refuse("it must name parameters in 'properties'")
-    if TAGS[family].value_end in text:
+    # Not in `text`, which may have it with escapes.
+    try:
+        written_out = json.dumps(schema, ensure_ascii=False)
+    except RecursionError:
+        _refuse("it is too deep")
+    if TAGS[family].value_end in written_out:
         _refuse("it has an end tag of the form in which this model writes calls")
-    return _Parameters(rules, family, text, schema).written()
+    return _Parameters(rules, family, schema).written()
 
 
 class _Parameters:
     """Writes the rules of one function's values."""
 
-    def __init__(
-        self, rules: dict[str, str], family: str, text: str, schema: dict[str, Any]
-    ) -> None:
+    def __init__(self, rules: dict[str, str], family: str, schema: dict[str, Any]) -> None:
         self._rules = rules
-        self._text = text
         self._schema = schema
+        self._values = SchemaRules(schema, rules)
         self._before, self._end, self._behind = _TAGS_AROUND[family]
         self._bare = add_up_to(rules, "bare", self._end)
 
@@ -67,8 +74,7 @@ class _Parameters:
             parts.append(part if key in required else f"{part}?")
         if not parts and others is not False:
             parts.append(f"{self._parameter(ANY_KEY, None)}*")
-        if "char" in self._rules:
-            self._rules["char"] = _CHAR
+        self._rules["char"] = _CHAR
         return " ".join(parts)
 
     def _parameter(self, key_rule: str, key: str | None) -> str:
@@ -88,8 +94,8 @@ class _Parameters:
         else:
             path = "#/additionalProperties"
             if not isinstance(self._schema.get("additionalProperties"), dict):
-                return f"{add_schema(self._rules, '{}')} {quoted(self._end)}"
-        return f"{add_schema(self._rules, self._text, path)} {quoted(self._end)}"
+                return f"value {quoted(self._end)}"
+        return f"{self._values.add(path)} {quoted(self._end)}"
 
     def _texts(self, schema: object) -> Iterator[str]:
         """What a string may be, each with its end."""

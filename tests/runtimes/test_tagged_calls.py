@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from runtimes.parameter_kinds import ANYTHING, parameter_kinds, value_text
 from runtimes.reply_delta import CallArguments, CallBegin, Content, Thoughts
 from runtimes.reply_form import ReplyForm
+from runtimes.reply_parser import ReplyParser
 from runtimes.tagged_calls import HELD_MAX
 from tests.runtimes.test_reply_parser import TAGGED, cut, read
 
@@ -42,6 +43,12 @@ def call(family: str, values: dict[str, str], name: str = "look") -> str:
     """A call with values as they are written."""
     texts = (VALUE_OF[family].format(key=key, value=value) for key, value in values.items())
     return CALL_OF[family].format(name=name, values="".join(texts))
+
+
+def open_call(family: str, values: dict[str, str]) -> str:
+    """The same without its end."""
+    text = call(family, values)
+    return text[: text.index(CALL_OF[family].rpartition("{values}")[2])]
 
 
 def arguments(family: str, values: dict[str, str], name: str = "look") -> object:
@@ -153,14 +160,50 @@ def test_what_is_no_call_is_content(family: str, text: str) -> None:
 @families
 def test_what_follows_in_the_middle_of_a_call_is_content(family: str) -> None:
     """The call ends there, and is not whole."""
-    text = call(family, {"of": "a"})
-    at = text.index(CALL_OF[family].rpartition("{values}")[2])
-    found = read(ReplyForm(family), [text[:at] + "Sorry. <tool_call>"], FUNCTIONS)
+    text = open_call(family, {"of": "a"})
+    found = read(ReplyForm(family), [text + "Sorry. <tool_call>"], FUNCTIONS)
     assert found == [
         CallBegin(0, "look"),
         CallArguments(0, '{"of": "a"'),
         Content("Sorry. <tool_call>"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "values"), [("qwen_coder", {}), ("qwen_coder", {"of": "a"}), ("glm", {"of": "a"})]
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("<b>Sorry, I was wrong: 5 < 6.</b> Here it is.", "</b>", "<parameter>a", "<arg_keys>a"),
+        *("<parameter=a<b", "<arg_key></arg_key>", "<arg_key>a</arg_key>b"),
+        *("<arg_key>a</arg_value>", "<arg_key>a</arg_key> <b>", "<parameter=" + "x" * 129),
+        "<arg_key>" + "x" * 129,
+    ],
+)
+def test_what_begins_like_a_tag_in_a_call_and_is_none_is_content(
+    family: str, values: dict[str, str], text: str
+) -> None:
+    """Every character of it, as soon as it is known."""
+    begun = open_call(family, values)
+    assert read(ReplyForm(family), [begun, text], FUNCTIONS)[2:] == [Content(text)]
+    assert read(ReplyForm(family), [begun, *text], FUNCTIONS)[2:] == [Content(text)]
+    assert ReplyParser(ReplyForm(family), FUNCTIONS).push(begun + text)[2:] == [Content(text)]
+
+
+@pytest.mark.parametrize(
+    ("family", "tag"),
+    [
+        *(("qwen_coder", tag) for tag in ("<parameter=a b>", "</function>")),
+        *(("glm", tag) for tag in ("<arg_key>a b</arg_key> \n<arg_value>", "</tool_call>")),
+    ],
+)
+def test_what_may_become_a_tag_of_a_call_is_left_out(family: str, tag: str) -> None:
+    """Nobody wants to read half of one."""
+    for length in range(1, len(tag)):
+        text = open_call(family, {"of": "a"}) + tag[:length]
+        found = read(ReplyForm(family), [text], FUNCTIONS)
+        assert found == [CallBegin(0, "look"), CallArguments(0, '{"of": "a"')]
 
 
 @families
@@ -174,8 +217,6 @@ def test_a_call_behind_thoughts_and_words(family: str) -> None:
 @families
 def test_a_long_string_can_be_followed(family: str) -> None:
     """It goes on as it comes."""
-    from runtimes.reply_parser import ReplyParser
-
     parser = ReplyParser(ReplyForm(family), FUNCTIONS)
     begin = call(family, {"of": "a@"}).partition("@")[0]
     assert parser.push(begin) == [CallBegin(0, "look"), CallArguments(0, '{"of": "a')]

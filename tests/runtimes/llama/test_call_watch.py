@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.llama.call_watch import HARMONY_CALL, CallWatch, Watched
+from runtimes.reply_delta import CallBegin
 from runtimes.reply_form import CALL_MARKERS, HARMONY, ReplyForm
-from runtimes.reply_reader import SPACE_MAX
+from runtimes.reply_parser import ReplyParser
+from runtimes.reply_reader import HEAD_MAX, SPACE_MAX
 
 FAMILIES = tuple(family for family in CALL_MARKERS if family != "llama3")
 pieces = st.sampled_from(
@@ -70,11 +72,32 @@ def test_where_tokens_end_makes_no_difference(
         (ReplyForm(HARMONY, "may"), "<|channel|>analysis<|message|>" + HARMONY_CALL, False),
         (ReplyForm(HARMONY, "open"), f"hm<|end|><|start|>assistant{HARMONY_CALL}", True),
         (ReplyForm(HARMONY), HARMONY_CALL, False),
+        (ReplyForm(HARMONY, "may"), "It is " + HARMONY_CALL, False),
+        (ReplyForm(HARMONY, "may"), "to=be" + HARMONY_CALL, False),
+        (ReplyForm(HARMONY, "may"), f" so<|end|>{HARMONY_CALL}", True),
+        (ReplyForm(HARMONY, "may"), f"so<|end|> <|end|>\n{HARMONY_CALL}", True),
+        (ReplyForm(HARMONY, "may"), f"<|en<|end|>{HARMONY_CALL}", True),
+        (ReplyForm(HARMONY), f"so<|start|>assistant{HARMONY_CALL}", True),
+        (ReplyForm(HARMONY), f"so<|end|> and {HARMONY_CALL}", False),
+        (ReplyForm(HARMONY), "so<|start|>" + "x" * HEAD_MAX + HARMONY_CALL, False),
+        (ReplyForm(HARMONY), "so<|end|>" + " " * HEAD_MAX + HARMONY_CALL, False),
     ],
 )
 def test_a_marker_in_thoughts_begins_no_call(form: ReplyForm, text: str, begins: bool) -> None:
     """Nor does half of one."""
     assert watch(form, text.encode())[1] == begins
+
+
+@given(st.sampled_from(["", "may", "open"]), texts)
+def test_a_call_of_harmony_begins_where_one_is_read(thoughts: str, text: str) -> None:
+    """Behind any text that is none."""
+    form = ReplyForm(HARMONY, thoughts)
+    if watch(form, text.encode())[1]:
+        return
+    _, begins = watch(form, (text + HARMONY_CALL).encode())
+    parser = ReplyParser(form, {"f": "{}"})
+    deltas = [*parser.push(text + HARMONY_CALL + "f<|message|>{}"), *parser.finish()]
+    assert begins == any(isinstance(delta, CallBegin) for delta in deltas)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 import dataclasses
 import pathlib
+from unittest import mock
 
 import pytest
 
+from runtimes.llama import lazy_grammar
 from runtimes.llama.call_watch import call_marker
 from runtimes.llama.engine import Engine
 from runtimes.llama.frames import Generate
+from runtimes.llama.grammar import Grammar
 from runtimes.reply_delta import CallArguments, CallBegin, Content
 from runtimes.reply_form import HARMONY
 from runtimes.reply_parser import ReplyParser
@@ -184,6 +187,26 @@ def test_a_schema_that_no_grammar_can_promise_is_left_open(
     assert deltas[0] == CallBegin(0, "odd")
     assert not any(isinstance(delta, Content) for delta in deltas)
     assert isinstance(deltas[1], CallArguments)
+
+
+def test_a_grammar_is_made_once_for_all_tokens_that_are_not_chosen(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is slow to make."""
+    made = mock.Mock(wraps=Grammar)
+    monkeypatch.setattr(lazy_grammar, "Grammar", made)
+    wrong = ("> x", "> y", "> z", "> q")
+    engine = make_engine(write_model(tmp_path / "random.gguf", "hermes", *wrong))
+    request = free(
+        1,
+        continued_ids=begun(engine, "hermes", is_typed=True)[:-1],
+        bias_tokens=tuple(range(265, 269)),
+        bias_values=(100.0,) * 4,
+        max_tokens=1,
+    )
+    (outcome,) = run(engine, request)
+    assert not {*outcome.ids} & {*range(265, 269)}
+    assert made.call_count == 1
 
 
 def test_a_token_that_ends_the_marker_and_goes_on_wrong_is_not_chosen(

@@ -5,13 +5,14 @@ import dataclasses
 import json
 import pathlib
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.reply_grammar import BegunCalls, with_reply_grammar
+from runtimes.llama.reply_grammar import REPEATS_MAX, BegunCalls, with_reply_grammar
 from runtimes.parameter_kinds import parameter_kinds
 from runtimes.reply_delta import CallArguments
 from runtimes.reply_form import CALL_MARKERS, ReplyForm
@@ -148,6 +149,54 @@ def test_any_schema_is_a_grammar_or_refused_and_never_refused_where_it_may_call(
         assert "call ::= " in source
     for key in [*properties, "d"]:
         assert parameter_kinds(json.loads(parameters), key)
+
+
+@pytest.mark.parametrize("family", [family for family in CALL_MARKERS if family != "llama3"])
+@pytest.mark.parametrize(
+    ("value", "count"), [({"type": "integer"}, 99), ({"type": "string", "maxLength": 1000}, 9)]
+)
+def test_what_is_too_much_together_is_left_open(
+    family: str, value: dict[str, object], count: int
+) -> None:
+    """As many functions are held as there is room for."""
+    schema = {"properties": {f"key{number}": value for number in range(count)}}
+    tools = tuple((f"f{number}", "", json.dumps(schema)) for number in range(99))
+    calls = BegunCalls.of(generate(1, tools=tools, with_markers=True), ReplyForm(family))
+    assert calls is not None
+    source = calls.source
+    assert source is not None
+    assert 0 < source.count("key0") < 99
+    assert source.count(",1000}") * 1000 <= REPEATS_MAX
+
+
+def test_a_schema_is_parsed_once(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    """However many parameters it has that are no strings."""
+    schema = json.dumps({"properties": {f"p{number}": {} for number in range(9)}})
+    calls = BegunCalls.of(
+        generate(1, tools=(("f", "", schema),), with_markers=True), ReplyForm(family)
+    )
+    assert calls is not None
+    loads = mock.Mock(wraps=json.loads)
+    monkeypatch.setattr(json, "loads", loads)
+    assert calls.source is not None
+    assert [called.args[0] for called in loads.call_args_list].count(schema) == 1
+
+
+@pytest.mark.parametrize("schema", [True, {"type": "string", "properties": 5, "required": [5]}])
+def test_what_names_no_parameters_is_left_open(family: str, schema: object) -> None:
+    """Whatever else it is a schema of."""
+    tools = (("f", "", json.dumps(schema)),)
+    calls = BegunCalls.of(generate(1, tools=tools, with_markers=True), ReplyForm(family))
+    assert calls is not None
+    assert calls.source is not None
+
+
+def test_an_end_tag_is_refused_however_it_is_escaped(family: str) -> None:
+    """It is the same text."""
+    schema = r'{"properties": {"a": {"enum": ["<\/parameter>\u003c/arg_value>"]}}}'
+    request = generate(1, tools=(("f", "", schema),), must_call=True)
+    with pytest.raises(RuntimeFailure, match=r"tool 'f'.*end tag"):
+        with_reply_grammar(request, ReplyForm(family))
 
 
 @pytest.mark.parametrize(
