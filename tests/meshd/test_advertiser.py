@@ -46,7 +46,8 @@ class Offering:
         if self.is_full:
             return False
         self.events.append(event)
-        self.mesh.give(0, event)
+        for effect in self.mesh.give(0, event):
+            self.view.note(effect)
         return True
 
     def set(self, *runtimes: PlayedRuntime) -> None:
