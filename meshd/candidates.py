@@ -4,7 +4,7 @@ members that offer the model (view) -> demanded node, trust -> choosing (protoco
 """
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Final
 
 from meshd.answer import RequestOptions
@@ -92,13 +92,8 @@ class Candidates:
         too_long_for: Mapping[NodeId, int] = NOBODY,
     ) -> bool:
         """Whether anybody offers what may run it, be it under suspicion or not."""
-        wanted = None if options.node is None else self._view.find(options.node)
-        return any(
-            (wanted is None or node in wanted)
-            and not _is_too_long(node, card, too_long_for)
-            and not (self._why_not(node, options) or _why_not(card, request, options, None))
-            for node, card in self._view.offering(request.model).items()
-        )
+        offering = self._offering(request, options, too_long_for=too_long_for)
+        return any(not why for _, why in offering)
 
     def rank(
         self,
@@ -115,19 +110,9 @@ class Candidates:
         """
         able: list[NodeId] = []
         left_out: list[tuple[NodeId, str]] = []
-        wanted = None if options.node is None else self._view.find(options.node)
-        offers = self._view.offering(request.model)
-        for node, card in offers.items():
-            if wanted is not None and node not in wanted:
-                why = "another node was demanded"
-            elif _is_too_long(node, card, too_long_for):
-                why = "the prompt is too long for it"
-            elif not self._view.is_alive(node):
-                why = "it is under suspicion"
-            else:
-                why = self._why_not(node, options) or _why_not(card, request, options, like)
-            if why:
-                left_out.append((node, why))
+        for node, why in self._offering(request, options, like=like, too_long_for=too_long_for):
+            if why or not self._view.is_alive(node):
+                left_out.append((node, why or "it is under suspicion"))
             elif node not in tried:
                 able.append(node)
         asked = self._choosing.look_at(request, options)
@@ -135,7 +120,8 @@ class Candidates:
         candidates = self._view.candidates(considered, request.model, self._asking.running)
         longest = longest_estimate(request)
         for place, candidate in enumerate(candidates):
-            if 0 < offers[candidate.node].context_tokens <= longest:
+            card = self._view.card(candidate.node, request.model)
+            if card is not None and 0 < card.context_tokens <= longest:
                 candidates[place] = dataclasses.replace(candidate, may_be_too_long=True)
         return Ranking(
             policy=asked.policy,
@@ -144,19 +130,37 @@ class Candidates:
             left_out=left_out,
         )
 
+    def _offering(
+        self,
+        request: Request,
+        options: RequestOptions,
+        *,
+        like: ModelCard | None = None,
+        too_long_for: Mapping[NodeId, int],
+    ) -> Iterator[tuple[NodeId, str]]:
+        """Who offers the model, each with why it will not do, were it ever so alive; empty if it
+        will.
+        """
+        wanted = None if options.node is None else self._view.find(options.node)
+        too_small = max(too_long_for.values(), default=0)
+        for node, card in self._view.offering(request.model).items():
+            if wanted is not None and node not in wanted:
+                yield node, "another node was demanded"
+            elif node in too_long_for or 0 < card.context_tokens <= too_small:
+                yield node, "the prompt is too long for it"
+            elif not self._is_described(node, options):
+                yield node, f"it is not one with {_description(options)}"
+            elif options.is_trusted_only and not self._view.is_trusted(node):
+                yield node, "it is not trusted"
+            else:
+                yield node, _why_not(card, request, options, like)
+
     def _is_described(self, node: NodeId, options: RequestOptions) -> bool:
         """Whether it has the labels, and is of the tier, that are demanded."""
         has_labels = options.labels.items() <= self._view.labels(node).items()
         return has_labels and (
             options.tier_max is None or self._view.tier(node) <= options.tier_max
         )
-
-    def _why_not(self, node: NodeId, options: RequestOptions) -> str:
-        if not self._is_described(node, options):
-            return f"it is not one with {_description(options)}"
-        if options.is_trusted_only and not self._view.is_trusted(node):
-            return "it is not trusted"
-        return ""
 
     def _not_made_for(self, request: Request) -> str:
         """The one line for a model that does something else."""
@@ -168,12 +172,6 @@ class Candidates:
         others = ", ".join(able[:_MODELS_NAMED])
         hint = f"the mesh has for that: {others}" if able else "the mesh has no model for that now"
         return f"The model {request.model!r} {does} and cannot {wanted}; {hint}."
-
-
-def _is_too_long(node: NodeId, card: ModelCard, too_long_for: Mapping[NodeId, int]) -> bool:
-    """Whether it has said so of the prompt, or another one that has no less context."""
-    shortest = max(too_long_for.values(), default=0)
-    return node in too_long_for or 0 < card.context_tokens <= shortest
 
 
 def _description(options: RequestOptions) -> str:
