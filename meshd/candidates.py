@@ -9,7 +9,7 @@ from typing import Final
 
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
-from meshd.choosing import Choosing, longest_estimate
+from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.view import View
 from protocol.expectation import Demand
@@ -118,10 +118,9 @@ class Candidates:
         asked = self._choosing.look_at(request, options)
         considered = self._choosing.considered(able, self._view.own, asked)
         candidates = self._view.candidates(considered, request.model, self._asking.running)
-        longest = longest_estimate(request)
         for place, candidate in enumerate(candidates):
             card = self._view.card(candidate.node, request.model)
-            if card is not None and 0 < card.context_tokens <= longest:
+            if card is not None and 0 < card.context_tokens <= asked.longest:
                 candidates[place] = dataclasses.replace(candidate, may_be_too_long=True)
         return Ranking(
             policy=asked.policy,

@@ -65,6 +65,8 @@ class Asked:
     model: str
     policy: str
     demand: Demand
+    longest: int
+    """About how many tokens have to fit into a context at once: of texts, the longest's."""
     home: NodeId | None
     """Who knows most of its conversation."""
 
@@ -93,7 +95,11 @@ class Choosing:
     def look_at(self, request: Request, options: RequestOptions) -> Asked:
         """What there is to know of a request before it is given to anybody."""
         name = options.ranking or self._default
-        return Asked(request.model, name, self.demand(request, options), self._home(request))
+        demand = self.demand(request, options)
+        longest = demand.prompt_tokens
+        if isinstance(request, EmbedRequest):
+            longest = _longest_text_estimate(request)
+        return Asked(request.model, name, demand, longest, self._home(request))
 
     def considered(self, nodes: Sequence[NodeId], own: NodeId, asked: Asked) -> Sequence[NodeId]:
         """Who of those that offer its model is ranked for a request: the nearest of all things,
@@ -191,6 +197,18 @@ class Choosing:
 
 def prompt_estimate(request: Request) -> int:
     """About how many tokens a request's prompt has, or the texts that it embeds."""
+    return _text_estimate(request) + IMAGE_TOKENS * _image_count(request)
+
+
+def prompt_tokens_max(request: Request) -> int:
+    """More tokens than a prompt can have: no token is less than a byte, and no image has more than
+    it may.
+    """
+    of_images = IMAGE_TOKENS_MAX * _image_count(request)
+    return BYTES_PER_TOKEN * _text_estimate(request) + of_images + TEMPLATE_TOKENS_MAX
+
+
+def _text_estimate(request: Request) -> int:
     if isinstance(request, EmbedRequest):
         size = sum(len(text.encode()) for text in request.texts)
         size += len((request.query or "").encode()) * len(request.texts)
@@ -198,25 +216,17 @@ def prompt_estimate(request: Request) -> int:
     size = len((request.prompt or "").encode())
     size += sum(len(text.encode()) for turn in request.messages or () for text in turn.texts())
     size += sum(len(tool.description + tool.parameters) for tool in request.tools)
-    return size // BYTES_PER_TOKEN + IMAGE_TOKENS * len(request.images) + 1
+    return size // BYTES_PER_TOKEN + 1
 
 
-def longest_estimate(request: Request) -> int:
-    """The same of what has to fit into a context at once: of texts, of the longest alone."""
-    if not isinstance(request, EmbedRequest):
-        return prompt_estimate(request)
+def _image_count(request: Request) -> int:
+    return 0 if isinstance(request, EmbedRequest) else len(request.images)
+
+
+def _longest_text_estimate(request: EmbedRequest) -> int:
     longest = max((len(text.encode()) for text in request.texts), default=0)
     size = longest + len((request.query or "").encode())
     return max(size // BYTES_PER_TOKEN + 1, max(map(len, request.token_ids), default=0))
-
-
-def prompt_tokens_max(request: Request) -> int:
-    """More tokens than a prompt can have: no token is less than a byte, and no image has more than
-    it may.
-    """
-    images = 0 if isinstance(request, EmbedRequest) else len(request.images)
-    texts = prompt_estimate(request) - IMAGE_TOKENS * images
-    return BYTES_PER_TOKEN * texts + IMAGE_TOKENS_MAX * images + TEMPLATE_TOKENS_MAX
 
 
 def _ns(seconds: float) -> int:
