@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
 from runtimes.llama.batch import Batch, EngineBroken, fair_shares
-from runtimes.llama.bindings import Handle
 from runtimes.llama.capacity import Capacity
 from runtimes.llama.frames import Load
 from runtimes.llama.kv_memory import Held, KvMemory
@@ -67,7 +66,14 @@ class Drafter:
         if not self.model.shares_vocabulary(target):
             raise _unfit(f"{name} cannot be a draft: its vocabulary is not that of the model")
         self._tokens_known = min(self.model.tokens_known, target.tokens_known)
-        self._context = self._make_context(load, capacity)
+        # As many threads as the target may have, or fewer, because it is smaller.
+        own = dataclasses.replace(load, lora=None, threads=None, cores=load.threads or load.cores)
+        self._context = self.model.make_kv_context(
+            own,
+            capacity,
+            wanted="a draft's context",
+            mend="context_tokens, kv_tokens or slots, or leave out draft",
+        )
         self.memory = KvMemory(
             self._llama,
             self._llama.llama_get_memory(self._context),
@@ -160,23 +166,6 @@ class Drafter:
         for wish, tokens in work:
             self.memory.grow(self._held[wish.request], tokens)
         return rows
-
-    def _make_context(self, load: Load, capacity: Capacity) -> Handle:
-        parameters = self._llama.llama_context_default_params()
-        parameters.n_ctx = capacity.kv_tokens
-        parameters.n_batch = BATCH_TOKENS_MAX
-        parameters.n_ubatch = BATCH_TOKENS_MAX
-        parameters.n_seq_max = capacity.sequences
-        parameters.kv_unified = True
-        parameters.swa_full = True  # else nothing could be taken back
-        # As many threads as the target may have, or fewer, because it is smaller.
-        own = dataclasses.replace(load, lora=None, threads=None, cores=load.threads or load.cores)
-        return self.model.make_context(
-            parameters,
-            own,
-            wanted=f"a draft's context of {capacity.kv_tokens} tokens",
-            mend="context_tokens, kv_tokens or slots, or leave out draft",
-        )
 
 
 def _unfit(why: str) -> RuntimeFailure:

@@ -28,8 +28,7 @@ from collections.abc import Callable, Collection, Mapping
 from runtimes.base import Logprob, RuntimeFailure
 from runtimes.completion_text import CompletionText
 from runtimes.llama.batch import Batch, EngineBroken, fair_shares
-from runtimes.llama.bindings import Handle
-from runtimes.llama.capacity import Capacity, plan_capacity
+from runtimes.llama.capacity import plan_capacity
 from runtimes.llama.context_length import default_context_tokens
 from runtimes.llama.drafter import Drafter
 from runtimes.llama.frames import Embed, Failed, Generate, Load, Prefilled
@@ -84,7 +83,9 @@ class Engine:
         )
         self.slots = capacity.slots
         self._is_shared = capacity.is_shared
-        self._context = self._make_context(load, capacity)
+        self._context = model.make_kv_context(
+            load, capacity, mend="context_tokens, kv_tokens or slots"
+        )
         parking = Parking(self._llama, self._context, capacity.parked_bytes)
         self.memory = KvMemory(
             self._llama,
@@ -382,18 +383,3 @@ class Engine:
 
     def _broken(self, code: int) -> EngineBroken:
         return EngineBroken(f"llama_decode gave {code}: {self._log.last_error()}")
-
-    def _make_context(self, load: Load, capacity: Capacity) -> Handle:
-        parameters = self._llama.llama_context_default_params()
-        parameters.n_ctx = capacity.kv_tokens
-        parameters.n_batch = BATCH_TOKENS_MAX
-        parameters.n_ubatch = BATCH_TOKENS_MAX
-        parameters.n_seq_max = capacity.sequences
-        parameters.kv_unified = capacity.is_shared
-        parameters.swa_full = True  # else beginnings could not be reused
-        return self.model.make_context(
-            parameters,
-            load,
-            wanted=f"a context of {capacity.kv_tokens} tokens",
-            mend="context_tokens, kv_tokens or slots",
-        )

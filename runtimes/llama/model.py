@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
 from runtimes.llama.bindings import Bindings, Handle, LogTail, Parameters, load_bindings
+from runtimes.llama.capacity import Capacity
 from runtimes.llama.frames import Load
+from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.pooling import Pooling
 from runtimes.llama.split import Split
 
@@ -104,6 +106,20 @@ class LoadedModel:
         if load.lora is not None:
             self._add(load.lora, load.lora_scale, context)
         return context
+
+    def make_kv_context(
+        self, load: Load, capacity: Capacity, *, wanted: str = "a context", mend: str
+    ) -> Handle:
+        """The same for one that generates: its sequences and their KV cache as `capacity` says."""
+        parameters = self._llama.llama_context_default_params()
+        parameters.n_ctx = capacity.kv_tokens
+        parameters.n_batch = BATCH_TOKENS_MAX
+        parameters.n_ubatch = BATCH_TOKENS_MAX
+        parameters.n_seq_max = capacity.sequences
+        parameters.kv_unified = capacity.is_shared
+        parameters.swa_full = True  # else nothing could be taken back, no beginning reused
+        wanted = f"{wanted} of {capacity.kv_tokens} tokens"
+        return self.make_context(parameters, load, wanted=wanted, mend=mend)
 
     def _add(self, path: bytes, scale: float, context: Handle) -> None:
         """Have an adapter's part in all that `context` computes."""
