@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
+import openai
 import pytest
 
 from tests.helpers.daemons import Daemon, Daemons
@@ -25,3 +26,11 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]
         models = {"anna": WORDS, "bert": "none", "cleo": "none", "dora": "none", "emil": "none"}
         yield daemons.mesh(models)
         daemons.check_logs()
+
+
+@pytest.fixture(params=[0, 1], ids=["where it is not", "where it is"])
+def client(mesh: list[Daemon], request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
+    """The official client, pointed at one of the first two of a module's own mesh."""
+    url = f"{mesh[request.param].url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client

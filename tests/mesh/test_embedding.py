@@ -48,14 +48,6 @@ def mesh(folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         daemons.check_logs()
 
 
-@pytest.fixture(params=[0, 1], ids=["where it is not", "where it is"])
-def client(mesh: list[Daemon], request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
-    """The official client, pointed at one of them."""
-    url = f"{mesh[request.param].url}/v1"
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-
-
 def test_vectors_are_llama_cpps(client: openai.OpenAI, folder: pathlib.Path) -> None:
     """Of texts, and of their tokens; with its count of tokens."""
     from llama_cpp import Llama

@@ -39,14 +39,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
         daemons.check_logs()
 
 
-@pytest.fixture(params=[0, 1], ids=["where it is not", "where it is"])
-def client(mesh: list[Daemon], request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
-    """The official client, pointed at one of them."""
-    url = f"{mesh[request.param].url}/v1"
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-
-
 def show(client: openai.OpenAI, images: Sequence[bytes], model: str = "m") -> Any:  # noqa: ANN401  # theirs
     """What the model says of images, greedily."""
     parts: list[Any] = [{"type": "text", "text": "What is this?"}]
