@@ -51,6 +51,8 @@ goes on elsewhere at once; were all handshakes begun together, none would be don
 TURN_S: Final = 10.0
 """For a turn to be connected. All streams of a lost node have theirs in a fraction of it; one whose
 handshakes each take seconds is no place for so many."""
+LAST_FRAMES_S: Final = 0.25
+"""What a member sent before it said goodbye may arrive so long after that, and is read."""
 TIMEOUT: Final = "timeout"
 TIME_IS_OVER: Final = "The request's time is over."
 RETRY_S_MAX: Final = 3_600.0
@@ -246,9 +248,19 @@ class Asking:
     ) -> T | None:
         """The next item, None at the end. Raises AttemptFailed, also when the node is gone, or
         nothing came for `limit_s`.
+
+        One that left has said so after its last frames, but by another way: it is given up only
+        when nothing comes of it for LAST_FRAMES_S.
         """
         until = min(deadline, trio.current_time() + limit_s)
-        with trio.CancelScope(deadline=until) as scope, self._view.when_gone(node, scope.cancel):
+
+        def give_up() -> None:
+            if self._view.has_left(node):
+                scope.deadline = min(until, trio.current_time() + LAST_FRAMES_S)
+            else:
+                scope.cancel()
+
+        with trio.CancelScope(deadline=until) as scope, self._view.when_gone(node, give_up):
             return await anext(source, None)
         now = trio.current_time()
         if now >= deadline:

@@ -94,6 +94,10 @@ class View:
         """This node."""
         return self._node.node_id
 
+    def has_left(self, node: NodeId) -> bool:
+        """Whether a member said goodbye."""
+        return self._node.members.state(node) is State.LEFT
+
     def is_alive(self, node: NodeId) -> bool:
         """Whether a member is there, and not under suspicion."""
         return self._node.members.state(node) is State.ALIVE

@@ -146,9 +146,9 @@ def test_a_node_that_is_told_to_end_ends_its_answers_first(three: list[Daemon]) 
         [serving] = [node for node in nodes if node.name == stream.headers["x-meshd-node"]]
         _say_goodbye(serving)
         events = list(stream.events())
+    assert serving.ended() == 0
     assert events[-1] == "[DONE]"
     assert stream.comments[-1] == f"meshd nodes={serving.name} continuations=0"
-    assert serving.ended() == 0
 
 
 def test_a_node_that_drains_ends_what_it_has(three: list[Daemon]) -> None:

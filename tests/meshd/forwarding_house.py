@@ -131,10 +131,16 @@ class House:
 
     def die(self, index: int) -> None:
         """Member `index` is declared dead here."""
-        gone = Gone(State.DEAD, 1, clock.now_ns(), None)
+        self._go(index, State.DEAD, State.SUSPECT)
+
+    def leave(self, index: int) -> None:
+        """Member `index` has said goodbye."""
+        self._go(index, State.LEFT, State.ALIVE)
+
+    def _go(self, index: int, state: State, previous: State) -> None:
+        gone = Gone(state, 1, clock.now_ns(), None)
         self.mesh[0].members.put_gone(self.id(index), gone)
-        dead = MembershipChanged(self.id(index), f"n{index}", State.DEAD, 1, State.SUSPECT)
-        self.view.note(dead)
+        self.view.note(MembershipChanged(self.id(index), f"n{index}", state, 1, previous))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from meshd.answer import RequestOptions
+from meshd.asking import LAST_FRAMES_S
 from meshd.failures import RequestFailed
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.forwarding_house import FOREVER, REQUEST, House, failing, run
@@ -98,6 +99,45 @@ def test_a_node_that_dies_amid_its_answer_ends_it(tmp_path: pathlib.Path) -> Non
         with pytest.raises(RequestFailed, match="n1: it is gone") as caught:
             await house.watch(die)
         assert caught.value.code == "interrupted"
+
+    run(house, test)
+
+
+def test_what_a_node_sent_before_its_goodbye_is_read(tmp_path: pathlib.Path) -> None:
+    """The goodbye comes by another way, and may be the faster."""
+    runtime = PlayedRuntime([*HELLO[:2], LAST_FRAMES_S / 5, *HELLO[2:]])
+    house = House(tmp_path, None, runtime)
+    seen: list[GenerateEvent] = []
+
+    def leave(event: GenerateEvent) -> None:
+        seen.append(event)
+        if isinstance(event, Started):
+            house.leave(1)
+
+    async def test() -> None:
+        await house.watch(leave)
+
+    run(house, test)
+    assert seen == list(HELLO)
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_node_that_says_goodbye_amid_its_answer_ends_it(
+    tmp_path: pathlib.Path, before: int
+) -> None:
+    """When nothing more comes of it, without waiting for the line to break."""
+    house = House(tmp_path, None, PlayedRuntime([*HELLO[:before], FOREVER]))
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                await until(lambda: house.asking.running[house.id(1)] > 0)
+                house.leave(1)
+
+            nursery.start_soon(leave)
+            with pytest.raises(RequestFailed, match="n1: it is gone"):
+                await house.ask()
 
     run(house, test)
 
