@@ -98,7 +98,7 @@ def _known() -> str:
 
 def _make_llama(path: pathlib.Path, options: Mapping[str, str]) -> Runtime:
     """The runtime for a GGUF file, under a name that can be shown, whatever the file's is."""
-    from runtimes.llama.model_file import model_name
+    from runtimes.llama.files.model_file import model_name
     from runtimes.models.found_model import plain_name
 
     named = {"name": plain_name(model_name(path)), **options}

@@ -40,8 +40,8 @@ BANNED_IN_PROTOCOL = (
 )
 BANNED_CALLS = ("open", "print", "input", "eval", "exec", "hash", "id")
 """Files and terminals; and what differs from process to process."""
-LLAMA_PLACE = "runtimes/llama/bindings.py"
-"""The one file that imports llama_cpp; see runtimes/README.md."""
+LLAMA_PLACE = "runtimes/llama/engine/bindings.py"
+"""The one file that imports llama_cpp; see runtimes/llama/README.md."""
 OPTIONAL = ("gguf", "llama_cpp", "torch")
 """Not there in every installation: the extra [llama], and what makes the demo model."""
 POSIX_MODULES = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty")
@@ -249,7 +249,7 @@ BAD: list[tuple[Checker, str, str]] = [
     (check_no_set_order, "protocol/x.py", "a = list({x for x in y})"),
     (check_no_set_order, "protocol/x.py", "a = dict.fromkeys(set(y) - set(z))"),
     (check_no_set_order, "protocol/x.py", "a = [*{1, 2}]"),
-    (check_llama, "runtimes/llama/engine.py", "import llama_cpp"),
+    (check_llama, "runtimes/llama/engine/engine.py", "import llama_cpp"),
     (check_llama, "meshd/x.py", "from llama_cpp import Llama"),
     (check_llama, "meshd/x.py", "importlib.import_module('llama_cpp.llama_cpp')"),
     (check_posix, "meshd/x.py", "import fcntl"),

@@ -26,13 +26,13 @@ from runtimes.base import (
 from runtimes.embedding import Vector
 from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
-from runtimes.llama.hash_cache import HashCache
-from runtimes.llama.known_file import KnownFile
+from runtimes.llama.files.hash_cache import HashCache
+from runtimes.llama.files.known_file import KnownFile
+from runtimes.llama.files.prospect import RUNTIME_NAME, Prospect
+from runtimes.llama.files.speed_cache import SpeedCache
 from runtimes.llama.link import WorkerEnd, WorkerLink
-from runtimes.llama.prospect import RUNTIME_NAME, Prospect
 from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
-from runtimes.llama.speed_cache import SpeedCache
 from runtimes.model_memory import ModelMemory
 from runtimes.slots import Slots
 from runtimes.standing import ModelState, Standing

@@ -8,14 +8,14 @@ from typing import Any
 
 from runtimes import hardware
 from runtimes.base import RuntimeFailure
-from runtimes.llama.adapter import Adapter
-from runtimes.llama.model_file import (
+from runtimes.llama.files.adapter import Adapter
+from runtimes.llama.files.model_file import (
     HASH_CHARACTERS,
     check_model_file,
     is_content_hash,
     model_name,
 )
-from runtimes.llama.projector import find_projector
+from runtimes.llama.files.projector import find_projector
 from runtimes.llama.split import OPTIONS as SPLIT_OPTIONS
 from runtimes.llama.split import Split
 from runtimes.source_options import check_names, integer_option

@@ -8,7 +8,7 @@ from typing import Final
 
 from runtimes.base import RuntimeFailure
 from runtimes.hardware import GPUS_MAX
-from runtimes.llama.bindings import Bindings, Parameters
+from runtimes.llama.engine.bindings import Bindings, Parameters
 from runtimes.source_options import integer_option
 
 MODES: Final = {"none": 0, "layer": 1, "row": 2}

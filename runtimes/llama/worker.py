@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.embedder import Embedder
-from runtimes.llama.engine import Engine
+from runtimes.llama.engine.embedder import Embedder
+from runtimes.llama.engine.engine import Engine
+from runtimes.llama.engine.loading import load_engine
+from runtimes.llama.engine.trial import Trial
 from runtimes.llama.frames import (
     CODEC,
     CREDIT_TOKENS,
@@ -29,8 +31,6 @@ from runtimes.llama.frames import (
     Started,
     Tokens,
 )
-from runtimes.llama.loading import load_engine
-from runtimes.llama.trial import Trial
 from runtimes.worker.beginning import begin
 from runtimes.worker.pipe import EXIT_NONSENSE, Pipe
 

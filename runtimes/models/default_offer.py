@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.model_file import check_model_file
+from runtimes.llama.files.model_file import check_model_file
 from runtimes.models.found_model import FoundModel
 from runtimes.models.on_disk import models_on_disk
 

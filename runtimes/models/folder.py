@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import trio
 
 from runtimes.base import ChangeCallback, ModelCard, Runtime, RuntimeFailure, Source
-from runtimes.llama.model_file import model_name
-from runtimes.llama.prospect import RUNTIME_NAME
+from runtimes.llama.files.model_file import model_name
+from runtimes.llama.files.prospect import RUNTIME_NAME
 from runtimes.model_memory import ModelMemory
 from runtimes.models.found_model import plain_name
 from runtimes.models.gguf_files import ScanBudget, gguf_models

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.model_file import model_parts
-from runtimes.llama.projector import is_projector_name
+from runtimes.llama.files.model_file import model_parts
+from runtimes.llama.files.projector import is_projector_name
 
 SUFFIX = ".gguf"
 ENTRIES_MAX = 20_000

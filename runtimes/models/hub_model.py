@@ -22,12 +22,12 @@ from runtimes.base import (
     Runtime,
     RuntimeFailure,
 )
-from runtimes.llama.hash_cache import HashCache
-from runtimes.llama.model_file import model_name
-from runtimes.llama.prospect import RUNTIME_NAME
+from runtimes.llama.files.hash_cache import HashCache
+from runtimes.llama.files.model_file import model_name
+from runtimes.llama.files.prospect import RUNTIME_NAME
+from runtimes.llama.files.speed_cache import SpeedCache
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import check_llama_cpp, check_options, read_settings
-from runtimes.llama.speed_cache import SpeedCache
 from runtimes.model_memory import ModelMemory
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import ScanBudget

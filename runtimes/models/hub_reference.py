@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.model_file import model_name, model_parts
-from runtimes.llama.projector import is_projector_name
+from runtimes.llama.files.model_file import model_name, model_parts
+from runtimes.llama.files.projector import is_projector_name
 from runtimes.models.found_model import plain_name
 from runtimes.models.gguf_files import SUFFIX
 from runtimes.models.quantization import canonical, preference, quantization_of

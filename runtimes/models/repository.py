@@ -1,6 +1,6 @@
 """The one place for the names of a GGUF file that came from a repository ORG/REPO."""
 
-from runtimes.llama.model_file import model_name
+from runtimes.llama.files.model_file import model_name
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import GgufModel
 from runtimes.models.quantization import quantization_of

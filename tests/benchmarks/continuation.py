@@ -19,7 +19,7 @@ import random
 import statistics
 import sys
 
-from runtimes.llama.engine import Engine
+from runtimes.llama.engine.engine import Engine
 from runtimes.llama.frames import Generate
 from runtimes.llama.settings import DEMO_FILE
 from tests.runtimes.llama.engines import Outcome, Outcomes, generate, make_engine

@@ -25,7 +25,7 @@ import numpy
 import pytest
 
 from runtimes.llama.demo import build
-from runtimes.llama.engine import Engine
+from runtimes.llama.engine.engine import Engine
 from tests.benchmarks.engine import SHAPE, prompt_of
 from tests.runtimes.llama.engines import generate, make_engine, run
 

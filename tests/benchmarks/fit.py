@@ -18,7 +18,7 @@ import psutil
 import trio
 
 from runtimes.llama.demo import build
-from runtimes.llama.prospect import look
+from runtimes.llama.files.prospect import look
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from tests.runtimes.serving import ask

@@ -5,10 +5,10 @@ import os
 import pathlib
 from collections.abc import Collection
 
-from runtimes.llama.embedder import Embedder
-from runtimes.llama.engine import Engine
+from runtimes.llama.engine.embedder import Embedder
+from runtimes.llama.engine.engine import Engine
+from runtimes.llama.engine.model import open_model
 from runtimes.llama.frames import CREDIT_TOKENS, Ended, Generate, Load, Prefilled, Tokens
-from runtimes.llama.model import open_model
 
 CONTEXT_TOKENS = 2048
 STEPS_MAX = 20_000

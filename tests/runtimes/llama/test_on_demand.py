@@ -13,13 +13,13 @@ import trio
 import trio.testing
 
 from runtimes.base import Chunk, ModelCard, RuntimeFailure
-from runtimes.llama import known_file
 from runtimes.llama import runtime as runtime_module
-from runtimes.llama.adapter import whole_hash
-from runtimes.llama.hash_cache import HashCache
+from runtimes.llama.files import known_file
+from runtimes.llama.files.adapter import whole_hash
+from runtimes.llama.files.hash_cache import HashCache
+from runtimes.llama.files.model_file import content_hash
+from runtimes.llama.files.prospect import look
 from runtimes.llama.link import WorkerEnd, WorkerLink
-from runtimes.llama.model_file import content_hash
-from runtimes.llama.prospect import look
 from runtimes.llama.residence import Residence
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.llama.batch import fair_shares
+from runtimes.llama.engine.batch import fair_shares
 from runtimes.llama.pace import (
     BATCH_TOKENS_MAX,
     FIRST_PIECE_TOKENS,

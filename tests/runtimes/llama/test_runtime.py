@@ -16,7 +16,7 @@ import trio.testing
 from runtimes import hardware
 from runtimes.base import Chunk, GenerateEvent, RuntimeFailure
 from runtimes.hardware import Gpu
-from runtimes.llama.model_file import content_hash
+from runtimes.llama.files.model_file import content_hash
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import DEMO_FILE, LlamaSettings
 from runtimes.worker import process

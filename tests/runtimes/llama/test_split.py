@@ -10,16 +10,16 @@ import trio
 
 from runtimes import hardware
 from runtimes.hardware import Gpu
-from runtimes.llama import prospect
-from runtimes.llama.bindings import Handle, Parameters, load_bindings
-from runtimes.llama.fit import DEVICE_BYTES, needed_room
+from runtimes.llama.engine.bindings import Handle, Parameters, load_bindings
+from runtimes.llama.engine.model import open_model
+from runtimes.llama.files import prospect
+from runtimes.llama.files.fit import DEVICE_BYTES, needed_room
 from runtimes.llama.frames import Load
 from runtimes.llama.link import WorkerLink
-from runtimes.llama.model import open_model
 from runtimes.llama.settings import LlamaSettings, read_settings
 from runtimes.llama.split import MODES, Split
 from runtimes.room import Room
-from tests.runtimes.llama.test_fit import CAPACITY, WIDE
+from tests.runtimes.llama.files.test_fit import CAPACITY, WIDE
 from tests.runtimes.serving import needs_llama
 
 SIZE_BYTES = 16 * 10**9

@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from runtimes.base import RuntimeFailure
-from runtimes.llama.engine import Engine
+from runtimes.llama.engine.engine import Engine
+from runtimes.llama.engine.trial import Trial
 from runtimes.llama.frames import (
     CREDIT_TOKENS,
     Cancel,
@@ -23,7 +24,6 @@ from runtimes.llama.frames import (
     Started,
     Tokens,
 )
-from runtimes.llama.trial import Trial
 from runtimes.llama.worker import Worker
 from runtimes.reply_form import ReplyForm
 from runtimes.worker.pipe import Pipe

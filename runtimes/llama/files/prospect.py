@@ -1,0 +1,122 @@
+"""The one place for what is known of a model before it is loaded: its card, its slots, its need."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Iterable
+
+from runtimes import hardware
+from runtimes.base import ModelCard, RuntimeFailure
+from runtimes.embedding import GENERATE
+from runtimes.llama.files.context_length import CONTEXT_TOKENS_MIN
+from runtimes.llama.files.fit import added_room, capacity_of, needed_room
+from runtimes.llama.files.hash_cache import HashCache, file_identity
+from runtimes.llama.files.metadata import read_metadata
+from runtimes.llama.files.model_file import model_bytes
+from runtimes.llama.files.projector import projector_bytes, tasks_of
+from runtimes.llama.files.shape import Shape
+from runtimes.llama.settings import LlamaSettings
+from runtimes.room import Room
+
+RUNTIME_NAME = "llama"
+BYTES_MAX = 2**62
+"""What is told to others must fit into 63 bits."""
+ARCHITECTURE_CHARACTERS_MAX = 64
+"""llama.cpp knows none with half as many."""
+GPU_LIBRARIES = ("cuda", "vulkan")
+"""llama.cpp's libraries for the GPUs that are looked for (NVIDIA's), by a part of their names."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """A model file as it is now."""
+
+    card: ModelCard
+    """With an empty content hash while that is not known."""
+    slots: int
+    need: Room
+    least: Room
+    """The same without the weights, which are mapped."""
+    memory_bytes: int
+    """What the estimate, and so the worker, plans with; 0: unknown."""
+    identity: str
+    """Of the files, for the cache of hashes."""
+
+
+def look(
+    settings: LlamaSettings, hashes: HashCache | None, limit_bytes: int | None = None
+) -> Prospect:
+    """Read what the files say. `limit_bytes`: what models may take of the memory. Blocking: a
+    fraction of a second. Raises RuntimeFailure `invalid_model`, and OSError.
+    """
+    identity = file_identity(settings.path, settings.lora, settings.projector)
+    size_bytes = model_bytes(settings.path)
+    draft_bytes = 0
+    added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
+    if settings.projector is not None:
+        added_bytes += projector_bytes(settings.projector)
+    shape = Shape.of(read_metadata(settings.path))
+    _check(shape, settings.path)
+    gpus = len(hardware.usable_gpus()) if has_gpu_build() else 0
+    available = hardware.available_memory_bytes()
+    if limit_bytes is not None:
+        available = min(available or limit_bytes, limit_bytes)
+    try:
+        capacity = capacity_of(shape, settings, available=available, gpu=gpus > 0)
+        need = needed_room(shape, settings, size_bytes + added_bytes, capacity, gpus=gpus)
+        if settings.draft is not None and shape.pooling.task == GENERATE:
+            draft = Shape.of(read_metadata(settings.draft))
+            draft_bytes = model_bytes(settings.draft)
+            need += added_room(draft, settings, draft_bytes, capacity, gpus=gpus)
+    except ArithmeticError as error:
+        raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
+    if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
+        raise _invalid(settings.path, "has sizes that make no sense")
+    content_hash = settings.content_hash
+    if content_hash is None and hashes is not None:
+        content_hash = hashes.find(identity)
+    return Prospect(
+        card=ModelCard(
+            name=settings.name,
+            content_hash=content_hash or "",
+            runtime=RUNTIME_NAME,
+            architecture=shape.architecture,
+            parameters=shape.parameters,
+            quantization=shape.quantization,
+            size_bytes=size_bytes,
+            context_tokens=shape.context_tokens(settings.context_tokens),
+            tasks=tasks_of(shape.pooling.task, settings.projector),
+        ),
+        slots=capacity.slots,
+        need=need,
+        least=Room(max(0, need.memory_bytes - size_bytes - draft_bytes), need.vram_bytes),
+        memory_bytes=available,
+        identity=identity,
+    )
+
+
+def _check(shape: Shape, path: pathlib.Path) -> None:
+    """Refuse what no worker would load, and what other nodes would not read."""
+    name = shape.architecture
+    if len(name) > ARCHITECTURE_CHARACTERS_MAX or not name.isprintable():
+        raise _invalid(path, "has no sane name of its architecture")
+    if shape.pooling.task != GENERATE and shape.trained_context_tokens < CONTEXT_TOKENS_MIN:
+        raise _invalid(path, "does not say how long texts may be")
+
+
+def _invalid(path: pathlib.Path, what: str) -> RuntimeFailure:
+    return RuntimeFailure("invalid_model", f"{path} {what}; download it again or choose another")
+
+
+def has_gpu_build() -> bool:
+    """Whether the llama.cpp that is installed can use NVIDIA's GPUs; by its files, for only a
+    worker loads it.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    folders: Iterable[str] = (spec and spec.submodule_search_locations) or ()
+    return any(
+        kind in library.name
+        for folder in folders
+        for library in pathlib.Path(folder, "lib").glob("*ggml-*")
+        for kind in GPU_LIBRARIES
+    )
