@@ -6,6 +6,7 @@ interpreted code, which the benchmark prints so that anybody can compare.
 
 Run: python -m tests.benchmarks.compiled starvation --grid fifty
      python -m tests.benchmarks.compiled goodbyes
+     python -m tests.benchmarks.compiled fuzz
      python -m tests.benchmarks.compiled bench --nodes 1000
      python -m tests.benchmarks.compiled policies --nodes 1000 --load-age 1 5
 """
@@ -20,7 +21,7 @@ from typing import Final
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 ROOMS: Final = ("protocol", "simulations")
-BENCHMARKS: Final = ("starvation", "goodbyes", "science", "bench", "policies")
+BENCHMARKS: Final = ("starvation", "goodbyes", "science", "bench", "policies", "fuzz")
 _MYPY: Final = """[mypy]
 strict = True
 [mypy-msgpack.*]
