@@ -122,7 +122,7 @@ def _make_by_name(spec: str, options: Mapping[str, str]) -> Source:
                 f"no runtime is called {named[1][:80]!r} ({_known()}), and {unknown.message}",
             ) from unknown
         raise
-    return _make_llama(model.path, {"name": model.name, **options})
+    return _make_llama(model.path, {**model.options(), **options})
 
 
 def _is_name(spec: str) -> bool:

@@ -55,7 +55,7 @@ def choose_offer(models: Sequence[FoundModel], memory_bytes: int) -> DefaultOffe
         if needed_bytes(model) <= memory_bytes and _can_answer(model.path):
             return DefaultOffer(
                 spec=f"llama:{model.path}",
-                options={"name": model.name},
+                options=model.options(),
                 notice=f"offering {model.name} ({_size(model.size_bytes)}, found in "
                 f"{model.origin}){_others(ranked, model)}",
             )

@@ -15,7 +15,7 @@ import httpx
 
 from runtimes.base import RuntimeFailure
 from runtimes.models.hub_frames import Fetching
-from runtimes.models.hub_reference import HubModelFiles, HubReference, choose, models_in
+from runtimes.models.hub_reference import HubReference, choose, models_in, projector_of
 from runtimes.models.partial_file import PartialFile
 
 try:
@@ -37,8 +37,11 @@ _ETAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 class HubDownload:
     """Brings one model to the cache."""
 
-    def __init__(self, reference: HubReference, report: Callable[[Fetching], None]) -> None:
+    def __init__(
+        self, reference: HubReference, with_projector: bool, report: Callable[[Fetching], None]
+    ) -> None:
         self._reference = reference
+        self._with_projector = with_projector
         self._repository = reference.repository
         self._report = report
         self._name = ""
@@ -59,15 +62,21 @@ class HubDownload:
                 f"huggingface_hub does not load ({_missing}): pip install huggingface_hub",
             )
         with _failures_explained(self._repository):
-            commit, model = self._choose()
+            commit, files = self._list()
+            model = choose(self._reference, models_in(files))
+            wanted = list(model.files)
+            projector = projector_of(model, files) if self._with_projector else None
+            if projector is not None:
+                # A model that is whole is served with what lies beside it by then.
+                wanted.insert(0, projector)
             self._name = model.name
-            self._total_bytes = model.size_bytes
+            self._total_bytes = sum(files[file] for file in wanted)
             self._tell(0)
-            paths = [self._fetch(file, commit) for file in model.files]
-            return paths[0]
+            paths = [self._fetch(file, commit) for file in wanted]
+            return paths[-len(model.files)]
 
-    def _choose(self) -> tuple[str, HubModelFiles]:
-        """The newest commit, and the model in it that is asked for."""
+    def _list(self) -> tuple[str, dict[str, int]]:
+        """The newest commit, and its files with their sizes in bytes."""
         info = huggingface_hub.HfApi().model_info(
             self._repository, files_metadata=True, timeout=TIMEOUT_S
         )
@@ -78,7 +87,7 @@ class HubDownload:
         }
         if _COMMIT.fullmatch(info.sha or "") is None:
             raise RuntimeFailure("unavailable", "the Hub names no commit")
-        return info.sha or "", choose(self._reference, models_in(files))
+        return info.sha or "", files
 
     def _fetch(self, file: str, commit: str) -> pathlib.Path:
         """Bring one file to the cache; where it lies there."""

@@ -29,8 +29,14 @@ _ENVIRONMENT = {
 _ENVIRONMENT_PREFIX = "HF_"
 
 
-async def fetch(reference: HubReference, on_progress: Callable[[Fetching], None]) -> pathlib.Path:
-    """Bring a model to the Hugging Face cache; where its first file lies.
+async def fetch(
+    reference: HubReference,
+    on_progress: Callable[[Fetching], None],
+    *,
+    with_projector: bool = True,
+) -> pathlib.Path:
+    """Bring a model to the Hugging Face cache, its projector beside it if it has one; where its
+    first file lies.
 
     Raises RuntimeFailure: `unavailable` where another attempt may do, else `invalid_model` or
     `missing_dependency`.
@@ -46,6 +52,7 @@ async def fetch(reference: HubReference, on_progress: Callable[[Fetching], None]
     order = Fetch(
         repository=reference.repository,
         quantization=reference.quantization,
+        with_projector=with_projector,
         environment=tuple(hub_environment(os.environ).items()),
     )
     last: Frame | None = None

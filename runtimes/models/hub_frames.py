@@ -19,6 +19,8 @@ class Fetch:
 
     repository: str
     quantization: str
+    with_projector: bool
+    """Whether its projector is wanted too, if it has one."""
     environment: tuple[tuple[str, ...], ...]
     """Pairs of name and value: what huggingface_hub reads, the token included."""
 

@@ -143,7 +143,9 @@ class HubModel(Runtime):
         """One attempt; None after one that failed and the wait that has to follow it."""
         received_before = self._progress.received_bytes
         try:
-            path = await fetch(self._reference, self._note)
+            path = await fetch(
+                self._reference, self._note, with_projector="mmproj" not in self._options
+            )
         except RuntimeFailure as failure:
             if failure.code != "unavailable":
                 raise

@@ -6,11 +6,11 @@ Pure: knows no network. A repository mostly has one model in many formats, some 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.files.model_file import model_name, model_parts
-from runtimes.llama.files.projector import is_projector_name
+from runtimes.llama.files.projector import fitting_projectors, is_projector_name
 from runtimes.models.found_model import plain_name
 from runtimes.models.gguf_files import SUFFIX
 from runtimes.models.quantization import canonical, preference, quantization_of
@@ -65,13 +65,8 @@ def read_reference(text: str) -> HubReference:
 def models_in(files: Mapping[str, int]) -> list[HubModelFiles]:
     """The models among a repository's files (name to size in bytes), without unfinished splits."""
     found = []
-    for file in sorted(files):
-        path = pathlib.PurePosixPath(file)
-        if (
-            not _stays_inside(path)
-            or not path.name.lower().endswith(SUFFIX)
-            or is_projector_name(path.name)
-        ):
+    for path in _gguf_files(files):
+        if is_projector_name(path.name):
             continue
         try:
             parts = [part.name for part in model_parts(pathlib.Path(path.name))]
@@ -83,6 +78,26 @@ def models_in(files: Mapping[str, int]) -> list[HubModelFiles]:
             stem = model_name(pathlib.Path(path.name))
             found.append(HubModelFiles(name=stem, files=names, size_bytes=size_bytes))
     return found
+
+
+def projector_of(model: HubModelFiles, files: Mapping[str, int]) -> str | None:
+    """The projector of `model` among its repository's files (name to size in bytes): the one that
+    it would have in a folder; None if there is none.
+    """
+    first = pathlib.PurePosixPath(model.files[0])
+    beside = {
+        path.name: files[str(path)] for path in _gguf_files(files) if path.parent == first.parent
+    }
+    fitting = fitting_projectors(first.name, beside)
+    return str(first.with_name(fitting[0])) if fitting else None
+
+
+def _gguf_files(files: Mapping[str, int]) -> Iterator[pathlib.PurePosixPath]:
+    for file in sorted(files):
+        path = pathlib.PurePosixPath(file)
+        is_plain = str(path) == file and _stays_inside(path)
+        if is_plain and path.name.lower().endswith(SUFFIX):
+            yield path
 
 
 def _stays_inside(path: pathlib.PurePosixPath) -> bool:

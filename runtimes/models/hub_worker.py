@@ -40,7 +40,7 @@ def main() -> None:
     reference = HubReference(repository=order.repository, quantization=order.quantization)
     reporter = Reporter(pipe)
     try:
-        path = HubDownload(reference, reporter.report).run()
+        path = HubDownload(reference, order.with_projector, reporter.report).run()
     except RuntimeFailure as failure:
         last: Frame = FetchFailed(code=failure.code, message=failure.message)
     else:

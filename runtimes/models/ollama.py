@@ -1,13 +1,16 @@
 """The one place that knows where Ollama keeps its models.
 
 models/manifests/HOST/NAMESPACE/MODEL/TAG     JSON: the layers of NAMESPACE/MODEL:TAG
-models/blobs/sha256-HEX                       a layer; one of them is the GGUF file
+models/blobs/sha256-HEX                       a layer; one of them is the GGUF file,
+                                              perhaps another one its projector
 """
 
 import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import ScanBudget, files_below
@@ -17,6 +20,7 @@ FOLDER_VARIABLE = "OLLAMA_MODELS"
 SERVICE_FOLDER = pathlib.Path("/usr/share/ollama/.ollama/models")
 """Where Ollama's installer for Linux lets its service keep them."""
 MODEL_LAYER = "application/vnd.ollama.image.model"
+PROJECTOR_LAYER = "application/vnd.ollama.image.projector"
 ADAPTER_LAYER = "application/vnd.ollama.image.adapter"
 MANIFEST_BYTES_MAX = 256 * 1024
 
@@ -53,17 +57,14 @@ def _read_manifest(folder: pathlib.Path, manifest: pathlib.Path) -> FoundModel |
         with manifest.open("rb") as file:
             content = json.loads(file.read(MANIFEST_BYTES_MAX))
         layers = [layer for layer in content["layers"] if isinstance(layer, dict)]
-        weights = [layer for layer in layers if layer.get("mediaType") == MODEL_LAYER]
         # Without its adapter a model is not the one that its name promises.
-        if len(weights) != 1 or any(layer.get("mediaType") == ADAPTER_LAYER for layer in layers):
+        if any(layer.get("mediaType") == ADAPTER_LAYER for layer in layers):
             return None
-        digest = _DIGEST.fullmatch(weights[0]["digest"])
-        if digest is None:
-            return None
-        blob = folder / "blobs" / f"sha256-{digest[1]}"
-        if not blob.is_file():
+        blob = _only_blob(folder, layers, MODEL_LAYER)
+        if blob is None:
             return None
         size_bytes = blob.stat().st_size
+        projector = _only_blob(folder, layers, PROJECTOR_LAYER)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):  # a manifest is just a file
         return None
     host, namespace, model, tag = place
@@ -75,4 +76,17 @@ def _read_manifest(folder: pathlib.Path, manifest: pathlib.Path) -> FoundModel |
         size_bytes=size_bytes,
         origin=ORIGIN,
         aliases=(plain_name(family),) if tag == _DEFAULT_TAG else (),
+        projector=projector,
     )
+
+
+def _only_blob(
+    folder: pathlib.Path, layers: Iterable[dict[str, Any]], kind: str
+) -> pathlib.Path | None:
+    """The file of the only layer of a kind; None unless there is one such layer, and the file."""
+    digests = [layer.get("digest") for layer in layers if layer.get("mediaType") == kind]
+    if len(digests) != 1 or not isinstance(digests[0], str):
+        return None
+    digest = _DIGEST.fullmatch(digests[0])
+    blob = folder / "blobs" / f"sha256-{digest[1]}" if digest else None
+    return blob if blob is not None and blob.is_file() else None

@@ -26,13 +26,13 @@ class UnknownModel(RuntimeFailure):
 
 
 def models_on_disk(budget: ScanBudget | None = None) -> list[FoundModel]:
-    """All models that are found before the budget is spent; the same file is there once."""
+    """All models that are found before the budget is spent; the same one is there once."""
     shared = budget or ScanBudget()
-    found: dict[pathlib.Path, FoundModel] = {}
+    found: dict[tuple[pathlib.Path, pathlib.Path | None], FoundModel] = {}
     for store in _STORES:
         try:
             for model in store(shared):
-                found.setdefault(_real(model.path), model)
+                found.setdefault((_real(model.path), model.projector), model)
         except RuntimeError:  # no home folder to look in
             continue
     return list(found.values())

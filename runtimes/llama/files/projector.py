@@ -4,10 +4,11 @@ A projector (`mmproj`) is the half of a vision model that turns images into what
 It lies in a GGUF file of its own, mostly beside the model.
 """
 
+import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Final
 
 from runtimes.base import RuntimeFailure
@@ -23,8 +24,10 @@ ENTRIES_MAX: Final = 4_096
 DECODED_BYTES: Final = 12
 """For each pixel, while an image is decoded; about."""
 
-_WORD: Final = re.compile(r"[^\W_]{2,}")
-_ANY: Final = re.compile(r"mmproj|model|gguf|i?q\d\w*|b?f\d\d|fp\d\d|ud|xs|xxs|xl|imat|i1")
+_WORD: Final = re.compile(r"mxfp\d_moe|[^\W_]{2,}")
+_ANY: Final = re.compile(
+    r"mmproj|model|gguf|[it]?q\d\w*|b?f\d\d|fp\d\d|mxfp\d(_moe)?|ud|nl|xs|xxs|xl|imat(rix)?|i1"
+)
 """Words of a name that say nothing of which model it is: of formats, mostly."""
 
 
@@ -55,6 +58,32 @@ def find_projector(model: pathlib.Path, option: str | None) -> pathlib.Path | No
     return path
 
 
+def fitting_projectors(model: str, sizes: Mapping[str, int]) -> list[str]:
+    """Of the GGUF files in one folder (name to size in bytes) those that are projectors of the file
+    `model` by their names: they name it, or no model at all where all files are of this one. The
+    most telling name comes first, then the smallest file. Pure.
+    """
+    own = _words(model_name(pathlib.Path(model)))
+    others = [name for name in sizes if not is_projector_name(name)]
+    is_of_one = all(_words(model_name(pathlib.Path(name))) == own for name in others)
+    fitting = []
+    for name, size_bytes in sizes.items():
+        words = _words(name)
+        fits = words <= own if words else is_of_one
+        if fits and is_projector_name(name) and name != model:
+            fitting.append((-len(words), size_bytes, name))
+    return [name for _, _, name in sorted(fitting)]
+
+
+def is_projector(path: pathlib.Path) -> bool:
+    """Whether the file at `path` is a projector for images, by its header. Blocking."""
+    try:
+        check_model_file(path)
+        return _sees(read_metadata(path))
+    except (RuntimeFailure, OSError):
+        return False
+
+
 def projector_bytes(path: pathlib.Path) -> int:
     """The memory that it takes: its weights, the buffers of one image, and what decoding one needs.
     Blocking. Raises RuntimeFailure `invalid_model`, and OSError.
@@ -77,42 +106,27 @@ def tasks_of(task: str, projector: pathlib.Path | None) -> tuple[str, ...]:
 
 
 def _beside(model: pathlib.Path) -> pathlib.Path | None:
-    own = _words(model_name(model))
-    names = list(_names(model.parent))
-    others = [name for name in names if not is_projector_name(name)]
-    is_of_one = all(_words(model_name(pathlib.Path(name))) == own for name in others)
-    fitting = []
-    for name in names:
-        words = _words(name)
-        if is_projector_name(name) and (words <= own if words else is_of_one):
-            size_bytes = _projector_size(model.with_name(name))
-            if name != model.name and size_bytes is not None:
-                fitting.append((-len(words), size_bytes, name))
-    return model.with_name(min(fitting)[-1]) if fitting else None
+    fitting = fitting_projectors(model.name, _sizes(model.parent))
+    return next(filter(is_projector, map(model.with_name, fitting)), None)
 
 
-def _names(folder: pathlib.Path) -> Iterator[str]:
+def _sizes(folder: pathlib.Path) -> dict[str, int]:
+    """The GGUF files of a folder, and their bytes."""
+    sizes = {}
     try:
         with os.scandir(folder) as entries:
             for _, entry in zip(range(ENTRIES_MAX), entries, strict=False):
                 if entry.name.lower().endswith(".gguf"):
-                    yield entry.name
+                    with contextlib.suppress(OSError):  # a link to nothing, or just deleted
+                        sizes[entry.name] = entry.stat().st_size
     except OSError:
-        return
+        return {}
+    return sizes
 
 
 def _words(name: str) -> frozenset[str]:
     words = _WORD.findall(name.lower())
     return frozenset(word for word in words if not _ANY.fullmatch(word))
-
-
-def _projector_size(path: pathlib.Path) -> int | None:
-    """In bytes, on disk; None for a file that is no projector for images."""
-    try:
-        check_model_file(path)
-        return path.stat().st_size if _sees(read_metadata(path)) else None
-    except (RuntimeFailure, OSError):
-        return None
 
 
 def _sees(metadata: Metadata) -> bool:

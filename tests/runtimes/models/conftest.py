@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
 from runtimes.models import ollama
 from tests.runtimes.models.fake_disk import FakeDisk
+from tests.runtimes.models.fake_hub import FakeHub
 
 
 @pytest.fixture
@@ -21,3 +23,12 @@ def disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
     monkeypatch.setenv("USERPROFILE", str(home))
     monkeypatch.setattr(ollama, "SERVICE_FOLDER", tmp_path / "no-service")
     return FakeDisk(home)
+
+
+@pytest.fixture
+def hub(disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub without a repository, which all clients here talk to, and a home without a cache."""
+    del disk
+    with FakeHub().running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub

@@ -4,10 +4,12 @@ import hashlib
 import json
 import pathlib
 import struct
+from collections.abc import Sequence
 
 from runtimes.llama.settings import DEMO_FILE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLLAMA_KIND = "application/vnd.ollama.image"
 
 
 def gguf(size: int = 100, architecture: str = "llama") -> bytes:
@@ -45,21 +47,23 @@ class FakeDisk:
         *,
         host: str = "registry.ollama.ai",
         folder: pathlib.Path | None = None,
-        more_layers: tuple[str, ...] = (),
+        more_layers: Sequence[tuple[str, bytes]] = (),
     ) -> pathlib.Path:
-        """A model as `ollama pull NAMESPACE/MODEL:TAG` leaves it; its blob."""
+        """A model as `ollama pull NAMESPACE/MODEL:TAG` leaves it; its blob. `more_layers` are kinds
+        and what is in them.
+        """
         top = folder or self.ollama_folder
-        digest = hashlib.sha256(data).hexdigest()
-        layers = [{"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:00"}]
-        layers += [
-            {"mediaType": kind, "digest": f"sha256:{digest}"}
-            for kind in ("application/vnd.ollama.image.model", *more_layers)
-        ]
+        layers = [{"mediaType": f"{OLLAMA_KIND}.license", "digest": "sha256:00"}]
+        blobs = []
+        for kind, content in (("model", data), *more_layers):
+            digest = hashlib.sha256(content).hexdigest()
+            layers.append({"mediaType": f"{OLLAMA_KIND}.{kind}", "digest": f"sha256:{digest}"})
+            blobs.append(write(top / "blobs" / f"sha256-{digest}", content))
         family, _, tag = name.partition(":")
         place = family if "/" in family else f"library/{family}"
         manifest = json.dumps({"schemaVersion": 2, "layers": layers}).encode()
         write(top / "manifests" / host / place / tag, manifest)
-        return write(top / "blobs" / f"sha256-{digest}", data)
+        return blobs[0]
 
     def lm_studio(self, place: str, data: bytes) -> pathlib.Path:
         """A model at PUBLISHER/REPO/FILE."""

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -34,19 +33,14 @@ FILE = "tiny-Q4_K_M.gguf"
 DATA = os.urandom(300_000)
 
 
-@pytest.fixture
-def hub(disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A Hub with one repository, which all clients here talk to, and a home without a cache."""
-    del disk
-    hub = FakeHub()
+@pytest.fixture(autouse=True)
+def repository(hub: FakeHub) -> None:
+    """One that the Hub has."""
     hub.files[REPOSITORY] = {
         "README.md": b"Read me.",
         "tiny-Q8_0.gguf": b"another",
         FILE: DATA,
     }
-    with hub.running():
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        yield hub
 
 
 def fetched(reference: str) -> pathlib.Path:
@@ -221,12 +215,12 @@ def test_without_network_it_says_so_and_goes_on_trying(
     async def main() -> None:
         enough = trio.Event()
 
-        async def counted(*arguments: object) -> pathlib.Path:
+        async def counted(*arguments: object, **wishes: bool) -> pathlib.Path:
             nonlocal tries
             tries += 1
             if tries == 3:
                 enough.set()
-            return await fetch(*arguments)  # type: ignore[arg-type]  # passed on as they came
+            return await fetch(*arguments, **wishes)  # type: ignore[arg-type]  # passed on
 
         monkeypatch.setattr("runtimes.models.hub_model.fetch", counted)
         with trio.fail_after(TIMEOUT_S):

@@ -3,7 +3,13 @@
 import pytest
 
 from runtimes.base import RuntimeFailure
-from runtimes.models.hub_reference import HubReference, choose, models_in, read_reference
+from runtimes.models.hub_reference import (
+    HubReference,
+    choose,
+    models_in,
+    projector_of,
+    read_reference,
+)
 from runtimes.models.quantization import quantization_of
 
 
@@ -116,3 +122,47 @@ def test_what_is_not_there_is_said_with_what_is(
     assert failed.value.code == "invalid_model"
     for word in words:
         assert word in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("files", "projector"),
+    [
+        (("m-Q4_K_M.gguf", "m-Q8_0.gguf", "m-UD-IQ4_NL.gguf", "mmproj-F16.gguf"),
+         "mmproj-F16.gguf"),
+        (("m-Q4_K_M.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"), "mmproj-BF16.gguf"),
+        (("m-Q4_K_M.gguf", "mmproj-F16.gguf", "mm.mmproj-F32.gguf"), "mmproj-F16.gguf"),
+        (("big-Q4_K_M.gguf", "mmproj-F16.gguf", "big.mmproj-F32.gguf"), "big.mmproj-F32.gguf"),
+        (("big-Q4_K_M.gguf", "other.gguf", "mmproj-F16.gguf"), None),
+        (("a/big-Q4_K_M.gguf", "a/mmproj.gguf", "mmproj-big.gguf"), "a/mmproj.gguf"),
+        (("a/big-Q4_K_M.gguf", "mmproj-big.gguf"), None),
+        (("big-Q4_K_M-00001-of-00002.gguf", "big-Q4_K_M-00002-of-00002.gguf", "mmproj-F16.gguf"),
+         "mmproj-F16.gguf"),
+        (("big-Q4_K_M.gguf", "mmproj-F16.safetensors", "README.mmproj"), None),
+        (("big-Q4_K_M.gguf",), None),
+    ],
+)  # fmt: skip
+def test_the_projector_is_the_one_that_a_folder_has(
+    files: tuple[str, ...], projector: str | None
+) -> None:
+    """Beside the model, the most telling name, then the smallest; only GGUF files count."""
+    listed = sizes(*files)
+    model = choose(HubReference(repository="o/r", quantization="Q4_K_M"), models_in(listed))
+    assert projector_of(model, listed) == projector
+
+
+@pytest.mark.parametrize(
+    "name", ["../mmproj.gguf", "./mmproj.gguf", "a//mmproj.gguf", "/mmproj.gguf", "mmproj\\.gguf",
+             "c:mmproj.gguf", "mmproj\n.gguf", "mmproj-m\x1b.gguf"]
+)  # fmt: skip
+def test_projectors_that_would_leave_the_cache_are_not_there(name: str) -> None:
+    """Nor those whose names can be read in two ways."""
+    listed = sizes("m.gguf", "a/m.gguf", name)
+    for model in models_in(listed):
+        assert projector_of(model, listed) is None
+
+
+def test_of_thousands_of_projectors_one_is_chosen() -> None:
+    """Each is looked at once."""
+    listed = sizes("m.gguf", *(f"mmproj-q{number}.gguf" for number in range(5_000)))
+    (model,) = models_in(listed)
+    assert projector_of(model, listed) == "mmproj-q0.gguf"

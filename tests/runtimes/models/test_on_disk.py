@@ -1,5 +1,7 @@
 """Models of other programs are found by their names, whatever lies around them."""
 
+import hashlib
+import json
 import os
 import pathlib
 
@@ -8,7 +10,7 @@ import pytest
 from runtimes.base import RuntimeFailure
 from runtimes.models.gguf_files import ScanBudget, files_below
 from runtimes.models.on_disk import UnknownModel, find_model, models_on_disk
-from tests.runtimes.models.fake_disk import COMMIT, FakeDisk, gguf, write
+from tests.runtimes.models.fake_disk import COMMIT, OLLAMA_KIND, FakeDisk, gguf, write
 
 
 @pytest.fixture
@@ -166,8 +168,55 @@ def test_hostile_manifests_are_no_models(disk: FakeDisk, manifest: bytes) -> Non
 
 def test_an_adapted_model_is_not_offered_without_its_adapter(disk: FakeDisk) -> None:
     """Under its name it would be another model."""
-    disk.ollama("tuned:1b", gguf(), more_layers=("application/vnd.ollama.image.adapter",))
+    disk.ollama("tuned:1b", gguf(), more_layers=[("adapter", gguf(101))])
     assert models_on_disk() == []
+
+
+def manifest_with(*projectors: object) -> bytes:
+    """Of a model whose layers with projectors have these digests."""
+    digest = f"sha256:{hashlib.sha256(gguf()).hexdigest()}"
+    kinds = ("model", *["projector"] * len(projectors))
+    layers = [
+        {"mediaType": f"{OLLAMA_KIND}.{kind}", "digest": one}
+        for kind, one in zip(kinds, (digest, *projectors), strict=True)
+    ]
+    return json.dumps({"layers": layers}).encode()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_ollamas_projector_is_known_where_there_is_one(disk: FakeDisk, count: int) -> None:
+    """Of several nobody knows which; the model is there all the same."""
+    path = disk.ollama("good:1b", gguf(), more_layers=[("projector", gguf(101))])
+    digest = f"sha256:{hashlib.sha256(gguf(101)).hexdigest()}"
+    manifest = disk.ollama_folder / "manifests/registry.ollama.ai/library/good/1b"
+    manifest.write_bytes(manifest_with(*[digest] * count))
+    (model,) = models_on_disk()
+    assert model.path == path
+    blob = path.with_name(digest.replace(":", "-"))
+    assert model.projector == (blob if count == 1 else None)
+
+
+def test_the_same_weights_with_a_projector_are_another_model(disk: FakeDisk) -> None:
+    """Both are found; a second name for the same one is not a second model."""
+    disk.ollama("blind:1b", gguf())
+    for name in ("seeing:1b", "seeing:latest"):
+        disk.ollama(name, gguf(), more_layers=[("projector", gguf(101))])
+    assert [model.name for model in models_on_disk()] == ["blind:1b", "seeing:1b"]
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["sha256:" + "0" * 64, "../../secret.gguf", "sha256:x/../../../secret.gguf", "/etc/passwd", "",
+     5, None, {}, [], "sha256:" + "a" * 65, "sha256:" + "A" * 64],
+)  # fmt: skip
+def test_a_projectors_digest_leads_nowhere_else(disk: FakeDisk, digest: object) -> None:
+    """What names no blob that is there names nothing."""
+    disk.ollama("good:1b", gguf())
+    write(disk.ollama_folder.parent / "secret.gguf", gguf(101))
+    (disk.ollama_folder / "blobs" / "sha256-x").mkdir()
+    manifest = disk.ollama_folder / "manifests/registry.ollama.ai/library/good/1b"
+    manifest.write_bytes(manifest_with(digest))
+    assert [(model.name, model.projector) for model in models_on_disk()] == [("good:1b", None)]
 
 
 def test_hostile_folders_are_survived(disk: FakeDisk, tmp_path: pathlib.Path) -> None:

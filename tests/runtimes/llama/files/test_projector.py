@@ -54,6 +54,12 @@ def found(folder: pathlib.Path, model: str, others: Sequence[str]) -> str | None
         (f"{QWEN}.Q4_K_M.gguf", [f"{QWEN}.mmproj-Q8_0.gguf"], 0),
         (f"{QWEN}-Q4_K_M-00001-of-00002.gguf", ["mmproj-F16.gguf"], 0),
         (f"{QWEN}-Q4_K_M.gguf", ["mmproj-model-f16.gguf", f"{QWEN}-Q8_0.gguf"], 0),
+        (
+            f"{QWEN}-UD-Q4_K_XL.gguf",
+            ["mmproj-F16.gguf"]
+            + [f"{QWEN}-{label}.gguf" for label in ("IQ4_NL", "MXFP4_MOE", "TQ1_0", "i1-imatrix")],
+            0,
+        ),
         (f"{QWEN}-Q4_K_M.gguf", [f"mmproj-{QWEN}-f16.gguf", "mmproj-BF16.gguf"], 0),
         (f"{QWEN}-Q4_K_M.gguf", ["mmproj-gemma-3-4b-it-f16.gguf"], None),
         (f"{QWEN}-Q4_K_M.gguf", ["mmproj-Qwen2.5-VL-32B-Instruct-f16.gguf"], None),
