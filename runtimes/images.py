@@ -41,6 +41,11 @@ class Image:
     at: int
     """Before which character of that message's content."""
 
+    @property
+    def media_type(self) -> str:
+        """By its first bytes, as HTTP and `data:` URLs name it."""
+        return "image/png" if self.data.startswith(_PNG) else "image/jpeg"
+
 
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels, as the file's beginning says. Raises BadImage."""

@@ -11,9 +11,10 @@ from runtimes.base import Source
 def create(source: str, *, options: Mapping[str, str]) -> Source:
     """Make the source for an OpenAI-compatible server at a URL, with or without `/v1`.
 
-    Options: `api_key` (else the environment's `MESHD_UPSTREAM_KEY`), `slots`, `queue`. Raises
-    RuntimeFailure `invalid_model` for a URL, `bad_request` for an option that makes no sense; the
-    message is one line that says the mend. Whether the server is up is found out by `serve`.
+    Options: `api_key` (else the environment's `MESHD_UPSTREAM_KEY`), `slots`, `queue`, `see`.
+    Raises RuntimeFailure `invalid_model` for a URL, `bad_request` for an option that makes no
+    sense; the message is one line that says the mend. Whether the server is up is found out by
+    `serve`.
     """
     from runtimes.openai.settings import read_settings
     from runtimes.openai.source import UpstreamSource

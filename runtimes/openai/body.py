@@ -4,11 +4,15 @@ What has its default is left out: a strict server refuses fields that it does no
 model's own defaults are usually better than anybody's.
 """
 
+import base64
 import dataclasses
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runtimes.base import GenerateRequest, RuntimeFailure
+from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
+from runtimes.images import Image
 
 CHAT_PATH = "/chat/completions"
 COMPLETION_PATH = "/completions"
@@ -44,7 +48,7 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
     if request.messages is None:
         fields["prompt"] = request.prompt
     else:
-        fields["messages"] = [message.as_object(str) for message in request.messages]
+        fields["messages"] = _turns(request.messages, request.images)
     for name, default in _DEFAULTS.items():
         value = getattr(request, name)
         if value != default:
@@ -66,6 +70,28 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
         fields["stop"] = list(request.stop)
     fields |= {"stream": True, "stream_options": {"include_usage": True}}
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _turns(messages: tuple[ChatMessage, ...], images: tuple[Image, ...]) -> list[dict[str, Any]]:
+    turns = [message.as_object(str) for message in messages]
+    for message, shown in itertools.groupby(images, lambda image: image.message):
+        turns[message]["content"] = list(_parts(messages[message].content, shown))
+    return turns
+
+
+def _parts(text: str, images: Iterable[Image]) -> Iterator[dict[str, Any]]:
+    """OpenAI's content parts: the images, and between them what is said between them."""
+    start = 0
+    for image in images:
+        yield from _text_part(text[start : image.at])
+        url = f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+        yield {"type": "image_url", "image_url": {"url": url}}
+        start = image.at
+    yield from _text_part(text[start:])
+
+
+def _text_part(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _schema(text: str) -> object:

@@ -1,64 +1,113 @@
 """The one place that asks an upstream what its models are made for, where it can tell.
 
-Of the servers that are known only Ollama does (`POST /api/show`, `capabilities`). What nobody tells
-of is tried: a model that cannot is refused by its own server.
+Ollama       POST /api/show        `capabilities` of one model: generates, embeds, sees
+LM Studio    GET /api/v0/models    `type` of each: `llm`, `vlm` (it sees), `embeddings`
+llama-server GET /props            `modalities` of its only model: sees; a router's list tells more
+
+Text that nobody tells of is tried: a model that cannot is refused by its own server. Images are
+shown only to those that are known to see: llama-server says to others that it has failed (500).
 """
 
 import json
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.embedding import EMBED, GENERATE, TEXT_TASKS
+from runtimes.embedding import EMBED, GENERATE, SEE, TASKS, TEXT_TASKS
 from runtimes.openai.call import Call
 from runtimes.openai.listing import Listing
 from runtimes.openai.settings import UpstreamSettings
 
-TELLING: Final = "Ollama"
-PATH: Final = "/api/show"
 ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
-"""It holds the model's licence and its vocabulary's description, too."""
-_TASK_OF: Final = {"completion": GENERATE, "embedding": EMBED}
+"""Ollama's holds the model's licence and its vocabulary's description, too."""
+_CAPABILITIES: Final = {"completion": GENERATE, "embedding": EMBED}
+_TYPES: Final = {"llm": (GENERATE,), "vlm": (GENERATE, SEE), "embeddings": (EMBED,)}
+
+Tasks = dict[str, tuple[str, ...]]
+"""What models are made for, by their ids; who is not there has told nothing."""
 
 
 async def ask_tasks(
     settings: UpstreamSettings, listing: Listing, known: Mapping[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """What each listed model is made for; `known` is not asked again. What cannot be found out
-    within `look_timeout_s` is not there.
+) -> Tasks:
+    """What the listed models are made for. `known` is what was found out before: Ollama is not
+    asked again, and what cannot be found out within `look_timeout_s` is as it was.
     """
-    if listing.software != TELLING:
-        return {}
     tasks = {model.id: known[model.id] for model in listing.models if model.id in known}
     with trio.move_on_after(settings.look_timeout_s):
-        for model in listing.models:
-            if model.id in tasks:
-                continue
-            try:
-                tasks[model.id] = await _ask(settings, model.id)
-            except RuntimeFailure:
-                break  # the next look finds out more
+        try:
+            match listing.software:
+                case "Ollama":
+                    for model in listing.models:
+                        if model.id not in tasks:
+                            shown = await _ask(settings, "/api/show", {"model": model.id})
+                            tasks[model.id] = read_capabilities(shown)
+                case "LM Studio":
+                    tasks = read_types(await _ask(settings, "/api/v0/models"), listing)
+                case "llama-server":
+                    tasks = read_modalities(await _ask(settings, "/props"), listing)
+                case _:
+                    return {}
+        except RuntimeFailure:
+            pass  # the next look finds out more
     return tasks
 
 
-async def _ask(settings: UpstreamSettings, model: str) -> tuple[str, ...]:
-    body = json.dumps({"model": model}).encode()
-    path = settings.address.path + PATH
+async def _ask(
+    settings: UpstreamSettings, path: str, fields: Mapping[str, str] | None = None
+) -> bytes:
+    """The answer, empty where there is none; `fields` are sent as JSON."""
+    method, body = ("GET", b"") if fields is None else ("POST", json.dumps(fields).encode())
     async with aclosing(Call(settings)) as call:
-        await call.open("POST", path, body, within_s=settings.look_timeout_s)
+        await call.open(
+            method, settings.address.path + path, body, within_s=settings.look_timeout_s
+        )
         answer = await call.read_all(ANSWER_BYTES_MAX)
-        return read_tasks(answer) if call.status == 200 else TEXT_TASKS
+        return answer if call.status == 200 else b""
 
 
-def read_tasks(answer: bytes) -> tuple[str, ...]:
-    """What `capabilities` mean; all tasks where there are none, or none that is known."""
+def read_capabilities(answer: bytes) -> tuple[str, ...]:
+    """What `capabilities` mean; all tasks with text where there are none, or none that is known."""
+    told = _object(answer).get("capabilities")
+    names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+    tasks = tuple(task for name, task in _CAPABILITIES.items() if name in names)
+    return with_sight(tasks or TEXT_TASKS, "vision" in names)
+
+
+def read_types(answer: bytes, listing: Listing) -> Tasks:
+    """What the types in LM Studio's own list mean, for those that are listed here, too."""
+    rows = _object(answer).get("data")
+    listed = {model.id for model in listing.models}
+    tasks: Tasks = {}
+    for row in rows if isinstance(rows, list) else []:
+        name, kind = (row.get("id"), row.get("type")) if isinstance(row, dict) else (None, None)
+        if isinstance(name, str) and name in listed and isinstance(kind, str) and kind in _TYPES:
+            tasks[name] = _TYPES[kind]
+    return tasks
+
+
+def read_modalities(answer: bytes, listing: Listing) -> Tasks:
+    """Whether llama-server's model sees; nothing of a router, and of one too old to tell."""
+    modalities = _object(answer).get("modalities")
+    if not isinstance(modalities, dict):
+        return {}
+    tasks = TASKS if modalities.get("vision") is True else TEXT_TASKS
+    return {model.id: tasks for model in listing.models}
+
+
+def with_sight(tasks: tuple[str, ...], sees: bool) -> tuple[str, ...]:
+    """`tasks` of a model that sees, or does not. One that does not generate never sees."""
+    others = tuple(task for task in tasks if task != SEE)
+    return (*others, SEE) if sees and GENERATE in others else others
+
+
+def _object(answer: bytes) -> dict[str, Any]:
+    """The JSON object; empty for anything else."""
     try:
         content = json.loads(answer)
     except (ValueError, RecursionError):
-        return TEXT_TASKS
-    told = content.get("capabilities") if isinstance(content, dict) else None
-    names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
-    return tuple(task for name, task in _TASK_OF.items() if name in names) or TEXT_TASKS
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.embedding import TEXT_TASKS
+from runtimes.embedding import TASKS, TEXT_TASKS
 from runtimes.openai.call import Call, Silent
 from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.settings import UpstreamSettings
@@ -148,7 +148,15 @@ def _model(row: Any) -> ListedModel | None:  # noqa: ANN401  # foreign JSON, nar
         context_tokens=context,
         parameters=_first_number(details, ("n_params",)),
         size_bytes=_first_number(details, ("size",)),
+        tasks=TASKS if _takes_images(row) else TEXT_TASKS,
     )
+
+
+def _takes_images(row: dict[str, Any]) -> bool:
+    """As llama-server's router says it of each of its models."""
+    architecture = row.get("architecture")
+    told = architecture.get("input_modalities") if isinstance(architecture, dict) else None
+    return isinstance(told, list) and "image" in told
 
 
 def _first_number(fields: dict[str, Any], names: tuple[str, ...]) -> int:

@@ -25,6 +25,7 @@ from runtimes.base import (
     Started,
 )
 from runtimes.embedding import EmbedRequest
+from runtimes.images import BadImage, Image, check_pixels
 from runtimes.limits import check_request, check_task
 from runtimes.openai import embedding
 from runtimes.openai.body import body_of, path_of
@@ -123,6 +124,7 @@ class UpstreamRuntime(Runtime):
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         self._check_offered(request)
+        await _check_pixels(request.images)
         async with aclosing(Call(self._settings)) as call:
             await self._open(call, path_of(request), body_of(request, self._model))
             await self._check_answer(call, _STREAM)
@@ -220,6 +222,17 @@ class UpstreamRuntime(Runtime):
                 "unavailable", self._why_gone or f"the upstream has no {self._model!r} now"
             )
         check_task(request, self._card)
+
+
+async def _check_pixels(images: tuple[Image, ...]) -> None:
+    """Raise RuntimeFailure `bad_request` for one that unfolds to more than it says: llama-server
+    takes whatever memory that is.
+    """
+    for number, image in enumerate(images, start=1):
+        try:
+            await trio.to_thread.run_sync(check_pixels, image.data, abandon_on_cancel=True)
+        except BadImage as error:
+            raise RuntimeFailure("bad_request", f"image {number} {error}") from error
 
 
 def _form(request: GenerateRequest) -> ReplyForm:

@@ -12,7 +12,7 @@ from runtimes.source_options import check_names, integer_option
 KEY_VARIABLE = "MESHD_UPSTREAM_KEY"
 KEY_CHARACTERS_MAX = 4096
 SLOTS_DEFAULT = 8
-OPTIONS = ("api_key", "slots", "queue")
+OPTIONS = ("api_key", "slots", "queue", "see")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,8 @@ class UpstreamSettings:
     """Requests at once for each model; None: 8, or 1 where the server is known to take one."""
     queue_max: int = 64
     """Requests that may wait for each model; more are refused."""
+    sees: bool | None = None
+    """Whether its models that generate see images; None: those of which it tells so."""
     salt: bytes = dataclasses.field(default_factory=lambda: secrets.token_bytes(16), repr=False)
     """Makes content hashes this node's own: two nodes' 127.0.0.1 are two machines."""
     look_s: float = 5.0
@@ -58,11 +60,13 @@ def read_settings(source: str, options: Mapping[str, str]) -> UpstreamSettings:
     address = read_url(source)
     slots = integer_option(options, "slots", 1, 1024)
     queue_max = integer_option(options, "queue", 0, 10_000)
+    sees = integer_option(options, "see", 0, 1)
     return UpstreamSettings(
         address=address,
         api_key=_key(options),
         slots=slots,
         queue_max=64 if queue_max is None else queue_max,
+        sees=None if sees is None else bool(sees),
     )
 
 

@@ -16,9 +16,9 @@ import trio
 
 from runtimes.base import ChangeCallback, Runtime, RuntimeFailure, Source
 from runtimes.openai.call import Silent, Unreachable
-from runtimes.openai.capabilities import ask_tasks
+from runtimes.openai.capabilities import ask_tasks, with_sight
 from runtimes.openai.failures import one_line
-from runtimes.openai.listing import Listing, ask_models
+from runtimes.openai.listing import ListedModel, Listing, ask_models
 from runtimes.openai.runtime import UpstreamRuntime
 from runtimes.openai.settings import SLOTS_DEFAULT, UpstreamSettings
 
@@ -115,7 +115,7 @@ class UpstreamSource(Source):
             self._remove(list(self._runtimes), "")
             self._turn = trio.Semaphore(1) if listing.takes_one else None
         models = {
-            model.id: dataclasses.replace(model, tasks=self._tasks.get(model.id, model.tasks))
+            model.id: dataclasses.replace(model, tasks=self._tasks_of(model))
             for model in listing.models
         }
         self._remove([name for name in self._runtimes if name not in models], "")
@@ -141,6 +141,10 @@ class UpstreamSource(Source):
                 "of one upstream are offered, with names of at most 128 characters"
             )
         self._tell_if_changed(before)
+
+    def _tasks_of(self, model: ListedModel) -> tuple[str, ...]:
+        tasks, sees = self._tasks.get(model.id, model.tasks), self._settings.sees
+        return tasks if sees is None else with_sight(tasks, sees)
 
     def _lose(self, failure: RuntimeFailure) -> None:
         before = self._shown()

@@ -23,6 +23,7 @@ from runtimes.base import (
     Tool,
     ToolCall,
 )
+from runtimes.images import Image
 from runtimes.llama.runtime import LlamaRuntime
 from runtimes.llama.settings import read_settings
 from tests.helpers import test_runtime
@@ -364,6 +365,21 @@ def test_nonsense_is_refused_and_costs_nothing(runtime: Runtime) -> None:
             assert "\n" not in failed.value.message
         assert runtime.load.running == 0
         await complete(runtime, ask(2))
+
+    with_served(runtime, test)
+
+
+def test_a_model_that_does_not_see_is_shown_no_images(runtime: Runtime) -> None:
+    """The line says so, and the runtime serves on."""
+
+    async def test() -> None:
+        request = GenerateRequest(model="m", messages=CHAT, max_tokens=3, ignore_eos=True)
+        pixel = Image(b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x01\x00\x01\x01\x01\x11\x00", 0, 0)
+        with pytest.raises(RuntimeFailure, match="cannot see images") as failed:
+            await complete(runtime, dataclasses.replace(request, images=(pixel,)))
+        assert failed.value.code == "bad_request"
+        assert runtime.load.running == 0
+        assert (await complete(runtime, request)).finished.completion_tokens == 3
 
     with_served(runtime, test)
 

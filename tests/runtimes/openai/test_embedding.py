@@ -10,16 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.base import Finished, Runtime, RuntimeFailure, Started
-from runtimes.embedding import EMBED, GENERATE, TEXT_TASKS, EmbedRequest, Vector
-from runtimes.openai.capabilities import read_tasks
+from runtimes.embedding import EmbedRequest, Vector
 from runtimes.openai.embedding import BATCH_TEXTS_MAX, read_answer
 from tests.runtimes.openai.upstream import (
-    TIMEOUT_S,
     Seen,
-    ServedSource,
     Upstream,
     replying,
-    source_served,
     with_runtime,
 )
 from tests.runtimes.serving import wait_idle
@@ -147,65 +143,3 @@ def test_any_bytes_are_vectors_or_a_failure(data: bytes) -> None:
                 read_answer(whole, request, 1)
             except RuntimeFailure:
                 continue
-
-
-@pytest.mark.parametrize(
-    ("answer_", "tasks"),
-    [
-        ({"capabilities": ["embedding"]}, (EMBED,)),
-        ({"capabilities": ["completion", "tools"]}, (GENERATE,)),
-        ({"capabilities": ["embedding", "completion"]}, (GENERATE, EMBED)),
-        ({"capabilities": ["something", 5]}, TEXT_TASKS),
-        ({"capabilities": "embedding"}, TEXT_TASKS),
-        ({}, TEXT_TASKS),
-        ([], TEXT_TASKS),
-    ],
-)
-def test_capabilities_say_what_a_model_is_made_for(answer_: object, tasks: object) -> None:
-    """Where nothing is said, everything is tried."""
-    assert read_tasks(json.dumps(answer_).encode()) == tasks
-    assert read_tasks(b"<html>") == TEXT_TASKS
-
-
-def _tasks(served: ServedSource) -> dict[str, tuple[str, ...]]:
-    cards = [runtime.card for runtime in served.source.runtimes]
-    return {card.name: card.tasks for card in cards if card is not None}
-
-
-def test_ollama_is_asked_once_for_each_model() -> None:
-    """And a chat does not reach one that embeds."""
-    told = {"embedder": ["embedding"], "talker": ["completion"]}
-
-    async def script(seen: Seen, stream: trio.SocketStream) -> None:
-        assert seen.path == "/api/show"
-        await replying(200, {"capabilities": told[seen.json["model"]]}, JSON)(seen, stream)
-
-    async def main() -> None:
-        upstream = Upstream(script)
-        upstream.models = [{"id": "talker", "owned_by": "library"}]
-        with trio.fail_after(TIMEOUT_S):
-            async with upstream.running(), source_served(upstream.url) as served:
-                await served.until(lambda: _tasks(served) == {"talker": (GENERATE,)})
-                upstream.models.append({"id": "embedder", "owned_by": "library"})
-                await served.until(lambda: len(_tasks(served)) == 2)
-                assert _tasks(served) == {"talker": (GENERATE,), "embedder": (EMBED,)}
-                assert [seen.json["model"] for seen in upstream.seen] == ["talker", "embedder"]
-                with pytest.raises(RuntimeFailure, match="cannot embed") as failed:
-                    await anext(served.source.runtimes[0].generate(EMBEDDING))
-                assert failed.value.code == "bad_request"
-
-    trio.run(main)
-
-
-def test_what_ollama_does_not_tell_is_tried() -> None:
-    """An old one does not know the path; models are offered all the same."""
-
-    async def main() -> None:
-        upstream = Upstream(replying(404, {"error": "not found"}))
-        upstream.models = [{"id": "m", "owned_by": "library"}]
-        with trio.fail_after(TIMEOUT_S):
-            async with upstream.running(), source_served(upstream.url) as served:
-                await served.until(lambda: bool(served.names))
-                assert _tasks(served) == {"m": TEXT_TASKS}
-
-    trio.run(main)

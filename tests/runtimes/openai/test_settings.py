@@ -36,7 +36,9 @@ def test_a_key_that_is_none_is_refused_unseen(key: str) -> None:
     assert key not in failed.value.message
 
 
-@pytest.mark.parametrize("options", [{"slots": "0"}, {"slots": "x"}, {"queue": "-1"}, {"a": "b"}])
+@pytest.mark.parametrize(
+    "options", [{"slots": "0"}, {"slots": "x"}, {"queue": "-1"}, {"see": "2"}, {"a": "b"}]
+)
 def test_bad_options(options: dict[str, str]) -> None:
     """Each is one line."""
     with pytest.raises(RuntimeFailure) as failed:
@@ -46,5 +48,7 @@ def test_bad_options(options: dict[str, str]) -> None:
 
 def test_good_options() -> None:
     """Numbers in text."""
-    settings = read_settings(URL, {"slots": "3", "queue": "0"})
-    assert (settings.slots, settings.queue_max) == (3, 0)
+    settings = read_settings(URL, {"slots": "3", "queue": "0", "see": "1"})
+    assert (settings.slots, settings.queue_max, settings.sees) == (3, 0, True)
+    assert read_settings(URL, {"see": "0"}).sees is False
+    assert read_settings(URL, {}).sees is None

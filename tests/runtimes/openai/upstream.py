@@ -46,6 +46,8 @@ class Upstream:
         self.base = "/v1"
         self.on_models: Script | None = None
         """Instead of the list."""
+        self.told: dict[str, object] = {}
+        """What it answers to a GET besides the list, by path; a script, or JSON."""
         self.script = script or saying("Hi")
         self.seen: list[Seen] = []
         """Requests for tokens."""
@@ -102,7 +104,10 @@ class Upstream:
             seen = await _read_request(stream)
             if seen is None:
                 return
-            if seen.method == "GET":
+            if seen.method == "GET" and seen.path in self.told:
+                told = self.told[seen.path]
+                await (told if callable(told) else replying(200, told))(seen, stream)
+            elif seen.method == "GET":
                 self.looked_at.append(seen.path)
                 if self.on_models is not None:
                     await self.on_models(seen, stream)
@@ -110,9 +115,9 @@ class Upstream:
                     await replying(200, {"object": "list", "data": self.models})(seen, stream)
                 else:
                     await replying(404, {"detail": "Not Found"})(seen, stream)
-                return
-            self.seen.append(seen)
-            await self.script(seen, stream)
+            else:
+                self.seen.append(seen)
+                await self.script(seen, stream)
 
 
 async def _read_request(stream: trio.SocketStream) -> Seen | None:
