@@ -52,8 +52,8 @@ class Candidates:
         if not offers and (lost := self._view.lost(model)):
             raise RequestFailed(
                 "unavailable",
-                f"The nodes that offer {model!r} are dead: {', '.join(lost[:_NODES_NAMED])}. "
-                "It is there again when one of them is.",
+                f"The nodes that offered {model!r} are dead or have just withdrawn it: "
+                f"{', '.join(lost[:_NODES_NAMED])}. It is there again when one of them is.",
                 retry_after_s=_BACK_S,
             )
         if not offers:

@@ -19,6 +19,11 @@ TELL_NS: Final = 10 * 10**9
 """Within this a member that came tells what it offers, or is not waited for ..."""
 _LAST_TOLD_NS: Final = 10**9
 """... and this long once it has told what is told last: rumours may overtake each other."""
+WITHDRAWN_NS: Final = 60 * 10**9
+"""So long a model that was withdrawn is said to be away, and not to be unknown: a node that has
+come back withdraws what its earlier life offered, and offers it again once it can run it."""
+WITHDRAWN_MAX: Final = 64
+"""Of one member; as many as it may offer."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,6 +34,8 @@ class Offer:
     """Its models, by name."""
     speeds: dict[str, Speed] = dataclasses.field(default_factory=dict)
     """Of models, as it tells them."""
+    withdrawn: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Models that it offers no more, and since when."""
     functions: tuple[str, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tier: int = LOWEST_TIER
@@ -53,6 +60,15 @@ class Offered:
         """Who has told that it has a model, be it there or not, and what of it."""
         offers = self._offers.items()
         return {node: offer.cards[model] for node, offer in offers if model in offer.cards}
+
+    def withdrawing(self, model: str) -> list[NodeId]:
+        """Who has withdrawn a model, not long ago."""
+        now = clock.now_ns()
+        return [
+            node
+            for node, offer in self._offers.items()
+            if model in offer.withdrawn and now - offer.withdrawn[model] < WITHDRAWN_NS
+        ]
 
     def awaited_since_ns(self, node: NodeId) -> int | None:
         """Since when it is waited for what a member offers; None: it has told, or will not."""
@@ -90,8 +106,8 @@ class Offered:
             offer.labels = advertisement.decode_labels(value)
         elif key == advertisement.HARDWARE:
             offer.tier = _tier_in(advertisement.decode_map(value))
-            offer.has_told = True
-            if offer.awaited_since_ns is not None:
+            offer.has_told = offer.has_told or bool(value)
+            if value and offer.awaited_since_ns is not None:
                 soon_ns = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
                 offer.awaited_since_ns = min(offer.awaited_since_ns, soon_ns)
         elif key.startswith(advertisement.MODEL_PREFIX):
@@ -102,10 +118,14 @@ def _note_model(offer: Offer, key: str, value: bytes) -> None:
     for name in [name for name in offer.cards if advertisement.model_key(name) == key]:
         del offer.cards[name]
         offer.speeds.pop(name, None)
+        offer.withdrawn[name] = clock.now_ns()
+        if len(offer.withdrawn) > WITHDRAWN_MAX:
+            del offer.withdrawn[next(iter(offer.withdrawn))]
     card = advertisement.decode_model(value) if value else None
     if card is None or advertisement.model_key(card.name) != key:
         return  # else one model could be listed many times
     offer.cards[card.name] = card
+    offer.withdrawn.pop(card.name, None)
     speed = advertisement.decode_speed(value)
     if speed is not None:
         offer.speeds[card.name] = speed

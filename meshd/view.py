@@ -235,17 +235,24 @@ class View:
         holding = self._offered.holding(model).items()
         return {node: card for node, card in holding if self._serves(node)}
 
+    def is_coming(self, model: str) -> bool:
+        """Whether a member that is there has withdrawn `model`, not long ago: one that has come
+        back may offer it again.
+        """
+        return any(map(self._serves, self._offered.withdrawing(model)))
+
     def lost(self, model: str) -> list[str]:
-        """Names of members that offered `model` until they died, not long ago."""
+        """Names of members that offered `model` until they died, or withdrew it, not long ago."""
         now = clock.now_ns()
         gone = {node: self._node.members.gone(node) for node in self._offered.holding(model)}
-        return [
-            self.name(node)
+        dead = [
+            node
             for node, since in gone.items()
             if since is not None
             and self._node.members.state(node) is State.DEAD
             and now - since.since_ns < OLD_NS
         ]
+        return [self.name(node) for node in (*dead, *self._offered.withdrawing(model))]
 
     def candidates(
         self, nodes: Iterable[NodeId], model: str, own_requests: Mapping[NodeId, int]

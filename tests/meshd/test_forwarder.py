@@ -17,6 +17,7 @@ from meshd.forwarder import SETTLE_S
 from meshd.frames import FrameStream, StreamBroken
 from meshd.peers import Handler
 from meshd.trust.api_keys import KeyPolicy, Priority
+from meshd.view import View
 from protocol import records
 from protocol.effects import MembershipChanged
 from protocol.exchange import Accept, Ask, Data, End, Fail, Heartbeat, Refuse, encode_frame
@@ -365,8 +366,40 @@ def test_a_model_whose_nodes_have_just_died_is_no_unknown_one(tmp_path: pathlib.
     """An app tries again what is unavailable, and gives up what does not exist."""
     house = House(tmp_path, None, PlayedRuntime())
     house.die(1)
-    failure = failing(house, "unavailable", "The nodes that offer 'm' are dead: n1.")
+    failure = failing(house, "unavailable", "'m' are dead or have just withdrawn it: n1.")
     assert failure.retry_after_s == 5.0
+
+
+def test_a_model_that_was_just_withdrawn_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was started again withdraws what its earlier life offered until it has it."""
+    monkeypatch.setattr(View, "is_settled", lambda _: True)
+    house = House(tmp_path, None, PlayedRuntime())
+    model = house.told(1, advertisement.model_key("m"))
+    house.withdraw(1)
+
+    async def tell() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        house.view.note(model)
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            assert (await house.ask())[0] == "n1"
+
+    run(house, test)
+
+
+def test_a_model_that_stays_withdrawn_is_unavailable(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not unknown: an app that asks again later may have its answer."""
+    monkeypatch.setattr("meshd.forwarder.SETTLE_S", 0.1)
+    monkeypatch.setattr(View, "is_settled", lambda _: True)
+    house = House(tmp_path, None, PlayedRuntime())
+    house.withdraw(1)
+    failing(house, "unavailable", "'m' are dead or have just withdrawn it: n1.")
 
 
 def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:

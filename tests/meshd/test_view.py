@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from meshd import advertisement, clock
-from meshd.offered import TELL_NS
+from meshd.offered import TELL_NS, WITHDRAWN_MAX, WITHDRAWN_NS
 from meshd.view import OLD_NS, View
 from protocol.config import SECOND
 from protocol.effects import LoadLearned, MembershipChanged, OffersChanged
@@ -290,6 +290,37 @@ def test_who_died_lately_is_named_with_what_it_offered() -> None:
         seen.mesh[0].members.put_gone(seen.mesh.id(index), Gone(state, 1, since_ns, None))
     assert seen.view.lost(CARD.name) == ["n1"]
     assert seen.view.lost("another") == []
+
+
+def test_who_withdrew_lately_is_named_until_it_offers_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node that has come back withdraws what it has not yet: the model is away, not unknown."""
+    seen = Seen(2)
+    now_ns = clock.now_ns()
+    monkeypatch.setattr(clock, "now_ns", lambda: now_ns)
+    seen.offer(1, KEY, advertisement.encode_model(CARD))
+    assert not seen.view.is_coming(CARD.name)
+    seen.offer(1, KEY, b"")
+    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == (["n1"], True)
+    assert not seen.view.is_coming("another")
+    now_ns += WITHDRAWN_NS
+    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == ([], False)
+    seen.offer(1, KEY, advertisement.encode_model(CARD))
+    seen.offer(1, KEY, b"")
+    seen.offer(1, KEY, advertisement.encode_model(CARD))
+    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == ([], False)
+
+
+def test_what_is_withdrawn_is_kept_within_bounds() -> None:
+    """Whoever offers and withdraws ever other models takes no memory with it."""
+    seen = Seen(2)
+    for number in range(2 * WITHDRAWN_MAX):
+        card = dataclasses.replace(CARD, name=f"m{number}")
+        for value in (advertisement.encode_model(card), b""):
+            seen.offer(1, advertisement.model_key(card.name), value)
+    kept = [n for n in range(2 * WITHDRAWN_MAX) if seen.view.lost(f"m{n}")]
+    assert kept == [*range(WITHDRAWN_MAX, 2 * WITHDRAWN_MAX)]
 
 
 def test_candidates_carry_what_ranking_needs() -> None:
