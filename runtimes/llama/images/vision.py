@@ -23,6 +23,8 @@ from runtimes.llama.pace import BATCH_TOKENS_MAX
 
 _IMAGE = 1
 """mtmd's kind of chunk; text is 0."""
+_NO_FOLDER = b"/dev/null"
+"""Where mtmd looks for FFmpeg's programs: it would give them whatever it cannot decode itself."""
 
 
 class Vision:
@@ -132,7 +134,9 @@ class Vision:
             raise _bad(f"image {number} {error}") from error
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         mtmd = self._mtmd
-        found = mtmd.mtmd_helper_bitmap_init_from_buf(self._context, buffer, len(data), False)
+        how = mtmd.mtmd_helper_init_opt_default()
+        how.video_params.ffmpeg_bin_dir = _NO_FOLDER
+        found = mtmd.mtmd_helper_bitmap_init_from_buf(self._context, buffer, len(data), False, how)
         if not found:
             raise _bad(f"image {number} cannot be decoded; it is damaged or cut off")
         bitmap = _Owned(found, mtmd.mtmd_bitmap_free)

@@ -19,6 +19,7 @@ from tests.runtimes.serving import needs_llama
 pytest.importorskip("gguf", reason="the [dev] extra is not installed")
 
 from runtimes.llama.demo import build
+from tests.helpers.jpegs import hard_jpeg
 from tests.helpers.projectors import (
     IMAGE_TOKENS,
     jpeg,
@@ -304,6 +305,20 @@ def test_a_bad_image_is_refused_and_nothing_happens(models: pathlib.Path, data: 
     assert failed.value.code == "bad_request"
     assert engine.has_room
     assert len(seen(engine, 2, png()).ids) == 20
+
+
+def test_no_program_is_started_for_what_cannot_be_decoded(
+    models: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mtmd would take it for a video, and hand it to FFmpeg."""
+    for name in ("ffprobe", "ffmpeg"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho ran > {tmp_path}/ran\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(RuntimeFailure, match="image 1 cannot be decoded") as failed:
+        seen(seeing(models), 1, hard_jpeg(8, 8, components=2))
+    assert failed.value.code == "bad_request"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_image_of_too_many_tokens_is_refused(
