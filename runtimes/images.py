@@ -5,18 +5,21 @@ size were looked at here. An image of a few kilobytes can claim, and can unfold 
 """
 
 import dataclasses
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 SIDE_MAX: Final = 16_384
-SCANS_MAX: Final = 64
-"""Of a JPEG; each goes over all of the image, and a real one has ten or so."""
+PARTS_MAX: Final = 4_096
+"""Segments of a JPEG, or chunks of a PNG."""
+PASSES_MAX: Final = 14
+"""How often a decoder may go over all coefficients of a JPEG: as often as libjpeg makes it do, for
+four colours in scans that make them sharper bit by bit."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8"
-_SCAN: Final = b"\xff\xda"
 _HEADER: Final = struct.Struct(">IIBBBBB")
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG's pixel, by its colour type."""
@@ -24,6 +27,17 @@ _UNFOLDED_BYTES: Final = 1024 * 1024
 """Of a PNG's pixels, looked at in pieces."""
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)
 """Baseline, extended and progressive; nobody decodes the others."""
+_PROGRESSIVE: Final = 0xC2
+_SCAN: Final = 0xDA
+_END: Final = 0xD9
+_KINDS: Final = frozenset({*_FRAMES, _SCAN, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+"""Of segments: with tables and notes."""
+_MARKER: Final = re.compile(rb"\xff++([^\xff])", re.DOTALL)
+_BEHIND_SCAN: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_COEFFICIENTS: Final = 64
+"""Of a block."""
+_BLOCK_COST: Final = 4
+"""What a scan costs for each block, beside its coefficients, in coefficients."""
 
 
 class BadImage(ValueError):
@@ -61,14 +75,24 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def check_pixels(data: bytes) -> None:
-    """Unfold a PNG as far as its header allows, keeping nothing: a decoder would go on. Takes as
-    long as decoding it. Raises BadImage; what is no PNG passes.
+    """See whether it is whole, and no more work to decode than its size says. Raises BadImage; what
+    is no PNG and no JPEG passes.
+
+    A PNG is unfolded as far as its header allows, keeping nothing, which takes as long as decoding.
     """
-    if not data.startswith(_PNG):
-        return
-    width, height, depth, kind, *_ = _png_header(data)
+    if data.startswith(_PNG):
+        _check_png(data)
+    elif data.startswith(_JPEG):
+        _check_jpeg(data)
+
+
+def _check_png(data: bytes) -> None:
+    width, height, depth, kind, _, _, interlacing = _png_header(data)
     row_bytes = (width * _CHANNELS.get(kind, 4) * depth + 7) // 8
-    most = 2 * height * (row_bytes + 1) + 64  # interlaced ones have more and shorter rows
+    least = height * (row_bytes + 1)
+    most = least + 64
+    if interlacing:  # it has more and shorter rows
+        least, most = 0, 2 * most
     inflater = zlib.decompressobj()
     unfolded = 0
     try:
@@ -82,7 +106,7 @@ def check_pixels(data: bytes) -> None:
                     raise BadImage("unfolds to more pixels than it says")
     except zlib.error as error:
         raise BadImage("is damaged") from error
-    if not inflater.eof:
+    if unfolded < least or not inflater.eof:
         raise BadImage("is cut off")
 
 
@@ -95,26 +119,66 @@ def _png_header(data: bytes) -> tuple[int, ...]:
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = len(_PNG)
-    while at + 12 <= len(data):
+    for _ in range(PARTS_MAX):
+        if at + 12 > len(data):
+            return
         size = int.from_bytes(data[at : at + 4], "big")
         yield data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
         at += 12 + size
+    raise BadImage(f"has more than {PARTS_MAX} chunks")
+
+
+def _check_jpeg(data: bytes) -> None:
+    components = shown = 0
+    is_progressive = False
+    work = 0
+    for kind, content in _jpeg_segments(data):
+        if kind in _FRAMES:
+            if components or len(content) < 6 or not content[5]:
+                raise BadImage("is damaged")
+            components, is_progressive = content[5], kind == _PROGRESSIVE
+        elif kind == _SCAN:
+            if not components or len(content) < 4:
+                raise BadImage("is damaged")
+            shown += content[0]
+            band = content[-2] - content[-3] + 1 if is_progressive else _COEFFICIENTS
+            work += content[0] * (max(1, band) + _BLOCK_COST)
+            if work > PASSES_MAX * _COEFFICIENTS or (not is_progressive and shown > components):
+                raise BadImage("has too many scans; save it as a baseline JPEG")
+    if not shown:
+        raise BadImage("is cut off")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    if data.count(_SCAN) > SCANS_MAX:
-        raise BadImage(f"has more than {SCANS_MAX} scans")
-    at = len(_JPEG)
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        kind = data[at + 1]
-        if kind == 0xFF:  # filling
-            at += 1
-            continue
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind in _FRAMES and size >= 8 and at + 9 <= len(data):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        if size < 2 or kind == _SCAN[1] or 0xD0 <= kind <= 0xD9:
+    for kind, content in _jpeg_segments(data):
+        if kind == _SCAN:
             break
-        at += 2 + size
+        if kind in _FRAMES and len(content) >= 6:
+            height, width = struct.unpack_from(">HH", content, 1)
+            return width, height
     raise BadImage("is a JPEG without a size, or cut off")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Which kind each is, and what it holds; whatever a decoder takes for a scan is among them."""
+    at = len(_JPEG)
+    for _ in range(PARTS_MAX):
+        marker = _MARKER.match(data, at)
+        if marker is None:
+            raise BadImage("is cut off" if data[at : at + 1] in (b"", b"\xff") else "is damaged")
+        kind, at = marker[1][0], marker.end()
+        if kind == _END:
+            return
+        size = int.from_bytes(data[at : at + 2], "big")
+        if at + max(2, size) > len(data):
+            raise BadImage("is cut off")
+        if size < 2 or kind not in _KINDS:
+            raise BadImage("is damaged")
+        yield kind, data[at + 2 : at + size]
+        at += size
+        if kind == _SCAN:
+            behind = _BEHIND_SCAN.search(data, at)
+            if behind is None or behind.start() == at:
+                raise BadImage("is cut off")
+            at = behind.start()
+    raise BadImage(f"has more than {PARTS_MAX} segments")

@@ -139,8 +139,8 @@ def png_of(width: int, height: int, compressed: bytes) -> bytes:
     )
 
 
-def jpeg(width: int = 16, height: int = 8, scans: int = 1) -> bytes:
-    """A grey JPEG with the same scan so many times."""
+def jpeg(width: int = 16, height: int = 8) -> bytes:
+    """A grey JPEG."""
     blocks = -(-width // 8) * -(-height // 8)
     bits = "00" * blocks  # for each: no difference to the last one, and nothing else
     bits += "1" * (-len(bits) % 8)
@@ -152,6 +152,6 @@ def jpeg(width: int = 16, height: int = 8, scans: int = 1) -> bytes:
             b"\xff\xd8\xff\xdb\x00\x43\x00" + b"\x01" * 64,
             b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", height, width) + b"\x01\x01\x11\x00",
             b"\xff\xc4\x00\x14\x00" + table + b"\xff\xc4\x00\x14\x10" + table,
-            (start + pixels) * scans + b"\xff\xd9",
+            start + pixels + b"\xff\xd9",
         )
     )

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from runtimes import limits
 from runtimes.base import ChatMessage, GenerateRequest, ModelCard, RuntimeFailure
-from runtimes.images import SCANS_MAX, SIDE_MAX, BadImage, Image, check_pixels, image_size
+from runtimes.images import PARTS_MAX, SIDE_MAX, BadImage, Image, check_pixels, image_size
 
 pytest.importorskip("gguf", reason="the [dev] extra is not installed")
 
+from tests.helpers.jpegs import Scan, hard_jpeg, segment
 from tests.helpers.projectors import jpeg, png, png_of
 
 MESSAGES = (ChatMessage(role="user", content="What is this?"),)
@@ -62,8 +63,14 @@ def test_a_png_is_unfolded_no_further_than_it_says() -> None:
         check_pixels(bomb)
     with pytest.raises(BadImage, match="cut off"):
         check_pixels(png_of(10, 30, zlib.compress(rows)[:-1]))
+    with pytest.raises(BadImage, match="cut off"):
+        check_pixels(png_of(10, 30, zlib.compress(rows[:-1])))
     with pytest.raises(BadImage, match="damaged"):
         check_pixels(png_of(10, 30, b"no pixels"))
+    slack = zlib.compress(rows + bytes(64))
+    check_pixels(png_of(10, 30, slack))
+    with pytest.raises(BadImage, match="more pixels than it says"):
+        check_pixels(png_of(10, 30, zlib.compress(rows + bytes(65))))
 
 
 def test_pixels_may_lie_in_several_chunks() -> None:
@@ -78,11 +85,74 @@ def test_pixels_may_lie_in_several_chunks() -> None:
     check_pixels(whole[:33] + pieces + whole[-12:])
 
 
-def test_a_jpeg_has_few_scans() -> None:
-    """Each of them goes over all of the image again."""
-    assert image_size(jpeg(scans=SCANS_MAX)) == (16, 8)
-    with pytest.raises(BadImage, match="scans"):
-        image_size(jpeg(scans=SCANS_MAX + 1))
+COLOUR = range(3)
+PROGRESSIVE: list[Scan] = [
+    (COLOUR, 0, 0),
+    *(([0], 1, 5), ([2], 1, 63), ([1], 1, 63), ([0], 6, 63), ([0], 1, 63)),
+    (COLOUR, 0, 0),
+    *(([2], 1, 63), ([1], 1, 63), ([0], 1, 63)),
+]
+"""As libjpeg writes them."""
+
+
+@pytest.mark.parametrize(
+    ("scans", "is_progressive", "fits"),
+    [
+        ([(COLOUR, 0, 63)], False, True),
+        ([([number], 0, 63) for number in COLOUR], False, True),
+        ([(COLOUR, 0, 63), ([0], 0, 63)], False, False),
+        ([([0], 0, 63)] * 4, False, False),
+        (PROGRESSIVE, True, True),
+        (PROGRESSIVE * 2, True, False),
+        ([([0], 1, 63)] * 13, True, True),
+        ([([0], 1, 63)] * 14, True, False),
+        ([(COLOUR, 0, 0)] * 59, True, True),
+        ([(COLOUR, 0, 0)] * 60, True, False),
+        ([([0], 63, 0)] * 200, True, False),
+    ],
+)
+def test_a_jpeg_is_gone_over_few_times(scans: list[Scan], is_progressive: bool, fits: bool) -> None:
+    """A kilobyte of it may be a minute's work: each scan goes over all of the image again."""
+    data = hard_jpeg(16, 16, scans=scans, is_progressive=is_progressive)
+    assert image_size(data) == (16, 16)
+    if fits:
+        check_pixels(data)
+    else:
+        with pytest.raises(BadImage, match="too many scans"):
+            check_pixels(data)
+
+
+@pytest.mark.parametrize("left", range(2, len(hard_jpeg(16, 16))))
+def test_a_jpeg_that_is_cut_off_is_refused(left: int) -> None:
+    """Wherever it ends: a decoder would show the rest in grey."""
+    with pytest.raises(BadImage, match="cut off"):
+        check_pixels(hard_jpeg(16, 16)[:left])
+
+
+def test_scans_are_found_where_a_decoder_finds_them() -> None:
+    """Behind pixels, restarts and filling; what lies in a note is none."""
+    data = hard_jpeg(16, 16)
+    at = data.index(b"\xff\xda")
+    scan = data[at:-2]
+    check_pixels(data[:2] + segment(0xE1, scan * 9) + data[2:] + scan * 9)
+    for between in (b"\xff\x00\xff\xd0\xff\xff", b"\x80" * 100):
+        with pytest.raises(BadImage, match="too many scans"):
+            check_pixels(data[:-2] + between + scan + data[-2:])
+
+
+def test_an_image_has_few_parts() -> None:
+    """Megabytes of empty ones would hold up whoever looks at them."""
+    data, none = jpeg(), segment(0xE0, b"")
+    parts = 2 + 2 + 1  # tables, the frame and the scan
+    check_pixels(data[:2] + none * (PARTS_MAX - parts - 1) + data[2:])
+    for look in (image_size, check_pixels):
+        with pytest.raises(BadImage, match="4096 segments"):
+            look(data[:2] + none * PARTS_MAX + data[2:])
+    chunk = struct.pack(">I", 0) + b"IDAT" + bytes(4)
+    image = png()
+    check_pixels(image[:33] + chunk * (PARTS_MAX - 4) + image[33:])
+    with pytest.raises(BadImage, match="4096 chunks"):
+        check_pixels(image[:33] + chunk * PARTS_MAX + image[33:])
 
 
 @given(

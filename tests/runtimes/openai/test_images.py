@@ -12,6 +12,7 @@ import pytest
 from runtimes.base import ChatMessage, GenerateRequest, Runtime, RuntimeFailure
 from runtimes.images import Image
 from runtimes.openai.body import body_of
+from tests.helpers.jpegs import hard_jpeg
 from tests.runtimes.openai.upstream import Upstream, saying, with_runtime
 from tests.runtimes.serving import complete
 
@@ -28,8 +29,7 @@ def png(unfolded: int = 4) -> bytes:
 
 
 PNG = png()
-JPEG = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x01\x00\x01\x01\x01\x11\x00"
-"""As far as its size."""
+JPEG = hard_jpeg(1, 1)
 MESSAGES = (
     ChatMessage(role="system", content="Be brief."),
     ChatMessage(role="user", content="Is this\nor this larger?"),
@@ -124,9 +124,10 @@ def test_a_model_that_does_not_see_is_never_asked() -> None:
         (png(100_000), "image 2 unfolds to more"),
         (PNG[:-20], "image 2 is cut off"),
         (PNG[:41] + bytes(9) + PNG[50:], "image 2 is damaged"),
+        (hard_jpeg(1, 1, scans=[(range(3), 0, 63)] * 64), "image 2 has too many scans"),
         (b"GIF89a", "image 2 is no PNG"),
     ],
-    ids=["bomb", "cut", "damaged", "other"],
+    ids=["bomb", "cut", "damaged", "work", "other"],
 )
 def test_what_would_harm_an_upstream_never_reaches_it(data: bytes, words: str) -> None:
     """llama-server unfolds a few kilobytes to gigabytes, if they are given to it."""

@@ -284,6 +284,8 @@ BAD = {
     "cut off": png()[:-200],
     "cut off early": png()[:30],
     "a jpeg without an end": jpeg()[:40],
+    "a jpeg without its last bytes": jpeg()[:-2],
+    "a minute's work": hard_jpeg(4096, 4096, components=4, scans=[(range(4), 0, 63)] * 64),
     "a jpeg's first bytes": b"\xff\xd8\xff",
     "huge": png_of(16_000, 16_000, zlib.compress(b"")),
     "endless sides": png_of(2**31 - 1, 2**31 - 1, zlib.compress(b"")),
