@@ -7,6 +7,7 @@ LLaVA's; what a model says of an image through it means nothing, and is always t
 import pathlib
 import struct
 import zlib
+from collections.abc import Sequence
 
 import gguf
 import numpy
@@ -28,7 +29,11 @@ Tensors = dict[str, NDArray[numpy.float32]]
 
 
 def write_projector(
-    path: pathlib.Path, *, without: str = "", model_width: int = MODEL_WIDTH
+    path: pathlib.Path,
+    *,
+    without: str = "",
+    model_width: int = MODEL_WIDTH,
+    tilings: Sequence[int] = (),
 ) -> None:
     """One like LLaVA's, for a model of `model_width`; `without` the tensor of that name."""
     made = _encoder() | {
@@ -39,7 +44,12 @@ def write_projector(
         "mm.2.bias": _drawn(5, model_width),
     }
     made.pop(without, None)
-    _write(path, "mlp", made, model_width)
+    _write(path, "mlp", made, model_width, tilings)
+
+
+def write_tiled_projector(path: pathlib.Path) -> None:
+    """One like LLaVA 1.6's: an image is cut into parts."""
+    write_projector(path, tilings=(IMAGE_SIDE, 2 * IMAGE_SIDE, 2 * IMAGE_SIDE, IMAGE_SIDE))
 
 
 def write_flat_projector(path: pathlib.Path) -> None:
@@ -66,7 +76,13 @@ def write_whole_projector(path: pathlib.Path) -> None:
     _write(path, "gemma3", made, MODEL_WIDTH)
 
 
-def _write(path: pathlib.Path, kind: str, tensors: Tensors, model_width: int) -> None:
+def _write(
+    path: pathlib.Path,
+    kind: str,
+    tensors: Tensors,
+    model_width: int,
+    tilings: Sequence[int] = (),
+) -> None:
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
     writer.add_bool("clip.has_vision_encoder", True)
@@ -87,6 +103,8 @@ def _write(path: pathlib.Path, kind: str, tensors: Tensors, model_width: int) ->
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+    if tilings:
+        writer.add_array("clip.vision.image_grid_pinpoints", tilings)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

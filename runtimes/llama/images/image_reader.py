@@ -2,6 +2,7 @@
 read in the place of tokens, by decodes of its own: llama.cpp takes either tokens or vectors.
 """
 
+from runtimes.base import RuntimeFailure
 from runtimes.llama.engine.batch import EngineBroken
 from runtimes.llama.engine.bindings import Handle
 from runtimes.llama.engine.kv_memory import KvMemory
@@ -36,14 +37,15 @@ class ImageReader:
 
     def step(self, sequence: Sequence, room: int) -> Prefilled | Failed:
         """Compute the next image of `sequence`, or read the next `piece` of it, for which the
-        memory has cells. `Failed`: it cannot be computed. Raises EngineBroken.
+        memory has cells. `Failed`: it cannot be decoded, or not be computed. Raises EngineBroken.
         """
         image = _next_image(sequence)
         request = sequence.request
         if image.vectors is None:
-            if not self._vision.encode(image):
-                why = f"an image cannot be encoded ({self._log.last_error() or 'no reason given'})"
-                return Failed(request=request, code="crashed", message=why)
+            try:
+                self._vision.encode(image)
+            except RuntimeFailure as failure:
+                return Failed(request=request, code=failure.code, message=failure.message)
             return Prefilled(request=request, tokens=sequence.decoded)
         assert sequence.held is not None
         start, piece = sequence.decoded, self.piece(sequence, room)

@@ -22,9 +22,13 @@ class PlacedImage:
     """How many positions of the text it takes; few, where its tokens lie in two dimensions."""
     is_whole: bool
     """Whether it must be decoded in one piece, for its tokens look at later ones, too."""
-    chunk: Any
-    """What mtmd knows of it, for as long as `owner` lives."""
-    owner: object
+    source: Any
+    """What its pixels are made from (vision.py)."""
+    number: int
+    """Which of the prompt's images it is, counted from 0; parts of one have the same."""
+    chunk: int
+    """Which of the pieces it is that mtmd has cut the prompt into."""
+    is_last_part: bool = False
     vectors: Any = None
     """What the model reads; None while it was not computed, or is not needed."""
 

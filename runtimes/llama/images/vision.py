@@ -1,11 +1,13 @@
 """The one place where images become what a model reads, through mtmd and the model's projector.
 
 Worker side. A prompt is text with a marker for each image; mtmd cuts it at the markers, adds what
-the model's trainer wanted around images, and says how many tokens each one is. Computing the
-vectors of an image is a step of its own, and cannot be interrupted.
+the model's trainer wanted around images, and says how many tokens each one is. For that it needs
+their sizes alone: pixels are those of one image at a time, decoded when its turn has come. Decoding
+it and computing its vectors is a step of its own, and cannot be interrupted.
 """
 
 import ctypes
+import dataclasses
 import hashlib
 import os
 import secrets
@@ -53,31 +55,21 @@ class Vision:
         self._is_bent = bool(mtmd.mtmd_decode_use_mrope(self._context))
         """Whether positions lie in two dimensions, so that an image takes few of the text's."""
         self._width: int = model.bindings.llama_model_n_embd_inp(model.handle)
+        self._at_hand: tuple[_Source, int, _Owned] | None = None
+        """The prompt and the number of the image that was worked at last, and its pixels."""
 
     def tokenize(
         self, text: str, images: tuple[bytes, ...], *, add_special: bool
     ) -> tuple[list[int], tuple[PlacedImage, ...]]:
         """The tokens of a prompt with a marker for each image, and where the images are among them.
 
-        Raises RuntimeFailure `bad_request`: an image cannot be decoded.
+        Raises RuntimeFailure `bad_request`: an image cannot be decoded, as far as that can be seen.
         """
         if text.count(self.marker) != len(images):
             raise _bad("the model's chat template leaves images out; send them in other messages")
-        chunks = _Owned(self._mtmd.mtmd_input_chunks_init(), self._mtmd.mtmd_input_chunks_free)
-        bitmaps = [self._decoded(number, data) for number, data in enumerate(images, start=1)]
-        handles = (ctypes.c_void_p * len(bitmaps))(*(bitmap.handle for bitmap in bitmaps))
-        data = text.encode()
-        asked = self._mtmd.mtmd_input_text()
-        asked.text, asked.text_len = data, len(data)
-        asked.add_special, asked.parse_special = add_special, True
-        self._model.log.clear()
-        code = self._mtmd.mtmd_tokenize(
-            self._context, chunks.handle, ctypes.byref(asked), handles, len(bitmaps)
-        )
-        if code != 0:
-            why = self._model.log.last_error() or "no reason given"
-            raise _bad(f"the model's projector cannot take these images ({why})")
-        tokens, placed = self._placed(chunks)
+        sizes = tuple(_checked(number, data) for number, data in enumerate(images, start=1))
+        source = _Source(text.encode(), images, sizes, add_special)
+        tokens, placed = self._placed(source)
         count = sum(image.tokens for image in placed)
         if count > IMAGE_TOKENS_MAX * len(images):  # of one that was cut into parts
             raise _bad(f"the images have {count} tokens for this model; make them smaller")
@@ -86,18 +78,34 @@ class Vision:
             tokens.pop()  # a prompt is to be continued
         return tokens, placed
 
-    def encode(self, image: PlacedImage) -> bool:
-        """Compute what the model reads of an image; False if mtmd cannot."""
+    def encode(self, image: PlacedImage) -> None:
+        """Compute what the model reads of an image. Raises RuntimeFailure: `bad_request` if it
+        cannot be decoded, `crashed` if mtmd cannot encode it.
+        """
+        chunks = self._with_pixels(image)
+        chunk = self._mtmd.mtmd_input_chunks_get(chunks.handle, image.chunk)
         self._model.log.clear()
-        if self._mtmd.mtmd_encode_chunk(self._context, image.chunk) != 0:
-            return False
-        found = self._mtmd.mtmd_get_output_embd(self._context)
+        is_same = self._mtmd.mtmd_input_chunk_get_n_tokens(chunk) == image.tokens
+        is_encoded = is_same and self._mtmd.mtmd_encode_chunk(self._context, chunk) == 0
+        found = self._mtmd.mtmd_get_output_embd(self._context) if is_encoded else None
         if not found:
-            return False
+            why = self._model.log.last_error() or "no reason given"
+            raise RuntimeFailure("crashed", f"an image cannot be encoded ({why})")
         count = image.tokens * self._width
         image.vectors = (ctypes.c_float * count)()
         ctypes.memmove(image.vectors, found, ctypes.sizeof(image.vectors))
-        return True
+
+    def _with_pixels(self, image: PlacedImage) -> "_Owned":
+        """Pieces of its prompt, with its own pixels; kept at hand for the other parts of it."""
+        known, self._at_hand = self._at_hand, None
+        if known is not None and known[:2] == (image.source, image.number):
+            chunks = known[2]
+        else:
+            del known  # before there are others
+            chunks = self._cut(image.source, shown=image.number)
+        if not image.is_last_part:
+            self._at_hand = image.source, image.number, chunks
+        return chunks
 
     def decode(
         self, context: Handle, image: PlacedImage, part: range, *, sequence: int, position: int
@@ -120,37 +128,58 @@ class Vision:
         """One for each token; with M-RoPE four rows of them."""
         if not self._is_bent:
             return list(range(start + part.start, start + part.stop))
-        shown = self._mtmd.mtmd_input_chunk_get_tokens_image(image.chunk)
+        chunk = self._mtmd.mtmd_input_chunks_get(image.source.chunks.handle, image.chunk)
+        shown = self._mtmd.mtmd_input_chunk_get_tokens_image(chunk)
         places = (self._mtmd.mtmd_decoder_pos * image.tokens)()
         self._mtmd.mtmd_helper_image_get_decoder_pos(shown, start, places)
         chosen = places[part.start : part.stop]
         return [getattr(place, axis) for axis in "tyxz" for place in chosen]
 
-    def _decoded(self, number: int, data: bytes) -> "_Owned":
-        try:
-            size = image_size(data)
-            check_pixels(data)
-        except BadImage as error:
-            raise _bad(f"image {number} {error}") from error
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        mtmd = self._mtmd
-        how = mtmd.mtmd_helper_init_opt_default()
-        how.video_params.ffmpeg_bin_dir = _NO_FOLDER
-        found = mtmd.mtmd_helper_bitmap_init_from_buf(self._context, buffer, len(data), False, how)
-        if not found:
-            raise _bad(f"image {number} cannot be decoded; it is damaged or cut off")
+    def _cut(self, source: "_Source", *, shown: int | None = None) -> "_Owned":
+        """A prompt in pieces, without any pixels but those of the image `shown`."""
+        bitmaps = [self._bitmap(source, each, each == shown) for each in range(len(source.images))]
+        handles = (ctypes.c_void_p * len(bitmaps))(*(bitmap.handle for bitmap in bitmaps))
+        asked = self._mtmd.mtmd_input_text()
+        asked.text, asked.text_len = source.text, len(source.text)
+        asked.add_special, asked.parse_special = source.add_special, True
+        chunks = _Owned(self._mtmd.mtmd_input_chunks_init(), self._mtmd.mtmd_input_chunks_free)
+        self._model.log.clear()
+        code = self._mtmd.mtmd_tokenize(
+            self._context, chunks.handle, ctypes.byref(asked), handles, len(bitmaps)
+        )
+        if code != 0:
+            why = self._model.log.last_error() or "no reason given"
+            raise _bad(f"the model's projector cannot take these images ({why})")
+        return chunks
+
+    def _bitmap(self, source: "_Source", number: int, has_pixels: bool) -> "_Owned":
+        mtmd, size = self._mtmd, source.sizes[number]
+        if has_pixels:
+            found = self._decoded(source.images[number])
+            if not found:
+                raise _bad(f"image {number + 1} cannot be decoded; it is damaged")
+        else:
+            found = mtmd.mtmd_bitmap_init(*size, None)
         bitmap = _Owned(found, mtmd.mtmd_bitmap_free)
         if (mtmd.mtmd_bitmap_get_nx(found), mtmd.mtmd_bitmap_get_ny(found)) != size:
-            raise _bad(f"image {number} has another size than it says")
-        # What stands for it among the tokens follows from this name.
-        mtmd.mtmd_bitmap_set_id(found, hashlib.sha256(data).hexdigest().encode())
+            raise _bad(f"image {number + 1} has another size than it says")
+        mtmd.mtmd_bitmap_set_id(found, b"%d" % number)
         return bitmap
 
-    def _placed(self, chunks: "_Owned") -> tuple[list[int], tuple[PlacedImage, ...]]:
+    def _decoded(self, data: bytes) -> Handle:
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        how = self._mtmd.mtmd_helper_init_opt_default()
+        how.video_params.ffmpeg_bin_dir = _NO_FOLDER
+        return self._mtmd.mtmd_helper_bitmap_init_from_buf(
+            self._context, buffer, len(data), False, how
+        )
+
+    def _placed(self, source: "_Source") -> tuple[list[int], tuple[PlacedImage, ...]]:
         mtmd = self._mtmd
+        source.chunks = self._cut(source)
         tokens: list[int] = []
         images: list[PlacedImage] = []
-        for chunk in self._chunks(chunks.handle):
+        for index, chunk in enumerate(self._chunks(source.chunks.handle)):
             if mtmd.mtmd_input_chunk_get_type(chunk) != _IMAGE:
                 length = ctypes.c_size_t()
                 found = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
@@ -160,23 +189,40 @@ class Vision:
             is_whole = bool(mtmd.mtmd_decode_use_non_causal(self._context, chunk))
             if not 0 < count < IMAGE_TOKENS_MAX or (is_whole and count > BATCH_TOKENS_MAX):
                 raise _bad(f"an image has {count} tokens for this model; make it smaller")
+            # Where an image is cut into parts, all of them have its number.
+            number = int(mtmd.mtmd_input_chunk_get_id(chunk))
             image = PlacedImage(
                 start=len(tokens),
                 tokens=count,
                 positions=mtmd.mtmd_input_chunk_get_n_pos(chunk),
                 is_whole=is_whole,
-                chunk=chunk,
-                owner=chunks,
+                source=source,
+                number=number,
+                chunk=index,
             )
-            # Where an image is cut into parts, all of them have its name.
-            name = mtmd.mtmd_input_chunk_get_id(chunk) + b"/%d" % len(images)
+            digest = hashlib.sha256(source.images[number]).digest()
+            name = digest + b"/%d" % len(images)
             tokens += image_keys(hashlib.sha256(name).digest(), count)
             images.append(image)
+        for last in {image.number: image for image in images}.values():
+            last.is_last_part = True
         return tokens, tuple(images)
 
     def _chunks(self, chunks: Handle) -> Iterator[Handle]:
         for index in range(self._mtmd.mtmd_input_chunks_size(chunks)):
             yield self._mtmd.mtmd_input_chunks_get(chunks, index)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Source:
+    """What mtmd makes a prompt's pieces from, as often as it needs them."""
+
+    text: bytes
+    images: tuple[bytes, ...]
+    sizes: tuple[tuple[int, int], ...]
+    add_special: bool
+    chunks: "_Owned | None" = None
+    """The pieces, without pixels."""
 
 
 class _Owned:
@@ -188,6 +234,16 @@ class _Owned:
 
     def __del__(self) -> None:
         self._free(self.handle)
+
+
+def _checked(number: int, data: bytes) -> tuple[int, int]:
+    """The size of an image. Raises RuntimeFailure `bad_request`."""
+    try:
+        size = image_size(data)
+        check_pixels(data)
+    except BadImage as error:
+        raise _bad(f"image {number} {error}") from error
+    return size
 
 
 def _unfit(path: bytes, model: LoadedModel) -> RuntimeFailure:

@@ -27,14 +27,15 @@ from tests.helpers.projectors import (
     png_of,
     write_flat_projector,
     write_projector,
+    write_tiled_projector,
     write_whole_projector,
 )
 
 pytestmark = [pytest.mark.llama, needs_llama]
 
 BEFORE, BEHIND = "What is ", " this?"
-KINDS = ("plain", "flat", "whole")
-"""Of projectors: as LLaVA's, Qwen2-VL's, Gemma 3's."""
+KINDS = ("plain", "tiled", "flat", "whole")
+"""Of projectors: as LLaVA's, that of LLaVA 1.6, Qwen2-VL's, Gemma 3's."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("seeing")
     build.write(folder / "plain.gguf")
     write_projector(folder / "mmproj-plain.gguf")
+    build.write(folder / "tiled.gguf")
+    write_tiled_projector(folder / "mmproj-tiled.gguf")
     build.write(folder / "flat.gguf", is_flat=True)
     write_flat_projector(folder / "mmproj-flat.gguf")
     build.write(folder / "whole.gguf")
@@ -72,6 +75,15 @@ def seen(engine: Engine, number: int, *images: bytes, **changes: object) -> Outc
     """What it says of them."""
     [outcome] = run(engine, look(number, *images, **changes))
     return outcome
+
+
+def failure_of(engine: Engine, *requests: int) -> Failed:
+    """The first failure among what steps of these bring."""
+    for _ in range(20):
+        for result in engine.step(dict.fromkeys(requests, 1)):
+            if isinstance(result, Failed):
+                return result
+    raise AssertionError("all is well")
 
 
 def as_mtmd_does(
@@ -317,9 +329,11 @@ def test_no_program_is_started_for_what_cannot_be_decoded(
         (tmp_path / name).write_text(f"#!/bin/sh\necho ran > {tmp_path}/ran\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(RuntimeFailure, match="image 1 cannot be decoded") as failed:
-        seen(seeing(models), 1, hard_jpeg(8, 8, components=2))
-    assert failed.value.code == "bad_request"
+    engine = seeing(models)
+    engine.open(look(1, png(), hard_jpeg(8, 8, components=2)))
+    failure = failure_of(engine, 1)
+    assert failure.code == "bad_request"
+    assert "image 2 cannot be decoded" in failure.message
     assert not (tmp_path / "ran").exists()
 
 
@@ -343,18 +357,49 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
 ) -> None:
     """Its request is told so; the one beside it goes on."""
     engine = seeing(models)
-    monkeypatch.setattr(Vision, "encode", lambda *_: False)
+    monkeypatch.setattr("llama_cpp.mtmd_cpp.mtmd_encode_chunk", lambda *_: 1)
     engine.open(look(1, png()))
     outcomes = Outcomes(engine)
     outcomes.open(generate(2))
-    failures = []
-    for _ in range(4):
-        failures += [each for each in engine.step({1: 1, 2: 1}) if isinstance(each, Failed)]
-        if failures:
-            break
-    assert [(each.request, each.code) for each in failures] == [(1, "crashed")]
+    failure = failure_of(engine, 1, 2)
+    assert (failure.request, failure.code) == (1, "crashed")
     outcomes.finish([2])
     assert not engine.close(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_one_image(
+    models: pathlib.Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is decoded when its turn has come, once, also where it is cut into parts; what is open
+    holds none before and none behind that.
+    """
+    import llama_cpp.mtmd_cpp as mtmd
+
+    decoded: list[bytes] = []
+    decode = Vision._decoded
+
+    def noted(vision: Vision, data: bytes) -> object:
+        decoded.append(data)
+        return decode(vision, data)
+
+    monkeypatch.setattr(Vision, "_decoded", noted)
+    engine, shown = seeing(models, kind), [png(300, 100, seed=seed) for seed in range(4)]
+    vision: Any = engine._prompts._vision
+    outcomes = Outcomes(engine)
+    outcomes.open(look(1, *shown[:2]), look(2, *shown[2:]))
+    for sequence in engine._sequences.values():
+        for image in sequence.images:
+            chunk = mtmd.mtmd_input_chunks_get(image.source.chunks.handle, image.chunk)
+            assert mtmd.mtmd_encode_chunk(vision._context, chunk) != 0
+    while not (outcomes.of[1].ids and outcomes.of[2].ids):
+        before = len(decoded)
+        outcomes.step()
+        assert len(decoded) <= before + 1
+        assert vision._at_hand is None or kind == "tiled"
+    assert vision._at_hand is None
+    assert decoded == shown
+    assert seen(engine, 3, *shown[:2]).ids == seen(seeing(models, kind), 3, *shown[:2]).ids
 
 
 def test_nobody_writes_a_marker(models: pathlib.Path) -> None:
