@@ -26,7 +26,7 @@ from protocol.identity import NodeId
 from protocol.outlook import NOTHING
 from protocol.speeds import Speed
 from runtimes.base import Finished, GenerateEvent, Request, RuntimeFailure
-from runtimes.embedding import EmbedRequest
+from runtimes.embedding import SEE, EmbedRequest
 
 TOO_LONG_CODE: Final = "context_too_long"
 FINAL_CODES: Final = ("bad_request", TOO_LONG_CODE)
@@ -74,7 +74,7 @@ class Attempting:
                 ask = Ask(options.request_id, budget_ms, body, beat_ms, requester)
                 unpack = unpack_vector if isinstance(request, EmbedRequest) else unpack_chunk
                 source = self._run_there(node, ask, unpack, contact_s, options.waits)
-            watch = TokenWatch(speed, len(request.continued_ids))
+            watch = TokenWatch(speed, len(request.continued_ids), has_images=request.task == SEE)
             is_whole = False
             async with aclosing(source):
                 while True:

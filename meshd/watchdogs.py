@@ -50,12 +50,15 @@ class TokenWatch:
     its queue moves, or its node is found to be gone.
     """
 
-    def __init__(self, speed: Speed | None, tokens_before: int = 0) -> None:
+    def __init__(
+        self, speed: Speed | None, tokens_before: int = 0, *, has_images: bool = False
+    ) -> None:
         """`speed`: as learned of the node; `tokens_before`: what is prefilled beside the prompt,
-        since another run has generated it.
+        since another run has generated it; `has_images`: what no speed tells of.
         """
         self._prefill_ns = speed.prefill_ns if speed is not None else UNKNOWN_PREFILL_NS
         self._tokens_before = tokens_before
+        self._prefill_s_min = PREFILL_S_MAX if has_images else PREFILL_S_MIN
         self._slowest_s: float | None = None
         """Of the tokens behind the first one, which had to wait for the prompt."""
         self.limit_s = math.inf
@@ -67,7 +70,9 @@ class TokenWatch:
             case Started(prompt_token_ids):
                 tokens = len(prompt_token_ids) + self._tokens_before
                 expected_s = tokens * self._prefill_ns / 1e9
-                self.limit_s = _within(PREFILL_FACTOR * expected_s, PREFILL_S_MIN, PREFILL_S_MAX)
+                self.limit_s = _within(
+                    PREFILL_FACTOR * expected_s, self._prefill_s_min, PREFILL_S_MAX
+                )
             case Chunk():
                 before_s = self._slowest_s
                 self._slowest_s = 0.0 if before_s is None else max(waited_s, before_s * _FADING)

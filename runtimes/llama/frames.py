@@ -6,7 +6,8 @@ How a frame becomes bytes, and what is refused, is in `runtimes/worker/framing.p
       Load           ->
                      <-   Loading ... then Ready or LoadFailed
       Generate       ->
-                     <-   Started, Prefilled ..., Tokens ..., then one of Ended, Failed, Cancelled
+                     <-   Started, Prefilled or Encoding ..., Tokens ..., then one of Ended, Failed,
+                          Cancelled
       Embed          ->
                      <-   Started, Embedded ..., then one of Ended, Failed, Cancelled
       Credit, Cancel ->
@@ -244,6 +245,15 @@ class Measure:
     stop: bool = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """An image of the request is encoded next, which takes long and cannot be interrupted. What
+    comes next of this request says that it was.
+    """
+
+    request: int
+
+
 Frame = (
     Load
     | Generate
@@ -262,6 +272,7 @@ Frame = (
     | Embedded
     | Measured
     | Measure
+    | Encoding
 )
 
 

@@ -4,15 +4,13 @@ A `WorkerLink` is one process from start to end. Nothing here waits for a slow c
 request's `Reply` holds what its consumer has not taken, which is never more than the worker has
 credit for (frames.py).
 
-A deadline runs whenever the worker owes something: a sign of life while it loads or computes, the
-last frame of a request that was cancelled. A worker that misses one is killed.
+A worker that is late with what it owes (patience.py) is killed.
 """
 
 import collections
 import dataclasses
 import itertools
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -28,9 +26,9 @@ from runtimes.base import (
     RuntimeFailure,
     Started,
 )
-from runtimes.embedding import GENERATE, Vector
+from runtimes.embedding import Vector
 from runtimes.llama import frames
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.patience import Patience
 from runtimes.llama.reply import Overflow, Reply
 from runtimes.llama.settings import LlamaSettings
 from runtimes.reply_form import ReplyForm
@@ -87,11 +85,9 @@ class WorkerLink:
         self._outbox: collections.deque[bytes] = collections.deque()
         self._outbox_filled = trio.Event()
         self._debts_changed = trio.Event()
-        self._heard_at = trio.current_time()
+        self._patience = Patience(settings)
         self._process: trio.Process | None = None
         self._ready = False
-        self._step = 1.0
-        """How much longer one decode may take than that of a batch."""
         self._verdict = ""
         """Why the process was killed from here, if it was."""
         self._load_failure: RuntimeFailure | None = None
@@ -125,7 +121,7 @@ class WorkerLink:
         reply = Reply(number, on_end=ended, on_credit=self._give_credit, on_leave=self._cancel)
         self._post(_request_frame(number, request))
         self._replies[number] = reply
-        self._heard_at = trio.current_time()
+        self._patience.begin()
         self._debts_changed.set()
         return reply
 
@@ -195,7 +191,6 @@ class WorkerLink:
         try:
             async for data in stream:
                 for frame in decoder.feed(data):
-                    self._heard_at = trio.current_time()
                     self._handle(frame)
         except (FrameError, Overflow) as error:
             self._kill(f"it sent nonsense ({error!r})")
@@ -214,7 +209,7 @@ class WorkerLink:
 
     async def _watch(self) -> None:
         while True:
-            deadline, verdict = self._deadline()
+            deadline, verdict = self._patience.deadline(self._replies.values())
             if deadline <= trio.current_time():
                 self._kill(verdict)
                 return
@@ -222,40 +217,22 @@ class WorkerLink:
             with trio.move_on_at(deadline):
                 await self._debts_changed.wait()
 
-    def _deadline(self) -> tuple[float, str]:
-        """When the worker is late, and how to say so."""
-        patience = self._settings
-        if not self._ready:
-            seconds = patience.load_timeout_s
-            return self._heard_at + seconds, f"it loaded for {seconds:g} s without a sign of life"
-        debts = [(math.inf, "")]
-        if any(reply.owes for reply in self._replies.values()):
-            seconds = patience.hang_timeout_s * self._step
-            debts.append((self._heard_at + seconds, f"it was silent for {seconds:g} s"))
-        for reply in self._replies.values():
-            if reply.left_at is not None:
-                seconds = patience.cancel_timeout_s * self._step
-                late_at = reply.left_at + seconds
-                debts.append((late_at, f"it did not confirm a cancel in {seconds:g} s"))
-        return min(debts)
-
     def _handle(self, frame: frames.Frame) -> None:
+        if self._patience.note(frame):
+            self._debts_changed.set()
         match frame:
             case frames.Loading():
                 self.progress = frame.progress
             case frames.Ready():
                 self._ready = True
-                if GENERATE not in frame.tasks:  # each text is decoded in one piece
-                    self._step = max(1.0, frame.context_tokens / BATCH_TOKENS_MAX)
                 self.progress = 1.0
-                self._debts_changed.set()
                 self._on_ready(frame)
             case frames.LoadFailed():
                 self._load_failure = RuntimeFailure(frame.code, frame.message)
             case frames.Started():
                 form = ReplyForm(frame.calls, frame.thoughts)
                 self._reply(frame.request).put(Started(frame.prompt_token_ids, form))
-            case frames.Prefilled():
+            case frames.Prefilled() | frames.Encoding():
                 self._reply(frame.request)  # a sign of life, no more
             case frames.Tokens():
                 self._reply(frame.request).put(_chunk(frame))
@@ -285,7 +262,7 @@ class WorkerLink:
         return reply
 
     def _give_credit(self, request: int, tokens: int) -> None:
-        self._heard_at = trio.current_time()  # it may have had nothing to do for hours
+        self._patience.begin()
         self._post(frames.Credit(request=request, tokens=tokens))
         self._debts_changed.set()
 

@@ -90,6 +90,9 @@ class LlamaSettings:
     on a slow machine takes a good part of a minute."""
     load_timeout_s: float = 600.0
     """Silence while loading; GPU kernels may be compiled then."""
+    encode_timeout_s: float = 600.0
+    """Silence while an image is encoded, and how long a cancel may wait for that: it is one step,
+    of some thousand tokens in a large projector."""
     cancel_timeout_s: float = 30.0
     """How long a worker may take to confirm a cancel: it answers between two decodes."""
 

@@ -56,6 +56,13 @@ def test_where_nothing_is_known_the_worst_is_assumed() -> None:
     assert watch.limit_s == PREFILL_S_MAX
 
 
+def test_images_have_their_time() -> None:
+    """Speeds are learned of text: how long one is encoded does not follow from them."""
+    watch = TokenWatch(Speed(1, 1), has_images=True)
+    watch.note(_prompt(10), 0.0)
+    assert watch.limit_s == PREFILL_S_MAX
+
+
 def test_tokens_are_waited_for_by_the_pace_that_was_shown() -> None:
     """Not by the wait for the first one; slow ones count for a while; floor and ceiling hold."""
     watch = TokenWatch(None)

@@ -179,8 +179,11 @@ class Engine:
         if self._is_shared:
             results += self._step_together(ready, allowed)
         else:
+            # An image is one step's work: who comes first of those that wait for theirs.
+            wait = [sequence for sequence in ready if sequence.must_encode][1:]
             for sequence in ready:
-                results += self._step_alone(sequence)
+                if sequence not in wait:
+                    results += self._step_alone(sequence)
         for sequence in active:
             if sequence.ending:
                 results.append(sequence.ended())

@@ -8,10 +8,10 @@ from runtimes.completion_text import CompletionText
 from runtimes.llama.engine.kv_memory import Held
 from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.engine.sampler import Sampler
-from runtimes.llama.frames import Ended, Failed, Prefilled, Tokens
+from runtimes.llama.frames import Encoding, Ended, Failed, Prefilled, Tokens
 from runtimes.llama.images.image_tokens import PlacedImage
 
-StepResult = Prefilled | Tokens | Ended | Failed
+StepResult = Prefilled | Encoding | Tokens | Ended | Failed
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -58,6 +58,11 @@ class Sequence:
         """The image whose tokens come next, if it is no text."""
         at = self.decoded
         return next((image for image in self.images if image.start <= at < image.end), None)
+
+    @property
+    def must_encode(self) -> bool:
+        """Whether an image comes next that is not computed yet."""
+        return self.image is not None and self.image.vectors is None
 
     @property
     def pending_text(self) -> int:

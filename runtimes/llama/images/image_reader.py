@@ -8,7 +8,7 @@ from runtimes.llama.engine.bindings import Handle
 from runtimes.llama.engine.kv_memory import KvMemory
 from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.engine.sequence import Sequence
-from runtimes.llama.frames import Failed, Prefilled
+from runtimes.llama.frames import Encoding, Failed, Prefilled
 from runtimes.llama.images.image_tokens import PlacedImage
 from runtimes.llama.images.vision import Vision
 from runtimes.llama.pace import BATCH_TOKENS_MAX
@@ -35,13 +35,18 @@ class ImageReader:
             return 0
         return min(BATCH_TOKENS_MAX if image.is_whole else room, image.end - sequence.decoded)
 
-    def step(self, sequence: Sequence, room: int) -> Prefilled | Failed:
-        """Compute the next image of `sequence`, or read the next `piece` of it, for which the
-        memory has cells. `Failed`: it cannot be decoded, or not be computed. Raises EngineBroken.
+    def step(self, sequence: Sequence, room: int) -> Encoding | Prefilled | Failed:
+        """Announce that the next image of `sequence` is computed, compute it, or read the next
+        `piece` of it, for which the memory has cells. `Failed`: it cannot be decoded or computed.
+        Raises EngineBroken.
         """
         image = _next_image(sequence)
         request = sequence.request
+        if image.vectors is None and not image.is_announced:
+            image.is_announced = True
+            return Encoding(request=request)
         if image.vectors is None:
+            image.is_announced = False
             try:
                 self._vision.encode(image)
             except RuntimeFailure as failure:

@@ -29,6 +29,8 @@ class PlacedImage:
     chunk: int
     """Which of the pieces it is that mtmd has cut the prompt into."""
     is_last_part: bool = False
+    is_announced: bool = False
+    """Whether it was told that it is computed next."""
     vectors: Any = None
     """What the model reads; None while it was not computed, or is not needed."""
 

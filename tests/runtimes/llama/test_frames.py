@@ -122,6 +122,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(frames.Embedded, request=NUMBERS, data=st.binary(max_size=20)),
     st.builds(frames.Measured, prefill_ns=NUMBERS, decode_ns=NUMBERS),
     st.builds(frames.Measure, stop=st.booleans()),
+    st.builds(frames.Encoding, request=NUMBERS),
 )
 MSGPACK_VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats() | TEXT | st.binary(max_size=20),

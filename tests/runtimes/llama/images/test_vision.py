@@ -11,7 +11,8 @@ import pytest
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.engine.engine import REPRODUCIBLE_TOKENS, Engine
-from runtimes.llama.frames import Failed, Generate
+from runtimes.llama.frames import Encoding, Ended, Failed, Generate, Prefilled
+from runtimes.llama.images.image_tokens import PlacedImage
 from runtimes.llama.images.vision import Vision
 from tests.runtimes.llama.engines import Outcome, Outcomes, generate, make_engine, run
 from tests.runtimes.serving import needs_llama
@@ -254,6 +255,34 @@ def test_streams_go_on_beside_images(models: pathlib.Path, kind: str) -> None:
     outcomes.finish()
     alone = seeing(models, kind)
     assert outcomes.of[4].ids == seen(alone, 4, png(seed=2)).ids
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_each_image_is_announced_and_is_one_step(
+    models: pathlib.Path, is_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the worker knows before; in between all that has arrived is seen to."""
+    encoded: list[int] = []
+    encode = Vision.encode
+
+    def noted(vision: Vision, image: PlacedImage) -> None:
+        encoded.append(image.number)
+        encode(vision, image)
+
+    monkeypatch.setattr(Vision, "encode", noted)
+    engine = seeing(models, reproducible=is_alone)
+    engine.open(look(1, png(seed=1), png(seed=2), max_tokens=1))
+    engine.open(look(2, png(seed=3), max_tokens=1))
+    running, announced = {1, 2}, set[int]()
+    while running:
+        before = len(encoded)
+        results = engine.step(dict.fromkeys(running, 1))
+        assert len(encoded) - before <= 1
+        assert len(encoded) == before or announced
+        announced |= {each.request for each in results if isinstance(each, Encoding)}
+        announced -= {each.request for each in results if isinstance(each, Prefilled)}
+        running -= {each.request for each in results if isinstance(each, Ended)}
+    assert sorted(encoded) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
