@@ -23,8 +23,16 @@ _JPEG: Final = b"\xff\xd8"
 _HEADER: Final = struct.Struct(">IIBBBBB")
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG's pixel, by its colour type."""
+_STRAIGHT: Final = ((0, 0, 1, 1),)
+_INTERLACED: Final = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""A PNG's pixels, or its seven passes: the first column and row, and the steps from there."""
 _UNFOLDED_BYTES: Final = 1024 * 1024
 """Of a PNG's pixels, looked at in pieces."""
+_SLACK_BYTES: Final = 64
+"""That a PNG may have beside its pixels."""
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)
 """Baseline, extended and progressive; nobody decodes the others."""
 _PROGRESSIVE: Final = 0xC2
@@ -87,12 +95,11 @@ def check_pixels(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    width, height, depth, kind, _, _, interlacing = _png_header(data)
-    row_bytes = (width * _CHANNELS.get(kind, 4) * depth + 7) // 8
-    least = height * (row_bytes + 1)
-    most = least + 64
-    if interlacing:  # it has more and shorter rows
-        least, most = 0, 2 * most
+    header = _png_header(data)
+    _, _, depth, *_, interlacing = header
+    if interlacing and depth > 8:  # a decoder holds its pixels two and a half times
+        raise BadImage("is interlaced, with 16 bits; save it without interlacing")
+    expected = _unfolded_bytes(*header)
     inflater = zlib.decompressobj()
     unfolded = 0
     try:
@@ -102,12 +109,25 @@ def _check_png(data: bytes) -> None:
             while content and not inflater.eof:
                 unfolded += len(inflater.decompress(content, _UNFOLDED_BYTES))
                 content = inflater.unconsumed_tail
-                if unfolded > most:
+                if unfolded > expected + _SLACK_BYTES:
                     raise BadImage("unfolds to more pixels than it says")
     except zlib.error as error:
         raise BadImage("is damaged") from error
-    if unfolded < least or not inflater.eof:
+    if unfolded < expected or not inflater.eof:
         raise BadImage("is cut off")
+
+
+def _unfolded_bytes(
+    width: int, height: int, depth: int, kind: int, _packing: int, _filter: int, interlacing: int
+) -> int:
+    """Of all rows, each with the number of its filter before it."""
+    bits = _CHANNELS.get(kind, 4) * depth
+    total = 0
+    for left, top, across, down in _INTERLACED if interlacing else _STRAIGHT:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0:
+            total += max(0, rows) * (1 + (columns * bits + 7) // 8)
+    return total
 
 
 def _png_header(data: bytes) -> tuple[int, ...]:

@@ -73,6 +73,28 @@ def test_a_png_is_unfolded_no_further_than_it_says() -> None:
         check_pixels(png_of(10, 30, zlib.compress(rows + bytes(65))))
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "bytes_of_rows"),
+    [(1, 1, 4), (8, 8, 15 + 3 * 64), (3, 2, 3 * 4 + 10), (1, 5, 5 * 4)],
+)
+def test_an_interlaced_png_has_its_rows(width: int, height: int, bytes_of_rows: int) -> None:
+    """Of seven passes, as many as there are for its size."""
+
+    def image(size: int, depth: int = 8) -> bytes:
+        header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 1)
+        data = png_of(width, height, zlib.compress(bytes(size)))
+        return data[:16] + header + data[16 + len(header) :]
+
+    check_pixels(image(bytes_of_rows))
+    check_pixels(image(bytes_of_rows + 64))
+    with pytest.raises(BadImage, match="cut off"):
+        check_pixels(image(bytes_of_rows - 1))
+    with pytest.raises(BadImage, match="more pixels than it says"):
+        check_pixels(image(bytes_of_rows + 65))
+    with pytest.raises(BadImage, match="interlaced, with 16 bits"):
+        check_pixels(image(bytes_of_rows * 2, depth=16))
+
+
 def test_pixels_may_lie_in_several_chunks() -> None:
     """As most programs write them."""
     whole = png(50, 50)
