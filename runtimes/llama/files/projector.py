@@ -21,8 +21,27 @@ NONE: Final = "none"
 """The option's value for a model that shall not see."""
 ENTRIES_MAX: Final = 4_096
 """Of the model's folder, that are looked at."""
-DECODED_BYTES: Final = 12
-"""For each pixel, while an image is decoded; about."""
+DECODED_BYTES: Final = 17
+"""For each pixel, while an image is decoded: a PNG with transparency and 16 bits has 16."""
+PATCHES_MAX: Final = {
+    "qwen2vl_merger": 4 * 4_096,
+    "qwen2.5vl_merger": 4 * 4_096,
+    "qwen3vl_merger": 4 * 4_096,
+    "ling3vl": 4 * 4_096,
+    "glm4v": 4 * 4_096,
+    "kimik25": 4 * 4_096,
+    "muse-glimmer": 4 * 4_096,
+    "hunyuanvl": 4 * 16_384,
+    "youtuvl": 4 * 62_500,
+    "gemma4v": 9 * 1_120,
+    "pixtral": 4 * 1_024,
+    "lightonocr": 4 * 1_024,
+    "kimivl": 4 * 1_024,
+    "minimax_m3": 4 * 576,
+    "lfm2": 4 * 256,
+}
+"""Of one image, in kinds that make more of a larger one. They are mtmd's own bounds, which no file
+states: in tokens, of 2 by 2 or 3 by 3 patches each."""
 
 _WORD: Final = re.compile(r"mxfp\d_moe|[^\W_]{2,}")
 _ANY: Final = re.compile(
@@ -89,6 +108,7 @@ def projector_bytes(path: pathlib.Path) -> int:
     Blocking. Raises RuntimeFailure `invalid_model`, and OSError.
     """
     values = read_metadata(path).values
+    kind = values.get("clip.projector_type") or values.get("clip.vision.projector_type")
 
     def number(key: str) -> int:
         value = values.get(f"clip.vision.{key}")
@@ -96,8 +116,10 @@ def projector_bytes(path: pathlib.Path) -> int:
 
     patch = max(1, number("patch_size"))
     pixels = max(number("image_size") ** 2, number("image_max_pixels"))
+    # Images are made smaller, hardly larger.
+    patches = max(pixels, min(PATCHES_MAX.get(str(kind), 0) * patch**2, PIXELS_MAX)) // patch**2
     wide = 4 * (2 * number("feed_forward_length") + 6 * number("embedding_length"))
-    return path.stat().st_size + pixels // patch**2 * wide + DECODED_BYTES * PIXELS_MAX
+    return path.stat().st_size + patches * wide + DECODED_BYTES * PIXELS_MAX
 
 
 def tasks_of(task: str, projector: pathlib.Path | None) -> tuple[str, ...]:

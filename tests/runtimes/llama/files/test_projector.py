@@ -11,6 +11,7 @@ import trio
 from runtimes.base import GenerateRequest, RuntimeFailure
 from runtimes.embedding import EMBED, GENERATE, SEE
 from runtimes.images import Image
+from runtimes.limits import PIXELS_MAX
 from runtimes.llama.files.adapter import whole_hash
 from runtimes.llama.files.hash_cache import HashCache, file_identity
 from runtimes.llama.files.projector import DECODED_BYTES, find_projector, projector_bytes
@@ -22,7 +23,14 @@ from tests.runtimes.serving import CHAT, TIMEOUT_S, ask, complete, needs_llama, 
 
 pytest.importorskip("gguf", reason="the [dev] extra is not installed")
 
-from tests.helpers.projectors import png, write_projector
+from tests.helpers.projectors import (
+    FEED_FORWARD,
+    IMAGE_TOKENS,
+    WIDTH,
+    png,
+    write_flat_projector,
+    write_projector,
+)
 
 QWEN = "Qwen2.5-VL-7B-Instruct"
 
@@ -107,6 +115,17 @@ def test_it_belongs_to_the_model(folder: pathlib.Path) -> None:
     assert whole_hash(model, None) != whole_hash(model, None, sees.projector)
     write_projector(sees.projector, model_width=32)
     assert file_identity(model, None, sees.projector) != after.identity
+
+
+def test_buffers_are_those_of_the_largest_image(tmp_path: pathlib.Path) -> None:
+    """Of the one size that all have, or else of as many patches as mtmd makes."""
+    plain, flat = tmp_path / "mmproj-plain.gguf", tmp_path / "mmproj-flat.gguf"
+    write_projector(plain)
+    write_flat_projector(flat)
+    of_patch = 4 * (2 * FEED_FORWARD + 6 * WIDTH)
+    for path, patches in ((plain, IMAGE_TOKENS), (flat, 4 * 4096)):
+        beside = path.stat().st_size + DECODED_BYTES * PIXELS_MAX
+        assert projector_bytes(path) == beside + patches * of_patch
 
 
 def test_a_draft_beside_it_is_counted_too(folder: pathlib.Path, random_model: pathlib.Path) -> None:
