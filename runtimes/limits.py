@@ -161,6 +161,9 @@ def _check_images(request: GenerateRequest) -> None:
         for message, at in places
     ):
         raise _bad("an image has no place in the messages")
+    # Templates keep the order of users' messages; a system's they put where they like.
+    if any(messages[message].role != "user" for message, _ in places):
+        raise _bad("only messages of the role 'user' can have images")
     pixels = 0
     for number, image in enumerate(images, start=1):
         try:

@@ -1,6 +1,7 @@
 """Images as they come: what is read of them before anybody decodes them, and what is refused."""
 
 import contextlib
+import dataclasses
 import struct
 import zlib
 
@@ -200,6 +201,17 @@ def test_images_have_places_in_their_order() -> None:
     assert "no place" in refusal(Image(data, 0, 5), Image(data, 0, 0))
     with pytest.raises(RuntimeFailure, match="no place"):
         limits.check_request(GenerateRequest(model="m", prompt="a", images=(Image(data, 0, 0),)))
+
+
+@pytest.mark.parametrize("role", ["system", "assistant", "tool", "developer"])
+def test_only_users_show_images(role: str) -> None:
+    """A template may put another's message elsewhere, and images in the place of others with it."""
+    messages = (ChatMessage(role=role, content="Look:"), *MESSAGES)
+    shown = GenerateRequest(model="m", messages=messages, images=(Image(png(), 1, 0),))
+    limits.check_request(shown)
+    with pytest.raises(RuntimeFailure, match="only messages of the role 'user'") as failed:
+        limits.check_request(dataclasses.replace(shown, images=(Image(png(), 0, 0),)))
+    assert failed.value.code == "bad_request"
 
 
 def test_there_are_bounds_for_all_images_together() -> None:
