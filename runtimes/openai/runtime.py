@@ -225,8 +225,8 @@ class UpstreamRuntime(Runtime):
 
 
 async def _check_pixels(images: tuple[Image, ...]) -> None:
-    """Raise RuntimeFailure `bad_request` for one that unfolds to more than it says: llama-server
-    takes whatever memory that is.
+    """Raise RuntimeFailure `bad_request` for one that is more than it says, to unfold or to decode:
+    llama-server takes whatever memory and time that is.
     """
     for number, image in enumerate(images, start=1):
         try:

@@ -68,13 +68,16 @@ def test_images_are_seen_and_counted(client: openai.OpenAI) -> None:
 
 
 def test_each_refusal_is_one_line(client: openai.OpenAI) -> None:
-    """Of a model that does not see, of what is no image, of what would have to be fetched."""
+    """Of a model that does not see, of what is no image, also where that shows only when it is
+    decoded, of what would have to be fetched.
+    """
+    from tests.helpers.jpegs import hard_jpeg
     from tests.helpers.projectors import png
 
     with pytest.raises(openai.BadRequestError, match="cannot see images") as caught:
         show(client, [png()], model="demo")
     assert "the mesh has for that: m." in str(caught.value)
-    for data in (b"", b"GIF89a", png()[:60], png()[:-20]):
+    for data in (b"", b"GIF89a", png()[:60], png()[:-20], hard_jpeg(8, 8, components=2)):
         with pytest.raises(openai.BadRequestError, match="image 1 "):
             show(client, [data])
     parts: Any = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}}]

@@ -23,6 +23,7 @@ from tests.runtimes.serving import CHAT, TIMEOUT_S, ask, complete, needs_llama, 
 
 pytest.importorskip("gguf", reason="the [dev] extra is not installed")
 
+from tests.helpers.jpegs import hard_jpeg
 from tests.helpers.projectors import (
     FEED_FORWARD,
     IMAGE_TOKENS,
@@ -177,7 +178,8 @@ def test_the_worker_sees_and_outlives_bad_images(folder: pathlib.Path) -> None:
             pid, card = runtime.worker_pid, runtime.card
             assert card is not None
             assert card.tasks == (GENERATE, SEE)
-            for data in (b"", b"hello", png()[:100], png()[:-20], png()[:8] + bytes(50)):
+            cut, empty = (png()[:100], png()[:-20]), png()[:8] + bytes(50)
+            for data in (b"", b"hello", *cut, empty, hard_jpeg(8, 8, components=2)):
                 failure = await why_not(runtime, show(png(), data))
                 assert failure.code == "bad_request"
                 assert failure.message.startswith("image 2 ")
