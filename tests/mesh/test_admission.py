@@ -61,7 +61,7 @@ def test_the_owner_is_next_and_nodes_share(tmp_path: pathlib.Path) -> None:
     first, bert soon after, and anna's batch request last.
     """
     with Daemons(tmp_path) as daemons:
-        serving = daemons.add("serving", model="test:words,delay_ms=20,context=1000000")
+        serving = daemons.add("serving", model="test:words,delay_ms=100,context=1000000")
         serving.launch().ready()
         anna, bert = (_join(daemons, serving, name, name) for name in ("anna", "bert"))
         phone = _join(daemons, serving, "phone", serving.status()["owner"])

@@ -21,7 +21,7 @@ def test_of_two_copies_of_a_home_the_newer_one_is_the_member(tmp_path: pathlib.P
         copy.launch().ready()
         assert copy.id == bert.id
         until("the older copy knows", lambda: bert.status()["superseded"], 10.0)
-        assert "--new-identity" in bert.log_text()
+        until("it says so", lambda: "--new-identity" in bert.log_text(), 10.0)
         until(
             "anna speaks with the newer",
             lambda: anna.nodes() == {"anna": "alive", "copy": "alive"},

@@ -121,7 +121,8 @@ def test_a_join_a_leave_and_a_death_are_heard(daemons: Daemons) -> None:
         assert carl.stop() == 0
         for heard in listeners:
             left = heard.wait("left", "carl")
-            assert (left["node"], left["previous"]) == (carl.id, "alive")
+            assert left["node"] == carl.id
+            assert left["previous"] in ("alive", "suspect")  # a busy machine may have doubted it
         bert.kill()
         for heard in listeners:
             assert heard.wait("suspect", "bert")["previous"] == "alive"

@@ -37,7 +37,7 @@ pytestmark = [
 MODEL = "upstream-demo"
 GONE_S = 20.0
 """From the upstream's death until its models are gone everywhere."""
-BACK_S = 20.0
+BACK_S = 40.0
 """From its return; looks are five to ten seconds apart then."""
 
 
