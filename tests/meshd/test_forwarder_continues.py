@@ -301,20 +301,21 @@ def test_a_node_that_falls_silent_is_left(
     """No heartbeat: it is stopped, or out of reach, whatever its model would need; and the mesh
     looks at it.
     """
-    monkeypatch.setattr(asking, "SILENCE_S", 0.5)
+    monkeypatch.setattr(asking, "SILENCE_S", 1.0)
     house = House(tmp_path, None, _silent(*frames), TellingRuntime())
     got = answered(house)
     assert (got.node, got.text) == ("n2", WHOLE)
     assert house.events == [ContactLost(house.id(1))]
 
 
+@pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_slow_model_is_waited_for_while_its_node_is_heard(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
     """Before its slot, in its prefill and between tokens."""
     monkeypatch.setattr(attempting, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(asking, "SILENCE_S", 0.5)
-    slow = PlayedRuntime([0.7, *HELLO[:1], 0.7, *HELLO[1:2], 0.7, *HELLO[2:]])
+    monkeypatch.setattr(asking, "SILENCE_S", 2.0)
+    slow = PlayedRuntime([*HELLO[:before], 2.5, *HELLO[before:]])
     other = PlayedRuntime()
     house = House(tmp_path, None, slow, other)
     got = answered(house)

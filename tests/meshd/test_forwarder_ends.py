@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 import trio
 
+from meshd import asking
 from meshd.answer import RequestOptions
-from meshd.asking import LAST_FRAMES_S
 from meshd.failures import RequestFailed
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, RuntimeFailure, Started
 from tests.meshd.forwarding_house import FOREVER, REQUEST, House, failing, run
@@ -57,7 +57,7 @@ def test_what_happens_after_the_end_does_not_matter(tmp_path: pathlib.Path) -> N
     house = House(tmp_path, PlayedRuntime(clean_up_s=FOREVER), own=True)
 
     async def test() -> None:
-        assert await house.ask(deadline_s=0.2) == ("n0", list(HELLO))
+        assert await house.ask(deadline_s=1.0) == ("n0", list(HELLO))
 
     run(house, test)
     house = House(tmp_path / "2", PlayedRuntime([*HELLO, RuntimeFailure("crashed", "")]), own=True)
@@ -103,9 +103,13 @@ def test_a_node_that_dies_amid_its_answer_ends_it(tmp_path: pathlib.Path) -> Non
     run(house, test)
 
 
-def test_what_a_node_sent_before_its_goodbye_is_read(tmp_path: pathlib.Path) -> None:
+def test_what_a_node_sent_before_its_goodbye_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The goodbye comes by another way, and may be the faster."""
-    runtime = PlayedRuntime([*HELLO[:2], LAST_FRAMES_S / 5, *HELLO[2:]])
+    monkeypatch.setattr(asking, "LAST_FRAMES_S", 5.0)
+    has_left = trio.Event()
+    runtime = PlayedRuntime([*HELLO[:2], has_left, *HELLO[2:]])
     house = House(tmp_path, None, runtime)
     seen: list[GenerateEvent] = []
 
@@ -113,6 +117,7 @@ def test_what_a_node_sent_before_its_goodbye_is_read(tmp_path: pathlib.Path) -> 
         seen.append(event)
         if isinstance(event, Started):
             house.leave(1)
+            has_left.set()
 
     async def test() -> None:
         await house.watch(leave)

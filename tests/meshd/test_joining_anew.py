@@ -143,8 +143,6 @@ def test_a_failure_leaves_the_home_as_it_was(
     tmp_path: pathlib.Path, home: Home, is_reachable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seeds that are not there, or say no: to the last byte."""
-    monkeypatch.setattr(joining, "SEEDS_S", 0.2)
-    monkeypatch.setattr(joining, "RETRY_S", 0.05)
     founder = Founder(tmp_path, expires_in_s=-1)
     before = _content(home)
 
@@ -154,6 +152,8 @@ def test_a_failure_leaves_the_home_as_it_was(
                 with pytest.raises(JoinRefused, match="expired"):
                     await join_anew(home, token)
                 return
+        monkeypatch.setattr(joining, "SEEDS_S", 0.2)
+        monkeypatch.setattr(joining, "RETRY_S", 0.05)
         with pytest.raises(UserError, match="could be reached"):
             await join_anew(home, founder.token(Address("127.0.0.1", 1)))
 

@@ -302,7 +302,10 @@ def test_a_llama_cpp_that_does_not_load_is_a_missing_dependency(
     install_fake_llama_cpp(monkeypatch, tmp_path, "raise OSError('libllama.so: no such file')")
 
     async def main() -> None:
-        with pytest.raises(RuntimeFailure, match="pip install") as failed, trio.fail_after(9):
+        with (
+            pytest.raises(RuntimeFailure, match="pip install") as failed,
+            trio.fail_after(TIMEOUT_S),
+        ):
             await make(demo).serve(lambda: None)
         assert failed.value.code == "missing_dependency"
         assert "libllama.so" in failed.value.message
