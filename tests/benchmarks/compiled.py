@@ -1,7 +1,7 @@
 """Runs another benchmark of virtual time with the pure core compiled, twice as fast.
 
 mypyc (it comes with mypy) makes C of `protocol/` and `simulations/` in a temporary copy; that takes
-a minute and a C compiler. Nothing else differs: the hash of a seed's trace is that of the
+some minutes and a C compiler. Nothing else differs: the hash of a seed's trace is that of the
 interpreted code, which the benchmark prints so that anybody can compare.
 
 Run: python -m tests.benchmarks.compiled starvation --grid fifty
@@ -46,9 +46,9 @@ def build(folder: pathlib.Path) -> None:
     for name in (*BENCHMARKS, "gossip_theory", "swim_variants"):
         shutil.copy(ROOT / "tests" / "benchmarks" / f"{name}.py", benchmarks)
     (folder / "mypy.ini").write_text(_MYPY)
-    # Interpreted: packages, exceptions, whose class mypyc cannot build on a built-in one, the example
-    # whose class others extend, and where it makes wrong code: two exceptions under one name
-    # (fuzz.py), a constant of two floats (network_table.py).
+    # Interpreted: packages, exceptions, whose class mypyc cannot build on a built-in one, the
+    # example whose class others extend, and where it makes wrong code: two exceptions under one
+    # name (fuzz.py), a constant of two floats (network_table.py).
     left_out = ("__init__.py", "errors.py", "plain_swim.py", "fuzz.py", "network_table.py")
     sources = [
         str(path.relative_to(folder))
