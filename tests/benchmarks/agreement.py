@@ -232,7 +232,8 @@ async def is_toss_up(
     for own, *top in asked.likely:
         if not theirs.text.startswith(before + own[0]):
             rivals = [each for each in top if each[0] and theirs.text.startswith(before + each[0])]
-            return any(abs(each[1] - own[1]) < LOGPROB_TOLERANCE for each in rivals)
+            # Each of the two may be off by the tolerance, in either direction.
+            return any(abs(each[1] - own[1]) < 2 * LOGPROB_TOLERANCE for each in rivals)
         before += own[0]
     return ours.text != asked.text  # this time it came out like theirs
 
