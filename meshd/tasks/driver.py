@@ -5,8 +5,9 @@ came of it.
 
 A node that refuses or cannot be reached has done nothing, and the next candidate is asked at once.
 A crash, or the loss of a node that was at work, is one of the job's retries; so is a round in which
-nobody could be asked. While every node is merely full the job waits, up to its deadline. What the
-job itself is to blame for (its arguments, a function that raises) is final wherever it happened.
+nobody could be asked. While every node is merely full, or one that fits is in doubt (a lost probe,
+mostly refuted soon), the job waits, up to its deadline. What the job itself is to blame for (its
+arguments, a function that raises) is final wherever it happened.
 
 A job may thus have been run more than once, but it has one result.
 """
@@ -48,6 +49,10 @@ _PEERS_CODES: Final = (
     "bad_arguments", "failed", "unknown_function", "queue_full", "unavailable", "crashed",
 )  # fmt: skip
 """What a peer may say; anything else counts as `unavailable`."""
+_IN_DOUBT: Final = "in_doubt"
+"""Of a round: one that fits was under suspicion, and so not asked."""
+_WAITING_CODES: Final = ("queue_full", _IN_DOUBT)
+"""What is over by itself, and uses up no retry."""
 _FUNCTIONS_SHOWN: Final = 8
 
 
@@ -138,7 +143,7 @@ class Driver:
                     raise JobFailed("timeout", message) from failure
                 if failure.code in _FINAL_CODES:
                     raise JobFailed(failure.code, failure.message) from failure
-                retries += failure.code != "queue_full"
+                retries += failure.code not in _WAITING_CODES
                 if retries > live.descriptor.retries:
                     times = "once" if retries == 1 else f"{retries} times"
                     raise JobFailed(
@@ -156,9 +161,13 @@ class Driver:
         return wait_s * (1 + self._rng.random() / 2)
 
     async def _round(self, live: LiveJob) -> tuple[Any, tuple[str, ...]]:
-        """Ask candidates until one has begun. Raises AttemptFailed for the round; JobFailed."""
-        last = AttemptFailed("unavailable", _nobody(live.job))
-        for candidate in self._candidates(live):
+        """Ask candidates, the best first and who has failed last, until one has begun. Raises
+        AttemptFailed for the round; JobFailed.
+        """
+        fitting = self._candidates(live)
+        is_in_doubt = not all(candidate.is_alive for candidate in fitting)
+        last = AttemptFailed(_IN_DOUBT if is_in_doubt else "unavailable", _nobody(live.job))
+        for candidate in sorted(rank(fitting, self._rng), key=lambda c: live.failures[c.node]):
             name = self._view.name(candidate.node)
             attempt = live.job.begin_attempt(name, key_text(candidate.node))
             live.tell("placed", node=name)
@@ -176,16 +185,16 @@ class Driver:
                 failed = AttemptFailed(failure.code, f"on {name}: {failure.message}")
                 if has_begun or failure.code == "crashed":
                     raise failed from failure
-                if last.code != "queue_full":
+                if last.code not in _WAITING_CODES:
                     last = failed
                 live.tell("refused", node=name, reason=failure.message)
         raise last
 
     def _candidates(self, live: LiveJob) -> list[Candidate]:
-        """Who may be tried, best first; who has failed comes last.
+        """Who fits, those in doubt among them.
 
-        Empty when the right ones do not answer now, or have been lost. Raises AttemptFailed when
-        the right one may be too new to have told, JobFailed when there never was one.
+        Empty when the right ones have been lost. Raises AttemptFailed when the right one may be too
+        new to have told, JobFailed when there never was one.
         """
         if not self._view.may_ask():
             raise JobFailed("bad_request", "this node's role does not let it ask")
@@ -203,7 +212,7 @@ class Driver:
                 )
             kind = JobFailed if self._view.is_settled() else AttemptFailed
             raise kind(code, message)
-        return sorted(rank(candidates, self._rng), key=lambda c: live.failures[c.node])
+        return candidates
 
     def _fits(self, node: NodeId, wanted: "Requirements") -> bool:
         if wanted.node is not None and node not in self._view.find(wanted.node):

@@ -161,6 +161,14 @@ class House:
         self.mesh[0].members.put_gone(self.id(index), Gone(State.DEAD, 1, 0, None))
         self.view.note(MembershipChanged(self.id(index), "", State.DEAD, 1, State.SUSPECT))
 
+    def suspect(self, index: int) -> None:
+        """Member `index` is in doubt here."""
+        self.mesh[0]._membership.suspect(self.id(index), self.mesh.now, is_refused=False)
+
+    def refute(self, index: int) -> None:
+        """It has said that it lives."""
+        del self.mesh[0].members.suspicions[self.id(index)]
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """All members take streams, and jobs are driven."""
@@ -203,6 +211,15 @@ def _outcome(house: House, **job: object) -> Job:
 
     _run(house, main)
     return found[0]
+
+
+async def _retrying(live: LiveJob, *, times: int = 1) -> None:
+    """Until a job has come to nothing so often."""
+    async with aclosing(live.news()) as news:
+        async for entry in news:
+            times -= entry["event"] == "retrying"
+            if not times:
+                return
 
 
 def _story(job: Job) -> list[tuple[str, str]]:
@@ -297,6 +314,47 @@ def test_cancel_reaches_the_far_node(tmp_path: pathlib.Path) -> None:
     _run(house, main)
 
 
+def test_a_node_in_doubt_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """A lost probe, say: until it has refuted that nobody is asked, and no retry is used up."""
+    played = Played([ACCEPT, end(b"1")])
+    house = House(tmp_path, played)
+    house.suspect(1)
+
+    async def main() -> None:
+        live = await house.submit(retries=0, requirements={"node": "n1"})
+        await _retrying(live, times=2)
+        assert played.asked == 0
+        house.refute(1)
+        await live.over.wait()
+        assert (live.job.result, _story(live.job)) == (1, [("n1", "done")])
+
+    _run(house, main)
+
+
+def test_beside_a_node_in_doubt_a_refusal_uses_up_no_retry(tmp_path: pathlib.Path) -> None:
+    """The one that may be the right one has not been asked yet."""
+    refuses = Played(refusing("unavailable"))
+    house = House(tmp_path, refuses, Played([ACCEPT, end(b"1")]))
+    house.suspect(2)
+
+    async def main() -> None:
+        live = await house.submit(retries=0)
+        await _retrying(live, times=2)
+        house.refute(2)
+        await live.over.wait()
+        assert live.job.result == 1
+
+    _run(house, main)
+
+
+def test_a_doubt_is_waited_for_up_to_the_deadline(tmp_path: pathlib.Path) -> None:
+    """And no longer."""
+    house = House(tmp_path, Played(None))
+    house.suspect(1)
+    job = _outcome(house, deadline_s=0.1)
+    assert job.error == {"code": "timeout", "message": "it was not done within 0.1 s"}
+
+
 @pytest.mark.parametrize("script", [None, refusing("queue_full")])
 def test_a_deadline_is_final(tmp_path: pathlib.Path, script: list[bytes] | None) -> None:
     """While it runs, and while it waits for its turn."""
@@ -355,10 +413,7 @@ def test_a_member_too_new_to_have_told_is_waited_for(
 
     async def main() -> None:
         live = await house.submit(requirements={"node": "n2"})
-        async with aclosing(live.news()) as news:
-            async for entry in news:
-                if entry["event"] == "retrying":
-                    break
+        await _retrying(live)
         house.offer(2, ["f"])
         house.hear()
         await live.over.wait()
