@@ -3,17 +3,22 @@
 Who was away would else serve, or ask, whom the mesh has revoked meanwhile (`protocol/catch_up.py`).
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
-from meshd.frames import FrameStream, StreamBroken
-from meshd.peers import Handler
 from protocol.identity import NodeId
 from protocol.node import Node
+from runtimes.base import RuntimeFailure
+
+Admit = Callable[[NodeId], Awaitable[None]]
+"""See `CatchingUp.admit`."""
 
 CATCH_UP_S: Final = 10.0
 """The node itself gives up waiting for others sooner."""
+WAITING_MAX: Final = 64
+"""Of this node and of its peers together, which have all been read into memory."""
 
 
 class CatchingUp:
@@ -36,13 +41,13 @@ class CatchingUp:
         with trio.move_on_after(CATCH_UP_S):
             await self._has_ended.wait()
 
-    def guard(self, handler: Handler) -> Handler:
-        """The same, once this node has caught up, and for whom is a member then."""
-
-        async def serve(peer: NodeId, frames: FrameStream) -> None:
-            await self.wait()
-            if self._node.authority.admission(peer) is None:
-                raise StreamBroken("it is no member (any more)")
-            await handler(peer, frames)
-
-        return serve
+    async def admit(self, peer: NodeId) -> None:
+        """Wait before anything is done for `peer`, which must be a member then: a part of the work,
+        so that it hears meanwhile that this node lives. Raises RuntimeFailure.
+        """
+        if self._has_ended.statistics().tasks_waiting >= WAITING_MAX:
+            message = f"{WAITING_MAX} requests wait until it knows what it missed"
+            raise RuntimeFailure("queue_full", message)
+        await self.wait()
+        if self._node.authority.admission(peer) is None:
+            raise RuntimeFailure("unavailable", "who asks is no member (any more)")

@@ -162,8 +162,9 @@ class Running:
 
     def _take_up_serving(self) -> None:
         """Make what answers other members, and what ends that in order."""
-        self._serving = Serving(self.admitting, lambda: self._advertiser.load)
-        self._task_serving = TaskServing(self._functions, lambda: self._advertiser.load)
+        admit = self._catching_up.admit
+        self._serving = Serving(self.admitting, admit, lambda: self._advertiser.load)
+        self._task_serving = TaskServing(self._functions, admit, lambda: self._advertiser.load)
         local = self.local_models
         self.draining = Draining(local, self.models_changed, lambda: self.admitting.load)
         self.stopping = Stopping(
@@ -192,8 +193,8 @@ class Running:
         """Run until `end` is called, or until cancelled (which is abrupt)."""
         handlers = {
             Kind.GOSSIP: self.gossip.serve_stream,
-            Kind.REQUEST: self._catching_up.guard(self._serving.serve_stream),
-            Kind.TASK: self._catching_up.guard(self._task_serving.serve_stream),
+            Kind.REQUEST: self._serving.serve_stream,
+            Kind.TASK: self._task_serving.serve_stream,
         }
         try:
             async with trio.open_nursery() as nursery:

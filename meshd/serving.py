@@ -8,6 +8,7 @@ import trio
 
 from meshd.admitting import Admitting
 from meshd.answering import Answering, Send, receive_ask
+from meshd.catching_up import Admit
 from meshd.frames import FrameStream, StreamBroken
 from meshd.payloads import (
     BadPayload,
@@ -30,9 +31,14 @@ log = structlog.get_logger()
 class Serving:
     """Answers the exchanges of kind REQUEST."""
 
-    def __init__(self, admitting: Admitting, load: Callable[[], Load] | None = None) -> None:
-        """`load`: this node's, which a refusal tells; None: that of the models."""
+    def __init__(
+        self, admitting: Admitting, admit: Admit, load: Callable[[], Load] | None = None
+    ) -> None:
+        """`admit`: awaited before anything is done for a peer. `load`: this node's, which a refusal
+        tells; None: that of the models.
+        """
         self._admitting = admitting
+        self._admit = admit
         self._load = load or (lambda: admitting.load)
         self._runs: dict[tuple[NodeId, str], trio.CancelScope] = {}
         """By who asked, and the request's id."""
@@ -57,6 +63,7 @@ class Serving:
         log.debug("request.serving", request=ask.request_id, peer=who, model=request.model)
 
         async def generate(send: Send) -> End | None:
+            await self._admit(peer)
             end: End | None = None
             mine = self._admitting.generate(request, peer, ask.requester, deadline_s, waits)
             async with aclosing(mine) as events:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from meshd.answering import Answering, Send, receive_ask
+from meshd.catching_up import Admit
 from meshd.frames import FrameStream
 from meshd.payloads import BadPayload
 from meshd.tasks.payloads import pack_returned, unpack_call
@@ -19,9 +20,12 @@ log = structlog.get_logger()
 class TaskServing:
     """Answers the exchanges of kind TASK."""
 
-    def __init__(self, functions: FunctionRunner, load: Callable[[], Load]) -> None:
-        """`load`: this node's, which a refusal tells."""
+    def __init__(self, functions: FunctionRunner, admit: Admit, load: Callable[[], Load]) -> None:
+        """`admit`: awaited before anything is done for a peer. `load`: this node's, which a refusal
+        tells.
+        """
         self._functions = functions
+        self._admit = admit
         self._load = load
 
     async def serve_stream(self, peer: NodeId, frames: FrameStream) -> None:
@@ -42,6 +46,7 @@ class TaskServing:
             async def started() -> None:
                 await send(Accept(b""))
 
+            await self._admit(peer)
             returned = await self._functions.run(call, started, deadline_s=deadline_s)
             return End(pack_returned(returned))
 

@@ -32,7 +32,7 @@ from protocol.members import Gone, State
 from protocol.messages import Load
 from runtimes.base import Chunk, Finished, GenerateEvent, GenerateRequest, Request, Started
 from tests.helpers.nodes import Mesh
-from tests.meshd.members import TIMEOUT_S, Member, at_once, workers
+from tests.meshd.members import TIMEOUT_S, Member, admit, at_once, workers
 from tests.meshd.played_runtime import PlayedRuntime
 
 REQUEST = GenerateRequest(model="m", prompt="hello")
@@ -152,7 +152,7 @@ class House:
                 handler = what
                 if isinstance(what, PlayedRuntime):
                     admitting = Admitting(LocalModels([what]), self.view.is_owners)
-                    handler = Serving(admitting).serve_stream
+                    handler = Serving(admitting, admit).serve_stream
                 assert not isinstance(handler, PlayedRuntime)
                 address = await stack.enter_async_context(member.serving({Kind.REQUEST: handler}))
                 self.addresses[member.id] = (address,)

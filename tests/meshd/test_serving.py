@@ -40,6 +40,7 @@ from protocol.messages import Load
 from protocol.outlook import Outlook
 from protocol.requester import ANYBODY
 from runtimes.base import Chunk, Finished, GenerateRequest, RuntimeFailure, Started
+from tests.meshd.members import admit
 from tests.meshd.played_runtime import HELLO, PlayedRuntime
 
 PEER = NodeId(b"p" * 32)
@@ -82,7 +83,7 @@ async def _serving(
     """One exchange under way; gives both ends."""
     left, right = pair()
     served, frames = Served(FrameStream(left)), FrameStream(right)
-    served.serving = Serving(admitting or _admitting(*runtimes))
+    served.serving = Serving(admitting or _admitting(*runtimes), admit)
 
     async def serve() -> None:
         try:
@@ -472,7 +473,7 @@ def test_asked_anew_the_older_run_ends() -> None:
     """The same request of the same peer: its asker has given the older one up."""
     runtime = PlayedRuntime([HELLO[0], FOREVER])
     runtime.slots = 2
-    serving = Serving(_admitting(runtime))
+    serving = Serving(_admitting(runtime), admit)
     ends = {name: tuple(map(FrameStream, memory_stream_pair())) for name in ("old", "new", "else")}
     broken: list[str] = []
 

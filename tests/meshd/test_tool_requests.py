@@ -20,6 +20,7 @@ from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started
 from runtimes.reply_form import ReplyForm
 from tests.helpers import test_runtime
 from tests.meshd.forwarding_house import House, run
+from tests.meshd.members import admit
 from tests.meshd.played_runtime import PlayedRuntime
 
 REQUEST = GenerateRequest(
@@ -42,7 +43,7 @@ def test_a_call_comes_from_who_knows_of_tools(tmp_path: pathlib.Path) -> None:
     """An older node refuses, the next one calls; another run goes on in the middle of the call."""
     scripted = test_runtime.create("m", options={})
     admitting = Admitting(LocalModels([scripted]), lambda node: False)
-    house = House(tmp_path, None, older, Serving(admitting).serve_stream)
+    house = House(tmp_path, None, older, Serving(admitting, admit).serve_stream)
 
     async def test() -> None:
         async with trio.open_nursery() as nursery:

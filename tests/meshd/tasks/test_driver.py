@@ -36,7 +36,7 @@ from protocol.messages import Load
 from runtimes.functions.call import Returned
 from runtimes.functions.runner import FunctionRunner
 from tests.helpers.nodes import Mesh
-from tests.meshd.members import TIMEOUT_S, Member, at_once, until, workers
+from tests.meshd.members import TIMEOUT_S, Member, admit, at_once, until, workers
 
 IDLE = Load(0, 0, 1)
 ACCEPT = encode_frame(Accept(b""))
@@ -436,7 +436,7 @@ def test_a_peers_nonsense_is_no_result(tmp_path: pathlib.Path, result: bytes) ->
 def test_the_whole_line_with_real_functions(tmp_path: pathlib.Path) -> None:
     """Driver, stream, serving and a real process: arguments there, result and news back."""
     runner = FunctionRunner({"f": ECHO["echo"]}, tmp_path / "far", slots=1)
-    house = House(tmp_path, TaskServing(runner, lambda: IDLE).serve_stream)
+    house = House(tmp_path, TaskServing(runner, admit, lambda: IDLE).serve_stream)
 
     async def main() -> None:
         live = await house.submit(arguments={"x": "ü"})
@@ -451,7 +451,7 @@ def test_the_whole_line_with_real_functions(tmp_path: pathlib.Path) -> None:
 def test_a_malformed_task_is_refused(tmp_path: pathlib.Path) -> None:
     """By the serving end, with a code that is final for the asker."""
     runner = FunctionRunner({}, tmp_path / "far")
-    serving = TaskServing(runner, lambda: IDLE)
+    serving = TaskServing(runner, admit, lambda: IDLE)
 
     async def main() -> None:
         left, right = memory_stream_pair()
