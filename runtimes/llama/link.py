@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 WORKER = "runtimes.llama.worker"
 
+LAST_LOOK_S = 0.25
+"""Before a late worker is killed: it may be this process that stood still, and when it goes on, a
+deadline is noticed a turn or two before what has come through a pipe."""
 END_TIMEOUT_S = 5.0
 """For a killed process to vanish, and for its last words to arrive."""
 OUTBOX_FRAMES_MAX = 256
@@ -209,13 +212,16 @@ class WorkerLink:
 
     async def _watch(self) -> None:
         while True:
-            deadline, verdict = self._patience.deadline(self._replies.values())
-            if deadline <= trio.current_time():
-                self._kill(verdict)
-                return
             self._debts_changed = trio.Event()
-            with trio.move_on_at(deadline):
+            deadline, _ = self._patience.deadline(self._replies.values())
+            with trio.move_on_at(deadline) as waiting:
                 await self._debts_changed.wait()
+            if waiting.cancelled_caught:
+                await trio.sleep(LAST_LOOK_S)
+                deadline, verdict = self._patience.deadline(self._replies.values())
+                if deadline <= trio.current_time():
+                    self._kill(verdict)
+                    return
 
     def _handle(self, frame: frames.Frame) -> None:
         if self._patience.note(frame):
