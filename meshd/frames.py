@@ -15,6 +15,9 @@ FRAME_S: Final = 10.0
 """For a frame that has begun to be whole, besides the time that its size takes."""
 BYTES_PER_S_MIN: Final = 131_072
 """Slower than this (a megabit a second) nobody may send or take a long frame."""
+LAST_LOOK_S: Final = 0.05
+"""For a frame that is late to begin: it may be this process that stood still, and when it goes on,
+a deadline is noticed a turn or two before what has come."""
 _HEADER_BYTES: Final = 4
 _READ_BYTES: Final = 65_536
 _RESET: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -90,8 +93,9 @@ class FrameStream:
             await trio.lowlevel.checkpoint()
             self._check()
             return True
-        with trio.move_on_after(timeout_s):
-            return await self._fill(1)
+        for wait_s in (timeout_s, LAST_LOOK_S):
+            with trio.move_on_after(wait_s):
+                return await self._fill(1)
         raise StreamBroken("too slow", "silent")
 
     async def _size_when_whole(self, bytes_max: int) -> int:

@@ -4,7 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair
+from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from meshd.frames import BYTES_PER_S_MIN, FRAME_S, FrameStream, StreamBroken
 
@@ -135,6 +135,28 @@ def test_a_peer_that_says_nothing_breaks_the_stream() -> None:
         await left.aclose()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_standstill_of_this_process_is_no_silence_of_the_peer() -> None:
+    """What it said meanwhile counts, though the deadline is noticed before it can be read."""
+    clock = MockClock()
+
+    async def main() -> None:
+        left, right = memory_stream_pair()
+        heard: list[bytes | None] = []
+
+        async def hear() -> None:
+            heard.append(await FrameStream(right).receive(LIMIT, timeout_s=2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await wait_all_tasks_blocked()
+            clock.jump(60)
+            await trio.lowlevel.checkpoint()
+            await left.send_all(_framed(b"here"))
+        assert heard == [b"here"]
+
+    trio.run(main, clock=clock)
 
 
 @pytest.mark.parametrize(("speed", "is_taken"), [(1.1, True), (0.5, False)])
