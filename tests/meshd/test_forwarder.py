@@ -19,7 +19,7 @@ from meshd.peers import Handler
 from meshd.trust.api_keys import KeyPolicy, Priority
 from meshd.view import View
 from protocol import records
-from protocol.effects import MembershipChanged
+from protocol.effects import MembershipChanged, OffersChanged
 from protocol.exchange import Accept, Ask, Data, End, Fail, Heartbeat, Refuse, encode_frame
 from protocol.fields import pack
 from protocol.identity import NodeId
@@ -313,8 +313,31 @@ def test_a_model_that_nobody_has_names_those_that_are(tmp_path: pathlib.Path) ->
     failing(house, "model_not_found", "The mesh has no model now")
 
 
-def test_a_model_of_who_has_just_come_back_is_waited_for(tmp_path: pathlib.Path) -> None:
+async def _ask_and_be_told(
+    house: House, *told: OffersChanged, request: GenerateRequest = REQUEST
+) -> str:
+    """Who answers, where the offers are heard while the request waits; or what the app is told."""
+
+    async def tell() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        for offer in told:
+            house.view.note(offer)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        with trio.fail_after(SETTLE_S):
+            try:
+                node, _ = await house.ask(request)
+            except RequestFailed as failure:
+                return failure.message
+    return node
+
+
+def test_a_model_of_who_has_just_come_back_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until it tells what it has; a model that nobody has is not found as soon as it has told."""
+    monkeypatch.setattr(View, "is_coming", lambda *_: False)
     house = House(tmp_path, None, PlayedRuntime())
     model = house.told(1, advertisement.model_key("m"))
     hardware = house.told(1, advertisement.HARDWARE)
@@ -323,41 +346,29 @@ def test_a_model_of_who_has_just_come_back_is_waited_for(tmp_path: pathlib.Path)
         house.withdraw(1)
         house.view.note(MembershipChanged(house.id(1), "n1", State.ALIVE, 2, State.LEFT))
 
-    async def tell() -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        house.view.note(model)
-        house.view.note(hardware)
-
     async def test() -> None:
         come_back()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            assert await house.ask() == ("n1", list(HELLO))
+        assert await _ask_and_be_told(house, model, hardware) == "n1"
         come_back()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            with pytest.raises(RequestFailed, match="The mesh has: m"), trio.fail_after(SETTLE_S):
-                await house.ask(dataclasses.replace(REQUEST, model="another"))
+        another = dataclasses.replace(REQUEST, model="another")
+        assert "The mesh has: m" in await _ask_and_be_told(house, model, hardware, request=another)
 
     run(house, test)
 
 
-def test_one_that_has_come_is_waited_for_where_another_has_died(tmp_path: pathlib.Path) -> None:
+def test_one_that_has_come_is_waited_for_where_another_has_died(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may have the same model."""
+    monkeypatch.setattr(View, "is_coming", lambda *_: False)
     house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())
     model = house.told(2, advertisement.model_key("m"))
     house.withdraw(2)
     house.die(1)
     house.view.note(MembershipChanged(house.id(2), "n2", State.ALIVE, 2, State.LEFT))
 
-    async def tell() -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        house.view.note(model)
-
     async def test() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            assert (await house.ask())[0] == "n2"
+        assert await _ask_and_be_told(house, model) == "n2"
 
     run(house, test)
 
@@ -379,14 +390,8 @@ def test_a_model_that_was_just_withdrawn_is_waited_for(
     model = house.told(1, advertisement.model_key("m"))
     house.withdraw(1)
 
-    async def tell() -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        house.view.note(model)
-
     async def test() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            assert (await house.ask())[0] == "n1"
+        assert await _ask_and_be_told(house, model) == "n1"
 
     run(house, test)
 
