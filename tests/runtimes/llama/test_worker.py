@@ -27,6 +27,7 @@ from runtimes.llama.frames import (
 from runtimes.llama.worker import Worker
 from runtimes.reply_form import ReplyForm
 from runtimes.worker.pipe import Pipe
+from tests.runtimes.llama.engines import generate
 
 
 class Stuck(Exception):
@@ -102,38 +103,6 @@ class FakeEngine:
         return results
 
 
-def request(number: int, prompt: str = "p") -> Generate:
-    """A plain request."""
-    return Generate(
-        request=number,
-        messages=None,
-        prompt=prompt,
-        max_tokens=None,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        seed=1,
-        stop=(),
-        ignore_eos=False,
-        typical_p=1.0,
-        repeat_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        bias_tokens=(),
-        bias_values=(),
-        grammar=None,
-        json_schema=None,
-        continued_ids=(),
-        logprobs=None,
-        tools=(),
-        must_call=False,
-        parallel_calls=True,
-        with_markers=False,
-        stop_token_ids=(),
-    )
-
-
 def play(
     frames: Sequence[Frame], *, room: int = 1, ends_at: int | None = None
 ) -> tuple[Worker, FakePipe, FakeEngine]:
@@ -168,7 +137,7 @@ def tokens_of(pipe: FakePipe, number: int) -> int:
 
 def test_a_worker_stops_where_its_credit_ends_and_goes_on_with_more() -> None:
     """Without a consumer it computes CREDIT_TOKENS and not one more; credit is exact."""
-    worker, pipe, engine = play([request(1)])
+    worker, pipe, engine = play([generate(1)])
     assert tokens_of(pipe, 1) == engine.steps == CREDIT_TOKENS
     run(worker, pipe, [Credit(request=1, tokens=10)])
     assert tokens_of(pipe, 1) == CREDIT_TOKENS + 10
@@ -176,15 +145,15 @@ def test_a_worker_stops_where_its_credit_ends_and_goes_on_with_more() -> None:
 
 def test_a_slow_consumer_does_not_hold_up_another() -> None:
     """Two open requests: the one without credit rests, the other goes on."""
-    worker, pipe, _ = play([request(1), request(2)], room=2)
+    worker, pipe, _ = play([generate(1), generate(2)], room=2)
     run(worker, pipe, [Credit(request=2, tokens=30)])
     assert (tokens_of(pipe, 1), tokens_of(pipe, 2)) == (CREDIT_TOKENS, CREDIT_TOKENS + 30)
 
 
 def test_a_cancel_is_confirmed_and_frees_the_slot() -> None:
     """Cancelled comes, nothing of the request after it, and the next one runs."""
-    worker, pipe, engine = play([request(1)])
-    run(worker, pipe, [Cancel(request=1), Credit(request=1, tokens=5), request(2)])
+    worker, pipe, engine = play([generate(1)])
+    run(worker, pipe, [Cancel(request=1), Credit(request=1, tokens=5), generate(2)])
     assert Cancelled(request=1) in pipe.sent
     assert engine.open_requests == [2]
     after = pipe.sent[pipe.sent.index(Cancelled(request=1)) + 1 :]
@@ -193,7 +162,7 @@ def test_a_cancel_is_confirmed_and_frees_the_slot() -> None:
 
 def test_a_cancel_that_comes_too_late_is_not_answered() -> None:
     """The last frame of an ended request was its end."""
-    worker, pipe, _ = play([request(1)], ends_at=3)
+    worker, pipe, _ = play([generate(1)], ends_at=3)
     sent = len(pipe.sent)
     run(worker, pipe, [Cancel(request=1), Credit(request=1, tokens=5), Cancel(request=99)])
     assert len(pipe.sent) == sent
@@ -202,7 +171,7 @@ def test_a_cancel_that_comes_too_late_is_not_answered() -> None:
 
 def test_a_request_that_cannot_be_opened_fails_alone() -> None:
     """A refusal and a full engine are Failed with their codes; the rest goes on."""
-    _, pipe, engine = play([request(1, "bad"), request(2), request(3)])
+    _, pipe, engine = play([generate(1, prompt="bad"), generate(2), generate(3)])
     failed = [(frame.request, frame.code) for frame in pipe.sent if isinstance(frame, Failed)]
     assert failed == [(1, "bad_request"), (3, "queue_full")]
     assert [frame.request for frame in pipe.sent if isinstance(frame, Started)] == [2]
@@ -268,7 +237,7 @@ def test_a_trial_is_stopped_and_none_begins_beside_a_request() -> None:
     pipe.arriving.append(Measure(stop=True))
     worker.turn()
     assert (trial.steps, trial.was_given_up) == (1, True)
-    pipe.arriving += [request(1), Measure()]
+    pipe.arriving += [generate(1), Measure()]
     worker.turn()
     worker.turn()
     assert trial.steps == 1
@@ -293,7 +262,7 @@ def test_who_asks_ends_the_trial() -> None:
     pipe.arriving.append(Measure())
     worker.turn()
     worker.turn()
-    pipe.arriving.append(request(1))
+    pipe.arriving.append(generate(1))
     worker.turn()
     assert (trial.steps, trial.was_given_up) == (1, True)
     assert [type(frame) for frame in pipe.sent] == [Started, Tokens]
