@@ -6,7 +6,6 @@ is in `liveness.py`.
 
 import abc
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -25,7 +24,8 @@ QUIET_LOSS_PPM: Final = 10_000
 """Up to so much loss is no excuse: 1 %."""
 _HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
 """Acts that excuse nothing at those whom they touch. (A liar is muted by whom it lied to, so it may
-end up dead there; others' lies are no excuse for anybody else.)"""
+end up dead there; others' lies are no excuse for anybody else, as long as they are few.)"""
+_LIES: Final = ("lie", "forge")
 _ENDS: Final = ("crash", "leave", "restart", "move")
 """Acts that trouble nobody but those whom they touch."""
 _TROUBLES_NOBODY: Final = (*_HARMLESS, *_ENDS)
@@ -66,6 +66,19 @@ class Story:
             for episode in self.episodes
         )
 
+    def is_outlied(self, since_ns: int, until_ns: int) -> bool:
+        """Whether a quarter of all members lied between, or anybody where each tells one other at a
+        time: many who accuse make a suspicion as short as it may be, and their lies are in the way
+        of the refutation.
+        """
+        liars = {
+            host
+            for episode in self.episodes
+            for host in episode.nodes
+            if episode.do in _LIES and episode.touches(host, since_ns, until_ns)
+        }
+        return 4 * len(liars) >= self.nodes or (self.protocol.gossip_nodes == 1 and bool(liars))
+
     @property
     def memory_ns(self) -> int:
         """So long the past is an excuse: the longest suspicion may have begun then."""
@@ -97,6 +110,8 @@ class NoFalseDeath(Checker):
             return
         for at_ns, observer, subject in story.world.mistakes:
             since_ns = at_ns - story.memory_ns
+            if story.is_outlied(since_ns, at_ns):
+                continue
             if not any(story.is_troubled(host, since_ns, at_ns) for host in (observer, subject)):
                 yield f"node {observer} called {subject} dead {_at(at_ns)}, which ran"
 
@@ -142,7 +157,7 @@ class NumbersRise(Checker):
         """See `Checker`."""
         world = story.world
         rows = [row for row in world.history if row[2] == "start"]
-        is_repeated = {row for row, times in Counter(rows).items() if times > 1}
+        begins = {(at_ns, host) for at_ns, host, _ in rows}
         starts = iter(rows)
         upcoming = next(starts, None)
         highest: dict[int, dict[int, tuple[int, State]]] = {}
@@ -150,8 +165,8 @@ class NumbersRise(Checker):
             while upcoming is not None and upcoming[0] <= at_ns:
                 highest[upcoming[1]] = {}
                 upcoming = next(starts, None)
-            if (at_ns, observer, "start") in is_repeated:
-                highest[observer] = {}  # of which of these lives it is, nobody can tell
+            if (at_ns, observer) in begins:
+                highest[observer] = {}  # of which life it is in that instant, nobody can tell
             seen, subject = highest.setdefault(observer, {}), story.number(change.node)
             known, state = seen.get(subject, (0, change.state))
             if change.incarnation < known:

@@ -11,7 +11,7 @@ from protocol.identity import Address
 from protocol.members import State
 from simulations import liveness
 from simulations.acts import READERS
-from simulations.checkers import CHECKERS, Story
+from simulations.checkers import CHECKERS, NoFalseDeath, Story
 from simulations.director import Director, Episode
 from simulations.library import scenario_from
 from simulations.pretend_crypto import PretendCrypto
@@ -60,6 +60,22 @@ def test_a_false_death_is_noticed_unless_something_was_done(world: World) -> Non
     assert _violated(world, is_lossy=True) == []
 
 
+def test_lies_are_an_excuse_only_where_a_quarter_lies_or_each_tells_one(world: World) -> None:
+    """What one of five says kills nobody else."""
+    world.mistakes.append((world.now, 0, 1))
+    assert _violated(world, Episode("lie", [2], 0)) == ["no_false_death"]
+    assert _violated(world, *[Episode("forge", [2], 0)] * 2) == ["no_false_death"]
+    assert _violated(world, Episode("lie", [2, 4], 0, end_ns=SECOND)) == ["no_false_death"]
+    assert _violated(world, Episode("lie", [2, 4], 0)) == []
+    slow = Story(
+        world=world,
+        protocol=ProtocolConfig(gossip_nodes=1),
+        episodes=[Episode("lie", [2], 0)],
+        is_lossy=False,
+    )
+    assert [*NoFalseDeath().violations(slow)] == []
+
+
 def test_a_crash_that_somebody_missed_is_noticed(world: World) -> None:
     """Also when all others saw it."""
     dead = world.hosts[3].crypto.node_id
@@ -82,6 +98,16 @@ def test_two_lives_in_one_moment_are_told_apart(world: World) -> None:
             world.hosts[2].lose_disk()
         world.start(2)
     assert world.run_until(world.is_agreed, 60 * SECOND)
+    assert "numbers_rise" not in _violated(world)
+
+
+def test_an_end_and_a_beginning_in_one_moment_are_told_apart(world: World) -> None:
+    """A host that says goodbye, and is started in the same nanosecond without its disk, is new."""
+    world.leave(2)
+    world.crash(2)
+    world.hosts[2].lose_disk()
+    world.start(2, 0)
+    world.run(30 * SECOND)
     assert "numbers_rise" not in _violated(world)
 
 
