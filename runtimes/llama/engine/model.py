@@ -5,6 +5,7 @@ Worker side: speaks to llama.cpp through its C functions (bindings.py).
 
 import ctypes
 import os
+import weakref
 from collections.abc import Callable, Iterable
 
 from runtimes.base import RuntimeFailure
@@ -38,7 +39,7 @@ def open_model(load: Load, on_progress: Callable[[float], None]) -> "LoadedModel
 
 
 class LoadedModel:
-    """The weights and vocabulary of one GGUF file. Never freed: the process ends with it."""
+    """The weights and vocabulary of one GGUF file, and its contexts: freed with this object."""
 
     def __init__(
         self,
@@ -68,6 +69,9 @@ class LoadedModel:
         self.handle = bindings.llama_model_load_from_file(path, parameters)
         if not self.handle:
             raise _load_failure(os.fsdecode(path), log)
+        self._contexts: list[Handle] = []
+        # Not when the process ends: that frees everything sooner.
+        weakref.finalize(self, _free, bindings, self.handle, self._contexts).atexit = False
         if not bindings.llama_model_has_decoder(self.handle) or bindings.llama_model_has_encoder(
             self.handle
         ):
@@ -103,6 +107,7 @@ class LoadedModel:
                 f"no room for {wanted} ({self.log.last_error() or 'no reason given'}); "
                 f"lower {mend}",
             )
+        self._contexts.append(context)
         if load.lora is not None:
             self._add(load.lora, load.lora_scale, context)
         return context
@@ -283,6 +288,12 @@ def _unfit(path: bytes, why: str) -> RuntimeFailure:
         "invalid_model",
         f"{os.fsdecode(path)} {why}; choose a chat, text, embedding or reranking model",
     )
+
+
+def _free(bindings: Bindings, model: Handle, contexts: Iterable[Handle]) -> None:
+    for context in contexts:
+        bindings.llama_free(context)
+    bindings.llama_model_free(model)
 
 
 def _load_failure(path: str, log: LogTail) -> RuntimeFailure:

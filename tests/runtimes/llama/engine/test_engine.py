@@ -1,9 +1,12 @@
 """Many requests in one engine: none changes or holds up another, and all room comes back."""
 
+import gc
 import itertools
 import json
+import os
 import pathlib
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -405,3 +408,25 @@ def test_penalties_and_biases_act(random_model: pathlib.Path) -> None:
         request = generate(2, temperature=0.0, max_tokens=60, frequency_penalty=penalty)
         counts.append(len(set(run(engine, request)[0].ids)))
     assert counts[0] < counts[1]
+
+
+def test_its_memory_goes_with_it(
+    random_model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contexts, a draft's too, then the weights that they are of."""
+    gc.collect()  # those of other tests
+    freed: list[int] = []
+    engine = make_engine(random_model, draft=os.fsencode(random_model))
+    bindings, model = engine.model.bindings, engine.model.handle
+    for name in ("llama_free", "llama_model_free"):
+        free = getattr(bindings, name)
+
+        def note(handle: int, free: Callable[[int], None] = free) -> None:
+            freed.append(handle)
+            free(handle)
+
+        monkeypatch.setattr(bindings, name, note)
+    del engine
+    gc.collect()
+    assert len(freed) == 4
+    assert freed.index(model) in (1, 3)
