@@ -212,7 +212,7 @@ def test_its_death_is_noticed_and_so_is_its_return(server: Server, two: list[Dae
         assert reply.status in (502, 503)
         assert reply.error["code"] == "unavailable"
         wait_gone(two)
-    assert bert.chat(MODEL).status == 404
+    assert bert.chat(MODEL).error["code"] == "unavailable"  # it may be back soon
     server.start()
     wait_offered(two, MODEL, "anna", BACK_S)
     assert bert.chat(MODEL, max_tokens=4).text
