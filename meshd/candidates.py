@@ -49,7 +49,11 @@ class Candidates:
             raise RequestFailed("bad_request", "This node's role does not let it ask.")
         model = request.model
         offers = self._view.offering(model)
-        if not offers and (lost := self._view.lost(model)):
+        lost = [] if offers else self._view.lost(model)
+        coming = self.coming(request, options)
+        if coming and not self.has_any(request, options):
+            lost = lost or [self._view.name(node) for node in coming]
+        if lost:
             raise RequestFailed(
                 "unavailable",
                 f"The nodes that offered {model!r} are dead or have just withdrawn it: "
@@ -83,6 +87,17 @@ class Candidates:
                 f"No trusted node offers the model {model!r}, and this request may only go to "
                 "one; a machine is trusted that joined by: meshd invite --trusted",
             )
+
+    def coming(self, request: Request, options: RequestOptions) -> list[NodeId]:
+        """Who has just withdrawn the model, and could run it were it offered again."""
+        wanted = None if options.node is None else self._view.find(options.node)
+        return [
+            node
+            for node in self._view.withdrawing(request.model)
+            if (wanted is None or node in wanted)
+            and self._is_described(node, options)
+            and (self._view.is_trusted(node) or not options.is_trusted_only)
+        ]
 
     def has_any(
         self,

@@ -90,7 +90,7 @@ class Forwarder:
         candidates = self._means.candidates
         until = trio.current_time() + min(SETTLE_S, options.deadline_s)
         while not candidates.has_any(request, options) and (
-            self._view.is_coming(request.model) or not self._view.is_settled()
+            candidates.coming(request, options) or not self._view.is_settled()
         ):
             if trio.current_time() >= until:
                 break

@@ -119,13 +119,14 @@ def _note_model(offer: Offer, key: str, value: bytes) -> None:
         del offer.cards[name]
         offer.speeds.pop(name, None)
         offer.withdrawn[name] = clock.now_ns()
-        if len(offer.withdrawn) > WITHDRAWN_MAX:
-            del offer.withdrawn[next(iter(offer.withdrawn))]
     card = advertisement.decode_model(value) if value else None
+    if card is not None:
+        offer.withdrawn.pop(card.name, None)
+    if len(offer.withdrawn) > WITHDRAWN_MAX:
+        del offer.withdrawn[next(iter(offer.withdrawn))]
     if card is None or advertisement.model_key(card.name) != key:
         return  # else one model could be listed many times
     offer.cards[card.name] = card
-    offer.withdrawn.pop(card.name, None)
     speed = advertisement.decode_speed(value)
     if speed is not None:
         offer.speeds[card.name] = speed

@@ -235,11 +235,11 @@ class View:
         holding = self._offered.holding(model).items()
         return {node: card for node, card in holding if self._serves(node)}
 
-    def is_coming(self, model: str) -> bool:
-        """Whether a member that is there has withdrawn `model`, not long ago: one that has come
-        back may offer it again.
+    def withdrawing(self, model: str) -> list[NodeId]:
+        """Members that are there and have withdrawn `model`, not long ago: who has come back may
+        offer it again.
         """
-        return any(map(self._serves, self._offered.withdrawing(model)))
+        return [node for node in self._offered.withdrawing(model) if self._serves(node)]
 
     def lost(self, model: str) -> list[str]:
         """Names of members that offered `model` until they died, or withdrew it, not long ago."""

@@ -77,7 +77,8 @@ class Story:
             for host in episode.nodes
             if episode.do in _LIES and episode.touches(host, since_ns, until_ns)
         }
-        return 4 * len(liars) >= self.nodes or (self.protocol.gossip_nodes == 1 and bool(liars))
+        is_many = len(liars) > 1 and 4 * len(liars) >= self.nodes
+        return is_many or (self.protocol.gossip_nodes == 1 and bool(liars))
 
     @property
     def memory_ns(self) -> int:
@@ -167,6 +168,7 @@ class NumbersRise(Checker):
                 upcoming = next(starts, None)
             if (at_ns, observer) in begins:
                 highest[observer] = {}  # of which life it is in that instant, nobody can tell
+                continue
             seen, subject = highest.setdefault(observer, {}), story.number(change.node)
             known, state = seen.get(subject, (0, change.state))
             if change.incarnation < known:

@@ -47,7 +47,7 @@ class Patience:
                 return True
             case frames.Encoding():
                 self._encoding.add(frame.request)
-            case frames.Prefilled() | frames.Failed() | frames.Cancelled():
+            case frames.Prefilled() | frames.Ended() | frames.Failed() | frames.Cancelled():
                 if frame.request in self._encoding:
                     self._encoding.remove(frame.request)
                     self._encoded_at = self._heard_at

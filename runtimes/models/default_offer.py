@@ -3,6 +3,7 @@
 The best is the largest that fits comfortably: every offered model is loaded at once and stays.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import psutil
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.files.model_file import check_model_file
+from runtimes.llama.files.projector import projector_bytes
 from runtimes.models.found_model import FoundModel
 from runtimes.models.on_disk import models_on_disk
 
@@ -69,8 +71,12 @@ def choose_offer(models: Sequence[FoundModel], memory_bytes: int) -> DefaultOffe
 
 
 def needed_bytes(model: FoundModel) -> int:
-    """The memory in which a model is comfortable."""
-    return int(model.size_bytes * MEMORY_FACTOR) + MEMORY_SPARE_BYTES
+    """The memory in which a model is comfortable, with what it sees with. Blocking."""
+    sight = 0
+    if model.projector is not None:
+        with contextlib.suppress(RuntimeFailure, OSError):  # then it is served without
+            sight = projector_bytes(model.projector)
+    return int(model.size_bytes * MEMORY_FACTOR) + MEMORY_SPARE_BYTES + sight
 
 
 def architecture(path: pathlib.Path) -> str:

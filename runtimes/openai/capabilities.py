@@ -46,9 +46,9 @@ async def ask_tasks(
                             shown = await _ask(settings, "/api/show", {"model": model.id})
                             tasks[model.id] = read_capabilities(shown)
                 case "LM Studio":
-                    tasks = read_types(await _ask(settings, "/api/v0/models"), listing)
+                    tasks |= read_types(await _ask(settings, "/api/v0/models"), listing)
                 case "llama-server":
-                    tasks = read_modalities(await _ask(settings, "/props"), listing)
+                    tasks |= read_modalities(await _ask(settings, "/props"), listing)
                 case _:
                     return {}
         except RuntimeFailure:

@@ -337,7 +337,7 @@ def test_a_model_of_who_has_just_come_back_is_waited_for(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it tells what it has; a model that nobody has is not found as soon as it has told."""
-    monkeypatch.setattr(View, "is_coming", lambda *_: False)
+    monkeypatch.setattr(View, "withdrawing", lambda *_: [])
     house = House(tmp_path, None, PlayedRuntime())
     model = house.told(1, advertisement.model_key("m"))
     hardware = house.told(1, advertisement.HARDWARE)
@@ -360,7 +360,7 @@ def test_one_that_has_come_is_waited_for_where_another_has_died(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have the same model."""
-    monkeypatch.setattr(View, "is_coming", lambda *_: False)
+    monkeypatch.setattr(View, "withdrawing", lambda *_: [])
     house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())
     model = house.told(2, advertisement.model_key("m"))
     house.withdraw(2)
@@ -405,6 +405,19 @@ def test_a_model_that_stays_withdrawn_is_unavailable(
     house = House(tmp_path, None, PlayedRuntime())
     house.withdraw(1)
     failing(house, "unavailable", "'m' are dead or have just withdrawn it: n1.")
+
+
+def test_a_demanded_node_that_has_just_withdrawn_it_is_unavailable(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another offers it; one that would not do in any case keeps nobody waiting."""
+    monkeypatch.setattr("meshd.forwarder.SETTLE_S", 0.1)
+    monkeypatch.setattr(View, "is_settled", lambda _: True)
+    house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime())
+    house.withdraw(1)
+    failing(house, "unavailable", "have just withdrawn it: n1.", node="n1")
+    monkeypatch.setattr("meshd.forwarder.SETTLE_S", 60.0)
+    failing(house, "model_not_found", "No node with zone=attic", labels={"zone": "attic"})
 
 
 def test_a_node_can_be_demanded(tmp_path: pathlib.Path) -> None:

@@ -300,16 +300,17 @@ def test_who_withdrew_lately_is_named_until_it_offers_again(
     now_ns = clock.now_ns()
     monkeypatch.setattr(clock, "now_ns", lambda: now_ns)
     seen.offer(1, KEY, advertisement.encode_model(CARD))
-    assert not seen.view.is_coming(CARD.name)
+    assert not seen.view.withdrawing(CARD.name)
     seen.offer(1, KEY, b"")
-    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == (["n1"], True)
-    assert not seen.view.is_coming("another")
+    assert seen.view.lost(CARD.name) == ["n1"]
+    assert seen.view.withdrawing(CARD.name) == [seen.mesh.id(1)]
+    assert not seen.view.withdrawing("another")
     now_ns += WITHDRAWN_NS
-    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == ([], False)
+    assert (seen.view.lost(CARD.name), seen.view.withdrawing(CARD.name)) == ([], [])
     seen.offer(1, KEY, advertisement.encode_model(CARD))
     seen.offer(1, KEY, b"")
     seen.offer(1, KEY, advertisement.encode_model(CARD))
-    assert (seen.view.lost(CARD.name), seen.view.is_coming(CARD.name)) == ([], False)
+    assert (seen.view.lost(CARD.name), seen.view.withdrawing(CARD.name)) == ([], [])
 
 
 def test_what_is_withdrawn_is_kept_within_bounds() -> None:

@@ -287,6 +287,8 @@ class Engine:
 
     def _make_wait(self, sequence: Sequence) -> None:
         assert sequence.held is not None
+        if sequence.image is not None:
+            sequence.image.is_announced = False  # its text comes first again
         self.memory.release(sequence.held, keep=False)
         sequence.held = None
         self.speculation.release(sequence.request, keep=False)

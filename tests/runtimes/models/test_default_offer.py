@@ -1,11 +1,13 @@
 """What a node offers when nobody says."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
 from runtimes.models.default_offer import DefaultOffer, architecture, choose_offer, needed_bytes
 from runtimes.models.on_disk import models_on_disk
+from tests.helpers.projectors import write_projector
 from tests.runtimes.models.fake_disk import FakeDisk, gguf, real_model
 
 PLENTY = 2**40
@@ -33,6 +35,19 @@ def test_the_largest_that_fits_is_offered_and_the_others_are_named(disk: FakeDis
     for word in ("middle:1b", "Ollama", "large, small:1b", "--model NAME"):
         assert word in offer.notice
     assert choose_offer(models, needed_bytes(middle) - 1).options == {"name": "small:1b"}
+
+
+def test_what_a_model_sees_with_has_to_fit_too(disk: FakeDisk, tmp_path: pathlib.Path) -> None:
+    """Else a node that could serve a smaller model would serve none."""
+    write_projector(tmp_path / "mmproj.gguf")
+    sight = (tmp_path / "mmproj.gguf").read_bytes()
+    disk.ollama("sees:1b", gguf(5_000), more_layers=[("projector", sight)])
+    disk.ollama("small:1b", gguf(1_000))
+    models = models_on_disk()
+    seeing = next(model for model in models if model.name == "sees:1b")
+    without = dataclasses.replace(seeing, projector=None)
+    assert choose_offer(models, needed_bytes(seeing)).options["name"] == "sees:1b"
+    assert choose_offer(models, needed_bytes(without)).options == {"name": "small:1b"}
 
 
 def test_when_nothing_fits_it_is_the_demo_and_said_so(disk: FakeDisk) -> None:

@@ -308,6 +308,20 @@ def test_who_is_thrown_out_is_computed_again(models: pathlib.Path, kind: str) ->
     assert [outcome.ids for outcome in run(engine, *requests)] == wanted
 
 
+def test_who_is_thrown_out_is_announced_again(models: pathlib.Path) -> None:
+    """Its text is read once more first, and who waits takes that for the end of its image."""
+    engine = seeing(models, context_tokens=160, kv_tokens=160)
+    engine.open(look(1, png(), max_tokens=1))
+    while not any(isinstance(each, Encoding) for each in engine.step({1: 1})):
+        pass
+    run(engine, generate(2, prompt="a" * 100, max_tokens=40))  # the first one is paused meanwhile
+    told: list[object] = []
+    while not any(isinstance(each, Ended) for each in told):
+        told += engine.step({1: 1})
+    kinds = [type(each) for each in told]
+    assert kinds[:3] == [Prefilled, Encoding, Prefilled]  # its text, its image
+
+
 def test_all_room_comes_back(models: pathlib.Path) -> None:
     """Whether an image was refused, cancelled between two steps, or seen."""
     engine = seeing(models, context_tokens=128, kv_tokens=128)
