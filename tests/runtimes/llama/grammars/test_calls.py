@@ -24,7 +24,6 @@ from tests.runtimes.llama.calling_models import (
     assert_valid,
     calls_in,
     form_of,
-    write_model,
 )
 from tests.runtimes.llama.engines import make_engine, run
 from tests.runtimes.serving import ask, complete, needs_llama, serving
@@ -37,12 +36,6 @@ def family(request: pytest.FixtureRequest) -> str:
     """Each of them."""
     name: str = request.param
     return name
-
-
-@pytest.fixture(scope="module")
-def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Random weights in its manner."""
-    return write_model(tmp_path_factory.mktemp(family) / "random.gguf", family)
 
 
 def test_a_call_that_must_be_is_valid(family: str, model: pathlib.Path) -> None:

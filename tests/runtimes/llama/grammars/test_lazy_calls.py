@@ -38,12 +38,6 @@ def family(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(scope="module")
-def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Random weights in its manner."""
-    return write_model(tmp_path_factory.mktemp(family) / "random.gguf", family)
-
-
 def free(number: int, **changes: object) -> Generate:
     """A request that may call."""
     fields = {"must_call": False, "temperature": 0.8, "bias_tokens": (), "bias_values": ()}

@@ -17,7 +17,6 @@ from runtimes.parameter_kinds import parameter_kinds
 from runtimes.reply_delta import CallArguments
 from runtimes.reply_form import CALL_MARKERS, ReplyForm
 from runtimes.reply_parser import ReplyParser
-from tests.runtimes.llama.calling_models import write_model
 from tests.runtimes.llama.engines import generate, make_engine, run
 from tests.runtimes.llama.grammars.test_json_schema import KEYWORDS, schemas
 from tests.runtimes.serving import needs_llama
@@ -55,12 +54,6 @@ def family(request: pytest.FixtureRequest) -> str:
     """Each of them."""
     name: str = request.param
     return name
-
-
-@pytest.fixture(scope="module")
-def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Random weights in its manner."""
-    return write_model(tmp_path_factory.mktemp(family) / "random.gguf", family)
 
 
 def arguments(family: str, name: str, text: str) -> dict[str, Any]:
