@@ -96,6 +96,11 @@ class LlamaSettings:
     cancel_timeout_s: float = 30.0
     """How long a worker may take to confirm a cancel: it answers between two decodes."""
 
+    @property
+    def files(self) -> tuple[pathlib.Path, Adapter | None, pathlib.Path | None]:
+        """What the content hash is of: the model, and what is added to it."""
+        return self.path, self.lora, self.projector
+
 
 def read_settings(source: str, options: Mapping[str, str]) -> LlamaSettings:
     """Turn a source and options into settings, after cheap checks of all of them.

@@ -139,11 +139,7 @@ class KnownFile:
         async with reading:
             try:
                 found = await trio.to_thread.run_sync(
-                    whole_hash,
-                    settings.path,
-                    settings.lora,
-                    settings.projector,
-                    abandon_on_cancel=True,
+                    whole_hash, *settings.files, abandon_on_cancel=True
                 )
                 self.trouble = ""
             except OSError as error:
@@ -156,11 +152,7 @@ class KnownFile:
         settings = self._settings
         try:
             identity = await trio.to_thread.run_sync(
-                file_identity,
-                settings.path,
-                settings.lora,
-                settings.projector,
-                abandon_on_cancel=True,
+                file_identity, *settings.files, abandon_on_cancel=True
             )
         except OSError:
             return False

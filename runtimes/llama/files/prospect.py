@@ -49,7 +49,7 @@ def look(
     """Read what the files say. `limit_bytes`: what models may take of the memory. Blocking: a
     fraction of a second. Raises RuntimeFailure `invalid_model`, and OSError.
     """
-    identity = file_identity(settings.path, settings.lora, settings.projector)
+    identity = file_identity(*settings.files)
     size_bytes = model_bytes(settings.path)
     draft_bytes = 0
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size

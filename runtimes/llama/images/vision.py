@@ -179,6 +179,7 @@ class Vision:
         source.chunks = self._cut(source)
         tokens: list[int] = []
         images: list[PlacedImage] = []
+        digests = [hashlib.sha256(data).digest() for data in source.images]
         for index, chunk in enumerate(self._chunks(source.chunks.handle)):
             if mtmd.mtmd_input_chunk_get_type(chunk) != _IMAGE:
                 length = ctypes.c_size_t()
@@ -200,8 +201,7 @@ class Vision:
                 number=number,
                 chunk=index,
             )
-            digest = hashlib.sha256(source.images[number]).digest()
-            name = digest + b"/%d" % len(images)
+            name = digests[number] + b"/%d" % len(images)
             tokens += image_keys(hashlib.sha256(name).digest(), count)
             images.append(image)
         for last in {image.number: image for image in images}.values():
