@@ -18,7 +18,7 @@ from typing import Any, Final
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
 from protocol.speeds import Speed, speed_in
-from runtimes.base import ModelCard
+from runtimes.base import CONTENT, THOUGHTS, ModelCard
 from runtimes.embedding import GENERATE, TASKS
 from runtimes.functions.call import is_function_name
 
@@ -38,7 +38,10 @@ def model_key(name: str) -> str:
 
 def encode_model(card: ModelCard, speed: Speed | None = None) -> bytes:
     """The offer's value for a model, with its speed if that was measured."""
-    return pack({**dataclasses.asdict(card), **(speed.to_fields() if speed is not None else {})})
+    fields = dataclasses.asdict(card)
+    if not card.prefill:  # most models: what is not said costs nothing
+        del fields["prefill"]
+    return pack({**fields, **(speed.to_fields() if speed is not None else {})})
 
 
 def decode_model(value: bytes) -> ModelCard | None:
@@ -56,6 +59,7 @@ def decode_model(value: bytes) -> ModelCard | None:
             return None
     if not fields.get("name"):
         return None
+    prefill = fields.get("prefill")
     tasks = fields.get("tasks", [GENERATE])  # what an earlier version offers generates
     if not isinstance(tasks, list):
         return None
@@ -63,6 +67,7 @@ def decode_model(value: bytes) -> ModelCard | None:
         **{field: fields.get(field, "") for field in texts},
         **{field: fields.get(field, 0) for field in numbers},
         tasks=tuple(task for task in TASKS if task in tasks),
+        prefill=prefill if prefill in (CONTENT, THOUGHTS) else "",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
+from meshd.begun_text import FOREIGN_RUNTIMES, goes_on_behind_text
 from meshd.choosing import Choosing
 from meshd.failures import RequestFailed
 from meshd.view import View
@@ -203,7 +204,10 @@ def _why_not(
         return f"its model cannot {request.task}"
     if like is None:
         return ""
-    if card.content_hash != like.content_hash:
+    if like.runtime in FOREIGN_RUNTIMES:
+        if not goes_on_behind_text(card, like, any_quantization=options.any_quantization):
+            return "its model cannot go on with that one's answer"
+    elif card.content_hash != like.content_hash:
         if not options.any_quantization:
             return "its model is another one of that name"
         if not _is_same_but_quantized(card, like):

@@ -9,7 +9,8 @@ character or of a stop string, follows from the token ids, so the next run knows
 One thing could still differ: a template may write the date down. So a run whose prompt is not the
 first one's, token for token, is refused before anything of it is passed on.
 
-Vectors are passed on when all have come: until then another run may begin anew.
+What is known only as text is gone on behind as `begun_text.py` has it. Vectors are passed on when
+all have come: until then another run may begin anew.
 """
 
 import dataclasses
@@ -17,13 +18,20 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
+from meshd.begun_text import FOREIGN_RUNTIMES, BegunText
 from meshd.choosing import prompt_tokens_max
-from runtimes.base import Chunk, Finished, GenerateEvent, ModelCard, Request, Started
+from runtimes.base import (
+    Chunk,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    ModelCard,
+    Request,
+    Started,
+)
 from runtimes.embedding import EMBED, NUMBERS_MAX, EmbedRequest, Vector
 from runtimes.limits import CONTINUED_TOKENS_MAX
 
-FOREIGN_RUNTIMES: Final = ("openai",)
-"""Their servers tell no token ids, and may refuse a seed that nobody asked for."""
 SEED_BITS: Final = 63
 
 
@@ -43,11 +51,11 @@ class Progress:
         self._started: Started | None = None
         self._is_started_told = False
         self._ids: list[int] = []
-        self._ids_before = 0
-        """Of them, those from before this run."""
         self._is_foreign = False
-        self._bytes = 0
-        """Of the text of a run without ids: no token of it is less than one."""
+        self._text = BegunText(request)
+        """Of runs without ids."""
+        self._tokens_before = 0
+        """Of what has come, all that is from before this run."""
         self._vectors: list[Vector] = []
         """Of this run."""
         self.finished: Finished | None = None
@@ -61,12 +69,19 @@ class Progress:
     @property
     def tokens(self) -> int:
         """How many have come."""
-        return len(self._ids)
+        return len(self._ids) + self._text.tokens
 
     @property
     def can_continue(self) -> bool:
         """Whether another run can go on behind what has come."""
-        return self._card is not None and not self._is_foreign
+        if self._card is None or not self._is_foreign:
+            return self._card is not None
+        return self._tokens_left() == 0 or self._request_behind_text() is not None
+
+    def _request_behind_text(self) -> GenerateRequest | None:
+        if self._ids or self._card is None or self._started is None:
+            return None
+        return self._text.request_behind(self._card, self._started.form)
 
     @property
     def like(self) -> ModelCard | None:
@@ -83,7 +98,11 @@ class Progress:
             if card is not None and card.runtime in FOREIGN_RUNTIMES:
                 return self._request
             return dataclasses.replace(self._request, seed=seed)
-        self._ids_before = len(self._ids)
+        self._tokens_before = self.tokens
+        if self._is_foreign:
+            behind = self._request_behind_text()
+            assert behind is not None, "nobody is asked to go on with what cannot be continued"
+            return dataclasses.replace(behind, max_tokens=self._tokens_left())
         return dataclasses.replace(
             self._request,
             seed=seed,
@@ -99,19 +118,26 @@ class Progress:
     def _tokens_left(self) -> int | None:
         """As many as the first run would still have had; 0: it has only to say how it ended."""
         limits = [] if self._request.max_tokens is None else [self._request.max_tokens]
-        if self._card is not None and self._card.context_tokens and self._started is not None:
-            limits.append(self._card.context_tokens - len(self._started.prompt_token_ids))
-        return max(0, min(limits) - len(self._ids)) if limits else None
+        context = 0 if self._card is None or self._is_foreign else self._card.context_tokens
+        if context and self._started is not None:
+            limits.append(context - len(self._started.prompt_token_ids))
+        return max(0, min(limits) - self.tokens) if limits else None
 
     def end_as_far_as_known(self) -> Finished | None:
         """The end, where all tokens have come and nobody is left to say whether the last one was
         also the end of the turn; None while some are missing.
         """
-        if self._started is None or self._is_foreign or self._tokens_left() != 0:
+        if self._started is None or self._tokens_left() != 0:
             return None
         prompt_tokens = len(self._started.prompt_token_ids)
-        self.finished = Finished("length", prompt_tokens, len(self._ids))
+        self.finished = Finished("length", prompt_tokens, self.tokens)
         return self.finished
+
+    def end_of_text(self) -> Finished | None:
+        """The end, where an upstream has sent all that was asked for: none can be asked for no
+        tokens at all, to say how it ended.
+        """
+        return self.end_as_far_as_known() if self._is_foreign else None
 
     def take(self, event: GenerateEvent) -> Sequence[GenerateEvent]:
         """What the app gets of a run's next event. Raises RunUnfit."""
@@ -138,7 +164,7 @@ class Progress:
     def _take_chunk(self, chunk: Chunk) -> None:
         if not chunk.token_ids:
             self._is_foreign = True
-            self._bytes += max(1, len(chunk.text.encode("utf-8", "surrogatepass")))
+            self._text.add(chunk.text)
             return
         left = self._tokens_left()
         most = CONTINUED_TOKENS_MAX - len(self._ids)
@@ -152,11 +178,13 @@ class Progress:
         """
         tokens = len(self._ids)
         if self._is_foreign:
-            tokens = min(self._ids_before + end.completion_tokens, tokens + self._bytes)
+            claimed = self._tokens_before + end.completion_tokens
+            tokens = min(claimed, tokens + self._text.bytes)
         prompt = len(self._started.prompt_token_ids) if self._started is not None else 0
-        if not prompt:
-            prompt = min(end.prompt_tokens, prompt_tokens_max(self._request))
-        cached = min(end.cached_tokens, prompt + self._ids_before)
+        if not prompt:  # to an upstream what had come was a part of its prompt
+            claimed = max(0, end.prompt_tokens - self._tokens_before)
+            prompt = min(claimed, prompt_tokens_max(self._request))
+        cached = min(end.cached_tokens, prompt + self._tokens_before)
         return Finished(end.finish_reason, prompt, tokens, cached)
 
     def _take_vector(self, vector: Vector) -> None:

@@ -187,7 +187,7 @@ class Forwarding:
                     tried.first_at, run.waited_s = now, 0.0
                     self._serves(run, is_continuation=is_continuation)
                 if isinstance(event, Chunk):
-                    tried.tokens += len(event.token_ids)
+                    tried.tokens += len(event.token_ids) or 1
                 if progress.finished is not None:
                     self._learn(run, progress.finished, now)
                     self._story.done(progress.finished)
@@ -248,6 +248,8 @@ class Forwarding:
         RequestFailed.
         """
         while True:
+            if self._progress.has_begun and (end := self._progress.end_of_text()) is not None:
+                return end
             ranking = self._means.candidates.rank(
                 self._request,
                 self._options,

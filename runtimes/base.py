@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runtimes.embedding import GENERATE, SEE, EmbedRequest, Vector
 from runtimes.images import Image
@@ -29,6 +29,9 @@ from runtimes.standing import ModelState, Standing
 
 if TYPE_CHECKING:
     from runtimes.model_memory import ModelMemory
+
+CONTENT: Final = "content"
+THOUGHTS: Final = "thoughts"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +268,10 @@ class ModelCard:
     """What it can do, of `runtimes.embedding.TASKS`."""
     load_ms: int = 0
     """How long a request waits for it to be loaded, about; 0: it is in memory."""
+    prefill: str = ""
+    """Of a foreign server: which part of a begun answer, given as the text of an assistant's last
+    message, it goes on behind: none, its `content`, or its `thoughts` too. (A plain prompt as
+    `content`.)"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

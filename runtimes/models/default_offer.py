@@ -12,7 +12,7 @@ import psutil
 
 from runtimes.base import RuntimeFailure
 from runtimes.llama.files.model_file import check_model_file
-from runtimes.llama.files.projector import projector_bytes
+from runtimes.llama.files.projector import projector_bytes, sight_key
 from runtimes.models.found_model import FoundModel
 from runtimes.models.on_disk import models_on_disk
 
@@ -21,7 +21,8 @@ MEMORY_FACTOR = 1.2
 """Weights and what grows with them: the context's memory, the buffers of a step."""
 MEMORY_SPARE_BYTES = 2**30
 NAMES_SHOWN_MAX = 4
-ARCHITECTURE_READ_BYTES = 4096
+START_BYTES = 16 * 1024
+"""Of a file, in which it says what it is, before its vocabulary."""
 ARCHITECTURE_KEY = b"general.architecture"
 """By convention the first pair of the file; a string: type u32 = 8, length u64, bytes."""
 NO_TEXT_GENERATORS = frozenset(
@@ -81,11 +82,18 @@ def needed_bytes(model: FoundModel) -> int:
 
 def architecture(path: pathlib.Path) -> str:
     """What sort of model a GGUF file says it is; empty when it does not say so at its start."""
+    return _architecture_in(_start(path))
+
+
+def _start(path: pathlib.Path) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(ARCHITECTURE_READ_BYTES)
+            return file.read(START_BYTES)
     except OSError:
-        return ""
+        return b""
+
+
+def _architecture_in(start: bytes) -> str:
     _, found, rest = start.partition(ARCHITECTURE_KEY)
     if not found or int.from_bytes(rest[:4], "little") != 8:
         return ""
@@ -98,7 +106,9 @@ def _can_answer(path: pathlib.Path) -> bool:
         check_model_file(path)
     except RuntimeFailure:
         return False
-    return architecture(path) not in NO_TEXT_GENERATORS
+    start = _start(path)
+    name = _architecture_in(start)
+    return name not in NO_TEXT_GENERATORS and sight_key(name).encode() not in start
 
 
 def _others(ranked: Sequence[FoundModel], chosen: FoundModel) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
 from runtimes.images import Image
+from runtimes.openai.prefill import FIELDS, begun, check_begun
 
 CHAT_PATH = "/chat/completions"
 COMPLETION_PATH = "/completions"
@@ -33,8 +34,9 @@ def path_of(request: GenerateRequest) -> str:
     return COMPLETION_PATH if request.messages is None else CHAT_PATH
 
 
-def body_of(request: GenerateRequest, model: str) -> bytes:
-    """The JSON of a streamed request; `model` is the upstream's own id.
+def body_of(request: GenerateRequest, model: str, prefill: str = "") -> bytes:
+    """The JSON of a streamed request; `model` is the upstream's own id, `prefill` what that is able
+    to (`ModelCard.prefill`).
 
     Raises RuntimeFailure `bad_request` for what cannot be said to an upstream.
     """
@@ -49,6 +51,9 @@ def body_of(request: GenerateRequest, model: str) -> bytes:
         fields["prompt"] = request.prompt
     else:
         fields["messages"] = _turns(request.messages, request.images)
+    if begun(request) is not None and prefill:
+        check_begun(request, prefill)
+        fields |= FIELDS
     for name, default in _DEFAULTS.items():
         value = getattr(request, name)
         if value != default:

@@ -36,6 +36,8 @@ class ListedModel:
     """One model as the upstream describes it; 0 is unknown."""
 
     id: str
+    prefill: str = ""
+    """See `ModelCard.prefill`."""
     context_tokens: int = 0
     parameters: int = 0
     size_bytes: int = 0

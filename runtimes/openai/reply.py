@@ -10,8 +10,9 @@ does not, the completion counts its deltas, which most servers send one a token,
 import json
 from typing import Any
 
-from runtimes.base import Finished
+from runtimes.base import ChatMessage, Finished
 from runtimes.openai.failures import from_event, malformed
+from runtimes.openai.prefill import Repeated
 from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END
 
 COUNT_MAX = 2**31 - 1
@@ -22,10 +23,13 @@ _FAILED = ("error", "abort", "aborted")
 class Reply:
     """What one answer has said so far."""
 
-    def __init__(self, *, with_markers: bool = False) -> None:
+    def __init__(self, begun: ChatMessage | None = None, *, with_markers: bool = False) -> None:
+        """`begun`: the message that it goes on with."""
         self._with_markers = with_markers
-        self._written = ""
+        content, thoughts = (begun.content, begun.reasoning) if begun is not None else ("", "")
+        self._written = "content" if content else "thoughts" if thoughts else ""
         """What was written last: `thoughts`, `content`, a `call`, or its `arguments`."""
+        self._given, self._given_thoughts = Repeated(content), Repeated(thoughts)
         self._reason: str | None = None
         self._deltas = 0
         self._prompt_tokens: int | None = None
@@ -83,7 +87,12 @@ class Reply:
         text = delta.get("content")
         if text is not None and not isinstance(text, str):
             raise malformed("a delta's content is no text")
+        text = self._given.new(text or "")
         thoughts = delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(thoughts, str):
+            thoughts = self._given_thoughts.new(thoughts)
+        if reason is not None:
+            text += self._given.end()
         calls = (delta.get("tool_calls") if self._with_markers else None) or []
         if not isinstance(calls, list):
             raise malformed("a delta's tool calls are no list")

@@ -33,6 +33,7 @@ from runtimes.openai.call import Call, Silent
 from runtimes.openai.event_lines import EventLines
 from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.listing import ListedModel
+from runtimes.openai.prefill import begun
 from runtimes.openai.reply import Reply
 from runtimes.openai.settings import UpstreamSettings
 from runtimes.reply_form import PLAIN, ReplyForm
@@ -123,12 +124,13 @@ class UpstreamRuntime(Runtime):
             self._slots.release()
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        self._check_offered(request)
+        prefill = self._check_offered(request).prefill
         await _check_pixels(request.images)
         async with aclosing(Call(self._settings)) as call:
-            await self._open(call, path_of(request), body_of(request, self._model))
+            await self._open(call, path_of(request), body_of(request, self._model, prefill))
             await self._check_answer(call, _STREAM)
-            reply, lines = Reply(with_markers=request.with_markers), EventLines()
+            reply = Reply(begun(request), with_markers=request.with_markers)
+            lines = EventLines()
             has_started = False
             async with aclosing(self._pieces(call, reply)) as pieces:
                 async for data in pieces:
@@ -216,12 +218,13 @@ class UpstreamRuntime(Runtime):
                 self._waits.discard(scope)
         raise RuntimeFailure("crashed", self._why_gone or "the upstream is gone")
 
-    def _check_offered(self, request: Request) -> None:
+    def _check_offered(self, request: Request) -> ModelCard:
         if self._card is None:
             raise RuntimeFailure(
                 "unavailable", self._why_gone or f"the upstream has no {self._model!r} now"
             )
         check_task(request, self._card)
+        return self._card
 
 
 async def _check_pixels(images: tuple[Image, ...]) -> None:
@@ -259,4 +262,5 @@ def _card(settings: UpstreamSettings, model: ListedModel) -> ModelCard:
         size_bytes=model.size_bytes,
         context_tokens=model.context_tokens,
         tasks=model.tasks,
+        prefill=model.prefill,
     )

@@ -12,7 +12,7 @@ from runtimes.source_options import check_names, integer_option
 KEY_VARIABLE = "MESHD_UPSTREAM_KEY"
 KEY_CHARACTERS_MAX = 4096
 SLOTS_DEFAULT = 8
-OPTIONS = ("api_key", "slots", "queue", "see")
+OPTIONS = ("api_key", "slots", "queue", "see", "continue")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class UpstreamSettings:
     """Requests that may wait for each model; more are refused."""
     sees: bool | None = None
     """Whether its models that generate see images; None: those of which it tells so."""
+    continues: bool | None = None
+    """Whether it goes on behind an assistant's last message; None: those that are known to."""
     salt: bytes = dataclasses.field(default_factory=lambda: secrets.token_bytes(16), repr=False)
     """Makes content hashes this node's own: two nodes' 127.0.0.1 are two machines."""
     look_s: float = 5.0
@@ -61,12 +63,14 @@ def read_settings(source: str, options: Mapping[str, str]) -> UpstreamSettings:
     slots = integer_option(options, "slots", 1, 1024)
     queue_max = integer_option(options, "queue", 0, 10_000)
     sees = integer_option(options, "see", 0, 1)
+    continues = integer_option(options, "continue", 0, 1)
     return UpstreamSettings(
         address=address,
         api_key=_key(options),
         slots=slots,
         queue_max=64 if queue_max is None else queue_max,
         sees=None if sees is None else bool(sees),
+        continues=None if continues is None else bool(continues),
     )
 
 

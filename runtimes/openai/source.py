@@ -19,6 +19,7 @@ from runtimes.openai.call import Silent, Unreachable
 from runtimes.openai.capabilities import ask_tasks, with_sight
 from runtimes.openai.failures import one_line
 from runtimes.openai.listing import ListedModel, Listing, ask_models
+from runtimes.openai.prefill import prefill_of
 from runtimes.openai.runtime import UpstreamRuntime
 from runtimes.openai.settings import SLOTS_DEFAULT, UpstreamSettings
 
@@ -114,8 +115,9 @@ class UpstreamSource(Source):
         if listing.takes_one != (self._turn is not None):  # another server is there now
             self._remove(list(self._runtimes), "")
             self._turn = trio.Semaphore(1) if listing.takes_one else None
+        prefill = prefill_of(listing.software, self._settings.continues)
         models = {
-            model.id: dataclasses.replace(model, tasks=self._tasks_of(model))
+            model.id: dataclasses.replace(model, tasks=self._tasks_of(model), prefill=prefill)
             for model in listing.models
         }
         self._remove([name for name in self._runtimes if name not in models], "")

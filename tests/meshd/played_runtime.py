@@ -45,8 +45,9 @@ class PlayedRuntime(Runtime):
         content_hash: str = "ab" * 32,
         context_tokens: int = 0,
         tasks: tuple[str, ...] = (GENERATE,),
+        prefill: str = "",
     ) -> None:
-        """`clean_up_s`: what the runtime still does after its last event; the last four are the
+        """`clean_up_s`: what the runtime still does after its last event; the last five are the
         card's.
         """
         self.steps = list(steps)
@@ -64,6 +65,7 @@ class PlayedRuntime(Runtime):
             runtime=kind,
             context_tokens=context_tokens,
             tasks=tasks,
+            prefill=prefill,
         )
 
     def become(self, card: ModelCard) -> None:

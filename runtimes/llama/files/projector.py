@@ -55,6 +55,13 @@ def is_projector_name(name: str) -> bool:
     return "mmproj" in name.lower()
 
 
+def sight_key(architecture: str) -> str:
+    """What a model's own file says that has its projector in it, as Ollama makes some; llama.cpp
+    does not load those.
+    """
+    return f"{architecture}.vision.block_count"
+
+
 def find_projector(model: pathlib.Path, option: str | None) -> pathlib.Path | None:
     """The projector of the model at `model`: the file that `option` names, or else one beside it
     whose name names no other model. None if there is none, or none is wanted.

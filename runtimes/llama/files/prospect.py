@@ -11,9 +11,9 @@ from runtimes.embedding import GENERATE
 from runtimes.llama.files.context_length import CONTEXT_TOKENS_MIN
 from runtimes.llama.files.fit import added_room, capacity_of, needed_room
 from runtimes.llama.files.hash_cache import HashCache, file_identity
-from runtimes.llama.files.metadata import read_metadata
+from runtimes.llama.files.metadata import Metadata, read_metadata
 from runtimes.llama.files.model_file import model_bytes
-from runtimes.llama.files.projector import projector_bytes, tasks_of
+from runtimes.llama.files.projector import projector_bytes, sight_key, tasks_of
 from runtimes.llama.files.shape import Shape
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
@@ -55,8 +55,9 @@ def look(
     added_bytes = 0 if settings.lora is None else settings.lora.path.stat().st_size
     if settings.projector is not None:
         added_bytes += projector_bytes(settings.projector)
-    shape = Shape.of(read_metadata(settings.path))
-    _check(shape, settings.path)
+    metadata = read_metadata(settings.path)
+    shape = Shape.of(metadata)
+    _check(shape, metadata, settings.path)
     gpus = len(hardware.usable_gpus()) if has_gpu_build() else 0
     available = hardware.available_memory_bytes()
     if limit_bytes is not None:
@@ -95,9 +96,16 @@ def look(
     )
 
 
-def _check(shape: Shape, path: pathlib.Path) -> None:
+def _check(shape: Shape, metadata: Metadata, path: pathlib.Path) -> None:
     """Refuse what no worker would load, and what other nodes would not read."""
     name = shape.architecture
+    if sight_key(name) in metadata.values:
+        raise RuntimeFailure(
+            "invalid_model",
+            f"{path} has model and projector in one file, as only Ollama reads it; "
+            "offer it through Ollama (--upstream http://127.0.0.1:11434), or choose a GGUF "
+            "whose projector is a file of its own (mmproj)",
+        )
     if len(name) > ARCHITECTURE_CHARACTERS_MAX or not name.isprintable():
         raise _invalid(path, "has no sane name of its architecture")
     if shape.pooling.task != GENERATE and shape.trained_context_tokens < CONTEXT_TOKENS_MIN:

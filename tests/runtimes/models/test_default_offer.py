@@ -60,9 +60,18 @@ def test_when_nothing_fits_it_is_the_demo_and_said_so(disk: FakeDisk) -> None:
     assert "--model NAME" in offer.notice
 
 
-@pytest.mark.parametrize("data", [gguf(9_000, "nomic-bert"), b"no model".ljust(9_000)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        gguf(9_000, "nomic-bert"),
+        b"no model".ljust(9_000),
+        (gguf(0, "gemma3") + b"gemma3.vision.block_count").ljust(9_000),
+    ],
+)
 def test_what_cannot_answer_is_passed_over(disk: FakeDisk, data: bytes) -> None:
-    """An embedding model or a damaged file is not offered, however large it is."""
+    """An embedding model, a damaged file, or one that only Ollama reads, is not offered, however
+    large it is.
+    """
     disk.ollama("larger:1b", data)
     disk.ollama("good:1b", gguf(1_000))
     assert choose_offer(models_on_disk(), PLENTY).options == {"name": "good:1b"}

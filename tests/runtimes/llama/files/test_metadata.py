@@ -248,3 +248,11 @@ def test_an_architecture_that_others_would_not_read_is_none(
     with pytest.raises(RuntimeFailure, match="architecture") as failed:
         look(LlamaSettings(path=path, name="m"), None)
     assert failed.value.code == "invalid_model"
+
+
+def test_a_model_with_its_projector_inside_is_not_for_llama_cpp(tmp_path: pathlib.Path) -> None:
+    """Ollama makes such files; the one line says who reads them."""
+    sight = pair("gemma3.vision.block_count", 4, struct.pack("<I", 27))
+    path = model_of(tmp_path / "m.gguf", "gemma3", sight, tensors=b"")
+    with pytest.raises(RuntimeFailure, match="only Ollama reads it; offer it through"):
+        look(LlamaSettings(path=path, name="m"), None)
