@@ -18,7 +18,7 @@ from typing import Any, Final
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
 from protocol.speeds import Speed, speed_in
-from runtimes.base import CONTENT, THOUGHTS, ModelCard
+from runtimes.base import ANY, CHAT, ModelCard
 from runtimes.embedding import GENERATE, TASKS
 from runtimes.functions.call import is_function_name
 
@@ -67,7 +67,7 @@ def decode_model(value: bytes) -> ModelCard | None:
         **{field: fields.get(field, "") for field in texts},
         **{field: fields.get(field, 0) for field in numbers},
         tasks=tuple(task for task in TASKS if task in tasks),
-        prefill=prefill if prefill in (CONTENT, THOUGHTS) else "",
+        prefill=prefill if prefill in (CHAT, ANY) else "",
     )
 
 

@@ -205,8 +205,11 @@ def _why_not(
     if like is None:
         return ""
     if like.runtime in FOREIGN_RUNTIMES:
-        if not goes_on_behind_text(card, like, any_quantization=options.any_quantization):
+        any_quantization = options.any_quantization
+        if not goes_on_behind_text(card, like, request, any_quantization=any_quantization):
             return "its model cannot go on with that one's answer"
+        if not card.context_tokens:
+            return ""  # it does not tell
     elif card.content_hash != like.content_hash:
         if not options.any_quantization:
             return "its model is another one of that name"

@@ -78,6 +78,13 @@ class Progress:
             return self._card is not None
         return self._tokens_left() == 0 or self._request_behind_text() is not None
 
+    @property
+    def who_goes_on(self) -> str:
+        """What a node does that can, in words."""
+        if self._is_foreign:
+            return "offers that model on a server that goes on with another's text"
+        return "offers the very same model"
+
     def _request_behind_text(self) -> GenerateRequest | None:
         if self._ids or self._card is None or self._started is None:
             return None

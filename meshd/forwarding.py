@@ -368,13 +368,13 @@ class Forwarding:
         (node, failure), *others = self._failures
         message = f"The answer broke off on node {self._means.view.name(node)}: {failure.message}."
         if not self._progress.can_continue:
-            message += " Such a server's answer cannot be continued elsewhere."
+            message += " Such an answer cannot be continued elsewhere."
         elif self.answer.resumed >= CONTINUATIONS_MAX:
             message += f" It had been continued {self.answer.resumed} times before."
         elif others:
             message += f" Nobody could go on with it ({self._named(others)})."
         else:
-            message += " No other node offers the very same model."
+            message += f" No other node {self._progress.who_goes_on}."
         return RequestFailed("interrupted", message.replace("..", "."))
 
     def _named(self, failures: list[tuple[NodeId, AttemptFailed]]) -> str:

@@ -30,8 +30,8 @@ from runtimes.standing import ModelState, Standing
 if TYPE_CHECKING:
     from runtimes.model_memory import ModelMemory
 
-CONTENT: Final = "content"
-THOUGHTS: Final = "thoughts"
+CHAT: Final = "chat"
+ANY: Final = "any"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,9 +269,9 @@ class ModelCard:
     load_ms: int = 0
     """How long a request waits for it to be loaded, about; 0: it is in memory."""
     prefill: str = ""
-    """Of a foreign server: which part of a begun answer, given as the text of an assistant's last
-    message, it goes on behind: none, its `content`, or its `thoughts` too. (A plain prompt as
-    `content`.)"""
+    """Of a foreign server: where it goes on behind a begun answer that it is given as text.
+    Nowhere; in a `chat`, behind an assistant's last message; or behind `any` text, a plain prompt's
+    too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtimes.base import ChatMessage, GenerateRequest, RuntimeFailure
 from runtimes.images import Image
-from runtimes.openai.prefill import FIELDS, begun, check_begun
+from runtimes.openai.prefill import FIELDS, begun
 
 CHAT_PATH = "/chat/completions"
 COMPLETION_PATH = "/completions"
@@ -51,8 +51,7 @@ def body_of(request: GenerateRequest, model: str, prefill: str = "") -> bytes:
         fields["prompt"] = request.prompt
     else:
         fields["messages"] = _turns(request.messages, request.images)
-    if begun(request) is not None and prefill:
-        check_begun(request, prefill)
+    if begun(request, prefill):
         fields |= FIELDS
     for name, default in _DEFAULTS.items():
         value = getattr(request, name)

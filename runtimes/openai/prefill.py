@@ -2,17 +2,16 @@
 
 A server is not told by what it lists, but by which software it is:
 
-llama-server   behind its content, or amid its thoughts; its own word for it keeps it from repeating
-               what it was given
-vLLM           behind its content
-others         as their owner says (`continue=1`), and then behind its content: whether Ollama or
-               LM Studio do depends on each model's template
+llama-server   goes on; its own word for it keeps it from repeating what it was given
+vLLM           goes on
+others         as their owner says (`continue=1`), and in chats alone: whether Ollama or LM Studio
+               do depends on each model's template, and Ollama words plain prompts anew
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from runtimes.base import CONTENT, THOUGHTS, ChatMessage, GenerateRequest, RuntimeFailure
+from runtimes.base import ANY, CHAT, GenerateRequest
 
 FIELDS: Final[Mapping[str, bool]] = {
     "continue_final_message": True,
@@ -20,50 +19,34 @@ FIELDS: Final[Mapping[str, bool]] = {
 }
 """vLLM's words, which llama-server and SGLang have, too."""
 REPEATED_MIN: Final = 16
-"""Characters: some llama-servers say all that they were given again, whatever they are told. Fewer
-may be what the model says next."""
-_KNOWN: Final[Mapping[str, str]] = {"llama-server": THOUGHTS, "vLLM": CONTENT}
+"""Characters. Fewer may be what the model says next."""
+_KNOWN: Final = ("llama-server", "vLLM")
 
 
 def prefill_of(software: str, told: bool | None) -> str:
     """See `ModelCard.prefill`. `told`: by the upstream's owner."""
-    known = _KNOWN.get(software, CONTENT if told else "")
-    return "" if told is False else known
+    if told is False:
+        return ""
+    return ANY if software in _KNOWN else CHAT if told else ""
 
 
-def begun(request: GenerateRequest) -> ChatMessage | None:
-    """The message that is to go on, if there is one."""
+def begun(request: GenerateRequest, prefill: str) -> str:
+    """What is said in the message that is to go on; empty where nothing is, or it cannot."""
     last = request.messages[-1] if request.messages else None
-    return last if last is not None and last.role == "assistant" else None
-
-
-def check_begun(request: GenerateRequest, prefill: str) -> None:
-    """Raise RuntimeFailure `bad_request` for what such an upstream cannot go on with."""
-    message = begun(request)
-    if message is not None and message.reasoning and not message.content and prefill != THOUGHTS:
-        raise RuntimeFailure("bad_request", "this upstream cannot go on amid thoughts")
+    return last.content if prefill and last is not None and last.role == "assistant" else ""
 
 
 class Repeated:
-    """Leaves out what an upstream repeats of the text that it goes on behind."""
+    """Leaves out what an upstream repeats of the text that it goes on behind: some llama-servers
+    say it all again, whatever they are told, in one piece with the first token.
+    """
 
     def __init__(self, text: str) -> None:
-        self._awaited = text if len(text) >= REPEATED_MIN else ""
-        self._held = ""
-        """As much of it as has come."""
+        self._text = text if len(text) >= REPEATED_MIN else ""
 
-    def new(self, text: str) -> str:
-        """What is new of some more text."""
-        if not self._awaited:
-            return text
-        held = self._held + text
-        if self._awaited.startswith(held) and held != self._awaited:
-            self._held = held
-            return ""
-        awaited, self._awaited, self._held = self._awaited, "", ""
-        return held.removeprefix(awaited)
-
-    def end(self) -> str:
-        """What was held, where it was no repetition."""
-        held, self._held = self._held, ""
-        return held
+    def new(self, piece: str) -> str:
+        """What is new in a piece. Only the first one can repeat anything."""
+        if not self._text or not piece:
+            return piece
+        text, self._text = self._text, ""
+        return piece.removeprefix(text)

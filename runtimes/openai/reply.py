@@ -10,7 +10,7 @@ does not, the completion counts its deltas, which most servers send one a token,
 import json
 from typing import Any
 
-from runtimes.base import ChatMessage, Finished
+from runtimes.base import Finished
 from runtimes.openai.failures import from_event, malformed
 from runtimes.openai.prefill import Repeated
 from runtimes.reply_form import THOUGHTS_BEGIN, THOUGHTS_END
@@ -23,13 +23,15 @@ _FAILED = ("error", "abort", "aborted")
 class Reply:
     """What one answer has said so far."""
 
-    def __init__(self, begun: ChatMessage | None = None, *, with_markers: bool = False) -> None:
-        """`begun`: the message that it goes on with."""
+    def __init__(self, begun: str = "", *, with_markers: bool = False) -> None:
+        """`begun`: what is said already, and it goes on behind."""
         self._with_markers = with_markers
-        content, thoughts = (begun.content, begun.reasoning) if begun is not None else ("", "")
-        self._written = "content" if content else "thoughts" if thoughts else ""
+        self._written = "content" if begun else ""
         """What was written last: `thoughts`, `content`, a `call`, or its `arguments`."""
-        self._given, self._given_thoughts = Repeated(content), Repeated(thoughts)
+        self._goes_on = bool(begun)
+        self._begun = Repeated(begun)
+        self._only_thinks = False
+        """Whether nothing has come behind what was said already but thoughts."""
         self._reason: str | None = None
         self._deltas = 0
         self._prompt_tokens: int | None = None
@@ -68,6 +70,8 @@ class Reply:
             raise malformed("it ends in the middle")
         if self._reason in _FAILED:
             raise malformed(f"it ends with {self._reason!r}")
+        if self._only_thinks:
+            raise malformed("it thinks anew behind an answer that had begun")
         completion_tokens = self._completion_tokens
         return Finished(
             "length" if self._reason in _CUT else "stop",
@@ -87,12 +91,8 @@ class Reply:
         text = delta.get("content")
         if text is not None and not isinstance(text, str):
             raise malformed("a delta's content is no text")
-        text = self._given.new(text or "")
+        text = self._begun.new(text or "")
         thoughts = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(thoughts, str):
-            thoughts = self._given_thoughts.new(thoughts)
-        if reason is not None:
-            text += self._given.end()
         calls = (delta.get("tool_calls") if self._with_markers else None) or []
         if not isinstance(calls, list):
             raise malformed("a delta's tool calls are no list")
@@ -104,6 +104,9 @@ class Reply:
         if reason is not None and reason not in _CUT:
             written += self._turn_to("")
         is_token = bool(text or thoughts or calls)
+        if is_token:
+            may_only = self._only_thinks or (self._goes_on and not self._deltas)
+            self._only_thinks = may_only and not text and not calls
         self._deltas += is_token
         return _complete(written) if is_token or written else None
 

@@ -129,7 +129,7 @@ class UpstreamRuntime(Runtime):
         async with aclosing(Call(self._settings)) as call:
             await self._open(call, path_of(request), body_of(request, self._model, prefill))
             await self._check_answer(call, _STREAM)
-            reply = Reply(begun(request), with_markers=request.with_markers)
+            reply = Reply(begun(request, prefill), with_markers=request.with_markers)
             lines = EventLines()
             has_started = False
             async with aclosing(self._pieces(call, reply)) as pieces:

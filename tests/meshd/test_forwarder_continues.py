@@ -250,13 +250,14 @@ def test_the_broken_node_itself_may_go_on(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_upstreams_answer_goes_on_behind_its_text(tmp_path: pathlib.Path) -> None:
-    """At another upstream of that name, whatever its hash; one that would begin anew is passed
-    over, and so is one that has token ids.
+    """At another upstream of that name, whatever its hash, and if it tells no context; one that
+    would begin anew is passed over, and so is one that has token ids.
     """
-    first = PlayedRuntime([Started(()), Chunk((), "Hel"), CRASH], kind="openai", prefill="content")
+    steps: list[Step] = [Started(()), Chunk((), "Hel"), CRASH]
+    first = PlayedRuntime(steps, kind="openai", prefill="any", context_tokens=100)
     cannot = PlayedRuntime(kind="openai"), TellingRuntime()
     rest: list[Step] = [Started(()), Chunk((), "lo"), Finished("stop", 4, 1)]
-    second = PlayedRuntime(rest, kind="openai", prefill="content", content_hash="cd" * 32)
+    second = PlayedRuntime(rest, kind="openai", prefill="any", content_hash="cd" * 32)
     got = answered(House(tmp_path, None, first, *cannot, second))
     assert (got.failure, got.node, got.text, got.resumed) == (None, "n4", "Hello", 1)
     assert got.events[-1] == Finished("stop", 3, 2)
@@ -269,7 +270,7 @@ def test_an_upstreams_answer_goes_on_behind_its_text(tmp_path: pathlib.Path) -> 
 def test_an_upstreams_answer_that_is_all_there_ends(tmp_path: pathlib.Path) -> None:
     """Nobody is asked to add nothing."""
     steps: list[Step] = [Started(()), Chunk((), "Hel"), Chunk((), "lo"), CRASH]
-    runtimes = [PlayedRuntime(steps, kind="openai", prefill="content") for _ in range(2)]
+    runtimes = [PlayedRuntime(steps, kind="openai", prefill="any") for _ in range(2)]
     request = dataclasses.replace(REQUEST, max_tokens=2)
     got = answered(House(tmp_path, None, *runtimes), request)
     assert got.events[-1] == Finished("length", 0, 2)

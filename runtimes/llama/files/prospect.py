@@ -99,6 +99,12 @@ def look(
 def _check(shape: Shape, metadata: Metadata, path: pathlib.Path) -> None:
     """Refuse what no worker would load, and what other nodes would not read."""
     name = shape.architecture
+    if name == "clip":
+        raise RuntimeFailure(
+            "invalid_model",
+            f"{path} is a projector, with which another model sees; name that model, and give this "
+            "file as its option mmproj=FILE",
+        )
     if sight_key(name) in metadata.values:
         raise RuntimeFailure(
             "invalid_model",

@@ -256,3 +256,11 @@ def test_a_model_with_its_projector_inside_is_not_for_llama_cpp(tmp_path: pathli
     path = model_of(tmp_path / "m.gguf", "gemma3", sight, tensors=b"")
     with pytest.raises(RuntimeFailure, match="only Ollama reads it; offer it through"):
         look(LlamaSettings(path=path, name="m"), None)
+
+
+def test_a_projector_is_no_model(tmp_path: pathlib.Path) -> None:
+    """The one line says what it is for."""
+    sight = pair("clip.vision.block_count", 4, struct.pack("<I", 27))
+    path = model_of(tmp_path / "m.gguf", "clip", sight, tensors=b"")
+    with pytest.raises(RuntimeFailure, match="is a projector"):
+        look(LlamaSettings(path=path, name="m"), None)
