@@ -50,15 +50,17 @@ def _crash(world: World, nodes: Sequence[int], options: Options) -> None:
 
 def _start(world: World, nodes: Sequence[int], options: Options) -> None:
     for node in nodes:
-        if world.hosts[node].node is None:
+        host = world.hosts[node]
+        if host.node is None:
             if options["new_address"]:
                 world.move(node)
             if options["disk"] == "backup":
-                world.hosts[node].restore()
+                host.restore()
             if options["disk"] == "lost":
-                world.hosts[node].lose_disk()
+                host.lose_disk()
+            if not (host.snapshot.lives or host.snapshot.goodbyes):  # it remembers nobody
                 world.start(node)
-                _introduce(world, node, world.hosts[node].life)
+                _introduce(world, node, host.life)
             else:
                 world.start(node, *[0][:node])
 
