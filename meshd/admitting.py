@@ -16,6 +16,7 @@ import trio
 
 from meshd.choosing import prompt_estimate
 from meshd.local_models import LocalModels
+from meshd.prefixes import HeldPrefixes
 from meshd.waits import Waits
 from protocol.admission import QUEUE_MAX, Admission, Claim, Reason, Refusal, Ticket
 from protocol.identity import NodeId
@@ -97,6 +98,8 @@ class Admitting:
         """By model: those that are offered, or have somebody waiting or running."""
         self._speeds: dict[str, ServedSpeed] = {}
         """By model, as it was measured while it was offered."""
+        self.held = HeldPrefixes()
+        """The prompts' beginnings that lie in the models."""
         self._turns: dict[Ticket, _Turn] = {}
         self._owner_until = 0.0
         self._is_on_battery = False
@@ -127,6 +130,9 @@ class Admitting:
 
     def models_changed(self) -> None:
         """Slots or models may be others than before."""
+        for model in self.held.models:
+            if self._models.slots(model) == 0 or self._models.load_s(model) > 0:
+                self.held.forget(model)
         for model in [*self._speeds]:
             if self._models.slots(model) == 0:
                 del self._speeds[model]  # who comes under this name next may be another one
@@ -189,6 +195,9 @@ class Admitting:
                 self._on_served(node, request.model, *tokens, seconds)
             admission.leave(ticket, _now_ns(), is_whole=count.is_whole)
             self._measure(request.model, ticket, count)
+            if count.is_whole:
+                room = self._models.kept_tokens(request.model)
+                self.held.note(request, count.prompt_tokens or 0, room)
             if ticket.claim.is_owner:
                 self._owner_until = trio.current_time() + OWNER_ACTIVE_S
             self._decide(admission)

@@ -3,6 +3,8 @@
     "hardware"       {"tier", "cpu", "cores", "memory_bytes", "gpus", ...}  see runtimes/hardware.py
     "labels"         {key: value}
     "functions"      {"names": [name, ...]}     functions that run as jobs
+    "held/" + 16 hex of a model's name's hash   32-bit hashes of prompts' beginnings that lie in it,
+                     in a row                    see prefixes.py
     "model/" + 16 hex of the name's hash     {"name", "hash", "runtime", ...}  see ModelCard;
                      {"prefill_ns", "decode_ns"} for a token, once measured  see protocol/speeds.py
 
@@ -15,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from meshd.prefixes import HASH_BYTES, HASHES_MAX
 from protocol.errors import Refused
 from protocol.fields import pack, unpack
 from protocol.speeds import Speed, speed_in
@@ -26,14 +29,23 @@ HARDWARE: Final = "hardware"
 LABELS: Final = "labels"
 FUNCTIONS: Final = "functions"
 MODEL_PREFIX: Final = "model/"
+HELD_PREFIX: Final = "held/"
 MODEL_NAME_CHARS_MAX: Final = 200
 _DEPTH_MAX: Final = 4
 
 
 def model_key(name: str) -> str:
     """The offer's key for a model: short whatever the name is."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8, person=b"meshd model")
-    return MODEL_PREFIX + digest.hexdigest()
+    return MODEL_PREFIX + _short_hash(name)
+
+
+def held_key(name: str) -> str:
+    """The offer's key for what lies in a model."""
+    return HELD_PREFIX + _short_hash(name)
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=8, person=b"meshd model").hexdigest()
 
 
 def encode_model(card: ModelCard, speed: Speed | None = None) -> bytes:
@@ -74,6 +86,19 @@ def decode_model(value: bytes) -> ModelCard | None:
 def decode_speed(value: bytes) -> Speed | None:
     """What a member says of how fast a model is there, if anything that makes sense."""
     return speed_in(decode_map(value))
+
+
+def encode_held(hashes: Sequence[int]) -> bytes:
+    """The offer's value for what lies in a model; empty, which is no offer, when nothing does."""
+    return b"".join(each.to_bytes(HASH_BYTES, "big") for each in hashes)
+
+
+def decode_held(value: bytes) -> frozenset[int]:
+    """The hashes that a member tells of, if they are some."""
+    if len(value) % HASH_BYTES or len(value) > HASHES_MAX * HASH_BYTES:
+        return frozenset()
+    starts = range(0, len(value), HASH_BYTES)
+    return frozenset(int.from_bytes(value[at : at + HASH_BYTES], "big") for at in starts)
 
 
 def encode_functions(names: Sequence[str]) -> bytes:

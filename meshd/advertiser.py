@@ -1,5 +1,6 @@
 """The one place that keeps this node's offers and load in step with what it really has."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -20,9 +21,14 @@ log = structlog.get_logger()
 
 LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
+HELD_S: Final = 20.0
+"""What lies in a model is told at most so often, and the more rarely the more members there are,
+for all of them hear of it:"""
+HELD_S_PER_MEMBER: Final = 0.2
 OFFERS_BYTES_MAX: Final = 15_000
 """Below the protocol's limit for one node, which counts signatures and keys too."""
 _OVERHEAD_BYTES: Final = 180
+_OF_MODELS: Final = (advertisement.MODEL_PREFIX, advertisement.HELD_PREFIX)
 
 
 class Advertiser:
@@ -45,6 +51,7 @@ class Advertiser:
         self._labels = labels
         self._offered: dict[str, bytes] = {}
         self._may_serve = False
+        self._held_told_at = -math.inf
 
     async def run(self) -> None:
         """Advertise until cancelled."""
@@ -54,6 +61,7 @@ class Advertiser:
         self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
         while True:
             self._tell_load(self.load)
+            self._tell_held(trio.current_time())
             was_granted_more = self._view.may_serve() is not self._may_serve
             if self._admitting.has_speed_news() or was_granted_more:
                 self.models_changed()
@@ -62,14 +70,16 @@ class Advertiser:
     def models_changed(self) -> None:
         """Offer exactly what can be served now; a client serves no models."""
         self._may_serve = self._view.may_serve()
+        cards = self._models.cards() if self._may_serve else []
         wanted = {
             advertisement.model_key(card.name): advertisement.encode_model(
                 card, self._admitting.speed(card.name)
             )
-            for card in (self._models.cards() if self._may_serve else ())
+            for card in cards
         }
+        served = {*wanted, *(advertisement.held_key(card.name) for card in cards)}
         for key in list(self._offered):
-            if key.startswith(advertisement.MODEL_PREFIX) and key not in wanted:
+            if key.startswith(_OF_MODELS) and key not in served:
                 self._offer(key, b"")
         for key, value in wanted.items():
             self._offer(key, value)
@@ -85,6 +95,23 @@ class Advertiser:
             models.slots + functions.slots,
         )
 
+    def _tell_held(self, now: float) -> None:
+        """What lies in the models now, if that is another and it is time."""
+        pause_s = max(HELD_S, HELD_S_PER_MEMBER * self._view.size)
+        if not self._may_serve or now - self._held_told_at < pause_s:
+            return
+        held = self._admitting.held
+        offered = {key for key in self._offered if key.startswith(advertisement.HELD_PREFIX)}
+        values = {
+            advertisement.held_key(card.name): advertisement.encode_held(held.hashes(card.name))
+            for card in self._models.cards()
+        }
+        for key in sorted(offered | values.keys()):
+            value = values.get(key, b"")
+            if value != self._offered.get(key, b"") and self._has_room(key, value):
+                self._held_told_at = now
+                self._offer(key, value)
+
     def _offer_functions(self) -> None:
         names = self._functions.names if not self._models.is_draining else ()
         while len(value := advertisement.encode_functions(names)) > OFFER_VALUE_BYTES_MAX:
@@ -96,14 +123,17 @@ class Advertiser:
     def _offer(self, key: str, value: bytes) -> None:
         if self._offered.get(key, b"") == value:
             return
-        others = sum(len(v) + _OVERHEAD_BYTES for k, v in self._offered.items() if k != key)
-        if len(value) > OFFER_VALUE_BYTES_MAX or others + len(value) > OFFERS_BYTES_MAX:
+        if not self._has_room(key, value):
             log.warning("offer.too_large", key=key, value_bytes=len(value))
             return
         if self._give(OfferChanged(key, value)):
             self._offered[key] = value
             if not value:
                 del self._offered[key]
+
+    def _has_room(self, key: str, value: bytes) -> bool:
+        others = sum(len(v) + _OVERHEAD_BYTES for k, v in self._offered.items() if k != key)
+        return len(value) <= OFFER_VALUE_BYTES_MAX and others + len(value) <= OFFERS_BYTES_MAX
 
     def _tell_load(self, load: Load) -> None:
         if load != self._view.own_load and self._give(LoadChanged(load)):

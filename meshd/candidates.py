@@ -10,8 +10,9 @@ from typing import Final
 from meshd.answer import RequestOptions
 from meshd.asking import Asking
 from meshd.begun_text import FOREIGN_RUNTIMES, goes_on_behind_text
-from meshd.choosing import Choosing
+from meshd.choosing import Asked, Choosing
 from meshd.failures import RequestFailed
+from meshd.prefixes import tokens_held
 from meshd.view import View
 from protocol.expectation import Demand
 from protocol.identity import NodeId
@@ -22,6 +23,7 @@ from runtimes.embedding import SEE
 NOBODY: Final[Mapping[NodeId, int]] = {}
 _MODELS_NAMED: Final = 8
 _NODES_NAMED: Final = 8
+_HOLDERS_MAX: Final = 8
 _BACK_S: Final = 5.0
 """Whose daemon is started again at once is back by then."""
 
@@ -132,18 +134,35 @@ class Candidates:
             elif node not in tried:
                 able.append(node)
         asked = self._choosing.look_at(request, options)
-        considered = self._choosing.considered(able, self._view.own, asked)
+        held = self._held(able, asked)
+        considered = self._choosing.considered(able, self._view.own, asked, held)
         candidates = self._view.candidates(considered, request.model, self._asking.running)
         for place, candidate in enumerate(candidates):
             card = self._view.card(candidate.node, request.model)
-            if card is not None and 0 < card.context_tokens <= asked.longest:
-                candidates[place] = dataclasses.replace(candidate, may_be_too_long=True)
+            may_be_too_long = card is not None and 0 < card.context_tokens <= asked.longest
+            held_tokens = held.get(candidate.node, 0)
+            if may_be_too_long or held_tokens:
+                candidates[place] = dataclasses.replace(
+                    candidate, may_be_too_long=may_be_too_long, held_tokens=held_tokens
+                )
         return Ranking(
             policy=asked.policy,
             demand=asked.demand,
             ranked=self._choosing.rank(candidates, asked),
             left_out=left_out,
         )
+
+    def _held(self, nodes: Sequence[NodeId], asked: Asked) -> dict[NodeId, int]:
+        """In whose model how much of the prompt lies, in tokens: of the few that have most."""
+        if not asked.prefixes:
+            return {}
+        told = [
+            (tokens_held(asked.prefixes, hashes), node)
+            for node in nodes
+            if (hashes := self._view.held(node, asked.model))
+        ]
+        told.sort(reverse=True)
+        return {node: tokens for tokens, node in told[:_HOLDERS_MAX] if tokens}
 
     def _offering(
         self,

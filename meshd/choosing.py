@@ -7,10 +7,11 @@ failed lately, who has answered a conversation before, who has done how much for
 import dataclasses
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from meshd.answer import RequestOptions
+from meshd.prefixes import Prefix, prefixes_of
 from meshd.trust.api_keys import Priority
 from protocol.error_rates import ErrorRates
 from protocol.expectation import Demand
@@ -69,6 +70,8 @@ class Asked:
     """About how many tokens have to fit into a context at once: of texts, the longest's."""
     home: NodeId | None
     """Who knows most of its conversation."""
+    prefixes: tuple[Prefix, ...]
+    """The beginnings of its prompt."""
 
 
 class Choosing:
@@ -99,13 +102,16 @@ class Choosing:
         longest = demand.prompt_tokens
         if isinstance(request, EmbedRequest):
             longest = _longest_text_estimate(request)
-        return Asked(request.model, name, demand, longest, self._home(request))
+        home, prefixes = self._home(request), prefixes_of(request)
+        return Asked(request.model, name, demand, longest, home, prefixes)
 
-    def considered(self, nodes: Sequence[NodeId], own: NodeId, asked: Asked) -> Sequence[NodeId]:
+    def considered(
+        self, nodes: Sequence[NodeId], own: NodeId, asked: Asked, holders: Iterable[NodeId]
+    ) -> Sequence[NodeId]:
         """Who of those that offer its model is ranked for a request: the nearest of all things,
-        this node and the conversation's home, in any case.
+        this node, the conversation's home and the `holders` of its beginning in any case.
         """
-        kept = [own] if asked.home is None else [own, asked.home]
+        kept = [own, *holders] if asked.home is None else [own, asked.home, *holders]
         return self._policies[asked.policy].considered(nodes, kept, self._rng)
 
     def rank(self, candidates: Sequence[Candidate], asked: Asked) -> list[Candidate]:

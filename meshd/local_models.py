@@ -123,6 +123,10 @@ class LocalModels:
         """How many requests the runtimes that serve `model` now can run at a time."""
         return sum(runtime.load.slots for runtime in self._serving(model))
 
+    def kept_tokens(self, model: str) -> int:
+        """Of prompts that were answered, so many tokens lie in those runtimes at most."""
+        return sum(runtime.kept_tokens for runtime in self._serving(model))
+
     def _serving(self, model: str) -> list[Runtime]:
         return [r for r in self._offered() if _name(r) == model]
 

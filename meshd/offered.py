@@ -36,6 +36,8 @@ class Offer:
     """Of models, as it tells them."""
     withdrawn: dict[str, int] = dataclasses.field(default_factory=dict)
     """Models that it offers no more, and since when."""
+    held: dict[str, frozenset[int]] = dataclasses.field(default_factory=dict)
+    """Hashes of what lies in its models, by the offers' keys."""
     functions: tuple[str, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tier: int = LOWEST_TIER
@@ -110,6 +112,10 @@ class Offered:
             if value and offer.awaited_since_ns is not None:
                 soon_ns = clock.now_ns() - TELL_NS + _LAST_TOLD_NS
                 offer.awaited_since_ns = min(offer.awaited_since_ns, soon_ns)
+        elif key.startswith(advertisement.HELD_PREFIX):
+            offer.held.pop(key, None)
+            if hashes := advertisement.decode_held(value):
+                offer.held[key] = hashes
         elif key.startswith(advertisement.MODEL_PREFIX):
             _note_model(offer, key, value)
 

@@ -150,6 +150,7 @@ class Story:
             "retry_ms": _ms(estimate.retry_ns),
             "is_speed_known": candidate.speed is not None,
             "had_conversation": candidate.had_before,
+            "held_tokens": candidate.held_tokens,
             "may_be_too_long": candidate.may_be_too_long,
             "failed_lately": candidate.failed_ago_ns is not None,
             "own_requests": candidate.own_requests,

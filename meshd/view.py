@@ -163,6 +163,11 @@ class View:
         }
 
     @property
+    def size(self) -> int:
+        """How many members are there, this node among them."""
+        return self._node.members.present_count
+
+    @property
     def has_company(self) -> bool:
         """Whether anybody else was ever admitted to this mesh."""
         admitted = [r for r in self._node.authority.records() if isinstance(r, Admission)]
@@ -290,6 +295,10 @@ class View:
             speed=None if card is None else offer.speeds.get(card.name),
             load_ns=0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000,
         )
+
+    def held(self, node: NodeId, model: str) -> frozenset[int]:
+        """Hashes of the prompts' beginnings that lie in a member's model, as it tells."""
+        return self._offered.of(node).held.get(advertisement.held_key(model), frozenset())
 
     def tier(self, node: NodeId) -> int:
         """1 to 3, by its hardware."""

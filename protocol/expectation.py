@@ -1,7 +1,7 @@
 """The one place for when a request that came now would be complete on a candidate. Pure, integers.
 
     wait for a slot + loading the model, where it is not in memory
-    + prefill (little of it where the conversation was before)
+    + prefill (little of it where the conversation was before, or the prompt's beginning lies)
     + decode, at the node's speed + round trip
     + all of that once more, as often as requests fail there
 
@@ -21,7 +21,7 @@ HALF_LIFE: Final = 8
 """A load that was told as long ago as so many requests take is half what was told and half the
 mean of all."""
 KEPT_PERCENT: Final = 80
-"""Of a prompt, where the conversation was before."""
+"""Of a prompt, where the conversation was before; and of what is told to lie there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,8 +76,9 @@ def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli
     prefill_ns = demand.prompt_tokens * speed.prefill_ns
     decode_ns = demand.output_tokens * speed.decode_ns
     service_ns = prefill_ns + decode_ns
-    if candidate.had_before:
-        prefill_ns = prefill_ns * (100 - KEPT_PERCENT) // 100
+    held = min(candidate.held_tokens, demand.prompt_tokens)
+    held = demand.prompt_tokens if candidate.had_before else held
+    prefill_ns -= held * KEPT_PERCENT // 100 * speed.prefill_ns
     busy = _blended(candidate, mean_busy_milli, service_ns)
     slots = max(1, candidate.load.slots if candidate.load is not None else 1)
     # A request waits while all slots are taken: for so many slots' worth of those before it.

@@ -51,6 +51,8 @@ class Candidate:
     """The prompt, by its bytes, for the context there: only there it is known how long it is."""
     had_before: bool = False
     """It answered the turn of this conversation before: much of the prompt may lie there."""
+    held_tokens: int = 0
+    """Of the prompt, so many tokens lie there from the beginning on, as it tells."""
     load_ns: int = 0
     """How long loading the model takes before anything else; 0: it is in memory there."""
     served_tokens: int = 0

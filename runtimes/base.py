@@ -361,6 +361,13 @@ class Runtime(Source):
     def load(self) -> Load:
         """Requests waiting and running now."""
 
+    @property
+    def kept_tokens(self) -> int:
+        """Of prompts that were answered, so many tokens lie in the model at most, for others that
+        begin alike; 0: none, or it is not known.
+        """
+        return 0
+
     @abc.abstractmethod
     def generate(self, request: Request) -> AsyncGenerator[GenerateEvent, None]:
         """Run one request; see the rules above. Close it with `aclosing`.

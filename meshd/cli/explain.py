@@ -77,6 +77,7 @@ def _candidate_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     remarks = [
         "" if row["is_speed_known"] else "speed unknown",
         "has the conversation" if row["had_conversation"] else "",
+        f"holds {row['held_tokens']} tokens" if row["held_tokens"] else "",
         "failed lately" if row["failed_lately"] else "",
         "its context may be too small" if row["may_be_too_long"] else "",
     ]

@@ -138,6 +138,11 @@ class LlamaRuntime(Runtime):
         return self._slots.load
 
     @property
+    def kept_tokens(self) -> int:
+        """See `Runtime.kept_tokens`."""
+        return 0 if self._file.prospect is None else self._file.prospect.kv_tokens
+
+    @property
     def progress(self) -> float:
         """How far the model is loaded, 0 to 1."""
         return 0.0 if self._link is None else self._link.progress

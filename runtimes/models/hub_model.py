@@ -90,6 +90,11 @@ class HubModel(Runtime):
         return Load(queued=0, running=0, slots=0) if self._model is None else self._model.load
 
     @property
+    def kept_tokens(self) -> int:
+        """See `Runtime.kept_tokens`."""
+        return 0 if self._model is None else self._model.kept_tokens
+
+    @property
     def progress(self) -> float:
         """How far the model is fetched and then, from 0 again, how far it is loaded; 0 to 1."""
         return self._progress.share if self._model is None else self._model.progress

@@ -130,6 +130,20 @@ def test_several_choices_compute_their_prompt_once(pair: list[Daemon], model: st
         assert story["usage"]["cached_tokens"] >= prompt_tokens - 64
 
 
+def test_a_node_tells_what_it_has_read(pair: list[Daemon], model: str) -> None:
+    """Who asks another question about the same text knows that it lies there."""
+    text = "the other man in the town " * 60
+
+    def held(question: str) -> int:
+        reply = pair[1].chat(model, text + question, max_tokens=1)
+        assert reply.status == 200
+        story = pair[1].get(f"/mesh/v1/explain/{reply.headers['x-meshd-request']}")
+        return int(story["candidates"][0]["held_tokens"])
+
+    until("what it has read is told", lambda: held("What did he do?") > 0, 30.0)
+    assert held("And then?") >= 256
+
+
 def test_greedy_text_and_its_count_are_llama_cpps(
     client: openai.OpenAI,
     model: str,

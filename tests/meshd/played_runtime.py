@@ -46,9 +46,10 @@ class PlayedRuntime(Runtime):
         context_tokens: int = 0,
         tasks: tuple[str, ...] = (GENERATE,),
         prefill: str = "",
+        kept_tokens: int = 0,
     ) -> None:
-        """`clean_up_s`: what the runtime still does after its last event; the last five are the
-        card's.
+        """`clean_up_s`: what the runtime still does after its last event; of the last six all but
+        `kept_tokens` are the card's.
         """
         self.steps = list(steps)
         self.name = name
@@ -59,6 +60,7 @@ class PlayedRuntime(Runtime):
         self.running = 0
         self.slots = 1
         self._clean_up_s = clean_up_s
+        self._kept_tokens = kept_tokens
         self._card = ModelCard(
             name=name,
             content_hash=content_hash,
@@ -81,6 +83,11 @@ class PlayedRuntime(Runtime):
     def load(self) -> Load:
         """As many slots as it has."""
         return Load(0, self.running, self.slots)
+
+    @property
+    def kept_tokens(self) -> int:
+        """As the test says."""
+        return self._kept_tokens
 
     async def serve(self, on_change: ChangeCallback) -> None:
         """Nothing has to be loaded."""

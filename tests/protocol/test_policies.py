@@ -53,6 +53,7 @@ _candidates = st.lists(
         failed_ago_ns=st.none() | st.integers(0, 2**62),
         is_unreached=st.booleans(),
         had_before=st.booleans(),
+        held_tokens=st.integers(0, 10_000),
         served_tokens=st.integers(0, 2**40),
         load_ns=st.integers(0, 2**42),
     ),
@@ -133,12 +134,17 @@ class TestFastest:
         assert _order(DEFAULT, cold, _candidate(2, speed=FAST, load=Load(80, 4, 4))) == [1, 2]
 
     def test_the_parts_of_the_estimate(self) -> None:
-        """Wait, prefill, decode and the way there; a conversation's home prefills less."""
+        """Wait, prefill, decode and the way there; a conversation's home prefills less, and so does
+        who has the prompt's beginning.
+        """
         idle = _candidate(1, speed=FAST)
         alone = 100 * MS + 1_000 * MS + MS
         assert expected(idle, DEMAND, UNKNOWN, 0).total_ns == alone
         kept = dataclasses.replace(idle, had_before=True)
         assert expected(kept, DEMAND, UNKNOWN, 0).total_ns == alone - 80 * MS
+        for held, saved in ((50, 40), (100, 80), (9_000, 80)):
+            told = dataclasses.replace(idle, held_tokens=held)
+            assert expected(told, DEMAND, UNKNOWN, 0).total_ns == alone - saved * MS
         cold = dataclasses.replace(idle, load_ns=7 * MS)
         assert expected(cold, DEMAND, UNKNOWN, 0).total_ns == alone + 7 * MS
         full = dataclasses.replace(idle, load=Load(0, 4, 4))

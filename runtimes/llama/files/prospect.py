@@ -34,6 +34,8 @@ class Prospect:
     card: ModelCard
     """With an empty content hash while that is not known."""
     slots: int
+    kv_tokens: int
+    """Room for the tokens of all sequences, those that are only kept included."""
     need: Room
     least: Room
     """The same without the weights, which are mapped."""
@@ -89,6 +91,7 @@ def look(
             tasks=tasks_of(shape.pooling.task, settings.projector),
         ),
         slots=capacity.slots,
+        kv_tokens=capacity.kv_tokens if shape.pooling.task == GENERATE else 0,
         need=need,
         least=Room(max(0, need.memory_bytes - size_bytes - draft_bytes), need.vram_bytes),
         memory_bytes=available,
