@@ -26,6 +26,18 @@ _HARMLESS: Final = ("flood", "replay", "spoof", "clock", "start")
 """Acts that excuse nothing at those whom they touch. (A liar is muted by whom it lied to, so it may
 end up dead there; others' lies are no excuse for anybody else, as long as they are few.)"""
 _LIES: Final = ("lie", "forge")
+_UNSOUND: Final = (
+    "pause",
+    "starve",
+    "cut",
+    "block",
+    "sever",
+    "loss",
+    "unplug",
+    "flap",
+    "slow_read",
+)
+"""Acts under which a member passes on late, or not at all, what others need to hear."""
 _ENDS: Final = ("crash", "leave", "restart", "move")
 """Acts that trouble nobody but those whom they touch."""
 _TROUBLES_NOBODY: Final = (*_HARMLESS, *_ENDS)
@@ -67,18 +79,23 @@ class Story:
         )
 
     def is_outlied(self, since_ns: int, until_ns: int) -> bool:
-        """Whether a quarter of all members lied between, or anybody where each tells one other at a
-        time: many who accuse make a suspicion as short as it may be, and their lies are in the way
+        """Whether a quarter of all members lied between; or an eighth, while a quarter lied or was
+        not to be relied on; or anybody where each tells one other at a time. Many who accuse make a
+        suspicion as short as it may be, and their lies, and who is slow or cut off, are in the way
         of the refutation.
         """
-        liars = {
+        liars = self._touched(_LIES, since_ns, until_ns)
+        unsound = liars | self._touched(_UNSOUND, since_ns, until_ns)
+        is_many = len(liars) > 1 and 8 * len(liars) >= self.nodes and 4 * len(unsound) >= self.nodes
+        return is_many or (self.protocol.gossip_nodes == 1 and bool(liars))
+
+    def _touched(self, acts: Sequence[str], since_ns: int, until_ns: int) -> set[int]:
+        return {
             host
             for episode in self.episodes
             for host in episode.nodes
-            if episode.do in _LIES and episode.touches(host, since_ns, until_ns)
+            if episode.do in acts and episode.touches(host, since_ns, until_ns)
         }
-        is_many = len(liars) > 1 and 4 * len(liars) >= self.nodes
-        return is_many or (self.protocol.gossip_nodes == 1 and bool(liars))
 
     @property
     def memory_ns(self) -> int:

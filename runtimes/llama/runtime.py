@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Iterator
 
 import trio
 
-from runtimes import hardware
 from runtimes.base import (
     ChangeCallback,
     Chunk,
@@ -30,6 +29,7 @@ from runtimes.llama.files.hash_cache import HashCache
 from runtimes.llama.files.known_file import KnownFile
 from runtimes.llama.files.prospect import RUNTIME_NAME, Prospect
 from runtimes.llama.files.speed_cache import SpeedCache
+from runtimes.llama.idle_gpu import idle_gpu_advice
 from runtimes.llama.link import WorkerEnd, WorkerLink
 from runtimes.llama.residence import Residence
 from runtimes.llama.settings import LlamaSettings
@@ -40,9 +40,6 @@ from runtimes.worker.restart_delay import RestartDelay
 
 LOAD_CRASHES_MAX = 3
 """So many workers in a row that die while loading, and the file is held to be the cause."""
-GPU_BUILD = (
-    "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
-)
 
 
 class LlamaRuntime(Runtime):
@@ -386,13 +383,8 @@ class LlamaRuntime(Runtime):
             await self._file.note_hash(before, self._file.prospect.card.content_hash)
         if self._advice is not None or not self._lacks_gpu:
             return
-        # NVML may hang with a sick driver; nobody waits for it.
-        gpus = await trio.to_thread.run_sync(hardware.gpus, abandon_on_cancel=True)
-        if gpus:
-            self._advice = (
-                f"{gpus[0].name} is idle, because this llama.cpp is built without GPU support: "
-                f"{GPU_BUILD}"
-            )
+        self._advice = await idle_gpu_advice()
+        if self._advice is not None:
             self._tell()
 
     def _live_link(self) -> WorkerLink:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -74,6 +76,22 @@ def test_lies_are_an_excuse_only_where_a_quarter_lies_or_each_tells_one(world: W
         is_lossy=False,
     )
     assert [*NoFalseDeath().violations(slow)] == []
+
+
+def test_an_eighth_who_lie_is_an_excuse_where_others_are_slow() -> None:
+    """Of 16 two, with two more who pass nothing on in time; crashes and the like do not count."""
+    world = cast("World", SimpleNamespace(hosts=range(16), mistakes=[(SECOND, 0, 1)]))
+
+    def is_mistake(*episodes: Episode) -> bool:
+        story = Story(world=world, protocol=ProtocolConfig(), episodes=episodes, is_lossy=False)
+        return any(NoFalseDeath().violations(story))
+
+    lies = Episode("lie", [2, 4], 0)
+    assert is_mistake(lies)
+    assert is_mistake(lies, Episode("crash", [5, 6], 0))
+    assert is_mistake(Episode("lie", [2], 0), Episode("starve", [4, 5, 6], 0))
+    assert is_mistake(lies, Episode("starve", [2, 5], 0))
+    assert not is_mistake(lies, Episode("starve", [5, 6], 0))
 
 
 def test_a_crash_that_somebody_missed_is_noticed(world: World) -> None:
