@@ -197,7 +197,7 @@ class Admitting:
             self._measure(request.model, ticket, count)
             if count.is_whole:
                 room = self._models.kept_tokens(request.model)
-                self.held.note(request, count.prompt_tokens or 0, room)
+                self.held.note(request, count.prompt_tokens or 0, count.cached_tokens, room)
             if ticket.claim.is_owner:
                 self._owner_until = trio.current_time() + OWNER_ACTIVE_S
             self._decide(admission)

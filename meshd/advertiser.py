@@ -22,11 +22,13 @@ log = structlog.get_logger()
 LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
 HELD_S: Final = 20.0
-"""What lies in a model is told at most so often, and the more rarely the more members there are,
+"""What lies in one model is told at most so often, and the more rarely the more members there are,
 for all of them hear of it:"""
-HELD_S_PER_MEMBER: Final = 0.2
+HELD_S_PER_MEMBER: Final = 1.0
 OFFERS_BYTES_MAX: Final = 15_000
 """Below the protocol's limit for one node, which counts signatures and keys too."""
+HELD_BYTES_MAX: Final = 10_000
+"""Up to here what lies in models may be told, too: the rest is for models to come."""
 _OVERHEAD_BYTES: Final = 180
 _OF_MODELS: Final = (advertisement.MODEL_PREFIX, advertisement.HELD_PREFIX)
 
@@ -51,7 +53,8 @@ class Advertiser:
         self._labels = labels
         self._offered: dict[str, bytes] = {}
         self._may_serve = False
-        self._held_told_at = -math.inf
+        self._held_told: dict[str, float] = {}
+        """When each was told last."""
 
     async def run(self) -> None:
         """Advertise until cancelled."""
@@ -77,7 +80,9 @@ class Advertiser:
             )
             for card in cards
         }
-        served = {*wanted, *(advertisement.held_key(card.name) for card in cards)}
+        held = self._admitting.held
+        names = (card.name for card in cards if held.hashes(card.name))
+        served = {*wanted, *map(advertisement.held_key, names)}
         for key in list(self._offered):
             if key.startswith(_OF_MODELS) and key not in served:
                 self._offer(key, b"")
@@ -96,21 +101,25 @@ class Advertiser:
         )
 
     def _tell_held(self, now: float) -> None:
-        """What lies in the models now, if that is another and it is time."""
+        """What lies in one of the models now, if that is another and it is time: the one of which
+        nothing was told for the longest. What has no room is not told.
+        """
         pause_s = max(HELD_S, HELD_S_PER_MEMBER * self._view.size)
-        if not self._may_serve or now - self._held_told_at < pause_s:
+        last = max(self._held_told.values(), default=-math.inf)
+        if not self._may_serve or now - last < pause_s:
             return
         held = self._admitting.held
-        offered = {key for key in self._offered if key.startswith(advertisement.HELD_PREFIX)}
         values = {
             advertisement.held_key(card.name): advertisement.encode_held(held.hashes(card.name))
             for card in self._models.cards()
         }
-        for key in sorted(offered | values.keys()):
-            value = values.get(key, b"")
-            if value != self._offered.get(key, b"") and self._has_room(key, value):
-                self._held_told_at = now
+        self._held_told = {key: at for key, at in self._held_told.items() if key in values}
+        for key in sorted(values, key=lambda key: self._held_told.get(key, -math.inf)):
+            value = values[key] if self._has_room(key, values[key], HELD_BYTES_MAX) else b""
+            if value != self._offered.get(key, b""):
+                self._held_told[key] = now
                 self._offer(key, value)
+                return
 
     def _offer_functions(self) -> None:
         names = self._functions.names if not self._models.is_draining else ()
@@ -124,6 +133,8 @@ class Advertiser:
         if self._offered.get(key, b"") == value:
             return
         if not self._has_room(key, value):
+            self._withdraw_held()
+        if not self._has_room(key, value):
             log.warning("offer.too_large", key=key, value_bytes=len(value))
             return
         if self._give(OfferChanged(key, value)):
@@ -131,9 +142,15 @@ class Advertiser:
             if not value:
                 del self._offered[key]
 
-    def _has_room(self, key: str, value: bytes) -> bool:
+    def _has_room(self, key: str, value: bytes, most: int = OFFERS_BYTES_MAX) -> bool:
         others = sum(len(v) + _OVERHEAD_BYTES for k, v in self._offered.items() if k != key)
-        return len(value) <= OFFER_VALUE_BYTES_MAX and others + len(value) <= OFFERS_BYTES_MAX
+        return len(value) <= OFFER_VALUE_BYTES_MAX and others + len(value) <= most
+
+    def _withdraw_held(self) -> None:
+        """Models come first."""
+        for key in [key for key in self._offered if key.startswith(advertisement.HELD_PREFIX)]:
+            if self._give(OfferChanged(key, b"")):
+                del self._offered[key]
 
     def _tell_load(self, load: Load) -> None:
         if load != self._view.own_load and self._give(LoadChanged(load)):

@@ -23,7 +23,6 @@ from runtimes.embedding import SEE
 NOBODY: Final[Mapping[NodeId, int]] = {}
 _MODELS_NAMED: Final = 8
 _NODES_NAMED: Final = 8
-_HOLDERS_MAX: Final = 8
 _BACK_S: Final = 5.0
 """Whose daemon is started again at once is back by then."""
 
@@ -153,16 +152,14 @@ class Candidates:
         )
 
     def _held(self, nodes: Sequence[NodeId], asked: Asked) -> dict[NodeId, int]:
-        """In whose model how much of the prompt lies, in tokens: of the few that have most."""
+        """In whose model how much of the prompt lies, in tokens."""
         if not asked.prefixes:
             return {}
-        told = [
-            (tokens_held(asked.prefixes, hashes), node)
-            for node in nodes
-            if (hashes := self._view.held(node, asked.model))
-        ]
-        told.sort(reverse=True)
-        return {node: tokens for tokens, node in told[:_HOLDERS_MAX] if tokens}
+        return {
+            node: tokens
+            for node, hashes in self._view.held(nodes, asked.model)
+            if self._choosing.believes(node) and (tokens := tokens_held(asked.prefixes, hashes))
+        }
 
     def _offering(
         self,

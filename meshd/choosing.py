@@ -7,18 +7,18 @@ failed lately, who has answered a conversation before, who has done how much for
 import dataclasses
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from meshd.answer import RequestOptions
-from meshd.prefixes import Prefix, prefixes_of
+from meshd.prefixes import FOUND_AGAIN, Prefix, prefixes_of
 from meshd.trust.api_keys import Priority
 from protocol.error_rates import ErrorRates
 from protocol.expectation import Demand
 from protocol.identity import NodeId
 from protocol.policies import DEFAULT, POLICIES, Policy
 from protocol.routing import Candidate
-from protocol.speeds import Speed, Speeds
+from protocol.speeds import UNKNOWN, Speed, Speeds
 from runtimes.base import Request
 from runtimes.embedding import EmbedRequest
 from runtimes.limits import IMAGE_TOKENS_MAX
@@ -29,6 +29,12 @@ _Value = TypeVar("_Value")
 FAILURES_MAX: Final = 4_096
 CONVERSATIONS_MAX: Final = 4_096
 SERVED_MAX: Final = 4_096
+HOLDERS_MAX: Final = 8
+"""Who hold a prompt's beginning, and are looked at among thousands."""
+UNBELIEVED_S: Final = 60.0
+"""So long what a node tells to lie in its models does not count, once it did not."""
+FRESH_TOKENS_MIN: Final = 64
+"""Of a prompt most of which was known, from which something is learned."""
 BYTES_PER_TOKEN: Final = 4
 """Of English text, roughly; a gateway has no tokenizer."""
 IMAGE_TOKENS: Final = 576
@@ -50,6 +56,10 @@ class Timing:
     """How an answer came."""
 
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Of these, known there before."""
+    held_tokens: int = 0
+    """Of these, told to lie there."""
     first_s: float
     """From its turn at a slot to the first token."""
     output_tokens: int
@@ -90,6 +100,8 @@ class Choosing:
         self._speeds = Speeds()
         self._errors = ErrorRates()
         self._failed: dict[NodeId, tuple[float, bool]] = {}
+        self._unbelieved: dict[NodeId, float] = {}
+        """Where a prompt did not lie that was told to, and when."""
         self._homes: dict[bytes, NodeId] = {}
         """Who has answered which conversation, by a hash of its messages so far."""
         self._served: dict[NodeId, int] = {}
@@ -106,11 +118,12 @@ class Choosing:
         return Asked(request.model, name, demand, longest, home, prefixes)
 
     def considered(
-        self, nodes: Sequence[NodeId], own: NodeId, asked: Asked, holders: Iterable[NodeId]
+        self, nodes: Sequence[NodeId], own: NodeId, asked: Asked, held: Mapping[NodeId, int]
     ) -> Sequence[NodeId]:
         """Who of those that offer its model is ranked for a request: the nearest of all things,
-        this node, the conversation's home and the `holders` of its beginning in any case.
+        this node, the conversation's home and some who hold most of its beginning in any case.
         """
+        holders = sorted(held, key=lambda node: (-held[node], self._rng.random()))[:HOLDERS_MAX]
         kept = [own, *holders] if asked.home is None else [own, asked.home, *holders]
         return self._policies[asked.policy].considered(nodes, kept, self._rng)
 
@@ -168,6 +181,17 @@ class Choosing:
         self._failed[node] = (self._now(), is_unreached)
         _forget_oldest(self._failed, FAILURES_MAX)
 
+    def believes(self, node: NodeId) -> bool:
+        """Whether what it tells to lie in its models counts."""
+        since = self._unbelieved.get(node)
+        return since is None or self._now() - since >= UNBELIEVED_S
+
+    def _note_held(self, node: NodeId, timing: Timing) -> None:
+        if timing.cached_tokens < timing.held_tokens // FOUND_AGAIN:
+            self._unbelieved.pop(node, None)
+            self._unbelieved[node] = self._now()
+            _forget_oldest(self._unbelieved, FAILURES_MAX)
+
     def begun(self, node: NodeId, request: Request) -> None:
         """An answer has begun there: its prompt is known there now."""
         if request.messages is not None:
@@ -179,15 +203,20 @@ class Choosing:
     def answered(self, node: NodeId, request: Request, timing: Timing) -> None:
         """A request was answered there, to its end."""
         self._failed.pop(node, None)
+        self._note_held(node, timing)
         model, first_ns = request.model, _ns(timing.first_s)
         self._errors.note(node, model, _ns(self._now()), has_failed=False)
         if isinstance(request, EmbedRequest):
             self._speeds.note_texts(node, model, tokens=timing.prompt_tokens, all_ns=first_ns)
         else:
+            fresh_tokens = timing.prompt_tokens - timing.cached_tokens
+            if timing.cached_tokens and fresh_tokens < FRESH_TOKENS_MIN:
+                fresh_tokens = FRESH_TOKENS_MIN  # as fast as it was: its answer tells nothing else
+                first_ns = fresh_tokens * (self._speeds.of(node, model) or UNKNOWN).prefill_ns
             self._speeds.note(
                 node,
                 model,
-                prompt_tokens=timing.prompt_tokens,
+                prompt_tokens=fresh_tokens,
                 first_ns=first_ns,
                 output_tokens=timing.output_tokens,
                 rest_ns=_ns(timing.rest_s),

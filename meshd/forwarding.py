@@ -234,6 +234,8 @@ class Forwarding:
             began_at = min(began_at, tried.asked_at + candidate.distance_ns / 1e9)
         timing = Timing(
             prompt_tokens=finished.prompt_tokens + tried.tokens_before,
+            cached_tokens=finished.cached_tokens,
+            held_tokens=candidate.held_tokens,
             first_s=max(0.0, tried.first_at - began_at),
             output_tokens=finished.completion_tokens - tried.tokens_before,
             rest_s=now - tried.first_at,

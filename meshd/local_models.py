@@ -124,8 +124,8 @@ class LocalModels:
         return sum(runtime.load.slots for runtime in self._serving(model))
 
     def kept_tokens(self, model: str) -> int:
-        """Of prompts that were answered, so many tokens lie in those runtimes at most."""
-        return sum(runtime.kept_tokens for runtime in self._serving(model))
+        """About so many tokens of prompts that were answered stay in who answers."""
+        return max((runtime.kept_tokens for runtime in self._serving(model)), default=0)
 
     def _serving(self, model: str) -> list[Runtime]:
         return [r for r in self._offered() if _name(r) == model]

@@ -1,7 +1,8 @@
 """The one place for what the beginnings of prompts are called, and which of them lie in this node's
 models. Pure.
 
-A prompt is a row of bytes: tools and messages, or the plain text. Its first 1, 2, 4, 8, ... blocks
+A prompt is a row of bytes: the system's words, tools and messages in the order in which most
+templates write them, or the plain text. Its first 1, 2, 4, 8, ... blocks
 have a hash each, of all bytes from the front on, as vLLM names its blocks. Nodes tell the hashes of
 prompts that they have answered lately; who chooses a node hashes the prompt in the same way, and
 looks for the longest beginning that a node tells of. So a long instruction, or a document, is found
@@ -27,6 +28,9 @@ HASHES_MAX: Final = 48
 """Of one model, that are told."""
 PROMPTS_MAX: Final = 64
 """Of one model, that are remembered."""
+FOUND_AGAIN: Final = 4
+"""Where less than such a part of what was told is found again, it is not there: a block may have
+fewer tokens than most, and the last ones are always computed anew."""
 _BETWEEN: Final = b"\x1e"
 
 
@@ -65,10 +69,12 @@ def _pieces(request: GenerateRequest) -> Iterator[bytes]:
     if request.messages is None:
         yield _bytes(request.prompt or "")
         return
-    for tool in request.tools:
-        yield _BETWEEN.join(map(_bytes, (tool.name, tool.description, tool.parameters)))
-    images = list(request.images)
+    images, has_told_tools = list(request.images), False
     for number, message in enumerate(request.messages):
+        if message.role != "system" and not has_told_tools:
+            has_told_tools = True
+            for tool in request.tools:
+                yield _BETWEEN.join(map(_bytes, (tool.name, tool.description, tool.parameters)))
         while images and images[0].message <= number:
             yield hashlib.blake2b(images.pop(0).data, digest_size=16).digest()
         for text in message.texts():
@@ -88,13 +94,18 @@ class HeldPrefixes:
         self._prompts: dict[str, dict[tuple[Prefix, ...], int]] = {}
         """By model, the newest last, with their tokens."""
 
-    def note(self, request: Request, tokens: int, room_tokens: int) -> None:
-        """A prompt of so many tokens was answered by a model that keeps at most `room_tokens`."""
-        prefixes = prefixes_of(request)
-        if not prefixes or tokens > room_tokens:
+    def note(self, request: Request, tokens: int, cached_tokens: int, room_tokens: int) -> None:
+        """A prompt of so many tokens was answered, of which so many were known, by a model that
+        keeps at most `room_tokens`.
+        """
+        if not 0 < tokens <= room_tokens or not (prefixes := prefixes_of(request)):
             return
         prompts = self._prompts.setdefault(request.model, {})
-        prompts.pop(prefixes, None)
+        known = frozenset(each.hash for of_one in prompts for each in of_one)
+        if cached_tokens < tokens_held(prefixes, known) // FOUND_AGAIN:
+            prompts.clear()  # what was taken to lie there does not, or such a model cannot use it
+        for shorter in [each for each in prompts if each == prefixes[: len(each)]]:
+            del prompts[shorter]
         prompts[prefixes] = tokens
         while sum(prompts.values()) > room_tokens or len(prompts) > PROMPTS_MAX:
             del prompts[next(iter(prompts))]

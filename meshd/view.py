@@ -296,9 +296,12 @@ class View:
             load_ns=0 if card is None else min(card.load_ms, LOAD_MS_MAX) * 1_000_000,
         )
 
-    def held(self, node: NodeId, model: str) -> frozenset[int]:
-        """Hashes of the prompts' beginnings that lie in a member's model, as it tells."""
-        return self._offered.of(node).held.get(advertisement.held_key(model), frozenset())
+    def held(self, nodes: Iterable[NodeId], model: str) -> Iterator[tuple[NodeId, frozenset[int]]]:
+        """Of those who tell what lies in their model: hashes of prompts' beginnings."""
+        key = advertisement.held_key(model)
+        for node in nodes:
+            if hashes := self._offered.of(node).held.get(key):
+                yield node, hashes
 
     def tier(self, node: NodeId) -> int:
         """1 to 3, by its hardware."""

@@ -78,7 +78,7 @@ def expected(candidate: Candidate, demand: Demand, usual: Speed, mean_busy_milli
     service_ns = prefill_ns + decode_ns
     held = min(candidate.held_tokens, demand.prompt_tokens)
     held = demand.prompt_tokens if candidate.had_before else held
-    prefill_ns -= held * KEPT_PERCENT // 100 * speed.prefill_ns
+    prefill_ns -= held * speed.prefill_ns * KEPT_PERCENT // 100
     busy = _blended(candidate, mean_busy_milli, service_ns)
     slots = max(1, candidate.load.slots if candidate.load is not None else 1)
     # A request waits while all slots are taken: for so many slots' worth of those before it.

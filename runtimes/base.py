@@ -363,7 +363,7 @@ class Runtime(Source):
 
     @property
     def kept_tokens(self) -> int:
-        """Of prompts that were answered, so many tokens lie in the model at most, for others that
+        """About so many tokens of prompts that were answered stay in the model, for others that
         begin alike; 0: none, or it is not known.
         """
         return 0

@@ -137,7 +137,7 @@ class LlamaRuntime(Runtime):
     @property
     def kept_tokens(self) -> int:
         """See `Runtime.kept_tokens`."""
-        return 0 if self._file.prospect is None else self._file.prospect.kv_tokens
+        return 0 if self._file.prospect is None else self._file.prospect.shared_tokens
 
     @property
     def progress(self) -> float:

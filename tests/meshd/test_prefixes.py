@@ -1,13 +1,15 @@
-"""What the beginnings of prompts are called, who tells of them, and who is asked because of it."""
+"""What the beginnings of prompts are called, and which of them are known to lie in a model."""
 
-import pathlib
+from contextlib import aclosing
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import advertisement, advertiser
-from meshd.answer import RequestOptions
+from meshd.admitting import Admitting
+from meshd.advertisement import encode_held
+from meshd.local_models import LocalModels
 from meshd.prefixes import (
     BLOCK_BYTES,
     BLOCK_TOKENS,
@@ -17,32 +19,13 @@ from meshd.prefixes import (
     prefixes_of,
     tokens_held,
 )
-from protocol.config import SECOND
-from protocol.events import OfferChanged
-from runtimes.base import ChatMessage, GenerateRequest, Tool
+from protocol.identity import NodeId
+from protocol.requester import ANYBODY
+from runtimes.base import ChatMessage, Chunk, Finished, GenerateRequest, Started, Tool
 from runtimes.embedding import EmbedRequest
 from runtimes.images import Image
-from tests.meshd.forwarding_house import House, run
-from tests.meshd.played_runtime import PlayedRuntime
-from tests.meshd.test_advertiser import Offering
-
-LONG = "0123456789abcdef" * 256
-"""Four blocks."""
-ROOM = 100_000
-
-
-def plain(text: str) -> GenerateRequest:
-    """A plain prompt."""
-    return GenerateRequest(model="m", prompt=text)
-
-
-def chat(
-    *said: str, tools: tuple[Tool, ...] = (), images: tuple[Image, ...] = ()
-) -> GenerateRequest:
-    """A conversation, whose turns alternate."""
-    roles = ("user", "assistant")
-    turns = (ChatMessage(role=roles[n % 2], content=text) for n, text in enumerate(said))
-    return GenerateRequest(model="m", messages=tuple(turns), tools=tools, images=images)
+from tests.meshd.long_prompts import LONG, ROOM, chat, plain
+from tests.meshd.played_runtime import PlayedRuntime, Step
 
 
 def sizes(request: GenerateRequest) -> list[int]:
@@ -86,6 +69,19 @@ def test_the_next_turn_begins_with_the_turns_before() -> None:
     assert common(chat("?" + LONG), before) == 0
 
 
+def test_the_systems_words_come_before_the_tools() -> None:
+    """As most templates write them: what is common in front counts, and nothing else."""
+    tools = (Tool(name="f", description=LONG, parameters="{}"),)
+
+    def asked(system: str, tools: tuple[Tool, ...]) -> GenerateRequest:
+        turns = (ChatMessage(role="system", content=system), *(chat("Hi").messages or ()))
+        return GenerateRequest(model="m", messages=turns, tools=tools)
+
+    assert common(asked(LONG, tools), asked(LONG, ())) == 4 * BLOCK_TOKENS
+    assert common(asked("Be kind.", tools), asked("Be brief.", tools)) == 0
+    assert common(asked("Be kind.", tools), asked("Be kind.", tools)) == 4 * BLOCK_TOKENS
+
+
 def test_all_that_is_rendered_in_front_counts() -> None:
     """Roles, tools and images are parts of a prompt."""
     tool = Tool(name="f", parameters="{}")
@@ -105,7 +101,7 @@ def test_the_newest_that_have_room_are_told() -> None:
     held = HeldPrefixes()
     asked = [chat(f"{number}" + LONG) for number in range(3)]
     for request in (*asked, asked[0]):
-        held.note(request, 1_000, 2_000)
+        held.note(request, 1_000, 1_000, 2_000)
     wanted = {each.hash for number in (0, 2) for each in prefixes_of(asked[number])}
     assert set(held.hashes("m")) == wanted
     assert held.models == ["m"]
@@ -116,9 +112,10 @@ def test_the_newest_that_have_room_are_told() -> None:
 def test_what_has_no_room_is_not_told() -> None:
     """A model that keeps nothing, and a prompt that is too long for it or too short to matter."""
     held = HeldPrefixes()
-    held.note(chat(LONG), 1_000, 0)
-    held.note(chat(LONG), 1_001, 1_000)
-    held.note(chat("short"), 1, 1_000)
+    held.note(chat(LONG), 1_000, 0, 0)
+    held.note(chat(LONG), 1_001, 0, 1_000)
+    held.note(chat("short"), 1, 0, 1_000)
+    held.note(chat(LONG), 0, 0, 1_000)
     assert held.models == []
 
 
@@ -126,78 +123,82 @@ def test_what_is_remembered_and_told_is_bounded() -> None:
     """However many prompts there are."""
     held = HeldPrefixes()
     for number in range(3 * PROMPTS_MAX):
-        held.note(chat(f"{number}" + LONG), 1, ROOM)
+        held.note(chat(f"{number}" + LONG), 1, 0, ROOM)
     newest = prefixes_of(chat(f"{3 * PROMPTS_MAX - 1}" + LONG))
     assert len(held.hashes("m")) == HASHES_MAX
     assert {each.hash for each in newest} <= set(held.hashes("m"))
     assert len(held._prompts["m"]) == PROMPTS_MAX
-    assert len(advertisement.encode_held(held.hashes("m"))) == 4 * HASHES_MAX
+    assert len(encode_held(held.hashes("m"))) == 4 * HASHES_MAX
 
 
-# ---- what is told ----
+# ---- what is known to lie there ----
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=HASHES_MAX))
-def test_hashes_survive_the_way(hashes: list[int]) -> None:
-    """As a set."""
-    assert advertisement.decode_held(advertisement.encode_held(hashes)) == frozenset(hashes)
-
-
-@pytest.mark.parametrize("value", [b"", b"abc", bytes(4 * HASHES_MAX + 4)])
-def test_nonsense_is_nothing(value: bytes) -> None:
-    """As all that others tell."""
-    assert advertisement.decode_held(value) == frozenset()
-
-
-def test_a_node_tells_what_lies_in_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, then not too often; and no more when the model is gone."""
-    monkeypatch.setattr(advertiser, "LOAD_S", 0.001)
-    runtime = PlayedRuntime(kept_tokens=ROOM)
-    offering = Offering(runtime)
-    own, held = offering.mesh.id(0), offering.advertiser._admitting.held
-    first, second = chat("1" + LONG), chat("2" + LONG)
-    names = {each.hash for each in prefixes_of(first)}
-    held.note(first, 9, ROOM)
-    offering.run(lambda: bool(offering.view.held(own, "m")))
-    assert offering.view.held(own, "m") == names
-    held.note(second, 9, ROOM)
-    offering.advertiser._tell_held(offering.advertiser._held_told_at + 1)
-    assert offering.view.held(own, "m") == names
-    offering.advertiser._tell_held(offering.advertiser._held_told_at + advertiser.HELD_S)
-    assert offering.view.held(own, "m") == names | {each.hash for each in prefixes_of(second)}
-    offering.set()
-    assert offering.view.held(own, "m") == frozenset()
-    assert not [key for key in offering.mesh[0].offers.of(own) if key.startswith("held/")]
-
-
-# ---- who is asked ----
-
-
-def held_by(house: House, index: int, request: GenerateRequest) -> None:
-    """A member tells that this prompt lies in its model."""
-    value = advertisement.encode_held([each.hash for each in prefixes_of(request)])
-    house.mesh.give(index, OfferChanged(advertisement.held_key("m"), value))
-    house.mesh.settle()
-    house.mesh.advance(5 * SECOND)
-    for effect in house.mesh.machines[0].log:
-        house.view.note(effect)
-
-
-def test_it_is_known_who_holds_how_much_of_a_prompt(tmp_path: pathlib.Path) -> None:
-    """Of its beginning. Of a short prompt, and of one that begins otherwise, nobody holds any."""
-    house = House(tmp_path, None, PlayedRuntime(), PlayedRuntime(), PlayedRuntime())
-    held_by(house, 2, chat(LONG[: 2 * BLOCK_BYTES]))
-    held_by(house, 3, chat(LONG))
-    options = RequestOptions(request_id="r")
-
-    def ranked(request: GenerateRequest) -> dict[str, int]:
-        ranking = house.forwarder._means.candidates.rank(request, options)
-        return {house.view.name(each.node): each.held_tokens for each in ranking.ranked}
+def answered(runtime: PlayedRuntime, *requests: GenerateRequest, until: int = 99) -> Admitting:
+    """A node that was asked these; who asks goes away after so many events."""
+    admitting = Admitting(LocalModels([runtime]), lambda node: False)
 
     async def test() -> None:
-        asked = ranked(chat(LONG + "?" * 50))
-        assert asked == {"n3": 4 * BLOCK_TOKENS, "n2": 2 * BLOCK_TOKENS, "n1": 0}
-        assert set(ranked(chat("short")).values()) == {0}
-        assert set(ranked(chat("other" + LONG)).values()) == {0}
+        for request in requests:
+            events = admitting.generate(request, NodeId(b"a" * 32), ANYBODY, 10.0)
+            async with aclosing(events):
+                left = until
+                async for _ in events:
+                    left -= 1
+                    if not left:
+                        break
 
-    run(house, test)
+    trio.run(test)
+    return admitting
+
+
+def changed(admitting: Admitting) -> None:
+    """It is told that its models are others than before, or may be."""
+
+    async def test() -> None:
+        admitting.models_changed()
+
+    trio.run(test)
+
+
+def test_what_was_answered_lies_there() -> None:
+    """As long as the model does; not what was broken off, nor where nothing stays."""
+    whole = answered(PlayedRuntime(kept_tokens=ROOM), chat(LONG))
+    assert set(whole.held.hashes("m")) == {each.hash for each in prefixes_of(chat(LONG))}
+    changed(whole)
+    assert whole.held.hashes("m")
+    whole._models._sources.clear()
+    changed(whole)
+    assert whole.held.models == []
+    assert answered(PlayedRuntime(kept_tokens=ROOM), chat(LONG), until=2).held.models == []
+    assert answered(PlayedRuntime(), chat(LONG)).held.models == []
+    no_counts: list[Step] = [Started(()), Chunk((), "x"), Finished("stop", 0, 0)]
+    assert answered(PlayedRuntime(no_counts), chat(LONG)).held.models == []
+
+
+def test_a_model_that_is_to_be_loaded_again_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was unloaded."""
+    admitting = answered(PlayedRuntime(kept_tokens=ROOM), chat(LONG))
+    monkeypatch.setattr(LocalModels, "load_s", lambda self, model: 1.0)
+    changed(admitting)
+    assert admitting.held.models == []
+
+
+def test_what_is_not_found_again_does_not_lie_there() -> None:
+    """A model that had no room, or that cannot use half of what it knows: then only the newest."""
+    held = HeldPrefixes()
+    held.note(chat(LONG, "a", "b"), 2_000, 0, ROOM)
+    held.note(chat("other" + LONG), 2_000, 0, ROOM)
+    assert len(held.hashes("m")) == 6
+    newest = chat(LONG, "a", "c")
+    held.note(newest, 2_000, 255, ROOM)
+    assert set(held.hashes("m")) == {each.hash for each in prefixes_of(newest)}
+
+
+def test_a_conversation_counts_once() -> None:
+    """Its earlier turns are its beginning."""
+    held = HeldPrefixes()
+    held.note(chat("other" + LONG), 1_000, 0, 4_000)
+    for tokens, turns in ((1_000, ()), (2_000, ("a", LONG)), (2_900, ("a", LONG, "b", LONG))):
+        held.note(chat(LONG, *turns), tokens, tokens, 4_000)
+    assert {each.hash for each in prefixes_of(chat("other" + LONG))} <= set(held.hashes("m"))

@@ -34,8 +34,8 @@ class Prospect:
     card: ModelCard
     """With an empty content hash while that is not known."""
     slots: int
-    kv_tokens: int
-    """Room for the tokens of all sequences, those that are only kept included."""
+    shared_tokens: int
+    """Room for the tokens of all sequences, where those that are only kept share it; else 0."""
     need: Room
     least: Room
     """The same without the weights, which are mapped."""
@@ -75,6 +75,7 @@ def look(
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
     if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
         raise _invalid(settings.path, "has sizes that make no sense")
+    generates = shape.pooling.task == GENERATE
     content_hash = settings.content_hash
     if content_hash is None and hashes is not None:
         content_hash = hashes.find(identity)
@@ -91,7 +92,7 @@ def look(
             tasks=tasks_of(shape.pooling.task, settings.projector),
         ),
         slots=capacity.slots,
-        kv_tokens=capacity.kv_tokens if shape.pooling.task == GENERATE else 0,
+        shared_tokens=capacity.kv_tokens if capacity.is_shared and generates else 0,
         need=need,
         least=Room(max(0, need.memory_bytes - size_bytes - draft_bytes), need.vram_bytes),
         memory_bytes=available,

@@ -122,14 +122,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, help="in place of 30 and 50")
     parser.add_argument("--runs", type=int, default=RUNS, help="of real daemons")
     parser.add_argument("--seeds", type=int, default=200, help="simulated runs")
+    parser.add_argument("--long-s", type=float, default=75.0, help="how long a partition lasts")
     parser.add_argument("--real", type=pathlib.Path, metavar="FILE", help="measured earlier")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all rows of both")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
-    for name, least in (("nodes", 4), ("runs", 1), ("seeds", 1), ("processes", 1)):
+    least_of = {"nodes": 4, "runs": 1, "seeds": 1, "processes": 1, "long_s": 1}
+    for name, least in least_of.items():
         value = getattr(chosen, name)
         if value is not None and value < least:
-            parser.error(f"--{name} must be at least {least}")
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     return chosen
 
 
@@ -142,7 +144,7 @@ def _reals(chosen: argparse.Namespace) -> list[dict[str, Any]]:
             if chosen.case in (None, column["case"]) and chosen.nodes in (None, column["nodes"])
         ]
     return [
-        measure_real(case, Size(nodes=nodes, runs=chosen.runs))
+        measure_real(case, Size(nodes=nodes, runs=chosen.runs, long_s=chosen.long_s))
         for case in ([chosen.case] if chosen.case else CASES)
         for nodes in ([chosen.nodes] if chosen.nodes else SIZES[case])
     ]
