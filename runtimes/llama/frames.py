@@ -20,6 +20,7 @@ vectors) than that which nobody has taken, and `Credit` lets it go on.
 import dataclasses
 from typing import Final, get_args
 
+from runtimes.llama.kv_type import F16
 from runtimes.worker.framing import Codec, Decoder
 
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -61,6 +62,10 @@ class Load:
     draft_tokens: int = 0
     projector: bytes | None = None
     """Its file, as the file system encodes it."""
+    kv_type: str = F16
+    """One of KV_TYPES."""
+    mmap: bool = True
+    """Map the weights from the file."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,6 +309,8 @@ class WorkerLink:
             draft=_encoded(self._settings.draft),
             draft_tokens=self._settings.draft_tokens,
             projector=_encoded(self._settings.projector),
+            kv_type=self._settings.kv_type,
+            mmap=self._settings.mmap,
         )
 
 

@@ -16,6 +16,7 @@ from runtimes.llama.files.model_file import (
     model_name,
 )
 from runtimes.llama.files.projector import find_projector
+from runtimes.llama.kv_type import F16, KV_TYPES, is_quantized
 from runtimes.llama.split import OPTIONS as SPLIT_OPTIONS
 from runtimes.llama.split import Split
 from runtimes.source_options import check_names, integer_option
@@ -35,12 +36,13 @@ INTEGERS = {
     "draft_tokens": (1, 64),
     "keep_alive": (0, 2**31),
     "pin": (0, 1),
+    "mmap": (0, 1),
 }
 """Options that are numbers, and the least and the most of each."""
 KEEP_ALIVE_S = 300
-SWITCHES = ("reproducible", "flash_attention", "pin")
+SWITCHES = ("reproducible", "flash_attention", "pin", "mmap")
 TEXTS = ("name", "content_hash")
-OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "mmproj", "draft")
+OPTIONS = (*INTEGERS, *TEXTS, *SPLIT_OPTIONS, "lora", "mmproj", "draft", "kv_type")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,10 @@ class LlamaSettings:
     """Decode each request in batches of its own, so that no other one changes its rounding."""
     flash_attention: bool | None = None
     """None: as llama.cpp sees fit, which is wherever it can."""
+    kv_type: str = F16
+    """The KV cache's numbers, one of KV_TYPES."""
+    mmap: bool = True
+    """Map the weights from the file; else they are read into memory of their own."""
     keep_alive: int | None = None
     """Seconds without a request after which it leaves the memory; None: a model that was loaded at
     the start stays, one that was loaded because somebody asked leaves after KEEP_ALIVE_S."""
@@ -149,6 +155,8 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
     content_hash = options.get("content_hash")
     if content_hash is not None and not is_content_hash(content_hash):
         raise _bad(f"content_hash must be {HASH_CHARACTERS} lower-case hex letters")
+    if "kv_type" in options:
+        values["kv_type"] = _kv_type(options["kv_type"], values.get("flash_attention"))
     values["split"] = Split.of(options)
     if "lora" in options:
         values["lora"] = Adapter.of(options["lora"])
@@ -161,6 +169,14 @@ def _values(options: Mapping[str, str]) -> dict[str, Any]:
         values["draft"] = _file(options["draft"])
         check_model_file(values["draft"])
     return values | {option: options[option] for option in TEXTS if option in options}
+
+
+def _kv_type(name: str, flash_attention: object) -> str:
+    if name not in KV_TYPES:
+        raise _bad(f"kv_type must be one of {', '.join(KV_TYPES)}")
+    if is_quantized(name) and flash_attention is False:
+        raise _bad(f"kv_type={name} is had with flash attention only; leave out flash_attention=0")
+    return name
 
 
 def check_llama_cpp() -> None:

@@ -1,6 +1,6 @@
 """The one place that finds models on this disk, by name or the best one to offer.
 
-It looks where Ollama, LM Studio and huggingface_hub keep them. The names of all three are
+It looks where Ollama, LM Studio, huggingface_hub and llama.cpp keep them. The names of all are
 understood, in any case, also the first letters of one where that leaves no doubt.
 """
 
@@ -12,13 +12,14 @@ from runtimes.base import RuntimeFailure
 from runtimes.models.found_model import FoundModel, plain_name
 from runtimes.models.gguf_files import SUFFIX, ScanBudget
 from runtimes.models.hub_cache import hub_cache_models
+from runtimes.models.llama_cpp_cache import llama_cpp_models
 from runtimes.models.lm_studio import lm_studio_models
 from runtimes.models.ollama import ollama_models
 from runtimes.models.quantization import preference
 
 NAMES_SHOWN_MAX = 5
 WANTED_CHARACTERS_MAX = 400
-_STORES = (ollama_models, lm_studio_models, hub_cache_models)
+_STORES = (ollama_models, lm_studio_models, hub_cache_models, llama_cpp_models)
 
 
 class UnknownModel(RuntimeFailure):
@@ -100,8 +101,8 @@ def _unknown(wanted: str, models: Sequence[FoundModel]) -> str:
     instead = "a GGUF file, a folder, hf:ORG/REPO to download one, or 'demo'"
     if not models:
         return (
-            f"no model is called {_shown(wanted)}: there is none of Ollama, LM Studio or "
-            f"huggingface_hub on this disk; give {instead}"
+            f"no model is called {_shown(wanted)}: there is none of Ollama, LM Studio, "
+            f"huggingface_hub or llama.cpp on this disk; give {instead}"
         )
     spelled = {name.casefold(): model.name for model in models for name in model.names}
     key = wanted[:WANTED_CHARACTERS_MAX].casefold()

@@ -6,9 +6,13 @@ from runtimes.models.gguf_files import GgufModel
 from runtimes.models.quantization import quantization_of
 
 
-def repository_model(model: GgufModel, repository: str, origin: str) -> FoundModel:
-    """A file of `repository` (empty: of none), under all names that people know it by."""
-    stem = model_name(model.path)
+def repository_model(
+    model: GgufModel, repository: str, origin: str, *, prefix: str = ""
+) -> FoundModel:
+    """A file of `repository` (empty: of none), under all names that people know it by. `prefix`:
+    what a store has put before the file's name.
+    """
+    stem = model_name(model.path).removeprefix(prefix)
     quantization = quantization_of(stem)
     aliases: list[str] = []
     if repository:

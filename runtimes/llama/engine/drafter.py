@@ -20,6 +20,7 @@ from runtimes.llama.engine.kv_memory import Held, KvMemory
 from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.engine.parking import common_length
 from runtimes.llama.frames import Load
+from runtimes.llama.kv_type import F16
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 
 
@@ -57,6 +58,7 @@ class Drafter:
             load.draft,
             gpu_layers=load.gpu_layers,
             split=target.split,
+            mmap=load.mmap,
             on_progress=lambda _share: None,
         )
         if self.model.is_recurrent or self.model.pooling.task != GENERATE:
@@ -67,7 +69,9 @@ class Drafter:
             raise _unfit(f"{name} cannot be a draft: its vocabulary is not that of the model")
         self._tokens_known = min(self.model.tokens_known, target.tokens_known)
         # As many threads as the target may have, or fewer, because it is smaller.
-        own = dataclasses.replace(load, lora=None, threads=None, cores=load.threads or load.cores)
+        own = dataclasses.replace(
+            load, lora=None, threads=None, cores=load.threads or load.cores, kv_type=F16
+        )
         self._context = self.model.make_kv_context(
             own,
             capacity,

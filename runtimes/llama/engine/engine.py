@@ -44,6 +44,7 @@ from runtimes.llama.grammars.reply_grammar import BegunCalls, with_reply_grammar
 from runtimes.llama.images.image_reader import ImageReader
 from runtimes.llama.images.image_tokens import as_ids
 from runtimes.llama.images.vision import Vision
+from runtimes.llama.kv_type import kv_bytes
 from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
 from runtimes.reply_form import PLAIN, ReplyForm
 
@@ -74,7 +75,7 @@ class Engine:
         capacity = plan_capacity(
             context_tokens=self.context_tokens,
             parameters=self.model.parameters,
-            kv_bytes_per_token=self.model.kv_bytes_per_token,
+            kv_bytes_per_token=kv_bytes(self.model.kv_bytes_per_token, load.kv_type),
             memory_bytes=load.memory_bytes,
             gpu=self.model.gpu_offload and load.gpu_layers != 0,
             slots=load.slots,

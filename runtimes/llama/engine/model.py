@@ -14,6 +14,7 @@ from runtimes.llama.capacity import Capacity
 from runtimes.llama.engine.bindings import Bindings, Handle, LogTail, Parameters, load_bindings
 from runtimes.llama.files.pooling import Pooling
 from runtimes.llama.frames import Load
+from runtimes.llama.kv_type import kv_type_code
 from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.split import Split
 
@@ -34,7 +35,13 @@ def open_model(load: Load, on_progress: Callable[[float], None]) -> "LoadedModel
     bindings.llama_backend_init()
     split = Split(mode=load.split_mode, main_gpu=load.main_gpu, shares=load.tensor_split)
     return LoadedModel(
-        bindings, log, load.path, gpu_layers=load.gpu_layers, split=split, on_progress=on_progress
+        bindings,
+        log,
+        load.path,
+        gpu_layers=load.gpu_layers,
+        split=split,
+        mmap=load.mmap,
+        on_progress=on_progress,
     )
 
 
@@ -49,6 +56,7 @@ class LoadedModel:
         *,
         gpu_layers: int,
         split: Split,
+        mmap: bool,
         on_progress: Callable[[float], None],
     ) -> None:
         """Load the file. Raises RuntimeFailure `invalid_model`, or `unavailable` without memory."""
@@ -57,6 +65,7 @@ class LoadedModel:
         self.split = split
         parameters = bindings.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
+        parameters.use_mmap = mmap
         split.fill(bindings, parameters)
 
         def progressed(share: float, _data: object) -> bool:
@@ -122,6 +131,7 @@ class LoadedModel:
         parameters.n_ubatch = BATCH_TOKENS_MAX
         parameters.n_seq_max = capacity.sequences
         parameters.kv_unified = capacity.is_shared
+        parameters.type_k = parameters.type_v = kv_type_code(load.kv_type)
         parameters.swa_full = True  # else nothing could be taken back, no beginning reused
         wanted = f"{wanted} of {capacity.kv_tokens} tokens"
         return self.make_context(parameters, load, wanted=wanted, mend=mend)

@@ -14,6 +14,7 @@ from typing import Final
 
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.files.shape import Shape
+from runtimes.llama.kv_type import kv_bytes
 from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
@@ -33,7 +34,7 @@ def capacity_of(shape: Shape, settings: LlamaSettings, *, available: int, gpu: b
     return plan_capacity(
         context_tokens=shape.context_tokens(settings.context_tokens),
         parameters=shape.parameters,
-        kv_bytes_per_token=max(1, shape.kv_bytes_per_token),
+        kv_bytes_per_token=max(1, kv_bytes(shape.kv_bytes_per_token, settings.kv_type)),
         memory_bytes=available,
         gpu=gpu,
         slots=settings.slots,
@@ -58,20 +59,20 @@ def added_room(
     shape: Shape, settings: LlamaSettings, size_bytes: int, capacity: Capacity, *, gpus: int
 ) -> Room:
     """The same without a process: what a draft takes beside its model."""
-    kv_bytes = capacity.kv_tokens * shape.kv_bytes_per_token
+    cache_bytes = capacity.kv_tokens * kv_bytes(shape.kv_bytes_per_token, settings.kv_type)
     wide = 4 * (2 * shape.feed_forward + 4 * shape.width)
     step_bytes = BATCH_TOKENS_MAX * (wide + MASK_BYTES * capacity.kv_tokens)
     ours = TOKEN_BYTES * shape.vocabulary
     if not gpus or settings.gpu_layers == 0:
         logits_bytes = 4 * shape.vocabulary * capacity.slots
-        return Room(size_bytes + kv_bytes + step_bytes + logits_bytes + ours)
+        return Room(size_bytes + cache_bytes + step_bytes + logits_bytes + ours)
     # A device gets all of its buffers at once; that of the output has a row of logits for each
     # token of a step.
     devices = settings.split.devices(gpus)
     buffers = devices * step_bytes + 4 * shape.vocabulary * BATCH_TOKENS_MAX
     layers = shape.layers + 1  # and the output
     on_device = layers if settings.gpu_layers < 0 else min(layers, settings.gpu_layers)
-    there = (size_bytes + kv_bytes) * on_device // layers
+    there = (size_bytes + cache_bytes) * on_device // layers
     # Whole layers go to each, so on each but one there may be room left for nearly one more.
-    unfilled = (devices - 1) * (size_bytes + kv_bytes) // layers
-    return Room(size_bytes + kv_bytes - there + ours, there + buffers + unfilled)
+    unfilled = (devices - 1) * (size_bytes + cache_bytes) // layers
+    return Room(size_bytes + cache_bytes - there + ours, there + buffers + unfilled)

@@ -15,6 +15,7 @@ from runtimes.llama.files.metadata import Metadata, read_metadata
 from runtimes.llama.files.model_file import model_bytes
 from runtimes.llama.files.projector import projector_bytes, sight_key, tasks_of
 from runtimes.llama.files.shape import Shape
+from runtimes.llama.kv_type import BLOCK, F16, is_quantized
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
 
@@ -60,6 +61,7 @@ def look(
     metadata = read_metadata(settings.path)
     shape = Shape.of(metadata)
     _check(shape, metadata, settings.path)
+    _check_kv_type(shape, settings)
     gpus = len(hardware.usable_gpus()) if has_gpu_build() else 0
     available = hardware.available_memory_bytes()
     if limit_bytes is not None:
@@ -70,12 +72,14 @@ def look(
         if settings.draft is not None and shape.pooling.task == GENERATE:
             draft = Shape.of(read_metadata(settings.draft))
             draft_bytes = model_bytes(settings.draft)
-            need += added_room(draft, settings, draft_bytes, capacity, gpus=gpus)
+            plain = dataclasses.replace(settings, kv_type=F16)
+            need += added_room(draft, plain, draft_bytes, capacity, gpus=gpus)
     except ArithmeticError as error:
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error
     if max(need.memory_bytes, need.vram_bytes) >= BYTES_MAX:
         raise _invalid(settings.path, "has sizes that make no sense")
     generates = shape.pooling.task == GENERATE
+    mapped_bytes = size_bytes + draft_bytes if settings.mmap else 0
     content_hash = settings.content_hash
     if content_hash is None and hashes is not None:
         content_hash = hashes.find(identity)
@@ -94,7 +98,7 @@ def look(
         slots=capacity.slots,
         shared_tokens=capacity.kv_tokens if capacity.is_shared and generates else 0,
         need=need,
-        least=Room(max(0, need.memory_bytes - size_bytes - draft_bytes), need.vram_bytes),
+        least=Room(max(0, need.memory_bytes - mapped_bytes), need.vram_bytes),
         memory_bytes=available,
         identity=identity,
     )
@@ -120,6 +124,16 @@ def _check(shape: Shape, metadata: Metadata, path: pathlib.Path) -> None:
         raise _invalid(path, "has no sane name of its architecture")
     if shape.pooling.task != GENERATE and shape.trained_context_tokens < CONTEXT_TOKENS_MIN:
         raise _invalid(path, "does not say how long texts may be")
+
+
+def _check_kv_type(shape: Shape, settings: LlamaSettings) -> None:
+    widths = [width for width in (shape.key_width, shape.value_width) if width % BLOCK]
+    if is_quantized(settings.kv_type) and widths:
+        raise RuntimeFailure(
+            "invalid_model",
+            f"kv_type={settings.kv_type} is for heads of a multiple of {BLOCK} numbers, and those "
+            f"of {settings.path} have {widths[0]}; leave it out",
+        )
 
 
 def _invalid(path: pathlib.Path, what: str) -> RuntimeFailure:

@@ -22,7 +22,7 @@ def test_defaults() -> None:
     assert (demo.path, demo.name) == (DEMO_FILE, "demo")
     assert demo.cores >= 1
     assert (demo.threads, demo.context_tokens, demo.content_hash) == (None, None, None)
-    assert demo.gpu_layers == -1
+    assert (demo.gpu_layers, demo.kv_type, demo.mmap) == (-1, "f16", True)
     assert read_settings(str(DEMO_FILE), {"name": "other"}).name == "other"
 
 
@@ -42,6 +42,8 @@ def test_options_are_read() -> None:
         "split_mode": "row",
         "main_gpu": "1",
         "tensor_split": "3/1.5/0",
+        "kv_type": "q8_0",
+        "mmap": "0",
     }
     drafted = read_settings("demo", {"draft": str(DEMO_FILE), "draft_tokens": "3"})
     assert (drafted.draft, drafted.draft_tokens) == (DEMO_FILE, 3)
@@ -50,6 +52,7 @@ def test_options_are_read() -> None:
     assert (settings.threads, settings.gpu_layers) == (3, 0)
     assert (settings.name, settings.content_hash) == ("n", "ab" * 32)
     assert (settings.slots, settings.kv_tokens, settings.reproducible) == (5, 9000, True)
+    assert (settings.kv_type, settings.mmap) == ("q8_0", False)
     assert settings.split == Split(mode=2, main_gpu=1, shares=(3.0, 1.5, 0.0))
 
 
@@ -83,6 +86,9 @@ def test_options_are_read() -> None:
         {"tensor_split": "1/-1"},
         {"tensor_split": ""},
         {"tensor_split": "/".join(["1"] * 17)},
+        {"kv_type": "q8"},
+        {"kv_type": "q4_0", "flash_attention": "0"},
+        {"mmap": "2"},
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:

@@ -15,7 +15,9 @@ from tests.runtimes.models.fake_hub import FakeHub
 def disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
     """An empty home, without any variable that leads elsewhere."""
     for name in list(os.environ):
-        if name.startswith(("HF_", "HUGGING", "OLLAMA", "XDG_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("HF_", "HUGGING", "OLLAMA", "LLAMA_", "XDG_")) or name.lower().endswith(
+            "_proxy"
+        ):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()

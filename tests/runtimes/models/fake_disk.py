@@ -38,6 +38,7 @@ class FakeDisk:
         self.home = home
         self.ollama_folder = home / ".ollama" / "models"
         self.lm_studio_folder = home / ".lmstudio" / "models"
+        self.llama_cpp_folder = home / ".cache" / "llama.cpp"
         self.hub_folder = home / ".cache" / "huggingface" / "hub"
 
     def ollama(
@@ -68,6 +69,12 @@ class FakeDisk:
     def lm_studio(self, place: str, data: bytes) -> pathlib.Path:
         """A model at PUBLISHER/REPO/FILE."""
         return write(self.lm_studio_folder / place, data)
+
+    def llama_cpp(self, repository: str, file: str, data: bytes) -> pathlib.Path:
+        """A file as llama.cpp's `-hf` left it."""
+        org, _, repo = repository.partition("/")
+        write(self.llama_cpp_folder / f"manifest={org}={repo}=latest.json", b"{}")
+        return write(self.llama_cpp_folder / f"{org}_{repo}_{file}", data)
 
     def hub(self, repository: str, file: str, data: bytes, commit: str = COMMIT) -> pathlib.Path:
         """A file as huggingface_hub leaves it: a link to a blob."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -31,6 +32,9 @@ def furnished(disk: FakeDisk) -> FakeDisk:
     disk.hub("TheOrg/Tiny-GGUF", "sub/tiny.F16.gguf", gguf(110))
     disk.hub("twin/Twin-GGUF", "twin.gguf", gguf(111))
     disk.lm_studio("other/Twins/twin.gguf", gguf(112))
+    disk.llama_cpp("ggml-org/Small_Thing-GGUF", "small-Q8_0.gguf", gguf(113))
+    disk.llama_cpp("ggml-org/Small_Thing-GGUF", "mmproj-small-f16.gguf", gguf(114))
+    write(disk.llama_cpp_folder / "by_url_alone.gguf", gguf(115))
     return disk
 
 
@@ -63,6 +67,9 @@ def found_name(wanted: str) -> tuple[str, int]:
         ("tiny.q2_k", "tiny.Q2_K", 109),
         ("twin/Twin-GGUF", "twin", 111),
         ("other/Twins/twin", "twin", 112),
+        ("small-q8_0", "small-Q8_0", 113),
+        ("ggml-org/Small_Thing-GGUF:Q8_0", "small-Q8_0", 113),
+        ("by_url_alone", "by_url_alone", 115),
     ],
 )
 @pytest.mark.usefixtures("furnished")
@@ -89,6 +96,21 @@ def test_doubt_is_not_guessed_away(wanted: str, named: tuple[str, ...]) -> None:
     for name in named:
         assert name in failed.value.message
         found_name(name)
+
+
+def test_llama_cpps_cache_is_where_it_is_told_to_be(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """By LLAMA_CACHE, or by the system's variable; else in the home."""
+    for variable, folder in (("LLAMA_CACHE", tmp_path / "a"), ("XDG_CACHE_HOME", tmp_path / "b")):
+        place = folder if variable == "LLAMA_CACHE" else folder / "llama.cpp"
+        write(place / "m.gguf", gguf(100))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "platform", "linux")
+            patch.setenv(variable, str(folder))
+            assert [model.path for model in models_on_disk()] == [place / "m.gguf"]
+    assert models_on_disk() == []
+    del disk
 
 
 @pytest.mark.usefixtures("furnished")

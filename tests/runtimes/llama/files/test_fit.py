@@ -8,6 +8,7 @@ import psutil
 import pytest
 import trio
 
+from runtimes.base import RuntimeFailure
 from runtimes.llama.capacity import Capacity
 from runtimes.llama.files.fit import DEVICE_BYTES, needed_room
 from runtimes.llama.files.prospect import look
@@ -42,6 +43,16 @@ CAPACITY = Capacity(
             {"width": 256, "layers": 12, "feed_forward": 512},
             {"context_tokens": "2048", "kv_tokens": "16384"},
             id="mostly KV cache",
+        ),
+        pytest.param(
+            {"width": 256, "layers": 24, "feed_forward": 512},
+            {"context_tokens": "2048", "kv_tokens": "16384", "kv_type": "q8_0"},
+            id="a KV cache of eight bits",
+        ),
+        pytest.param(
+            {"width": 768, "layers": 6, "feed_forward": 2048, "heads": 12},
+            {"context_tokens": "1024", "kv_tokens": "1024", "mmap": "0"},
+            id="weights that are read",
         ),
         pytest.param(
             {"width": 256, "layers": 4, "feed_forward": 512},
@@ -79,6 +90,40 @@ def test_a_worker_takes_what_was_foretold(
     taken = trio.run(main)
     assert foretold.vram_bytes == 0
     assert 0.8 * taken < foretold.memory_bytes < 1.2 * taken
+
+
+def test_weights_that_are_not_mapped_cannot_be_let_go() -> None:
+    """So they are a part of the least that it needs."""
+    mapped, read = (look(read_settings("demo", {"mmap": each}), None) for each in ("1", "0"))
+    assert mapped.need == read.need == read.least
+    assert mapped.least.memory_bytes < mapped.need.memory_bytes
+
+
+def test_a_kv_cache_of_fewer_bits_is_smaller(tmp_path: pathlib.Path) -> None:
+    """By as much as its format says."""
+    settings = LlamaSettings(path=tmp_path / "m.gguf", name="m")
+
+    def need(kv_type: str) -> int:
+        chosen = dataclasses.replace(settings, kv_type=kv_type)
+        return needed_room(WIDE, chosen, 0, CAPACITY, gpus=0).memory_bytes
+
+    cache_bytes = 8192 * WIDE.kv_bytes_per_token
+    assert need("f32") - need("f16") == cache_bytes
+    assert need("bf16") == need("f16")
+    assert need("f16") - need("q8_0") == cache_bytes * 30 // 64
+    assert need("f16") - need("q4_0") == cache_bytes * 46 // 64
+
+
+def test_a_kv_cache_of_fewer_bits_is_for_wide_heads(tmp_path: pathlib.Path) -> None:
+    """Those of the model for tests have 16 numbers, and the one line says so."""
+    pytest.importorskip("gguf", reason="the [dev] extra is not installed")
+    from runtimes.llama.demo import build
+
+    path = tmp_path / "narrow.gguf"
+    build.write(path)
+    with pytest.raises(RuntimeFailure, match=r"kv_type=q8_0 .* have 16; leave it out"):
+        look(read_settings(str(path), {"kv_type": "q8_0"}), None)
+    assert look(read_settings(str(path), {"kv_type": "bf16"}), None).card.name == "narrow"
 
 
 def test_a_gpu_holds_its_share_of_the_layers(tmp_path: pathlib.Path) -> None:
