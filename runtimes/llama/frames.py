@@ -21,6 +21,7 @@ import dataclasses
 from typing import Final, get_args
 
 from runtimes.llama.kv_type import F16
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.worker.framing import Codec, Decoder
 
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -64,6 +65,8 @@ class Load:
     """Its file, as the file system encodes it."""
     kv_type: str = F16
     """One of KV_TYPES."""
+    batch_tokens: int = BATCH_TOKENS
+    """Tokens in one decode, at most."""
     mmap: bool = True
     """Map the weights from the file."""
 

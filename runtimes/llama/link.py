@@ -310,6 +310,7 @@ class WorkerLink:
             draft_tokens=self._settings.draft_tokens,
             projector=_encoded(self._settings.projector),
             kv_type=self._settings.kv_type,
+            batch_tokens=self._settings.batch_tokens,
             mmap=self._settings.mmap,
         )
 

@@ -7,8 +7,9 @@ so that a request that comes, or a cancel, is seen soon.
 
 from collections.abc import Callable
 
-BATCH_TOKENS_MAX = 512
-"""Tokens in one decode; more are hardly faster per token."""
+BATCH_TOKENS = 512
+"""Tokens in one decode, at most, where nobody says otherwise; on processors more are hardly faster
+per token."""
 PIECE_TOKENS_MIN = 64
 """llama.cpp's attention on processors works on tiles of so many tokens. Where a decode has fewer,
 each of them costs up to five times as much, the more the longer the text before it is."""
@@ -23,9 +24,10 @@ NEWEST_SHARE = 0.5
 class Pace:
     """Measures decodes that have prompt tokens in them."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock`: seconds from any start on."""
+    def __init__(self, clock: Callable[[], float], batch_tokens: int = BATCH_TOKENS) -> None:
+        """`clock`: seconds from any start on; `batch_tokens`: in one decode, at most."""
         self._clock = clock
+        self._batch_tokens = batch_tokens
         self._started = 0.0
         self._token_s: float | None = None
 
@@ -42,7 +44,7 @@ class Pace:
 
     def prompt_tokens(self, *, beside: int) -> int:
         """Prompt tokens for the next decode, beside so many tokens of those that generate."""
-        room = BATCH_TOKENS_MAX - beside
+        room = self._batch_tokens - beside
         if self._token_s is None:
             return min(room, FIRST_PIECE_TOKENS)
         step_s = STEP_BESIDE_STREAMS_S if beside else STEP_S

@@ -13,7 +13,7 @@ import trio
 
 from runtimes.embedding import GENERATE
 from runtimes.llama import frames
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.reply import Reply
 from runtimes.llama.settings import LlamaSettings
 
@@ -43,7 +43,7 @@ class Patience:
             case frames.Ready():
                 self._is_ready = True
                 if GENERATE not in frame.tasks:  # each text is decoded in one piece
-                    self._step = max(1.0, frame.context_tokens / BATCH_TOKENS_MAX)
+                    self._step = max(1.0, frame.context_tokens / BATCH_TOKENS)
                 return True
             case frames.Encoding():
                 self._encoding.add(frame.request)

@@ -17,6 +17,7 @@ from runtimes.llama.files.model_file import (
 )
 from runtimes.llama.files.projector import find_projector
 from runtimes.llama.kv_type import F16, KV_TYPES, is_quantized
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.split import OPTIONS as SPLIT_OPTIONS
 from runtimes.llama.split import Split
 from runtimes.source_options import check_names, integer_option
@@ -37,6 +38,7 @@ INTEGERS = {
     "keep_alive": (0, 2**31),
     "pin": (0, 1),
     "mmap": (0, 1),
+    "batch_tokens": (BATCH_TOKENS, 8_192),
 }
 """Options that are numbers, and the least and the most of each."""
 KEEP_ALIVE_S = 300
@@ -82,6 +84,8 @@ class LlamaSettings:
     """None: as llama.cpp sees fit, which is wherever it can."""
     kv_type: str = F16
     """The KV cache's numbers, one of KV_TYPES."""
+    batch_tokens: int = BATCH_TOKENS
+    """Tokens in one decode, at most."""
     mmap: bool = True
     """Map the weights from the file; else they are read into memory of their own."""
     keep_alive: int | None = None

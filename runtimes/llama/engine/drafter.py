@@ -21,7 +21,7 @@ from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.engine.parking import common_length
 from runtimes.llama.frames import Load
 from runtimes.llama.kv_type import F16
-from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
+from runtimes.llama.pace import BATCH_TOKENS, PIECE_TOKENS_MIN, Pace
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +70,12 @@ class Drafter:
         self._tokens_known = min(self.model.tokens_known, target.tokens_known)
         # As many threads as the target may have, or fewer, because it is smaller.
         own = dataclasses.replace(
-            load, lora=None, threads=None, cores=load.threads or load.cores, kv_type=F16
+            load,
+            lora=None,
+            threads=None,
+            cores=load.threads or load.cores,
+            kv_type=F16,
+            batch_tokens=BATCH_TOKENS,
         )
         self._context = self.model.make_kv_context(
             own,
@@ -87,7 +92,7 @@ class Drafter:
             tile=PIECE_TOKENS_MIN,
             kept_max=capacity.kept_tokens,
         )
-        self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
+        self._batch = Batch(self._llama, BATCH_TOKENS)
         self._pace = Pace(clock)
         self._greedy = self._llama.llama_sampler_init_greedy()
         self._held: dict[int, Held] = {}

@@ -19,7 +19,7 @@ from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.engine.prompt import TEXT_BYTES_PER_TOKEN_MAX
 from runtimes.llama.files.context_length import CONTEXT_TOKENS_MIN
 from runtimes.llama.frames import Embed, Embedded, Ended, Failed, Generate, Load
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.reply_form import PLAIN, ReplyForm
 
 BATCH_TEXTS_MAX = 64
@@ -54,7 +54,7 @@ class Embedder:
         self._can_split = model.pooling.can_split
         self.context_tokens = model.pooling.context_tokens(trained, load.context_tokens)
         self.slots = load.slots or SLOTS_DEFAULT
-        self._batch_tokens = max(self.context_tokens, BATCH_TOKENS_MAX)
+        self._batch_tokens = max(self.context_tokens, BATCH_TOKENS)
         self._context = self._make_context(load)
         self._memory = self._llama.llama_get_memory(self._context)
         ranks = model.pooling.task == RERANK
@@ -208,7 +208,7 @@ class Embedder:
         parameters.n_ctx = self._batch_tokens
         parameters.n_batch = self._batch_tokens
         # Else a text would be cut where its tokens must see each other.
-        parameters.n_ubatch = BATCH_TOKENS_MAX if self._can_split else self._batch_tokens
+        parameters.n_ubatch = BATCH_TOKENS if self._can_split else self._batch_tokens
         parameters.n_seq_max = BATCH_TEXTS_MAX
         parameters.kv_unified = True
         wanted = f"texts of {self.context_tokens} tokens"

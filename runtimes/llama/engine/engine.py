@@ -45,7 +45,7 @@ from runtimes.llama.images.image_reader import ImageReader
 from runtimes.llama.images.image_tokens import as_ids
 from runtimes.llama.images.vision import Vision
 from runtimes.llama.kv_type import kv_bytes
-from runtimes.llama.pace import BATCH_TOKENS_MAX, PIECE_TOKENS_MIN, Pace
+from runtimes.llama.pace import BATCH_TOKENS, PIECE_TOKENS_MIN, Pace
 from runtimes.reply_form import PLAIN, ReplyForm
 
 REPRODUCIBLE_TOKENS = 128
@@ -105,8 +105,8 @@ class Engine:
         )
         drafter = None if load.draft is None else Drafter(model, load, capacity, clock)
         self.speculation = Speculation(drafter, load.draft_tokens)
-        self._batch = Batch(self._llama, BATCH_TOKENS_MAX)
-        self._pace = Pace(clock)
+        self._batch = Batch(self._llama, load.batch_tokens)
+        self._pace = Pace(clock, load.batch_tokens)
         self._rows: dict[int, int] = {}
         """Of the last batch: the row of each request's last token that is no proposal."""
         self._sequences: dict[int, Sequence] = {}
@@ -297,7 +297,7 @@ class Engine:
     def _step_alone(self, sequence: Sequence) -> list[StepResult]:
         """Decode the next piece of one sequence; its shape follows from its tokens alone."""
         if sequence.image is not None:
-            return self._step_image(sequence, BATCH_TOKENS_MAX)
+            return self._step_image(sequence, BATCH_TOKENS)
         piece = 1
         if sequence.decoded < sequence.prompt_tokens:
             border = sequence.decoded // REPRODUCIBLE_TOKENS * REPRODUCIBLE_TOKENS

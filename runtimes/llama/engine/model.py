@@ -15,7 +15,6 @@ from runtimes.llama.engine.bindings import Bindings, Handle, LogTail, Parameters
 from runtimes.llama.files.pooling import Pooling
 from runtimes.llama.frames import Load
 from runtimes.llama.kv_type import kv_type_code
-from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.split import Split
 
 METADATA_BYTES_MAX = 1024
@@ -127,8 +126,7 @@ class LoadedModel:
         """The same for one that generates: its sequences and their KV cache as `capacity` says."""
         parameters = self._llama.llama_context_default_params()
         parameters.n_ctx = capacity.kv_tokens
-        parameters.n_batch = BATCH_TOKENS_MAX
-        parameters.n_ubatch = BATCH_TOKENS_MAX
+        parameters.n_batch = parameters.n_ubatch = load.batch_tokens
         parameters.n_seq_max = capacity.sequences
         parameters.kv_unified = capacity.is_shared
         parameters.type_k = parameters.type_v = kv_type_code(load.kv_type)

@@ -15,7 +15,6 @@ from typing import Final
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.files.shape import Shape
 from runtimes.llama.kv_type import kv_bytes
-from runtimes.llama.pace import BATCH_TOKENS_MAX
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
 
@@ -61,7 +60,7 @@ def added_room(
     """The same without a process: what a draft takes beside its model."""
     cache_bytes = capacity.kv_tokens * kv_bytes(shape.kv_bytes_per_token, settings.kv_type)
     wide = 4 * (2 * shape.feed_forward + 4 * shape.width)
-    step_bytes = BATCH_TOKENS_MAX * (wide + MASK_BYTES * capacity.kv_tokens)
+    step_bytes = settings.batch_tokens * (wide + MASK_BYTES * capacity.kv_tokens)
     ours = TOKEN_BYTES * shape.vocabulary
     if not gpus or settings.gpu_layers == 0:
         logits_bytes = 4 * shape.vocabulary * capacity.slots
@@ -69,7 +68,7 @@ def added_room(
     # A device gets all of its buffers at once; that of the output has a row of logits for each
     # token of a step.
     devices = settings.split.devices(gpus)
-    buffers = devices * step_bytes + 4 * shape.vocabulary * BATCH_TOKENS_MAX
+    buffers = devices * step_bytes + 4 * shape.vocabulary * settings.batch_tokens
     layers = shape.layers + 1  # and the output
     on_device = layers if settings.gpu_layers < 0 else min(layers, settings.gpu_layers)
     there = (size_bytes + cache_bytes) * on_device // layers

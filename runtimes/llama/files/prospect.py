@@ -16,6 +16,7 @@ from runtimes.llama.files.model_file import model_bytes
 from runtimes.llama.files.projector import projector_bytes, sight_key, tasks_of
 from runtimes.llama.files.shape import Shape
 from runtimes.llama.kv_type import BLOCK, F16, is_quantized
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
 
@@ -72,7 +73,7 @@ def look(
         if settings.draft is not None and shape.pooling.task == GENERATE:
             draft = Shape.of(read_metadata(settings.draft))
             draft_bytes = model_bytes(settings.draft)
-            plain = dataclasses.replace(settings, kv_type=F16)
+            plain = dataclasses.replace(settings, kv_type=F16, batch_tokens=BATCH_TOKENS)
             need += added_room(draft, plain, draft_bytes, capacity, gpus=gpus)
     except ArithmeticError as error:
         raise _invalid(settings.path, f"has sizes that make no sense ({error})") from error

@@ -11,7 +11,7 @@ from runtimes.llama.engine.sequence import Sequence
 from runtimes.llama.frames import Encoding, Failed, Prefilled
 from runtimes.llama.images.image_tokens import PlacedImage
 from runtimes.llama.images.vision import Vision
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.pace import BATCH_TOKENS
 
 
 class ImageReader:
@@ -33,7 +33,7 @@ class ImageReader:
         image = _next_image(sequence)
         if image.vectors is None:
             return 0
-        return min(BATCH_TOKENS_MAX if image.is_whole else room, image.end - sequence.decoded)
+        return min(BATCH_TOKENS if image.is_whole else room, image.end - sequence.decoded)
 
     def step(self, sequence: Sequence, room: int) -> Encoding | Prefilled | Failed:
         """Announce that the next image of `sequence` is computed, compute it, or read the next

@@ -21,7 +21,7 @@ from runtimes.llama.engine.bindings import Bindings, Handle, load_vision_binding
 from runtimes.llama.engine.model import LoadedModel
 from runtimes.llama.frames import Load
 from runtimes.llama.images.image_tokens import PlacedImage, image_keys
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.pace import BATCH_TOKENS
 
 _IMAGE = 1
 """mtmd's kind of chunk; text is 0."""
@@ -188,7 +188,7 @@ class Vision:
                 continue
             count: int = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             is_whole = bool(mtmd.mtmd_decode_use_non_causal(self._context, chunk))
-            if not 0 < count < IMAGE_TOKENS_MAX or (is_whole and count > BATCH_TOKENS_MAX):
+            if not 0 < count < IMAGE_TOKENS_MAX or (is_whole and count > BATCH_TOKENS):
                 raise _bad(f"an image has {count} tokens for this model; make it smaller")
             # Where an image is cut into parts, all of them have its number.
             number = int(mtmd.mtmd_input_chunk_get_id(chunk))

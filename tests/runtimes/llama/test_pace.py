@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from runtimes.llama.engine.batch import fair_shares
 from runtimes.llama.pace import (
-    BATCH_TOKENS_MAX,
+    BATCH_TOKENS,
     FIRST_PIECE_TOKENS,
     PIECE_TOKENS_MIN,
     Pace,
@@ -35,8 +35,11 @@ def test_a_fast_machine_fills_its_batches() -> None:
     pace = Pace(clock)
     assert pace.prompt_tokens(beside=0) == FIRST_PIECE_TOKENS
     decoded(pace, clock, FIRST_PIECE_TOKENS, 0.001)
-    assert pace.prompt_tokens(beside=0) == BATCH_TOKENS_MAX
-    assert pace.prompt_tokens(beside=8) == BATCH_TOKENS_MAX - 8
+    assert pace.prompt_tokens(beside=0) == BATCH_TOKENS
+    assert pace.prompt_tokens(beside=8) == BATCH_TOKENS - 8
+    larger = Pace(clock, 4 * BATCH_TOKENS)
+    decoded(larger, clock, FIRST_PIECE_TOKENS, 0.001)
+    assert larger.prompt_tokens(beside=8) == 4 * BATCH_TOKENS - 8
 
 
 def test_a_slow_machine_takes_short_steps() -> None:

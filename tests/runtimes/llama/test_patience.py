@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from runtimes.embedding import EMBED, GENERATE, RERANK
 from runtimes.llama.frames import Cancelled, Encoding, Failed, Frame, Prefilled, Ready
-from runtimes.llama.pace import BATCH_TOKENS_MAX
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.patience import Patience
 from runtimes.llama.reply import Reply
 from runtimes.llama.settings import LlamaSettings
@@ -16,7 +16,7 @@ from runtimes.llama.settings import LlamaSettings
 SETTINGS = LlamaSettings(path=pathlib.Path("m.gguf"), name="m")
 
 
-def ready(task: str = GENERATE, context_tokens: int = 8 * BATCH_TOKENS_MAX) -> Ready:
+def ready(task: str = GENERATE, context_tokens: int = 8 * BATCH_TOKENS) -> Ready:
     """The worker of a model that is made for `task`."""
     return Ready(
         content_hash="ab" * 32,
@@ -41,10 +41,10 @@ def reply(number: int = 1) -> Reply:
 @pytest.mark.parametrize(
     ("task", "context_tokens", "times"),
     [
-        (GENERATE, 8 * BATCH_TOKENS_MAX, 1),
-        (EMBED, BATCH_TOKENS_MAX // 2, 1),
-        (EMBED, 8 * BATCH_TOKENS_MAX, 8),
-        (RERANK, 8 * BATCH_TOKENS_MAX, 8),
+        (GENERATE, 8 * BATCH_TOKENS, 1),
+        (EMBED, BATCH_TOKENS // 2, 1),
+        (EMBED, 8 * BATCH_TOKENS, 8),
+        (RERANK, 8 * BATCH_TOKENS, 8),
     ],
 )
 def test_a_worker_may_be_silent_as_long_as_its_largest_decode(

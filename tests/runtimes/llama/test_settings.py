@@ -44,6 +44,7 @@ def test_options_are_read() -> None:
         "tensor_split": "3/1.5/0",
         "kv_type": "q8_0",
         "mmap": "0",
+        "batch_tokens": "2048",
     }
     drafted = read_settings("demo", {"draft": str(DEMO_FILE), "draft_tokens": "3"})
     assert (drafted.draft, drafted.draft_tokens) == (DEMO_FILE, 3)
@@ -52,7 +53,7 @@ def test_options_are_read() -> None:
     assert (settings.threads, settings.gpu_layers) == (3, 0)
     assert (settings.name, settings.content_hash) == ("n", "ab" * 32)
     assert (settings.slots, settings.kv_tokens, settings.reproducible) == (5, 9000, True)
-    assert (settings.kv_type, settings.mmap) == ("q8_0", False)
+    assert (settings.kv_type, settings.mmap, settings.batch_tokens) == ("q8_0", False, 2_048)
     assert settings.split == Split(mode=2, main_gpu=1, shares=(3.0, 1.5, 0.0))
 
 
@@ -89,6 +90,7 @@ def test_options_are_read() -> None:
         {"kv_type": "q8"},
         {"kv_type": "q4_0", "flash_attention": "0"},
         {"mmap": "2"},
+        {"batch_tokens": "511"},
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, str]) -> None:

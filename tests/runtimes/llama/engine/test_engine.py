@@ -13,7 +13,7 @@ import pytest
 from runtimes.base import RuntimeFailure
 from runtimes.llama.engine.engine import REPRODUCIBLE_TOKENS
 from runtimes.llama.frames import Generate
-from runtimes.llama.pace import BATCH_TOKENS_MAX, FIRST_PIECE_TOKENS
+from runtimes.llama.pace import BATCH_TOKENS, FIRST_PIECE_TOKENS
 from tests.runtimes.llama.engines import (
     CONTEXT_TOKENS,
     Outcomes,
@@ -243,7 +243,24 @@ def test_a_long_prompt_holds_up_no_stream(random_model: pathlib.Path) -> None:
     borders = [0, *outcomes.of[3].prefilled]
     pieces = [end - start for start, end in itertools.pairwise(borders)]
     assert len(pieces) >= 3
-    assert max(pieces) == BATCH_TOKENS_MAX - 2
+    assert max(pieces) == BATCH_TOKENS - 2
+
+
+def test_a_larger_batch_has_more_of_a_prompt(random_model: pathlib.Path) -> None:
+    """And the same answer."""
+    answers = []
+    for batch_tokens in (BATCH_TOKENS, 3 * BATCH_TOKENS):
+        engine = make_engine(random_model, kv_tokens=CONTEXT_TOKENS, batch_tokens=batch_tokens)
+        outcomes = Outcomes(engine)
+        outcomes.open(generate(1, prompt="xq" * 950, temperature=0.0))
+        while outcomes.running:
+            outcomes.step()
+        borders = [0, *outcomes.of[1].prefilled]
+        pieces = [end - start for start, end in itertools.pairwise(borders)]
+        assert BATCH_TOKENS // 2 < max(pieces) <= batch_tokens
+        assert (max(pieces) > BATCH_TOKENS) == (batch_tokens > BATCH_TOKENS)
+        answers.append(outcomes.of[1].ids)
+    assert answers[0] == answers[1]
 
 
 def test_prompts_share_the_batch(random_model: pathlib.Path) -> None:

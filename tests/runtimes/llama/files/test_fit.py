@@ -99,6 +99,16 @@ def test_weights_that_are_not_mapped_cannot_be_let_go() -> None:
     assert mapped.least.memory_bytes < mapped.need.memory_bytes
 
 
+def test_larger_steps_need_larger_buffers() -> None:
+    """And nothing else."""
+    usual, large = (
+        look(read_settings("demo", {"batch_tokens": str(tokens)}), None).need.memory_bytes
+        for tokens in (512, 1024)
+    )
+    doubled = look(read_settings("demo", {"batch_tokens": "2048"}), None).need.memory_bytes
+    assert doubled - large == 2 * (large - usual) > 0
+
+
 def test_a_kv_cache_of_fewer_bits_is_smaller(tmp_path: pathlib.Path) -> None:
     """By as much as its format says."""
     settings = LlamaSettings(path=tmp_path / "m.gguf", name="m")
