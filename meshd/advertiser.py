@@ -16,11 +16,17 @@ from protocol.messages import Load
 from protocol.statements import OFFER_VALUE_BYTES_MAX
 from runtimes import hardware
 from runtimes.functions.runner import FunctionRunner
+from runtimes.hardware import differs
 
 log = structlog.get_logger()
 
 LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
+HARDWARE_S: Final = 15.0
+"""How often the machine is looked at; NVML may take a second."""
+HARDWARE_TOLD_S: Final = 60.0
+HARDWARE_TOLD_S_PER_MEMBER: Final = 1.0
+"""Others hear of it at most so often."""
 HELD_S: Final = 20.0
 """What lies in one model is told at most so often, and the more rarely the more members there are,
 for all of them hear of it:"""
@@ -53,6 +59,8 @@ class Advertiser:
         self._labels = labels
         self._offered: dict[str, bytes] = {}
         self._may_serve = False
+        self.hardware: hardware.Hardware | None = None
+        """As it was seen last; None: not yet."""
         self._held_told: dict[str, float] = {}
         """When each was told last."""
 
@@ -60,8 +68,28 @@ class Advertiser:
         """Advertise until cancelled."""
         self._offer(advertisement.LABELS, advertisement.encode_map(self._labels))
         self.models_changed()
-        snapshot = await trio.to_thread.run_sync(hardware.snapshot, abandon_on_cancel=True)
-        self._offer(advertisement.HARDWARE, advertisement.encode_map(snapshot.to_record()))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_hardware)
+            await self._keep_telling()
+
+    async def _watch_hardware(self, task_status: trio.TaskStatus[None]) -> None:
+        """Look at the machine from time to time, and tell when it has become another."""
+        told: Mapping[str, object] = {}
+        told_at = -math.inf
+        while True:
+            self.hardware = await trio.to_thread.run_sync(
+                hardware.snapshot, self._models.gpus, abandon_on_cancel=True
+            )
+            record, now = self.hardware.to_record(), trio.current_time()
+            pause_s = max(HARDWARE_TOLD_S, HARDWARE_TOLD_S_PER_MEMBER * self._view.size)
+            if now - told_at >= pause_s and differs(told, record):
+                self._offer(advertisement.HARDWARE, advertisement.encode_map(record))
+                told, told_at = record, now
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(HARDWARE_S)
+
+    async def _keep_telling(self) -> None:
         while True:
             self._tell_load(self.load)
             self._tell_held(trio.current_time())
@@ -89,6 +117,10 @@ class Advertiser:
         for key, value in wanted.items():
             self._offer(key, value)
         self._offer_functions()
+
+    def status(self) -> Mapping[str, object] | None:
+        """The machine as it was seen last, for its owner; None: not yet."""
+        return None if self.hardware is None else self.hardware.to_status()
 
     @property
     def load(self) -> Load:

@@ -10,6 +10,7 @@ import trio
 from meshd.view import model_row
 from protocol.messages import Load
 from runtimes.base import ModelCard, Runtime, RuntimeFailure, Source
+from runtimes.hardware import Gpu
 from runtimes.model_memory import ModelMemory
 from runtimes.standing import ModelState, Standing, TokenTimes
 
@@ -122,6 +123,11 @@ class LocalModels:
     def slots(self, model: str) -> int:
         """How many requests the runtimes that serve `model` now can run at a time."""
         return sum(runtime.load.slots for runtime in self._serving(model))
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """This machine's, as the runtime sees them that sees most."""
+        return max((runtime.gpus for runtime in self._runtimes()), key=len, default=())
 
     def kept_tokens(self, model: str) -> int:
         """About so many tokens of prompts that were answered stay in who answers."""

@@ -358,6 +358,7 @@ class Running:
             "functions": self._functions.names,
             "models": sorted(card.name for card in self.local_models.cards()),
             "load": dataclasses.asdict(self.admitting.load),
+            "hardware": self._advertiser.status(),
             "tasks": dataclasses.asdict(self._functions.load),
             "drops": dict(sorted(self.gossip.drops.items())),
             "refusals": dict(sorted(self._peers.refusals.items())),

@@ -28,6 +28,7 @@ from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.standing import ModelState, Standing
 
 if TYPE_CHECKING:
+    from runtimes.hardware import Gpu
     from runtimes.model_memory import ModelMemory
 
 CHAT: Final = "chat"
@@ -269,9 +270,8 @@ class ModelCard:
     load_ms: int = 0
     """How long a request waits for it to be loaded, about; 0: it is in memory."""
     prefill: str = ""
-    """Of a foreign server: where it goes on behind a begun answer that it is given as text.
-    Nowhere; in a `chat`, behind an assistant's last message; or behind `any` text, a plain prompt's
-    too."""
+    """Of a foreign server, where it goes on behind an answer that is begun as text: nowhere, in a
+    `chat` behind an assistant's last message, or behind `any` text, a plain prompt's too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -360,6 +360,11 @@ class Runtime(Source):
     @abc.abstractmethod
     def load(self) -> Load:
         """Requests waiting and running now."""
+
+    @property
+    def gpus(self) -> "tuple[Gpu, ...]":
+        """GPUs that it has found on this machine, of whatever maker; none while it knows none."""
+        return ()
 
     @property
     def kept_tokens(self) -> int:

@@ -7,8 +7,10 @@ Nothing here raises: what cannot be found out is left out, and no GPU is a norma
 import contextlib
 import dataclasses
 import os
+import pathlib
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -26,6 +28,8 @@ TIER_1_VRAM_BYTES = 7_600_000_000
 TIER_2_MEMORY_BYTES = 3_600_000_000
 """4 GB, less what firmware and kernel reserve."""
 TIER_2_CORES = 2
+FEATURES = ("avx", "avx2", "avx512f", "amx_int8", "fma", "f16c", "asimd", "sve", "i8mm")
+"""That llama.cpp has code for, as Linux calls them."""
 FLOOR_SHARE = 50
 """One part in so many of a machine's memory stays free of models ..."""
 FLOOR_BYTES_MAX = 2**29
@@ -40,7 +44,11 @@ class Gpu:
     vram_bytes: int
     vram_free_bytes: int
     uuid: str = ""
-    """NVML's own name for it."""
+    """NVML's own name for it; empty where another has named it."""
+    load_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: int | None = None
+    """As of now; None: not told."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +64,11 @@ class Hardware:
     memory_bytes: int
     memory_available_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+    """Of FEATURES, those that the processor has."""
+    disk_free_bytes: int = 0
+    """Where the owner's home is, and models are kept; 0: unknown."""
+    on_battery: bool = False
 
     @property
     def tier(self) -> int:
@@ -80,6 +93,9 @@ class Hardware:
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
             "memory_available_bytes": self.memory_available_bytes,
+            "cpu_features": list(self.cpu_features),
+            "disk_free_bytes": self.disk_free_bytes,
+            "on_battery": self.on_battery,
             "gpus": [
                 {
                     "name": _short(name)[:RECORD_NAME_CHARACTERS_MAX],
@@ -92,18 +108,42 @@ class Hardware:
             "tier": self.tier,
         }
 
+    def to_status(self) -> dict[str, object]:
+        """The same with what changes all the time: each GPU as it is now."""
+        return {**self.to_record(), "gpus": [dataclasses.asdict(gpu) for gpu in self.gpus]}
 
-def snapshot() -> Hardware:
-    """Look at the machine now. Blocking; never raises."""
+
+def snapshot(others: Sequence[Gpu] = ()) -> Hardware:
+    """Look at the machine now. `others`: GPUs that somebody else has found; those that NVML sees,
+    too, are one. Blocking; never raises.
+    """
     memory_bytes, available_bytes = _memory()
+    seen = gpus()
+    names = {gpu.name for gpu in seen}
     return Hardware(
         os=_short(f"{platform.system()} {platform.machine()}".strip()),
         cpu=_cpu_name(),
         cores=usable_cores(),
         memory_bytes=memory_bytes,
         memory_available_bytes=available_bytes,
-        gpus=gpus(),
+        gpus=(*seen, *(gpu for gpu in others if gpu.name not in names))[:GPUS_MAX],
+        cpu_features=_cpu_features(),
+        disk_free_bytes=_disk_free_bytes(),
+        on_battery=is_on_battery(),
     )
+
+
+def differs(told: object, now: object) -> bool:
+    """Whether a record says something else than one that was told: of what changes all the time,
+    what is free, a quarter more or less is the same.
+    """
+    if isinstance(told, dict) and isinstance(now, dict):
+        return told.keys() != now.keys() or any(differs(told[key], now[key]) for key in now)
+    if isinstance(told, list) and isinstance(now, list):
+        return len(told) != len(now) or any(map(differs, told, now))
+    if type(told) is int and type(now) is int:
+        return abs(told - now) > max(told, now) // 4
+    return told != now
 
 
 def usable_cores() -> int:
@@ -130,10 +170,20 @@ def gpus() -> tuple[Gpu, ...]:
                     vram_bytes=int(memory.total),
                     vram_free_bytes=int(memory.free),
                     uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+                    load_percent=_told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),  # noqa: B023  # called at once
+                    temperature_c=_told(lambda: nvml.nvmlDeviceGetTemperature(handle, 0)),  # noqa: B023
+                    power_w=_told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) // 1000),  # noqa: B023
                 )
             )
         return tuple(found)
     return ()
+
+
+def _told(ask: Callable[[], Any]) -> int | None:
+    """What a driver says; not every board knows everything."""
+    with contextlib.suppress(Exception):
+        return int(ask())
+    return None
 
 
 def usable_gpus() -> tuple[Gpu, ...]:
@@ -216,19 +266,44 @@ def _memory() -> tuple[int, int]:
 
 
 def _cpu_name() -> str:
+    name = _cpuinfo("model name", "Model")
+    return _short(name or platform.processor() or platform.machine())
+
+
+def _cpu_features() -> tuple[str, ...]:
+    """By what the kernel tells; Apple's processors have NEON, all of them."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return ("asimd",)
+    told = _cpuinfo("flags", "Features").split()
+    return tuple(name for name in FEATURES if name in told)
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first line of one of these names, of the first processor."""
     with (
         contextlib.suppress(OSError, UnicodeDecodeError),
         open("/proc/cpuinfo", encoding="utf-8") as lines,
     ):
         for line in lines:
             key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
-                return _short(value.strip())
-    return _short(platform.processor() or platform.machine())
+            if key.strip() in names:
+                return value.strip()
+    return ""
+
+
+def _disk_free_bytes() -> int:
+    with contextlib.suppress(OSError, RuntimeError):
+        return shutil.disk_usage(pathlib.Path.home()).free
+    return 0
 
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def plain_name(text: str) -> str:
+    """What can be shown of a name that a driver gives."""
+    return _short(text)
 
 
 def _short(text: str) -> str:

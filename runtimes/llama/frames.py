@@ -147,6 +147,10 @@ class Ready:
     """Requests that run at a time."""
     tasks: tuple[str, ...]
     """What the model is made for, of `runtimes.embedding.TASKS`."""
+    gpu_names: tuple[str, ...] = ()
+    gpu_bytes: tuple[int, ...] = ()
+    gpu_free_bytes: tuple[int, ...] = ()
+    """The GPUs that llama.cpp sees, each with its memory and what is free of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

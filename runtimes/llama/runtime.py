@@ -23,15 +23,16 @@ from runtimes.base import (
     RuntimeFailure,
 )
 from runtimes.embedding import Vector
+from runtimes.hardware import Gpu
 from runtimes.limits import check_request, check_task
 from runtimes.llama import frames
 from runtimes.llama.files.hash_cache import HashCache
 from runtimes.llama.files.known_file import KnownFile
 from runtimes.llama.files.prospect import RUNTIME_NAME, Prospect
 from runtimes.llama.files.speed_cache import SpeedCache
-from runtimes.llama.idle_gpu import idle_gpu_advice
 from runtimes.llama.link import WorkerEnd, WorkerLink
 from runtimes.llama.residence import Residence
+from runtimes.llama.seen_gpus import SeenGpus
 from runtimes.llama.settings import LlamaSettings
 from runtimes.model_memory import ModelMemory
 from runtimes.slots import Slots
@@ -74,9 +75,8 @@ class LlamaRuntime(Runtime):
         self._failure: RuntimeFailure | None = None
         """Why it is served no more."""
         self._ready_at: float | None = None
-        self._lacks_gpu = False
+        self._seen_gpus = SeenGpus()
         self._trouble = ""
-        self._advice: str | None = None
 
     @property
     def card(self) -> ModelCard | None:
@@ -152,7 +152,12 @@ class LlamaRuntime(Runtime):
     @property
     def advice(self) -> str | None:
         """One line with the command that would make this runtime faster, if there is one."""
-        return self._advice
+        return self._seen_gpus.advice
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """See `Runtime.gpus`."""
+        return self._seen_gpus.gpus
 
     @property
     def worker_pid(self) -> int | None:
@@ -371,7 +376,7 @@ class LlamaRuntime(Runtime):
         self._residence.memory.pace.note(frame.size_bytes, now - self._residence.began_at)
         self._slots.resize(frame.slots)
         self._ready_at = now
-        self._lacks_gpu = not frame.gpu_offload
+        self._seen_gpus.note(frame)
         self._trouble = ""
         self._is_down = False
 
@@ -381,10 +386,7 @@ class LlamaRuntime(Runtime):
         assert self._file.prospect is not None
         if not before.card.content_hash:
             await self._file.note_hash(before, self._file.prospect.card.content_hash)
-        if self._advice is not None or not self._lacks_gpu:
-            return
-        self._advice = await idle_gpu_advice()
-        if self._advice is not None:
+        if await self._seen_gpus.look_for_idle():
             self._tell()
 
     def _live_link(self) -> WorkerLink:

@@ -22,6 +22,7 @@ from runtimes.base import (
     Runtime,
     RuntimeFailure,
 )
+from runtimes.hardware import Gpu
 from runtimes.llama.files.hash_cache import HashCache
 from runtimes.llama.files.model_file import model_name
 from runtimes.llama.files.prospect import RUNTIME_NAME
@@ -108,6 +109,11 @@ class HubModel(Runtime):
     def advice(self) -> str | None:
         """See `Source.advice`."""
         return None if self._model is None else self._model.advice
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """See `Runtime.gpus`."""
+        return () if self._model is None else self._model.gpus
 
     def use_memory(self, memory: ModelMemory) -> None:
         """See `Source.use_memory`."""

@@ -4,6 +4,7 @@ An upstream tells no token ids: `Started` comes with the first byte of its answe
 text alone. Leaving the generator closes the connection, which is how such servers are told to stop.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -33,6 +34,7 @@ from runtimes.openai.call import Call, Silent
 from runtimes.openai.event_lines import EventLines
 from runtimes.openai.failures import ERROR_BYTES_MAX, from_status, malformed
 from runtimes.openai.listing import ListedModel
+from runtimes.openai.occupancy import IDLE, Occupancy
 from runtimes.openai.prefill import begun
 from runtimes.openai.reply import Reply
 from runtimes.openai.settings import UpstreamSettings
@@ -40,6 +42,8 @@ from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.slots import Slots
 
 RUNTIME_NAME = "openai"
+LOAD_MS = 10_000
+"""What is assumed of a model that an upstream has to load first: no upstream says."""
 PIECE_CHARACTERS_MAX = 16 * 1024
 """Of one chunk; what comes in larger pieces is passed on in several."""
 _DONE = b"[DONE]"
@@ -69,6 +73,9 @@ class UpstreamRuntime(Runtime):
         self._turn = turn
         self._on_failure = on_failure
         self._card: ModelCard | None = _card(settings, model)
+        self._occupancy = IDLE
+        self._others_running = 0
+        """Of the requests that the upstream told of, those that are not ours."""
         self._why_gone = ""
         self._waits: set[trio.CancelScope] = set()
 
@@ -79,8 +86,25 @@ class UpstreamRuntime(Runtime):
 
     @property
     def load(self) -> Load:
-        """See `Runtime.load`."""
-        return self._slots.load
+        """See `Runtime.load`; with what the upstream does for others, as it tells."""
+        ours = self._slots.load
+        queued = ours.queued + self._occupancy.waiting
+        return Load(queued, ours.running + self._others_running, ours.slots)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a request of ours runs."""
+        return self._slots.load.running > 0
+
+    def note(self, occupancy: Occupancy) -> None:
+        """What the upstream has just told of this model."""
+        self._occupancy = occupancy
+        self._others_running = max(0, occupancy.running - self._slots.load.running)
+        if occupancy.slots and self._settings.slots is None and self._turn is None:
+            self._slots.resize(occupancy.slots)
+        if self._card is not None:
+            load_ms = 0 if occupancy.is_loaded else LOAD_MS
+            self._card = dataclasses.replace(self._card, load_ms=load_ms)
 
     async def serve(self, on_change: ChangeCallback) -> None:
         """Its source keeps it up; there is nothing to do here."""

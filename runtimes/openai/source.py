@@ -19,6 +19,7 @@ from runtimes.openai.call import Silent, Unreachable
 from runtimes.openai.capabilities import ask_tasks, with_sight
 from runtimes.openai.failures import one_line
 from runtimes.openai.listing import ListedModel, Listing, ask_models
+from runtimes.openai.occupancy import IDLE, Occupancies, ask_occupancy
 from runtimes.openai.prefill import prefill_of
 from runtimes.openai.runtime import UpstreamRuntime
 from runtimes.openai.settings import SLOTS_DEFAULT, UpstreamSettings
@@ -72,7 +73,7 @@ class UpstreamSource(Source):
 
     @property
     def _is_busy(self) -> bool:
-        return any(runtime.load.running for runtime in self._runtimes.values())
+        return any(runtime.is_used for runtime in self._runtimes.values())
 
     def _longer(self, pause_s: float) -> float:
         return max(self._settings.look_s, min(self._settings.look_s_max, 2 * pause_s))
@@ -97,6 +98,7 @@ class UpstreamSource(Source):
                 self._settings, self._bases, within_s=self._settings.look_timeout_s
             )
             self._tasks = await ask_tasks(self._settings, listing, self._tasks)
+            occupancies = await ask_occupancy(self._settings, listing)
         except Silent as failure:
             if self._is_busy:
                 return True
@@ -104,11 +106,11 @@ class UpstreamSource(Source):
         except RuntimeFailure as failure:
             self._lose(failure)
         else:
-            self._keep(listing)
+            self._keep(listing, occupancies)
             return True
         return False
 
-    def _keep(self, listing: Listing) -> None:
+    def _keep(self, listing: Listing, occupancies: Occupancies) -> None:
         before = self._shown()
         address = self._settings.address
         self._bases = (listing.base, *(base for base in address.bases if base != listing.base))
@@ -134,6 +136,8 @@ class UpstreamSource(Source):
                 turn=self._turn,
                 on_failure=self._note_failure,
             )
+        for name, runtime in self._runtimes.items():
+            runtime.note(occupancies.get(name, IDLE))
         self._advice = None
         if not models:
             self._advice = f"the upstream {address.url} has no model: load one there"
@@ -171,7 +175,8 @@ class UpstreamSource(Source):
             self._doubt.set()
 
     def _shown(self) -> list[object]:
-        return [self._advice, *(runtime.card for runtime in self._runtimes.values())]
+        runtimes = self._runtimes.values()
+        return [self._advice, *((runtime.card, runtime.load.slots) for runtime in runtimes)]
 
     def _tell_if_changed(self, before: list[object]) -> None:
         if self._on_change is not None and before != self._shown():

@@ -79,10 +79,48 @@ class Offering:
         trio.run(main)
 
 
+def test_a_machine_that_becomes_another_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once again, and not for a little more or less; its owner sees it as it is."""
+    looks: list[int] = []
+
+    def look(gpus: object) -> SimpleNamespace:
+        looks.append(1)
+        record = {"tier": 2, "cores": 4, "memory_available_bytes": 1_000 + len(looks) % 100}
+        record["on_battery"] = len(looks) > 10
+        return SimpleNamespace(to_record=lambda: record, to_status=lambda: {"look": len(looks)})
+
+    monkeypatch.setattr(hardware, "snapshot", look)
+    for name, value in (("HARDWARE_S", 0.001), ("LOAD_S", 0.001), ("HARDWARE_TOLD_S", 0.0)):
+        monkeypatch.setattr(f"meshd.advertiser.{name}", value)
+    monkeypatch.setattr("meshd.advertiser.HARDWARE_TOLD_S_PER_MEMBER", 0.0)
+    offering = Offering()
+    assert offering.advertiser.status() is None
+    offering.run(lambda: len(looks) > 30)
+    told = [e for e in offering.events if isinstance(e, OfferChanged) and e.key == "hardware"]
+    assert [advertisement.decode_map(e.value)["on_battery"] for e in told] == [False, True]
+    assert offering.advertiser.status() == {"look": len(looks)}
+
+
+def test_a_machine_is_told_of_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it becomes another."""
+    looks: list[int] = []
+
+    def look(gpus: object) -> SimpleNamespace:
+        looks.append(1)
+        return SimpleNamespace(to_record=lambda: {"on_battery": bool(len(looks) % 2)})
+
+    monkeypatch.setattr(hardware, "snapshot", look)
+    monkeypatch.setattr("meshd.advertiser.HARDWARE_S", 0.001)
+    offering = Offering()
+    offering.run(lambda: len(looks) > 30)
+    told = [e for e in offering.events if isinstance(e, OfferChanged) and e.key == "hardware"]
+    assert len(told) == 1
+
+
 def test_everything_is_offered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels, models, functions, hardware, load; and nothing again while nothing changes."""
     snapshot = SimpleNamespace(to_record=lambda: {"tier": 2, "cores": 4})
-    monkeypatch.setattr(hardware, "snapshot", lambda: snapshot)
+    monkeypatch.setattr(hardware, "snapshot", lambda gpus: snapshot)
     monkeypatch.setattr("meshd.advertiser.LOAD_S", 0.01)
     runtime = PlayedRuntime()
     offering = Offering(runtime, names=("app:f",), zone="attic")

@@ -1,8 +1,11 @@
 """What this machine has, asked of machines that have little."""
 
+import dataclasses
 import json
+import platform
 import sys
 import types
+from typing import Any
 
 import msgpack
 import psutil
@@ -83,6 +86,77 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
         Gpu(name="New GPU", vram_bytes=24 * GIB, vram_free_bytes=12 * GIB, uuid="GPU-0001"),
     )
     assert hardware.snapshot().tier == 1
+
+
+def test_gpus_are_asked_how_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load, temperature and power, each where the driver tells it."""
+    module = fake_nvml([("GPU", 8 * GIB)])
+    functions = {
+        "nvmlDeviceGetUtilizationRates": lambda handle: types.SimpleNamespace(gpu=37, memory=5),
+        "nvmlDeviceGetTemperature": lambda handle, sensor: 61 if sensor == 0 else None,
+    }
+    for name, function in functions.items():
+        setattr(module, name, function)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    [gpu] = hardware.gpus()
+    assert (gpu.load_percent, gpu.temperature_c, gpu.power_w) == (37, 61, None)
+    module.nvmlDeviceGetPowerUsage = lambda handle: 250_999  # type: ignore[attr-defined]
+    status: Any = hardware.snapshot().to_status()
+    assert (status["gpus"][0]["load_percent"], status["gpus"][0]["power_w"]) == (37, 250)
+
+
+def test_gpus_of_other_makers_are_listed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As llama.cpp sees them; one that NVML sees as well is one."""
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([("RTX", 8 * GIB)]))
+    other = Gpu(name="Radeon", vram_bytes=16 * GIB, vram_free_bytes=GIB)
+    same = Gpu(name="RTX", vram_bytes=8 * GIB, vram_free_bytes=GIB)
+    assert [gpu.name for gpu in hardware.snapshot([same, other, other]).gpus] == [
+        *("RTX", "Radeon", "Radeon")
+    ]
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert hardware.snapshot([other]).tier == 1
+
+
+def test_what_a_processor_can_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What llama.cpp has code for, in one order; nothing where the kernel says nothing."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    told = "fpu sse2 f16c avx2 avx"
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda *names: told if "flags" in names else "")
+    assert hardware.snapshot().cpu_features == ("avx", "avx2", "f16c")
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda *names: "")
+    assert hardware.snapshot().cpu_features == ()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert hardware.snapshot().cpu_features == ("asimd",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_news"),
+    [
+        ({}, False),
+        ({"memory_available_bytes": 6 * GIB}, False),
+        ({"memory_available_bytes": 5 * GIB}, True),
+        ({"disk_free_bytes": 100 * GIB}, True),
+        ({"on_battery": True}, True),
+        ({"cpu": "another"}, True),
+        ({"gpus": (Gpu(name="G", vram_bytes=8 * GIB, vram_free_bytes=7 * GIB),)}, False),
+        ({"gpus": (Gpu(name="G", vram_bytes=8 * GIB, vram_free_bytes=GIB),)}, True),
+        ({"gpus": (Gpu(name="H", vram_bytes=8 * GIB, vram_free_bytes=8 * GIB),)}, True),
+        ({"gpus": ()}, True),
+        ({"cores": 8}, True),
+    ],
+)
+def test_a_little_more_or_less_is_no_news(changes: dict[str, object], is_news: bool) -> None:
+    """Of what is free; everything else is, and so is a machine of which nothing was told."""
+    gpu = Gpu(name="G", vram_bytes=8 * GIB, vram_free_bytes=8 * GIB)
+    before = dataclasses.replace(
+        machine(memory=16 * GIB, gpus=(gpu,)),
+        memory_available_bytes=8 * GIB,
+        disk_free_bytes=10 * GIB,
+    )
+    now = dataclasses.replace(before, **changes)  # type: ignore[arg-type]  # by name
+    assert hardware.differs(before.to_record(), now.to_record()) == is_news
+    assert hardware.differs({}, before.to_record())
 
 
 @pytest.mark.parametrize(
@@ -176,6 +250,8 @@ def test_the_record_is_small_however_large_the_machine() -> None:
         memory_bytes=2**50,
         memory_available_bytes=2**50,
         gpus=gpus,
+        cpu_features=hardware.FEATURES,
+        disk_free_bytes=2**60,
     )
     record = largest.to_record()
     assert len(msgpack.packb(record)) < 600

@@ -6,6 +6,7 @@ import threading
 
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import GENERATE
+from runtimes.llama.engine.devices import gpu_devices
 from runtimes.llama.engine.embedder import Embedder
 from runtimes.llama.engine.engine import Engine
 from runtimes.llama.engine.model import open_model
@@ -34,6 +35,7 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
     model = open_model(load, lambda share: progress.note("load", share))
     engine = Engine(model, load) if model.pooling.task == GENERATE else Embedder(model, load)
     progress.note("load", 1.0)
+    devices = gpu_devices()
     ready = Ready(
         content_hash=hashing.result(),
         architecture=model.architecture,
@@ -44,6 +46,9 @@ def load_engine(load: Load, pipe: Pipe[Frame]) -> tuple[Engine | Embedder, Ready
         gpu_offload=model.gpu_offload,
         slots=engine.slots,
         tasks=tasks_of(model.pooling.task, projector),
+        gpu_names=tuple(name for name, _, _ in devices),
+        gpu_bytes=tuple(total for _, total, _ in devices),
+        gpu_free_bytes=tuple(free for _, _, free in devices),
     )
     return engine, ready
 
