@@ -111,6 +111,13 @@ class Admitting:
         waiting = sum(admission.load.queued for admission in self._admissions.values())
         return Load(load.queued + waiting, load.running, load.slots)
 
+    @property
+    def own_load(self) -> Load:
+        """Requests that came to this node: without what its upstreams do for others."""
+        loads = [admission.load for admission in self._admissions.values()]
+        running = sum(load.running for load in loads)
+        return Load(sum(load.queued for load in loads), running, self._models.load.slots)
+
     def speed(self, model: str) -> Speed | None:
         """How fast a model is here, as it is to be told: by its answers, else as it was tried out;
         None: nothing was measured yet.

@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 LOAD_S: Final = 0.25
 """How often the load is looked at; it travels only when it changed."""
-HARDWARE_S: Final = 15.0
-"""How often the machine is looked at; NVML may take a second."""
+HARDWARE_S: Final = 30.0
+HARDWARE_ON_BATTERY_S: Final = 600.0
+"""How often the machine is looked at: NVML may take a second, and wakes what sleeps."""
 HARDWARE_TOLD_S: Final = 60.0
 HARDWARE_TOLD_S_PER_MEMBER: Final = 1.0
 """Others hear of it at most so often."""
@@ -69,10 +70,10 @@ class Advertiser:
         self._offer(advertisement.LABELS, advertisement.encode_map(self._labels))
         self.models_changed()
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_hardware)
+            nursery.start_soon(self._watch_hardware)  # a sick driver holds up nothing else
             await self._keep_telling()
 
-    async def _watch_hardware(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _watch_hardware(self) -> None:
         """Look at the machine from time to time, and tell when it has become another."""
         told: Mapping[str, object] = {}
         told_at = -math.inf
@@ -83,11 +84,11 @@ class Advertiser:
             record, now = self.hardware.to_record(), trio.current_time()
             pause_s = max(HARDWARE_TOLD_S, HARDWARE_TOLD_S_PER_MEMBER * self._view.size)
             if now - told_at >= pause_s and differs(told, record):
-                self._offer(advertisement.HARDWARE, advertisement.encode_map(record))
-                told, told_at = record, now
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
-            await trio.sleep(HARDWARE_S)
+                value = advertisement.encode_map(record)
+                self._offer(advertisement.HARDWARE, value)
+                if self._offered.get(advertisement.HARDWARE) == value:
+                    told, told_at = record, now
+            await trio.sleep(HARDWARE_ON_BATTERY_S if record.get("on_battery") else HARDWARE_S)
 
     async def _keep_telling(self) -> None:
         while True:

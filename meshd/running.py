@@ -166,7 +166,7 @@ class Running:
         self._serving = Serving(self.admitting, admit, lambda: self._advertiser.load)
         self._task_serving = TaskServing(self._functions, admit, lambda: self._advertiser.load)
         local = self.local_models
-        self.draining = Draining(local, self.models_changed, lambda: self.admitting.load)
+        self.draining = Draining(local, self.models_changed, lambda: self.admitting.own_load)
         self.stopping = Stopping(
             self.node, self.view, self.draining, self._serving, self.gossip.give
         )

@@ -38,7 +38,7 @@ FLOOR_BYTES_MAX = 2**29
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU that NVML sees."""
+    """One GPU, as NVML or llama.cpp sees it."""
 
     name: str
     vram_bytes: int

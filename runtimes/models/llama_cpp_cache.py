@@ -48,5 +48,5 @@ def _prefixes(folder: pathlib.Path, budget: ScanBudget) -> Iterator[tuple[str, s
     for path in files_below(folder, budget, depth=0):
         if path.name.startswith(_MANIFEST):
             parts = path.name.removeprefix(_MANIFEST).split("=")
-            if len(parts) == 3:
+            if len(parts) == 3 and all(parts):
                 yield f"{parts[0]}_{parts[1]}_", f"{parts[0]}/{parts[1]}"

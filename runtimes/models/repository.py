@@ -12,7 +12,7 @@ def repository_model(
     """A file of `repository` (empty: of none), under all names that people know it by. `prefix`:
     what a store has put before the file's name.
     """
-    stem = model_name(model.path).removeprefix(prefix)
+    stem = model_name(model.path).removeprefix(prefix) or model_name(model.path)
     quantization = quantization_of(stem)
     aliases: list[str] = []
     if repository:

@@ -5,7 +5,7 @@ llama-server   GET /slots      of its only model: how many there are, and which 
 vLLM           GET /metrics    requests that run and wait, by model
 Ollama         GET /api/ps     models that are in memory
 
-What is told is as old as the last look, and a hint: who is asked nothing tells nothing.
+What is told is as old as the last look that was answered, and a hint.
 """
 
 import dataclasses
@@ -21,7 +21,9 @@ from runtimes.openai.call import Call
 from runtimes.openai.listing import Listing
 from runtimes.openai.settings import UpstreamSettings
 
-ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+ANSWER_BYTES_MAX: Final = 1024 * 1024
+ASK_S: Final = 1.0
+"""All of it: who is too busy to say so is as busy as before."""
 COUNT_MAX: Final = 1_024
 """Of slots, and of requests, that are believed."""
 _GAUGE: Final = re.compile(
@@ -47,9 +49,9 @@ Occupancies = dict[str, Occupancy]
 """By the models' ids; who is not there has told nothing."""
 
 
-async def ask_occupancy(settings: UpstreamSettings, listing: Listing) -> Occupancies:
-    """What it tells within `look_timeout_s`; nothing where it cannot, or does not answer."""
-    with trio.move_on_after(settings.look_timeout_s):
+async def ask_occupancy(settings: UpstreamSettings, listing: Listing) -> Occupancies | None:
+    """What it tells; nothing where it cannot, None where it does not answer now."""
+    with trio.move_on_after(ASK_S):
         try:
             match listing.software:
                 case "llama-server":
@@ -61,9 +63,11 @@ async def ask_occupancy(settings: UpstreamSettings, listing: Listing) -> Occupan
                     return read_metrics(await _ask(settings, "/metrics"))
                 case "Ollama":
                     return read_loaded(await _ask(settings, "/api/ps"), listing)
+                case _:
+                    return {}
         except RuntimeFailure:
             pass  # the next look finds out more
-    return {}
+    return None
 
 
 async def _ask(settings: UpstreamSettings, path: str) -> bytes:
@@ -115,7 +119,8 @@ def read_loaded(answer: bytes, listing: Listing) -> Occupancies:
     rows = content.get("models") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         return {}
-    names = [row.get("model") or row.get("name") for row in rows if isinstance(row, dict)]
+    told = (row.get("model") or row.get("name") for row in rows if isinstance(row, dict))
+    names = {name for name in told if isinstance(name, str)}
     return {model.id: Occupancy(is_loaded=model.id in names) for model in listing.models}
 
 

@@ -42,6 +42,8 @@ from runtimes.reply_form import PLAIN, ReplyForm
 from runtimes.slots import Slots
 
 RUNTIME_NAME = "openai"
+LOOKS_IN_VAIN_MAX = 6
+"""After so many that told nothing, what was told before is no longer believed."""
 LOAD_MS = 10_000
 """What is assumed of a model that an upstream has to load first: no upstream says."""
 PIECE_CHARACTERS_MAX = 16 * 1024
@@ -70,12 +72,14 @@ class UpstreamRuntime(Runtime):
         self._model = model.id
         self._base = base
         self._slots = Slots(slots, settings.queue_max)
+        self._usual_slots = slots
         self._turn = turn
         self._on_failure = on_failure
         self._card: ModelCard | None = _card(settings, model)
         self._occupancy = IDLE
-        self._others_running = 0
-        """Of the requests that the upstream told of, those that are not ours."""
+        self._looks_in_vain = 0
+        self._others = Load(0, 0, 0)
+        """Requests that the upstream told of, and are not ours."""
         self._why_gone = ""
         self._waits: set[trio.CancelScope] = set()
 
@@ -88,23 +92,37 @@ class UpstreamRuntime(Runtime):
     def load(self) -> Load:
         """See `Runtime.load`; with what the upstream does for others, as it tells."""
         ours = self._slots.load
-        queued = ours.queued + self._occupancy.waiting
-        return Load(queued, ours.running + self._others_running, ours.slots)
+        others = self._others
+        return Load(ours.queued + others.queued, ours.running + others.running, ours.slots)
 
     @property
     def is_used(self) -> bool:
         """Whether a request of ours runs."""
         return self._slots.load.running > 0
 
-    def note(self, occupancy: Occupancy) -> None:
-        """What the upstream has just told of this model."""
+    def note(self, occupancy: Occupancy | None) -> None:
+        """What the upstream has just told of this model; None: it did not answer, and what it told
+        before holds for a while.
+        """
+        self._looks_in_vain = 0 if occupancy is not None else self._looks_in_vain + 1
+        if occupancy is None:
+            if self._looks_in_vain < LOOKS_IN_VAIN_MAX:
+                return
+            occupancy = dataclasses.replace(self._occupancy, running=0, waiting=0)
         self._occupancy = occupancy
-        self._others_running = max(0, occupancy.running - self._slots.load.running)
-        if occupancy.slots and self._settings.slots is None and self._turn is None:
-            self._slots.resize(occupancy.slots)
+        # Of ours that run here some may wait there.
+        ours = self._slots.load.running
+        others = max(0, occupancy.running + occupancy.waiting - ours)
+        running = max(0, occupancy.running - ours)
+        self._others = Load(others - running, running, 0)
+        if self._settings.slots is None and self._turn is None:
+            self._slots.resize(occupancy.slots or self._usual_slots)
         if self._card is not None:
-            load_ms = 0 if occupancy.is_loaded else LOAD_MS
-            self._card = dataclasses.replace(self._card, load_ms=load_ms)
+            self._card = self._with_load_ms(self._card)
+
+    def _with_load_ms(self, card: ModelCard) -> ModelCard:
+        load_ms = 0 if self._occupancy.is_loaded else LOAD_MS
+        return dataclasses.replace(card, load_ms=load_ms)
 
     async def serve(self, on_change: ChangeCallback) -> None:
         """Its source keeps it up; there is nothing to do here."""
@@ -114,7 +132,7 @@ class UpstreamRuntime(Runtime):
     def describe(self, model: ListedModel, base: str) -> None:
         """Take over what the upstream now says of this model."""
         self._base = base
-        self._card = _card(self._settings, model)
+        self._card = self._with_load_ms(_card(self._settings, model))
 
     def withdraw(self, why: str, *, break_off: bool = False) -> None:
         """It is not there any more; `break_off`: running requests have nobody to wait for."""

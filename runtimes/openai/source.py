@@ -19,7 +19,7 @@ from runtimes.openai.call import Silent, Unreachable
 from runtimes.openai.capabilities import ask_tasks, with_sight
 from runtimes.openai.failures import one_line
 from runtimes.openai.listing import ListedModel, Listing, ask_models
-from runtimes.openai.occupancy import IDLE, Occupancies, ask_occupancy
+from runtimes.openai.occupancy import IDLE, ask_occupancy
 from runtimes.openai.prefill import prefill_of
 from runtimes.openai.runtime import UpstreamRuntime
 from runtimes.openai.settings import SLOTS_DEFAULT, UpstreamSettings
@@ -98,7 +98,6 @@ class UpstreamSource(Source):
                 self._settings, self._bases, within_s=self._settings.look_timeout_s
             )
             self._tasks = await ask_tasks(self._settings, listing, self._tasks)
-            occupancies = await ask_occupancy(self._settings, listing)
         except Silent as failure:
             if self._is_busy:
                 return True
@@ -106,11 +105,20 @@ class UpstreamSource(Source):
         except RuntimeFailure as failure:
             self._lose(failure)
         else:
-            self._keep(listing, occupancies)
+            self._keep(listing)
+            await self._look_closer(listing)
             return True
         return False
 
-    def _keep(self, listing: Listing, occupancies: Occupancies) -> None:
+    async def _look_closer(self, listing: Listing) -> None:
+        """Ask how busy it is: it is listed already, and nobody waits for this."""
+        occupancies = await ask_occupancy(self._settings, listing)
+        before = self._shown()
+        for name, runtime in self._runtimes.items():
+            runtime.note(None if occupancies is None else occupancies.get(name, IDLE))
+        self._tell_if_changed(before)
+
+    def _keep(self, listing: Listing) -> None:
         before = self._shown()
         address = self._settings.address
         self._bases = (listing.base, *(base for base in address.bases if base != listing.base))
@@ -136,8 +144,6 @@ class UpstreamSource(Source):
                 turn=self._turn,
                 on_failure=self._note_failure,
             )
-        for name, runtime in self._runtimes.items():
-            runtime.note(occupancies.get(name, IDLE))
         self._advice = None
         if not models:
             self._advice = f"the upstream {address.url} has no model: load one there"

@@ -374,3 +374,23 @@ def test_who_waits_is_told_its_place() -> None:
         assert {each.now() for each in waits.values()} == {NOTHING}
 
     run(main)
+
+
+def test_what_an_upstream_does_for_others_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it waited for when this node runs dry; peers hear of it."""
+    node = Node()
+
+    async def main() -> None:
+        monkeypatch.setattr(
+            PlayedRuntime, "load", property(lambda runtime: Load(2, 5 + runtime.running, 1))
+        )
+        assert node.admitting.load == Load(2, 5, 1)
+        assert node.admitting.own_load == Load(0, 0, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.ask, "one")
+            nursery.start_soon(node.ask, "two")
+            await wait_all_tasks_blocked()
+            assert node.admitting.own_load == Load(1, 1, 1)
+
+    run(main)
+    check_empty(node)

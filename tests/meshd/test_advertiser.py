@@ -1,5 +1,6 @@
 """What this node offers is what it has, and never more than the protocol takes."""
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
@@ -90,9 +91,10 @@ def test_a_machine_that_becomes_another_says_so(monkeypatch: pytest.MonkeyPatch)
         return SimpleNamespace(to_record=lambda: record, to_status=lambda: {"look": len(looks)})
 
     monkeypatch.setattr(hardware, "snapshot", look)
-    for name, value in (("HARDWARE_S", 0.001), ("LOAD_S", 0.001), ("HARDWARE_TOLD_S", 0.0)):
-        monkeypatch.setattr(f"meshd.advertiser.{name}", value)
-    monkeypatch.setattr("meshd.advertiser.HARDWARE_TOLD_S_PER_MEMBER", 0.0)
+    for name in ("HARDWARE_S", "HARDWARE_ON_BATTERY_S", "LOAD_S"):
+        monkeypatch.setattr(f"meshd.advertiser.{name}", 0.001)
+    for name in ("HARDWARE_TOLD_S", "HARDWARE_TOLD_S_PER_MEMBER"):
+        monkeypatch.setattr(f"meshd.advertiser.{name}", 0.0)
     offering = Offering()
     assert offering.advertiser.status() is None
     offering.run(lambda: len(looks) > 30)
@@ -101,13 +103,41 @@ def test_a_machine_that_becomes_another_says_so(monkeypatch: pytest.MonkeyPatch)
     assert offering.advertiser.status() == {"look": len(looks)}
 
 
+def test_what_was_not_taken_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node was too busy to hear of its own machine."""
+    looks: list[int] = []
+
+    def look(gpus: object) -> SimpleNamespace:
+        looks.append(1)
+        offering.is_full = len(looks) < 5
+        return SimpleNamespace(to_record=lambda: {"tier": 2})
+
+    monkeypatch.setattr(hardware, "snapshot", look)
+    monkeypatch.setattr("meshd.advertiser.HARDWARE_S", 0.001)
+    offering = Offering()
+    offering.run(lambda: len(looks) > 10)
+    assert offering.view.tier(offering.mesh.id(0)) == 2
+
+
+def test_a_driver_that_hangs_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load and models are told."""
+    end = threading.Event()
+    monkeypatch.setattr(hardware, "snapshot", lambda gpus: end.wait(20))
+    monkeypatch.setattr("meshd.advertiser.LOAD_S", 0.001)
+    offering = Offering(PlayedRuntime())
+    offering.run(lambda: any(isinstance(event, LoadChanged) for event in offering.events))
+    assert offering.models_offered == ["m"]
+    assert offering.advertiser.status() is None
+    end.set()
+
+
 def test_a_machine_is_told_of_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it becomes another."""
     looks: list[int] = []
 
     def look(gpus: object) -> SimpleNamespace:
         looks.append(1)
-        return SimpleNamespace(to_record=lambda: {"on_battery": bool(len(looks) % 2)})
+        return SimpleNamespace(to_record=lambda: {"tier": 1 + len(looks) % 2})
 
     monkeypatch.setattr(hardware, "snapshot", look)
     monkeypatch.setattr("meshd.advertiser.HARDWARE_S", 0.001)

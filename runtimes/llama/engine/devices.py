@@ -11,6 +11,8 @@ import sys
 from typing import Any, Final
 
 DEVICES_MAX: Final = 16
+BYTES_MAX: Final = 2**50
+"""No device has as much; a driver that says so shall break nothing."""
 _GPUS: Final = (1, 2)
 """ggml's kinds of devices: a GPU, and one that shares the machine's memory."""
 _BASE: Final = "ggml-base"
@@ -65,5 +67,6 @@ def _listed(registry: Any, base: Any) -> tuple[Device, ...]:  # noqa: ANN401  # 
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         name = (base.ggml_backend_dev_description(device) or b"").decode()
-        found.append((name, total.value, min(free.value, total.value)))
+        total_bytes = min(total.value, BYTES_MAX)
+        found.append((name, total_bytes, min(free.value, total_bytes)))
     return tuple(found)

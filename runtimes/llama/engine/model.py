@@ -14,7 +14,7 @@ from runtimes.llama.capacity import Capacity
 from runtimes.llama.engine.bindings import Bindings, Handle, LogTail, Parameters, load_bindings
 from runtimes.llama.files.pooling import Pooling
 from runtimes.llama.frames import Load
-from runtimes.llama.kv_type import kv_type_code
+from runtimes.llama.kv_type import is_quantized, kv_type_code
 from runtimes.llama.split import Split
 
 METADATA_BYTES_MAX = 1024
@@ -110,6 +110,12 @@ class LoadedModel:
         self.log.clear()
         context = self._llama.llama_init_from_model(self.handle, parameters)
         if not context:
+            if is_quantized(load.kv_type) and "flash_attn" in self.log.last_error():
+                raise RuntimeFailure(
+                    "invalid_model",
+                    f"kv_type={load.kv_type} is had with flash attention only, which there is not "
+                    "for this model here; leave it out",
+                )
             raise RuntimeFailure(
                 "unavailable",
                 f"no room for {wanted} ({self.log.last_error() or 'no reason given'}); "

@@ -12,9 +12,11 @@ them that has to do, as llama.cpp fills each by what is free on it; shares of on
 
 from typing import Final
 
+from runtimes.embedding import GENERATE
 from runtimes.llama.capacity import Capacity, plan_capacity
 from runtimes.llama.files.shape import Shape
 from runtimes.llama.kv_type import kv_bytes
+from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
 
@@ -60,7 +62,10 @@ def added_room(
     """The same without a process: what a draft takes beside its model."""
     cache_bytes = capacity.kv_tokens * kv_bytes(shape.kv_bytes_per_token, settings.kv_type)
     wide = 4 * (2 * shape.feed_forward + 4 * shape.width)
-    step_bytes = settings.batch_tokens * (wide + MASK_BYTES * capacity.kv_tokens)
+    batch_tokens = BATCH_TOKENS
+    if shape.pooling.task == GENERATE:
+        batch_tokens = min(settings.batch_tokens, max(BATCH_TOKENS, capacity.kv_tokens))
+    step_bytes = batch_tokens * (wide + MASK_BYTES * capacity.kv_tokens)
     ours = TOKEN_BYTES * shape.vocabulary
     if not gpus or settings.gpu_layers == 0:
         logits_bytes = 4 * shape.vocabulary * capacity.slots
@@ -68,7 +73,7 @@ def added_room(
     # A device gets all of its buffers at once; that of the output has a row of logits for each
     # token of a step.
     devices = settings.split.devices(gpus)
-    buffers = devices * step_bytes + 4 * shape.vocabulary * settings.batch_tokens
+    buffers = devices * step_bytes + 4 * shape.vocabulary * batch_tokens
     layers = shape.layers + 1  # and the output
     on_device = layers if settings.gpu_layers < 0 else min(layers, settings.gpu_layers)
     there = (size_bytes + cache_bytes) * on_device // layers

@@ -128,6 +128,8 @@ def _check(shape: Shape, metadata: Metadata, path: pathlib.Path) -> None:
 
 
 def _check_kv_type(shape: Shape, settings: LlamaSettings) -> None:
+    if shape.pooling.task != GENERATE:
+        return  # no cache is kept
     widths = [width for width in (shape.key_width, shape.value_width) if width % BLOCK]
     if is_quantized(settings.kv_type) and widths:
         raise RuntimeFailure(

@@ -21,7 +21,10 @@ KEEP_S: Final = 7 * 86_400
 """Then it is measured again: a machine that was disturbed then, or has changed, is not known by it
 for ever.
 """
-_COUNTS: Final = ("cores", "threads", "gpu_layers", "split", "reproducible", "flash_attention")
+_COUNTS: Final = (
+    *("cores", "threads", "gpu_layers", "split", "reproducible", "flash_attention"),
+    *("kv_type", "batch_tokens"),
+)
 """Settings that change how long a token takes."""
 
 

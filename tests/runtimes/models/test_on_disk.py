@@ -35,6 +35,8 @@ def furnished(disk: FakeDisk) -> FakeDisk:
     disk.llama_cpp("ggml-org/Small_Thing-GGUF", "small-Q8_0.gguf", gguf(113))
     disk.llama_cpp("ggml-org/Small_Thing-GGUF", "mmproj-small-f16.gguf", gguf(114))
     write(disk.llama_cpp_folder / "by_url_alone.gguf", gguf(115))
+    for name in ("manifest===.json", "manifest=x==y.json", "manifest=a=b=c=d.json", "manifest="):
+        write(disk.llama_cpp_folder / name, b"{}")
     return disk
 
 

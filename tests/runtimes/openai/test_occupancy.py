@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.base import Load
+from runtimes.openai import occupancy
 from runtimes.openai.listing import read_listing
 from runtimes.openai.occupancy import (
     COUNT_MAX,
@@ -17,7 +18,7 @@ from runtimes.openai.occupancy import (
     read_props,
     read_slots,
 )
-from runtimes.openai.runtime import LOAD_MS, UpstreamRuntime
+from runtimes.openai.runtime import LOAD_MS, LOOKS_IN_VAIN_MAX, UpstreamRuntime
 from tests.runtimes.openai.upstream import TIMEOUT_S, Hanging, Upstream, source_served
 from tests.runtimes.serving import ask
 
@@ -110,17 +111,14 @@ def test_our_own_requests_count_once(slots: int | None, count: int) -> None:
     async def main() -> None:
         hanging = Hanging()
         upstream = Upstream(hanging)
-        upstream.models = [{"id": "m", "owned_by": "llamacpp"}]
-        upstream.told = {"/slots": SLOTS}
         with trio.fail_after(TIMEOUT_S):
             async with (
                 upstream.running(),
-                source_served(upstream.url, slots=slots) as served,
+                source_served(upstream.url, slots=slots, look_s=60.0) as served,
                 trio.open_nursery() as nursery,
             ):
                 await served.until(lambda: served.names == ["m"])
                 runtime = served.source.runtimes[0]
-                assert runtime.load == Load(0, 1, count)
 
                 async def request() -> None:
                     async for _ in runtime.generate(ask(3, model="m")):
@@ -131,8 +129,45 @@ def test_our_own_requests_count_once(slots: int | None, count: int) -> None:
                 assert isinstance(runtime, UpstreamRuntime)
                 runtime.note(Occupancy(slots=3, running=1))
                 assert runtime.load == Load(0, 1, count)
+                runtime.note(Occupancy(slots=3, running=0, waiting=1))
+                assert runtime.load == Load(0, 1, count), "ours waits there"
                 runtime.note(Occupancy(slots=3, running=3, waiting=2))
                 assert runtime.load == Load(2, 3, count)
+                for _ in range(LOOKS_IN_VAIN_MAX - 1):
+                    runtime.note(None)
+                    assert runtime.load == Load(2, 3, count)
+                runtime.note(None)
+                assert runtime.load == Load(0, 1, count)
+                runtime.note(Occupancy())
+                assert runtime.load == Load(0, 1, 8 if slots is None else slots)
                 nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_who_does_not_say_is_listed_all_the_same() -> None:
+    """At once, and what it told before holds: who is too busy to say so is not idle."""
+
+    async def main() -> None:
+        upstream = Upstream()
+        upstream.models = [{"id": "m", "owned_by": "library"}]
+        upstream.told = {"/api/ps": {"models": []}}
+        with trio.fail_after(TIMEOUT_S):
+            async with upstream.running(), source_served(upstream.url) as served:
+
+                def load_ms() -> int | None:
+                    cards = [runtime.card for runtime in served.source.runtimes]
+                    return cards[0].load_ms if cards and cards[0] is not None else None
+
+                await served.until(lambda: load_ms() == LOAD_MS)
+                hanging = upstream.told["/api/ps"] = Hanging()
+                await hanging.is_asked.wait()
+                assert load_ms() == LOAD_MS
+                await hanging.has_hung_up.wait()
+                assert load_ms() == LOAD_MS
+        upstream.told = {"/api/ps": Hanging()}
+        with trio.fail_after(occupancy.ASK_S / 2):
+            async with upstream.running(), source_served(upstream.url) as served:
+                await served.until(lambda: served.names == ["m"])
 
     trio.run(main)

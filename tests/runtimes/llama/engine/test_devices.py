@@ -34,9 +34,12 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("shared", b"Apple M2", 12, 99),
         ("accelerator", b"BLAS", 0, 0),
         ("card", None, 4, 4),
+        ("card", b"liar", 2**64 - 1, 2**63),
     )
     monkeypatch.setattr(devices, "_library", lambda name: played)
-    assert devices.gpu_devices() == (("Radeon", 16, 8), ("Apple M2", 12, 12), ("", 4, 4))
+    most = devices.BYTES_MAX
+    told = (("Radeon", 16, 8), ("Apple M2", 12, 12), ("", 4, 4), ("liar", most, most))
+    assert devices.gpu_devices() == told
 
 
 @pytest.mark.parametrize("failure", [OSError, AttributeError])

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from runtimes.base import RuntimeFailure
 from runtimes.llama.kv_type import KV_TYPES, is_quantized, kv_bytes
 from tests.runtimes.llama.engines import Outcomes, generate, make_engine
 from tests.runtimes.serving import needs_llama
@@ -59,6 +60,13 @@ def test_what_is_rounded_goes_on_as_it_would_have(wide: pathlib.Path) -> None:
         while outcomes.running:
             outcomes.step()
         assert whole[:cut] + outcomes.of[cut + 1].ids == whole
+
+
+def test_without_flash_attention_the_line_says_what_mends_it(wide: pathlib.Path) -> None:
+    """Where llama.cpp cannot have it, too: it is no lack of memory."""
+    with pytest.raises(RuntimeFailure, match=r"kv_type=q8_0 .* leave it out") as failed:
+        make_engine(wide, kv_type="q8_0", flash_attention=False)
+    assert failed.value.code == "invalid_model"
 
 
 def test_weights_need_not_be_mapped(wide: pathlib.Path) -> None:
