@@ -6,6 +6,7 @@ one row of figures per run. None means: not within the limit.
 
 import contextlib
 import dataclasses
+import random
 import signal
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -78,12 +79,19 @@ def _nth(times: Sequence[float], number: int) -> float | None:
     return times[number - 1] if number <= len(times) else None
 
 
+def _rest(fleet: Fleet, size: Size) -> None:
+    """Up to one probe interval more or less each time: what ends a run is in step with the probes,
+    and the next fault must not be.
+    """
+    fleet.listener.rest(size.settle_s + random.random())  # not for keys
+
+
 def death(open_fleet: OpenFleet, size: Size) -> Rows:
     """kill -9 of one after the other, each started again in between; its host answers."""
     with open_fleet(_here) as fleet:
         fleet.form(size.names)
         for victim in _victims(size):
-            fleet.listener.rest(size.settle_s)
+            _rest(fleet, size)
             mark = fleet.sightings.mark()
             row = _wait_dead(fleet, size.names, victim, mark, fleet.kill(victim))
             yield {**row, **_false_deaths(fleet, mark, [victim])}
@@ -99,7 +107,7 @@ def host_gone(open_fleet: OpenFleet, size: Size) -> Rows:
         with open_fleet(lambda name: place_of.get(name, line.near)) as fleet:
             fleet.form(size.names)
             for _ in range(size.runs):
-                fleet.listener.rest(size.settle_s)
+                _rest(fleet, size)
                 mark = fleet.sightings.mark()
                 line.cut()
                 began_s = _now()
@@ -245,7 +253,7 @@ def partition(open_fleet: OpenFleet, size: Size) -> Rows:
         fleet = stack.enter_context(open_fleet(place_of.__getitem__))
         fleet.form(names)
         for _ in range(size.runs):
-            fleet.listener.rest(size.settle_s)
+            _rest(fleet, size)
             mark = fleet.sightings.mark()
             line.cut()
             began_s = _now()
