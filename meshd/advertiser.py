@@ -16,7 +16,6 @@ from protocol.messages import Load
 from protocol.statements import OFFER_VALUE_BYTES_MAX
 from runtimes import hardware
 from runtimes.functions.runner import FunctionRunner
-from runtimes.hardware import differs
 
 log = structlog.get_logger()
 
@@ -60,7 +59,7 @@ class Advertiser:
         self._labels = labels
         self._offered: dict[str, bytes] = {}
         self._may_serve = False
-        self.hardware: hardware.Hardware | None = None
+        self._hardware: hardware.Hardware | None = None
         """As it was seen last; None: not yet."""
         self._held_told: dict[str, float] = {}
         """When each was told last."""
@@ -78,12 +77,12 @@ class Advertiser:
         told: Mapping[str, object] = {}
         told_at = -math.inf
         while True:
-            self.hardware = await trio.to_thread.run_sync(
+            self._hardware = await trio.to_thread.run_sync(
                 hardware.snapshot, self._models.gpus, abandon_on_cancel=True
             )
-            record, now = self.hardware.to_record(), trio.current_time()
+            record, now = self._hardware.to_record(), trio.current_time()
             pause_s = max(HARDWARE_TOLD_S, HARDWARE_TOLD_S_PER_MEMBER * self._view.size)
-            if now - told_at >= pause_s and differs(told, record):
+            if now - told_at >= pause_s and hardware.differs(told, record):
                 value = advertisement.encode_map(record)
                 self._offer(advertisement.HARDWARE, value)
                 if self._offered.get(advertisement.HARDWARE) == value:
@@ -121,7 +120,7 @@ class Advertiser:
 
     def status(self) -> Mapping[str, object] | None:
         """The machine as it was seen last, for its owner; None: not yet."""
-        return None if self.hardware is None else self.hardware.to_status()
+        return None if self._hardware is None else self._hardware.to_status()
 
     @property
     def load(self) -> Load:

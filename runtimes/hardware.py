@@ -88,8 +88,8 @@ class Hardware:
         for gpu in self.gpus[:GPUS_MAX]:
             kinds.setdefault((gpu.name, gpu.vram_bytes), []).append(gpu)
         return {
-            "os": _short(self.os)[:RECORD_NAME_CHARACTERS_MAX],
-            "cpu": _short(self.cpu),
+            "os": plain_name(self.os)[:RECORD_NAME_CHARACTERS_MAX],
+            "cpu": plain_name(self.cpu),
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
             "memory_available_bytes": self.memory_available_bytes,
@@ -98,7 +98,7 @@ class Hardware:
             "on_battery": self.on_battery,
             "gpus": [
                 {
-                    "name": _short(name)[:RECORD_NAME_CHARACTERS_MAX],
+                    "name": plain_name(name)[:RECORD_NAME_CHARACTERS_MAX],
                     "count": len(gpus),
                     "vram_bytes": vram_bytes,
                     "vram_free_bytes": sum(gpu.vram_free_bytes for gpu in gpus),
@@ -121,7 +121,7 @@ def snapshot(others: Sequence[Gpu] = ()) -> Hardware:
     seen = gpus()
     names = {gpu.name for gpu in seen}
     return Hardware(
-        os=_short(f"{platform.system()} {platform.machine()}".strip()),
+        os=plain_name(f"{platform.system()} {platform.machine()}".strip()),
         cpu=_cpu_name(),
         cores=usable_cores(),
         memory_bytes=memory_bytes,
@@ -166,7 +166,7 @@ def gpus() -> tuple[Gpu, ...]:
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             found.append(
                 Gpu(
-                    name=_short(_text(nvml.nvmlDeviceGetName(handle))),
+                    name=plain_name(_text(nvml.nvmlDeviceGetName(handle))),
                     vram_bytes=int(memory.total),
                     vram_free_bytes=int(memory.free),
                     uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
@@ -267,7 +267,7 @@ def _memory() -> tuple[int, int]:
 
 def _cpu_name() -> str:
     name = _cpuinfo("model name", "Model")
-    return _short(name or platform.processor() or platform.machine())
+    return plain_name(name or platform.processor() or platform.machine())
 
 
 def _cpu_features() -> tuple[str, ...]:
@@ -302,10 +302,6 @@ def _text(value: str | bytes) -> str:
 
 
 def plain_name(text: str) -> str:
-    """What can be shown of a name that a driver gives."""
-    return _short(text)
-
-
-def _short(text: str) -> str:
+    """What can be shown of a name that a system or a driver gives."""
     printable = "".join(letter for letter in text if letter.isascii() and letter.isprintable())
     return " ".join(printable.split())[:NAME_CHARACTERS_MAX]

@@ -8,16 +8,14 @@ Text that nobody tells of is tried: a model that cannot is refused by its own se
 shown only to those that are known to see: llama-server says to others that it has failed (500).
 """
 
-import json
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any, Final
 
 import trio
 
 from runtimes.base import RuntimeFailure
 from runtimes.embedding import EMBED, GENERATE, SEE, TASKS, TEXT_TASKS
-from runtimes.openai.call import Call
+from runtimes.openai.aside import ask_aside, read_json
 from runtimes.openai.listing import Listing
 from runtimes.openai.settings import UpstreamSettings
 
@@ -59,14 +57,7 @@ async def ask_tasks(
 async def _ask(
     settings: UpstreamSettings, path: str, fields: Mapping[str, str] | None = None
 ) -> bytes:
-    """The answer, empty where there is none; `fields` are sent as JSON."""
-    method, body = ("GET", b"") if fields is None else ("POST", json.dumps(fields).encode())
-    async with aclosing(Call(settings)) as call:
-        await call.open(
-            method, settings.address.path + path, body, within_s=settings.look_timeout_s
-        )
-        answer = await call.read_all(ANSWER_BYTES_MAX)
-        return answer if call.status == 200 else b""
+    return await ask_aside(settings, path, fields, bytes_max=ANSWER_BYTES_MAX)
 
 
 def read_capabilities(answer: bytes) -> tuple[str, ...]:
@@ -106,8 +97,5 @@ def with_sight(tasks: tuple[str, ...], sees: bool) -> tuple[str, ...]:
 
 def _object(answer: bytes) -> dict[str, Any]:
     """The JSON object; empty for anything else."""
-    try:
-        content = json.loads(answer)
-    except (ValueError, RecursionError):
-        return {}
+    content = read_json(answer)
     return content if isinstance(content, dict) else {}

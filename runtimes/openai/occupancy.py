@@ -9,15 +9,13 @@ What is told is as old as the last look that was answered, and a hint.
 """
 
 import dataclasses
-import json
 import re
-from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from runtimes.base import RuntimeFailure
-from runtimes.openai.call import Call
+from runtimes.openai.aside import ask_aside, read_json
 from runtimes.openai.listing import Listing
 from runtimes.openai.settings import UpstreamSettings
 
@@ -71,16 +69,12 @@ async def ask_occupancy(settings: UpstreamSettings, listing: Listing) -> Occupan
 
 
 async def _ask(settings: UpstreamSettings, path: str) -> bytes:
-    """The answer, empty where there is none."""
-    async with aclosing(Call(settings)) as call:
-        await call.open("GET", settings.address.path + path, b"", within_s=settings.look_timeout_s)
-        answer = await call.read_all(ANSWER_BYTES_MAX)
-        return answer if call.status == 200 else b""
+    return await ask_aside(settings, path, bytes_max=ANSWER_BYTES_MAX)
 
 
 def read_slots(answer: bytes) -> Occupancy | None:
     """llama-server's list of slots."""
-    slots = _json(answer)
+    slots = read_json(answer)
     if not isinstance(slots, list) or not slots:
         return None
     busy = sum(isinstance(slot, dict) and slot.get("is_processing") is True for slot in slots)
@@ -89,7 +83,7 @@ def read_slots(answer: bytes) -> Occupancy | None:
 
 def read_props(answer: bytes) -> Occupancy | None:
     """How many slots llama-server has, by its properties."""
-    props = _json(answer)
+    props = read_json(answer)
     total = props.get("total_slots") if isinstance(props, dict) else None
     return Occupancy(slots=total) if type(total) is int and 1 <= total <= COUNT_MAX else None
 
@@ -115,17 +109,10 @@ def read_metrics(answer: bytes) -> Occupancies:
 
 def read_loaded(answer: bytes, listing: Listing) -> Occupancies:
     """Which of the listed models Ollama has in memory."""
-    content = _json(answer)
+    content = read_json(answer)
     rows = content.get("models") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         return {}
     told = (row.get("model") or row.get("name") for row in rows if isinstance(row, dict))
     names = {name for name in told if isinstance(name, str)}
     return {model.id: Occupancy(is_loaded=model.id in names) for model in listing.models}
-
-
-def _json(answer: bytes) -> Any:  # noqa: ANN401  # foreign JSON, narrowed by who reads it
-    try:
-        return json.loads(answer)
-    except (ValueError, RecursionError):
-        return None

@@ -30,8 +30,8 @@ class Reply:
         """What was written last: `thoughts`, `content`, a `call`, or its `arguments`."""
         self._goes_on = bool(begun)
         self._begun = Repeated(begun)
-        self._only_thinks = False
-        """Whether nothing has come behind what was said already but thoughts."""
+        self._has_spoken = False
+        """Whether anything but thoughts has come."""
         self._reason: str | None = None
         self._deltas = 0
         self._prompt_tokens: int | None = None
@@ -70,7 +70,7 @@ class Reply:
             raise malformed("it ends in the middle")
         if self._reason in _FAILED:
             raise malformed(f"it ends with {self._reason!r}")
-        if self._only_thinks:
+        if self._goes_on and self._deltas and not self._has_spoken:
             raise malformed("it thinks anew behind an answer that had begun")
         completion_tokens = self._completion_tokens
         return Finished(
@@ -104,9 +104,7 @@ class Reply:
         if reason is not None and reason not in _CUT:
             written += self._turn_to("")
         is_token = bool(text or thoughts or calls)
-        if is_token:
-            may_only = self._only_thinks or (self._goes_on and not self._deltas)
-            self._only_thinks = may_only and not text and not calls
+        self._has_spoken |= bool(text or calls)
         self._deltas += is_token
         return _complete(written) if is_token or written else None
 

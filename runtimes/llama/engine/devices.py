@@ -5,10 +5,10 @@ registry, which llama-cpp-python does not bind.
 """
 
 import ctypes
-import importlib.util
-import pathlib
 import sys
 from typing import Any, Final
+
+from runtimes.llama.libraries import library_folders
 
 DEVICES_MAX: Final = 16
 BYTES_MAX: Final = 2**50
@@ -34,20 +34,17 @@ def gpu_devices() -> tuple[Device, ...]:
 
 
 def _library(name: str) -> Any:  # noqa: ANN401  # C functions
-    spec = importlib.util.find_spec("llama_cpp")
-    folders = (spec and spec.submodule_search_locations) or ()
-    for folder in folders:
-        for pattern in _names(name):
-            path = pathlib.Path(folder, "lib", pattern)
-            if path.exists():
-                return ctypes.CDLL(str(path))
+    for folder in library_folders():
+        path = folder / _file_name(name)
+        if path.exists():
+            return ctypes.CDLL(str(path))
     raise OSError(f"no {name}")
 
 
-def _names(name: str) -> tuple[str, ...]:
+def _file_name(library: str) -> str:
     if sys.platform == "win32":
-        return (f"{name}.dll",)
-    return (f"lib{name}.dylib",) if sys.platform == "darwin" else (f"lib{name}.so",)
+        return f"{library}.dll"
+    return f"lib{library}.dylib" if sys.platform == "darwin" else f"lib{library}.so"
 
 
 def _listed(registry: Any, base: Any) -> tuple[Device, ...]:  # noqa: ANN401  # C functions

@@ -1,9 +1,7 @@
 """The one place for what is known of a model before it is loaded: its card, its slots, its need."""
 
 import dataclasses
-import importlib.util
 import pathlib
-from collections.abc import Iterable
 
 from runtimes import hardware
 from runtimes.base import ModelCard, RuntimeFailure
@@ -16,6 +14,7 @@ from runtimes.llama.files.model_file import model_bytes
 from runtimes.llama.files.projector import projector_bytes, sight_key, tasks_of
 from runtimes.llama.files.shape import Shape
 from runtimes.llama.kv_type import BLOCK, F16, is_quantized
+from runtimes.llama.libraries import library_folders
 from runtimes.llama.pace import BATCH_TOKENS
 from runtimes.llama.settings import LlamaSettings
 from runtimes.room import Room
@@ -147,11 +146,9 @@ def has_gpu_build() -> bool:
     """Whether the llama.cpp that is installed can use NVIDIA's GPUs; by its files, for only a
     worker loads it.
     """
-    spec = importlib.util.find_spec("llama_cpp")
-    folders: Iterable[str] = (spec and spec.submodule_search_locations) or ()
     return any(
         kind in library.name
-        for folder in folders
-        for library in pathlib.Path(folder, "lib").glob("*ggml-*")
+        for folder in library_folders()
+        for library in folder.glob("*ggml-*")
         for kind in GPU_LIBRARIES
     )
